@@ -1,0 +1,1 @@
+"""Toy laws with exact densities, embedded data sets, and tables from files."""

@@ -1,0 +1,1 @@
+"""What a fitted density is worth: likelihood, baselines, samples, latents, pictures."""

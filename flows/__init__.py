@@ -1,0 +1,1 @@
+"""Bijections, base densities and flows."""

@@ -1,0 +1,1 @@
+"""Fitting flows: configuration, the loop, runs on disk, tracking."""

@@ -1,0 +1,203 @@
+"""The contract of an invertible layer, and the three ways to combine layers.
+
+Direction is decided here, once: ``forward`` maps **data to base**, because that is what maximum likelihood
+evaluates; ``inverse`` maps base to data. Both return ``(value, log_det)``, where ``log_det`` is the logarithm of
+the absolute determinant of the Jacobian of the map *just applied*.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    # nflows carries no types: to a type checker its Transform is the Module it derives from.
+    from torch.nn import Module as Transform
+else:
+    from nflows.transforms import Transform
+
+
+class Bijection(Transform):
+    r"""An invertible, differentiable map :math:`z = f(x)`, optionally depending on a context :math:`c`.
+
+    It subclasses ``nflows.transforms.Transform``, so a bijection can stand wherever nflows takes a transform.
+
+    A subclass implements ``forward`` and ``inverse``, calls ``self.check_points`` first in both, and returns from
+    ``config`` the arguments that rebuild it. Kernels hold no data-dependent Python branching, no boolean-mask
+    indexing and no ``.item()``: they compile without a graph break and work under ``torch.func.vmap``.
+
+    Args:
+        features: Number of features :math:`D` of a point.
+        context: Number of context features :math:`C`; 0 means the map ignores any context it is given.
+
+    Shape:
+        points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-determinant ``(...)``; any number of
+        leading dimensions, also none, also empty. dtype and device of the output are those of the input.
+    """
+
+    def __init__(self, features: int, context: int = 0) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if features < 1:
+            raise ValueError(f"{name}: expected features of at least 1; got {features}")
+        if context < 0:
+            raise ValueError(f"{name}: expected context of at least 0; got {context}")
+        self.features = features
+        self.context = context
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to base.
+
+        Args:
+            x: Points ``(..., features)``.
+            context: Context ``(..., context)`` broadcasting against the points, or None.
+
+        Returns:
+            The points in base space ``(..., features)`` and the log-determinant ``(...)``.
+
+        Raises:
+            ValueError: If a shape does not fit, or a needed context is missing.
+        """
+        raise NotImplementedError
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map base to data; the log-determinant returned is that of this inverse map."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild this bijection (without its weights), JSON values and modules only."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to rebuild it: override config()")
+
+    def check_points(self, points: Tensor, context: Tensor | None) -> None:
+        """Raise a ``ValueError`` that names both shapes if points or context do not fit."""
+        check_shape(type(self).__name__, "points", points, self.features)
+        if self.context:
+            if context is None:
+                raise ValueError(f"{type(self).__name__}: expected context of shape (..., {self.context}); got none")
+            check_shape(type(self).__name__, "context", context, self.context)
+
+
+def check_shape(where: str, what: str, value: Tensor, size: int) -> None:
+    """Raise a ``ValueError`` unless the last dimension of ``value`` is ``size``."""
+    if value.dim() < 1 or value.shape[-1] != size:
+        raise ValueError(f"{where}: expected {what} of shape (..., {size}); got {tuple(value.shape)}")
+
+
+class Foreign(Bijection):
+    """An nflows transform under this contract.
+
+    nflows takes exactly one batch dimension; this wrapper folds any leading dimensions into one and back. ``Chain``
+    and ``Flow`` wrap by themselves.
+
+    Args:
+        transform: Any ``nflows.transforms.Transform``.
+        features: Number of features of its points.
+        context: Number of context features it needs, 0 if none.
+    """
+
+    def __init__(self, transform: nn.Module, features: int, context: int = 0) -> None:
+        super().__init__(features, context)
+        self.transform = transform
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._apply_folded(self.transform.forward, x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        inverse: Any = self.transform.inverse
+        return self._apply_folded(inverse, z, context)
+
+    def _apply_folded(self, apply: Any, points: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        self.check_points(points, context)
+        lead = points.shape[:-1]
+        if context is not None:
+            lead = torch.broadcast_shapes(lead, context.shape[:-1])
+            points = points.expand(*lead, self.features)
+            context = context.expand(*lead, context.shape[-1]).reshape(-1, context.shape[-1])
+        value, log_det = apply(points.reshape(-1, self.features), context)
+        return value.reshape(*lead, self.features), log_det.reshape(lead)
+
+
+def as_bijection(transform: nn.Module, features: int, context: int = 0) -> Bijection:
+    """Return a bijection as it is, and an nflows transform wrapped in ``Foreign``."""
+    if isinstance(transform, Bijection):
+        return transform
+    if isinstance(transform, Transform) and hasattr(transform, "inverse"):
+        return Foreign(transform, features, context)
+    raise TypeError(f"expected a Bijection or an nflows Transform; got {type(transform).__name__}")
+
+
+class Chain(Bijection):
+    """Several bijections applied one after the other: the first one touches the data.
+
+    Args:
+        bijections: Bijections or nflows transforms, data end first; empty for the identity.
+        features: Number of features; needed only where no member states it.
+        context: Number of context features; by default the largest that a member states.
+
+    Example:
+        >>> from pushforward.flows import Permutation
+        >>> z, log_det = Chain([Permutation([1, 0]), Permutation([1, 0])])(torch.zeros(5, 2))
+        >>> z.shape, log_det.shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    def __init__(
+        self, bijections: Sequence[nn.Module], *, features: int | None = None, context: int | None = None
+    ) -> None:
+        stated = [b for b in bijections if isinstance(b, Bijection)]
+        if features is None:
+            if not stated:
+                raise ValueError("Chain: expected features, because no member states them; got none")
+            features = stated[0].features
+        if context is None:
+            context = max((b.context for b in stated), default=0)
+        super().__init__(features, context)
+        self.bijections = nn.ModuleList(as_bijection(b, features, context) for b in bijections)
+        for i, member in enumerate(self.bijections):
+            if member.features != features:
+                raise ValueError(f"Chain: expected {features} features in member {i}; got {member.features}")
+            if member.context not in (0, context):
+                raise ValueError(f"Chain: expected a context of 0 or {context} in member {i}; got {member.context}")
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        total = x.new_zeros(x.shape[:-1])
+        for bijection in self.bijections:
+            x, log_det = bijection(x, context)
+            total = total + log_det
+        return x, total
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        total = z.new_zeros(z.shape[:-1])
+        for bijection in reversed(self.bijections):
+            assert isinstance(bijection, Bijection)  # for the type checker: ModuleList forgets it
+            z, log_det = bijection.inverse(z, context)
+            total = total + log_det
+        return z, total
+
+    def config(self) -> dict[str, Any]:
+        return {"bijections": list(self.bijections), "features": self.features, "context": self.context}
+
+
+class Inverse(Bijection):
+    """A bijection run the other way round.
+
+    Args:
+        bijection: The bijection to turn round.
+    """
+
+    def __init__(self, bijection: Bijection) -> None:
+        super().__init__(bijection.features, bijection.context)
+        self.bijection = bijection
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.bijection.inverse(x, context)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        value, log_det = self.bijection(z, context)
+        return value, log_det
+
+    def config(self) -> dict[str, Any]:
+        return {"bijection": self.bijection}

@@ -1,0 +1,313 @@
+"""Networks that turn points and context into parameters of univariate maps."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pushforward.flows.bijection import check_shape
+
+
+class ResidualNet(nn.Module):
+    """Pre-activation residual network, with context added to the input and to every block.
+
+    The last layer starts at zero, so the univariate maps it feeds start as the identity.
+
+    Args:
+        inputs: Number of input features; 0 makes the output depend on the context only.
+        outputs: Number of outputs.
+        context: Number of context features.
+        hidden: Width.
+        blocks: Number of residual blocks of two linear layers each.
+        dropout: Probability of zeroing an activation while training.
+
+    Shape:
+        inputs ``(..., inputs)``, context ``(..., context)``, outputs ``(..., outputs)``.
+
+    References:
+        - Durkan et al. (2019), Neural Spline Flows, https://arxiv.org/abs/1906.04032, appendix B.1.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        context: int = 0,
+        hidden: int = 128,
+        blocks: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_sizes(type(self).__name__, hidden, blocks, dropout)
+        self.inputs, self.outputs, self.context = inputs, outputs, context
+        self.hidden, self.blocks, self.dropout = hidden, blocks, dropout
+        # A layer without inputs is its bias; nn.Linear(0, n) would warn and leave the bias unset.
+        self.first = nn.Linear(inputs, hidden) if inputs else _Constant(hidden)
+        self.first_context = nn.Linear(context, hidden, bias=False) if context else None
+        self.body = nn.ModuleList(_Block(hidden, context, dropout) for _ in range(blocks))
+        self.last = nn.Linear(hidden, outputs)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.first(x)
+        if self.first_context is not None:
+            h = h + self.first_context(context)
+        for block in self.body:
+            h = block(h, context)
+        return self.last(F.relu(h))  # type: ignore[no-any-return]
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild this network (without its weights)."""
+        return {
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "context": self.context,
+            "hidden": self.hidden,
+            "blocks": self.blocks,
+            "dropout": self.dropout,
+        }
+
+
+class _Constant(nn.Module):
+    """A linear layer without inputs: its bias, whatever the leading dimensions."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bias.expand(*x.shape[:-1], -1)
+
+
+class _Block(nn.Module):
+    def __init__(self, hidden: int, context: int, dropout: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(hidden, hidden)
+        self.context = nn.Linear(context, hidden, bias=False) if context else None
+        self.second = nn.Linear(hidden, hidden)
+        self.dropout = nn.Dropout(dropout)
+        _shrink(self.second)
+
+    def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
+        g = self.first(F.relu(h))
+        if self.context is not None:
+            g = g + self.context(context)
+        return h + self.second(self.dropout(F.relu(g)))  # type: ignore[no-any-return]
+
+
+class MaskedResidualNet(nn.Module):
+    r"""Residual network whose outputs for feature :math:`d` see the features before :math:`d`, and the context.
+
+    Every hidden unit has a degree: a unit of degree :math:`k` reads the first :math:`k` features only. Units are
+    sorted by degree, which makes every mask block triangular and lets ``incremental`` evaluate the network one
+    feature at a time for the cost of a single pass.
+
+    Args:
+        features: Number of features :math:`D`.
+        outputs_per_feature: Number of outputs :math:`P` of each feature.
+        context: Number of context features.
+        hidden: Width.
+        blocks: Number of residual blocks of two linear layers each.
+        dropout: Probability of zeroing an activation while training.
+
+    Shape:
+        points ``(..., D)``, context ``(..., context)``, outputs ``(..., D, P)``.
+
+    References:
+        - Germain et al. (2015), MADE, https://arxiv.org/abs/1502.03509; residual blocks after Durkan & Nash (2019),
+          Autoregressive Energy Machines, https://arxiv.org/abs/1904.05626.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        outputs_per_feature: int,
+        *,
+        context: int = 0,
+        hidden: int = 128,
+        blocks: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_sizes(type(self).__name__, hidden, blocks, dropout)
+        self.features, self.outputs_per_feature, self.context = features, outputs_per_feature, context
+        self.hidden, self.blocks, self.dropout = hidden, blocks, dropout
+        degrees = _hidden_degrees(features, hidden, context)
+        inputs = torch.arange(1, features + 1)
+        outputs = torch.arange(1, features + 1).repeat_interleave(outputs_per_feature)
+        self.first = _MaskedLinear(features, hidden, degrees[:, None] >= inputs)
+        self.first_context = nn.Linear(context, hidden, bias=False) if context else None
+        within = degrees[:, None] >= degrees
+        self.body = nn.ModuleList(_MaskedBlock(hidden, context, dropout, within) for _ in range(blocks))
+        self.last = _MaskedLinear(hidden, features * outputs_per_feature, outputs[:, None] > degrees)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        # known[d]: how many hidden units may be evaluated once the first d features are known.
+        self.known = [int((degrees <= d).sum()) for d in range(features + 1)]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.first(x)
+        if self.first_context is not None:
+            h = h + self.first_context(context)
+        for block in self.body:
+            h = block(h, context)
+        parameters: Tensor = self.last(F.relu(h))
+        return parameters.unflatten(-1, (self.features, self.outputs_per_feature))
+
+    def incremental(self, points: int, context: Tensor | None = None) -> "IncrementalPass":
+        """Start an evaluation of ``points`` points one feature at a time; context is ``(points, context)``."""
+        check_shape(type(self).__name__, "context", context, self.context) if context is not None else None
+        return IncrementalPass(self, points, context)
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild this network (without its weights)."""
+        return {
+            "features": self.features,
+            "outputs_per_feature": self.outputs_per_feature,
+            "context": self.context,
+            "hidden": self.hidden,
+            "blocks": self.blocks,
+            "dropout": self.dropout,
+        }
+
+
+class IncrementalPass:
+    """One evaluation of a ``MaskedResidualNet``, a feature at a time, keeping every activation computed so far.
+
+    Alternate ``parameters()`` and ``append(x_d)``. All features together cost about one forward pass: a hidden unit
+    is computed once, when the last feature it reads becomes known, and the masked half is never multiplied.
+    Activations are stored ``(units, points)`` so that the units of one degree are one contiguous slice. Dropout is
+    not applied: an inverse must undo one map.
+
+    With gradients enabled the activations are kept in lists that autograd can follow, otherwise in buffers.
+    """
+
+    def __init__(self, net: MaskedResidualNet, points: int, context: Tensor | None) -> None:
+        self.net = net
+        self.feature = 0
+        first: _MaskedLinear = net.first
+        like = first.weight
+        self._in_weight, self._in_bias = first.masked_weight(), first.bias
+        self._blocks = [
+            (b.first.masked_weight(), b.first.bias, b.second.masked_weight(), b.second.bias) for b in net.body
+        ]
+        outputs = net.outputs_per_feature
+        self._out_weight = net.last.masked_weight().view(net.features, outputs, net.hidden)
+        self._out_bias = net.last.bias.view(net.features, outputs)
+        self._context_terms: list[Tensor | None] = [None] * (1 + net.blocks)
+        if net.first_context is not None:
+            if context is None:
+                raise ValueError(f"{type(net).__name__}: expected context of shape (..., {net.context}); got none")
+            linears = [net.first_context] + [b.context for b in net.body]
+            self._context_terms = [linear(context).t() for linear in linears]
+        self._x = _Rows(like, net.features, points)
+        self._inner = [(_Rows(like, net.hidden, points), _Rows(like, net.hidden, points)) for _ in range(net.blocks)]
+        self._last = _Rows(like, net.hidden, points)
+        self._advance(0, net.known[0])
+
+    def parameters(self) -> Tensor:
+        """Parameters ``(points, outputs_per_feature)`` of the next feature."""
+        d, known = self.feature, self.net.known[self.feature]
+        bias = self._out_bias[d][:, None]
+        return torch.addmm(bias, self._out_weight[d, :, :known], self._last.upto(known)).t()
+
+    def append(self, x: Tensor) -> None:
+        """Make the next feature known: values ``(points,)``."""
+        self._x.append(x[None])
+        self.feature += 1
+        if self.feature < self.net.features:
+            self._advance(self.net.known[self.feature - 1], self.net.known[self.feature])
+
+    def _advance(self, start: int, stop: int) -> None:
+        """Compute the hidden units ``start`` to ``stop``, whose inputs are all known now."""
+        if start == stop:
+            return
+        d = self.feature
+        h = torch.addmm(
+            self._in_bias[start:stop, None], self._in_weight[start:stop, :d], self._x.upto(d)
+        ) + self._context(0, start, stop)
+        for i, ((w1, b1, w2, b2), (first, second)) in enumerate(zip(self._blocks, self._inner, strict=True)):
+            first.append(F.relu(h))
+            g = torch.addmm(b1[start:stop, None], w1[start:stop, :stop], first.upto(stop))
+            second.append(F.relu(g + self._context(i + 1, start, stop)))
+            h = h + torch.addmm(b2[start:stop, None], w2[start:stop, :stop], second.upto(stop))
+        self._last.append(F.relu(h))
+
+    def _context(self, layer: int, start: int, stop: int) -> Tensor | float:
+        term = self._context_terms[layer]
+        return 0.0 if term is None else term[start:stop]
+
+
+class _Rows:
+    """A matrix ``(rows, points)`` that grows by rows: a buffer without gradients, a list of tensors with them."""
+
+    def __init__(self, like: Tensor, rows: int, points: int) -> None:
+        self._known = 0
+        self._tracked = torch.is_grad_enabled()
+        self._rows = like.new_empty(0 if self._tracked else rows, points)
+
+    def append(self, rows: Tensor) -> None:
+        if self._tracked:
+            self._rows = torch.cat([self._rows, rows])
+        else:
+            self._rows[self._known : self._known + len(rows)] = rows
+        self._known += len(rows)
+
+    def upto(self, stop: int) -> Tensor:
+        return self._rows[:stop]
+
+
+class _MaskedLinear(nn.Linear):
+    mask: Tensor
+
+    def __init__(self, inputs: int, outputs: int, mask: Tensor) -> None:
+        super().__init__(inputs, outputs)
+        # Not saved: the sizes determine it.
+        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
+
+    def masked_weight(self) -> Tensor:
+        return self.weight * self.mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.masked_weight(), self.bias)
+
+
+class _MaskedBlock(nn.Module):
+    def __init__(self, hidden: int, context: int, dropout: float, mask: Tensor) -> None:
+        super().__init__()
+        self.first = _MaskedLinear(hidden, hidden, mask)
+        self.context = nn.Linear(context, hidden, bias=False) if context else None
+        self.second = _MaskedLinear(hidden, hidden, mask)
+        self.dropout = nn.Dropout(dropout)
+        _shrink(self.second)
+
+    def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
+        g = self.first(F.relu(h))
+        if self.context is not None:
+            g = g + self.context(context)
+        return h + self.second(self.dropout(F.relu(g)))  # type: ignore[no-any-return]
+
+
+def _hidden_degrees(features: int, hidden: int, context: int) -> Tensor:
+    """Ascending degrees of the hidden units, spread evenly; degree 0 where only context (or nothing) is read."""
+    lowest = 0 if context or features == 1 else 1
+    count = features - lowest  # degrees lowest .. features - 1; a unit of degree D would reach no output
+    return lowest + torch.arange(hidden) * count // hidden
+
+
+def _shrink(linear: nn.Linear) -> None:
+    """Start a residual branch small, so that a deep stack starts near a linear map."""
+    with torch.no_grad():
+        linear.weight.mul_(0.1)
+        nn.init.zeros_(linear.bias)
+
+
+def _check_sizes(where: str, hidden: int, blocks: int, dropout: float) -> None:
+    if hidden < 1 or blocks < 0:
+        raise ValueError(f"{where}: expected hidden of at least 1 and blocks of at least 0; got {hidden}, {blocks}")
+    if not 0.0 <= dropout < 1.0 or math.isnan(dropout):
+        raise ValueError(f"{where}: expected dropout in [0, 1); got {dropout}")

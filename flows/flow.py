@@ -1,0 +1,115 @@
+"""The density model: a base law pushed forward through the inverse of a bijection."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.flows.base import Gaussian
+from pushforward.flows.bijection import Bijection, as_bijection, check_shape
+
+
+class Flow(nn.Module):
+    r"""Normalizing flow: :math:`x = f^{-1}(z)` with :math:`z` from the base, so that
+    :math:`\log p(x) = \log p_0(f(x)) + \log |\det f'(x)|`.
+
+    ``forward`` is ``log_prob``, so that ``torch.compile`` and ``DistributedDataParallel`` wrap a flow as it is.
+
+    Args:
+        base: The base law, with its features and context.
+        bijection: A bijection from data to base, or an nflows transform.
+
+    Shape:
+        points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats.
+
+    Example:
+        >>> from pushforward.flows import build
+        >>> flow = build("nsf-ar", features=3, layers=2, hidden=16)
+        >>> flow.log_prob(torch.zeros(5, 3)).shape, flow.sample(7).shape
+        (torch.Size([5]), torch.Size([7, 3]))
+    """  # noqa: D205
+
+    bijection: Bijection
+
+    def __init__(self, base: Gaussian, bijection: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.bijection = as_bijection(bijection, base.features, base.context)
+        if self.bijection.features != base.features:
+            raise ValueError(f"Flow: expected a bijection of {base.features} features; got {self.bijection.features}")
+        if base.context and self.bijection.context and base.context != self.bijection.context:
+            raise ValueError(
+                f"Flow: expected a bijection with {base.context} context features; got {self.bijection.context}"
+            )
+        self.features = base.features
+        self.context = max(base.context, self.bijection.context)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The log-density: the same as ``log_prob``."""
+        return self.log_prob(x, context)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density ``(...)`` of points ``(..., D)``, in nats; cost: one pass of the bijection."""
+        base_term, log_det = self.log_prob_terms(x, context)
+        return base_term + log_det
+
+    def log_prob_terms(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The two terms of the log-density: the base's log-density of ``f(x)``, and the log-determinant."""
+        self._check_context(context)
+        z, log_det = self.bijection(x, context)
+        return self.base.log_prob(z, context), log_det
+
+    def transform_to_base(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Points ``(..., D)`` mapped to the base."""
+        self._check_context(context)
+        z: Tensor = self.bijection(x, context)[0]
+        return z
+
+    @torch.no_grad()
+    def sample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        """Draw points ``(n, ..., D)`` without gradients; arguments as ``rsample``."""
+        return self.rsample(n, context)
+
+    @torch.no_grad()
+    def sample_and_log_prob(
+        self, n: int | tuple[int, ...] = (), context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw points with their log-densities in one pass, without gradients."""
+        return self.rsample_and_log_prob(n, context)
+
+    def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        """Draw points that carry gradients to the base's and the bijection's parameters.
+
+        Args:
+            n: Number of points, or a shape of leading dimensions.
+            context: Context ``(..., C)``; its leading dimensions come after those of ``n``.
+
+        Returns:
+            Points ``(n, ..., D)``.
+        """
+        return self.rsample_and_log_prob(n, context)[0]
+
+    def rsample_and_log_prob(
+        self, n: int | tuple[int, ...] = (), context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw points ``(n, ..., D)`` and their log-densities ``(n, ...)`` in one pass of the inverse."""
+        self._check_context(context)
+        lead = (n,) if isinstance(n, int) else tuple(n)
+        if self.context and not self.base.context and context is not None:
+            lead = (*lead, *context.shape[:-1])  # the base does not see the context, so the flow spreads it
+        z = self.base.rsample(lead, context)
+        x, log_det = self.bijection.inverse(z, context)
+        return x, self.base.log_prob(z, context) - log_det
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild this flow (without its weights)."""
+        return {"base": self.base, "bijection": self.bijection}
+
+    def _check_context(self, context: Tensor | None) -> None:
+        if not self.context:
+            if context is not None:
+                raise ValueError(f"Flow: expected no context; got one of shape {tuple(context.shape)}")
+            return
+        if context is None:
+            raise ValueError(f"Flow: expected context of shape (..., {self.context}); got none")
+        check_shape("Flow", "context", context, self.context)

@@ -1,0 +1,102 @@
+"""Linear bijections: permutations and LU-factored matrices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.flows.bijection import Bijection
+
+
+class Permutation(Bijection):
+    """Reorder the features: output ``i`` is input ``order[i]``.
+
+    Args:
+        order: A permutation of ``0 .. D-1``.
+
+    Example:
+        >>> z, log_det = Permutation([2, 0, 1])(torch.tensor([10.0, 11.0, 12.0]))
+        >>> z.tolist()
+        [12.0, 10.0, 11.0]
+    """
+
+    _order: Tensor
+    _back: Tensor
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__(len(order))
+        self.order = [int(i) for i in order]
+        if sorted(self.order) != list(range(len(self.order))):
+            raise ValueError(f"Permutation: expected an order of 0 .. {len(order) - 1}; got {self.order}")
+        indices = torch.tensor(self.order)
+        # Not saved as weights: config() carries the order.
+        self.register_buffer("_order", indices, persistent=False)
+        self.register_buffer("_back", torch.argsort(indices), persistent=False)
+
+    @classmethod
+    def reverse(cls, features: int) -> "Permutation":
+        """The features in reverse order."""
+        return cls(range(features - 1, -1, -1))
+
+    @classmethod
+    def random(cls, features: int) -> "Permutation":
+        """A random order, drawn from torch's global generator; for two features or more never the identity."""
+        order = torch.randperm(features)
+        while features > 1 and bool((order == torch.arange(features)).all()):
+            order = torch.randperm(features)
+        return cls(order.tolist())
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        return x[..., self._order], x.new_zeros(x.shape[:-1])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        return z[..., self._back], z.new_zeros(z.shape[:-1])
+
+    def config(self) -> dict[str, Any]:
+        return {"order": self.order}
+
+
+class LULinear(Bijection):
+    r"""Trainable linear map :math:`z = LUx + b`, :math:`L` unit lower and :math:`U` upper triangular.
+
+    The diagonal of :math:`U` is kept positive by an exponential, so the log-determinant is the sum of its logarithms.
+    Starts as the identity. Cost: :math:`O(D^2)` a point in both directions; the inverse is two triangular solves.
+
+    Args:
+        features: Number of features :math:`D`.
+
+    References:
+        - Kingma & Dhariwal (2018), Glow, https://arxiv.org/abs/1807.03039, section 3.2.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.lower = nn.Parameter(torch.zeros(features, features))
+        self.upper = nn.Parameter(torch.zeros(features, features))
+        self.log_diagonal = nn.Parameter(torch.zeros(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        lower, upper = self._factors()
+        z = x @ (lower @ upper).transpose(-1, -2) + self.bias
+        return z, self.log_diagonal.sum().expand(x.shape[:-1])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        lower, upper = self._factors()
+        y = (z - self.bias).unsqueeze(-2)
+        # y = x U^T L^T, solved from the right: first for x U^T, then for x.
+        y = torch.linalg.solve_triangular(lower.transpose(-1, -2), y, upper=True, left=False, unitriangular=True)
+        x = torch.linalg.solve_triangular(upper.transpose(-1, -2), y, upper=False, left=False)
+        return x.squeeze(-2), (-self.log_diagonal.sum()).expand(z.shape[:-1])
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features}
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        eye = torch.eye(self.features, dtype=self.lower.dtype, device=self.lower.device)
+        return self.lower.tril(-1) + eye, self.upper.triu(1) + torch.diag(self.log_diagonal.exp())

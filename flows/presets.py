@@ -1,0 +1,122 @@
+"""The named architectures of the literature, ready to train."""
+
+import difflib
+from collections.abc import Callable
+from typing import Literal
+
+from torch import nn
+
+from pushforward.flows.autoregressive import MaskedAutoregressive
+from pushforward.flows.base import Gaussian
+from pushforward.flows.bijection import Bijection, Chain, Inverse
+from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
+from pushforward.flows.coupling import Coupling
+from pushforward.flows.flow import Flow
+from pushforward.flows.linear import LULinear, Permutation
+from pushforward.flows.normalization import ActNorm
+from pushforward.flows.spline import RationalQuadraticSpline
+from pushforward.flows.univariate import Affine, Univariate
+
+
+def build(
+    name: str,
+    features: int,
+    context: int = 0,
+    *,
+    layers: int = 5,
+    hidden: int = 128,
+    blocks: int = 2,
+    bins: int = 8,
+    bound: float = 5.0,
+    dropout: float = 0.0,
+    base: Literal["diagonal", "full"] = "diagonal",
+) -> Flow:
+    """Build a named flow; it starts as a standard Gaussian up to the order of features.
+
+    - ``realnvp``: affine couplings with alternating halves and ActNorm.
+    - ``maf``: masked affine autoregressive layers with ActNorm, the order reversed in between; fast densities.
+    - ``iaf``: the same the other way round: fast samples, densities by the sequential inverse.
+    - ``nsf-c``: rational-quadratic spline couplings with permutations and LU layers in between.
+    - ``nsf-ar``: rational-quadratic spline autoregressive layers with permutations and LU layers in between.
+    - ``gaussian``: no layers: the base alone.
+
+    Args:
+        name: One of the names above.
+        features: Number of features :math:`D`; 1 works everywhere.
+        context: Number of context features.
+        layers: Number of coupling or autoregressive layers.
+        hidden: Width of the conditioners.
+        blocks: Residual blocks of each conditioner.
+        bins: Bins of a spline.
+        bound: Half-width of the interval a spline acts on, in units of its input (standard deviations, for
+            standardised data).
+        dropout: Dropout in the conditioners.
+        base: Covariance of the Gaussian base.
+
+    Returns:
+        The flow.
+
+    Raises:
+        ValueError: If the name is unknown (the nearest is named) or a size is out of range.
+
+    References:
+        - Dinh et al. (2017), https://arxiv.org/abs/1605.08803 (realnvp)
+        - Papamakarios et al. (2017), https://arxiv.org/abs/1705.07057 (maf)
+        - Kingma et al. (2016), https://arxiv.org/abs/1606.04934 (iaf)
+        - Durkan et al. (2019), https://arxiv.org/abs/1906.04032 (nsf-c, nsf-ar)
+
+    Example:
+        >>> build("realnvp", features=4, layers=2).bijection.features
+        4
+    """
+    if name not in NAMES:
+        nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
+        raise ValueError(f"unknown flow {name!r}; did you mean {nearest[0]!r}? known: {', '.join(NAMES)}")
+    if layers < 1:
+        raise ValueError(f"build: expected layers of at least 1; got {layers}")
+
+    def coupling(univariate: Univariate, flip: bool) -> Bijection:
+        # Every other feature, the other ones in the next layer. A single feature has nobody to learn from.
+        transformed = [(i % 2 == 1) != flip for i in range(features)] if features > 1 else [True]
+        moving = sum(transformed)
+        conditioner = ResidualNet(
+            features - moving,
+            moving * univariate.size,
+            context=context,
+            hidden=hidden,
+            blocks=blocks,
+            dropout=dropout,
+        )
+        return Coupling(conditioner, univariate, transformed=transformed)
+
+    def autoregressive(univariate: Univariate) -> Bijection:
+        conditioner = MaskedResidualNet(
+            features, univariate.size, context=context, hidden=hidden, blocks=blocks, dropout=dropout
+        )
+        return MaskedAutoregressive(conditioner, univariate)
+
+    spline = RationalQuadraticSpline(bins=bins, bound=bound)
+
+    def mix(layer: Bijection, index: int) -> list[nn.Module]:
+        # The first layer sees the columns of the data as they are; what follows sees mixtures of them. Two features
+        # have a single order that is not the identity.
+        between = [Permutation.random(features), LULinear(features)] if index else []
+        return [*between, layer]
+
+    def flipped(layer: Bijection, index: int) -> list[nn.Module]:
+        between = [Permutation.reverse(features)] if index else []
+        return [*between, ActNorm(features), layer]
+
+    makers: dict[str, Callable[[int], list[nn.Module]]] = {
+        "realnvp": lambda i: [ActNorm(features), coupling(Affine(), flip=i % 2 == 1)],
+        "maf": lambda i: flipped(autoregressive(Affine()), i),
+        "iaf": lambda i: flipped(Inverse(autoregressive(Affine())), i),
+        "nsf-c": lambda i: mix(coupling(spline, flip=i % 2 == 1 and features == 2), i),
+        "nsf-ar": lambda i: mix(autoregressive(spline), i),
+        "gaussian": lambda _: [],
+    }
+    members = [member for i in range(layers) for member in makers[name](i)]
+    return Flow(Gaussian(features, context, covariance=base), Chain(members, features=features))
+
+
+NAMES = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "gaussian")

@@ -1,0 +1,138 @@
+"""The rational-quadratic spline: a pure kernel, and the univariate map around it."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pushforward.flows.univariate import Univariate
+
+# Smallest width and height of a bin as a fraction of the interval, and smallest slope at a knot (Durkan et al.).
+_LEAST = 1e-3
+# softplus(0 + _SLOPE_AT_ZERO) + _LEAST == 1, so that parameters of zero give slopes of one.
+_SLOPE_AT_ZERO = math.log(math.expm1(1.0 - _LEAST))
+
+
+@dataclass(frozen=True)
+class RationalQuadraticSpline(Univariate):
+    r"""Monotone rational-quadratic spline on :math:`[-B, B]`, the identity outside.
+
+    Each bin is a ratio of two quadratics with matching slopes at the knots, inverted in closed form. Parameters are
+    :math:`K` width logits, :math:`K` height logits and :math:`K - 1` slopes; zeros give the identity.
+
+    Numerics: bin widths and heights are taken from the softmax and never as differences of knots, which is where
+    float32 loses digits in narrow bins; values are clamped into the interval before any division, so gradients are
+    finite everywhere; the discriminant of the inverse is clamped at zero and its root chosen without cancellation.
+
+    Args:
+        bins: Number of bins :math:`K`, at least 2.
+        bound: Half-width :math:`B` of the interval, in units of the value.
+
+    References:
+        - Durkan et al. (2019), Neural Spline Flows, https://arxiv.org/abs/1906.04032, eqs. 4-8 and 29.
+
+    Example:
+        >>> spline = RationalQuadraticSpline(bins=8, bound=3.0)
+        >>> z, log_derivative = spline.forward(torch.linspace(-5, 5, 11), torch.zeros(11, spline.size))
+        >>> z.shape, log_derivative.shape
+        (torch.Size([11]), torch.Size([11]))
+    """
+
+    bins: int = 8
+    bound: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.bins < 2 or self.bins > 500:
+            raise ValueError(f"RationalQuadraticSpline: expected bins of 2 to 500; got {self.bins}")
+        if not self.bound > 0:
+            raise ValueError(f"RationalQuadraticSpline: expected bound above 0; got {self.bound}")
+
+    @property
+    def size(self) -> int:
+        return 3 * self.bins - 1
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return rational_quadratic(x, parameters, self.bins, self.bound)
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return rational_quadratic_inverse(z, parameters, self.bins, self.bound)
+
+
+def rational_quadratic(x: Tensor, parameters: Tensor, bins: int, bound: float) -> tuple[Tensor, Tensor]:
+    """Evaluate the spline; see ``RationalQuadraticSpline``.
+
+    Args:
+        x: Values ``(...)``.
+        parameters: Raw parameters ``(..., 3 * bins - 1)``, broadcasting against the values.
+        bins: Number of bins.
+        bound: Half-width of the interval.
+
+    Returns:
+        The mapped values ``(...)`` and their log-derivatives ``(...)``.
+    """
+    inside = (x > -bound) & (x < bound)
+    v = x.clamp(-bound, bound)
+    x0, width, y0, height, d0, d1 = _bin(v, parameters, bins, bound, of_heights=False)
+    t = (v - x0) / width
+    z, log_derivative = _segment(t, width, y0, height, d0, d1)
+    return torch.where(inside, z, x), torch.where(inside, log_derivative, 0.0)
+
+
+def rational_quadratic_inverse(z: Tensor, parameters: Tensor, bins: int, bound: float) -> tuple[Tensor, Tensor]:
+    """Invert the spline in closed form; arguments and results as ``rational_quadratic``."""
+    inside = (z > -bound) & (z < bound)
+    v = z.clamp(-bound, bound)
+    x0, width, y0, height, d0, d1 = _bin(v, parameters, bins, bound, of_heights=True)
+    slope = height / width
+    curve = d0 + d1 - 2.0 * slope
+    # With r the relative height in the bin: r (s + curve t(1-t)) = s t^2 + d0 t(1-t), a quadratic in t (eq. 29).
+    r = (v - y0) / height
+    a = slope - d0 + r * curve
+    b = d0 - r * curve
+    c = -slope * r
+    # b can have either sign, and the root must be formed without subtracting nearly equal numbers.
+    root = (b * b - 4.0 * a * c).clamp_min(0.0).sqrt()
+    positive = b >= 0.0
+    t_positive = -2.0 * c / torch.where(positive, b + root, 1.0)
+    t_negative = (root - b) / torch.where(positive, 1.0, 2.0 * a)
+    t = torch.where(positive, t_positive, t_negative).clamp(0.0, 1.0)
+    _, log_derivative = _segment(t, width, y0, height, d0, d1)
+    x = x0 + t * width
+    return torch.where(inside, x, z), torch.where(inside, -log_derivative, 0.0)
+
+
+def _bin(
+    v: Tensor, parameters: Tensor, bins: int, bound: float, of_heights: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Find the bin of each value: left knot, width, lower knot, height, slopes at both knots, each ``(...)``."""
+    logits, raw_slopes = parameters.split([2 * bins, bins - 1], dim=-1)
+    sizes = torch.softmax(logits.unflatten(-1, (2, bins)), dim=-1)  # widths, heights
+    sizes = (2.0 * bound * (1.0 - _LEAST * bins)) * sizes + 2.0 * bound * _LEAST
+    ends = torch.cumsum(sizes, dim=-1) - bound  # right ends of the bins
+    slopes = F.pad(F.softplus(raw_slopes + _SLOPE_AT_ZERO) + _LEAST, (1, 1), value=1.0)
+    along = ends[..., 1, :-1] if of_heights else ends[..., 0, :-1]
+    index = (v.unsqueeze(-1) >= along).sum(-1, keepdim=True)
+    lead = torch.broadcast_shapes(v.shape, parameters.shape[:-1])
+    index = index.expand(*lead, 1)
+    pair = index.unsqueeze(-2).expand(*lead, 2, 1)
+    size = sizes.expand(*lead, 2, bins).gather(-1, pair).squeeze(-1)
+    starts = F.pad(ends[..., :-1], (1, 0), value=-bound)
+    start = starts.expand(*lead, 2, bins).gather(-1, pair).squeeze(-1)
+    slope = slopes.expand(*lead, bins + 1).gather(-1, torch.cat([index, index + 1], dim=-1))
+    (width, height), (x0, y0), (d0, d1) = size.unbind(-1), start.unbind(-1), slope.unbind(-1)
+    return x0, width, y0, height, d0, d1
+
+
+def _segment(t: Tensor, width: Tensor, y0: Tensor, height: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, Tensor]:
+    """Value and log-derivative at the relative position ``t`` of a bin (eqs. 4 and 5)."""
+    slope = height / width
+    s = 1.0 - t
+    ts = t * s
+    denominator = slope + (d0 + d1 - 2.0 * slope) * ts  # positive: a convex combination of slope and (d0 + d1) / 2
+    value = y0 + height * (slope * t * t + d0 * ts) / denominator
+    # The derivative is slope^2 times this positive combination over denominator^2.
+    combination = d1 * t * t + 2.0 * slope * ts + d0 * s * s
+    ratio = slope / denominator
+    return value, torch.log(combination) + 2.0 * torch.log(ratio)

@@ -1,0 +1,176 @@
+"""Flows on disk: ``model.safetensors`` for the weights, ``config.json`` for the architecture, checksums, no pickle."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from pushforward import __version__
+from pushforward.flows.autoregressive import MaskedAutoregressive
+from pushforward.flows.base import Gaussian
+from pushforward.flows.bijection import Chain, Inverse
+from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
+from pushforward.flows.coupling import Coupling
+from pushforward.flows.flow import Flow
+from pushforward.flows.linear import LULinear, Permutation
+from pushforward.flows.normalization import ActNorm, Standardize
+from pushforward.flows.spline import RationalQuadraticSpline
+from pushforward.flows.univariate import Affine, Univariate
+
+FORMAT_VERSION = 1
+_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        ActNorm,
+        Affine,
+        Chain,
+        Coupling,
+        Flow,
+        Gaussian,
+        Inverse,
+        LULinear,
+        MaskedAutoregressive,
+        MaskedResidualNet,
+        Permutation,
+        RationalQuadraticSpline,
+        ResidualNet,
+        Standardize,
+    )
+}
+
+
+class ModelFileError(RuntimeError):
+    """A model folder is missing, damaged, or of another format."""
+
+
+def save(flow: Flow, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
+    """Write a flow into a folder; each file appears whole or not at all.
+
+    Args:
+        flow: The flow. Its parts must be this package's, or state their ``config``.
+        folder: Folder to write into; made if missing.
+        extra: JSON values to keep beside the model, returned by ``read_extra``.
+
+    Raises:
+        ValueError: If a part of the flow cannot be described.
+        OSError: If the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}
+    weights = save_tensors(tensors)
+    body = {
+        "format": FORMAT_VERSION,
+        "pushforward": __version__,
+        "torch": torch.__version__,
+        "dtype": str(flow.base.location.dtype).removeprefix("torch."),
+        "flow": _encode(flow),
+        "extra": extra or {},
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    text = json.dumps(body | {"config_sha256": _digest(body)}, indent=1, allow_nan=False) + "\n"
+    # Weights first: a folder with a config is complete.
+    _write(folder / _WEIGHTS, weights)
+    _write(folder / _CONFIG, text.encode())
+
+
+def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[str, type] | None = None) -> Flow:
+    """Read a flow that ``save`` wrote, in evaluation mode.
+
+    Args:
+        folder: The folder.
+        device: Where to put it; independent of where it was trained.
+        kinds: Classes of your own that the flow contains, by class name.
+
+    Raises:
+        ModelFileError: If a file is missing, its checksum is wrong, or its format is unknown.
+    """
+    folder = Path(folder)
+    body = _read_config(folder)
+    weights = _read(folder / _WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != body["weights_sha256"]:
+        raise ModelFileError(f"{folder / _WEIGHTS}: damaged: its checksum is not the one in {_CONFIG}")
+    flow = _decode(body["flow"], _KINDS | (kinds or {}), folder)
+    if not isinstance(flow, Flow):
+        raise ModelFileError(f"{folder / _CONFIG}: expected a Flow; got {type(flow).__name__}")
+    flow.to(getattr(torch, body["dtype"]))
+    try:
+        flow.load_state_dict(load_tensors(weights))
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelFileError(f"{folder / _WEIGHTS}: does not fit the architecture: {reason}") from error
+    return flow.to(device).eval()
+
+
+def read_extra(folder: str | Path) -> dict[str, Any]:
+    """The JSON values that ``save`` kept beside the model."""
+    extra: dict[str, Any] = _read_config(Path(folder))["extra"]
+    return extra
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, nn.Module | Univariate):
+        if not hasattr(value, "config"):
+            raise ValueError(f"save: cannot describe {type(value).__name__}; give it a config() method")
+        arguments = {name: _encode(argument) for name, argument in value.config().items()}
+        return {"kind": type(value).__name__} | arguments
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(value: Any, kinds: dict[str, type], folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, kinds, folder) for item in value]
+    if not isinstance(value, dict):
+        return value
+    arguments = {name: _decode(item, kinds, folder) for name, item in value.items()}
+    kind = arguments.pop("kind", None)
+    if kind not in kinds:
+        raise ModelFileError(f"{folder / _CONFIG}: unknown kind {kind!r}; pass kinds={{{kind!r}: its class}}")
+    return kinds[kind](**arguments)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / _CONFIG
+    try:
+        body = json.loads(_read(path))
+        recorded = body.pop("config_sha256")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelFileError(f"{path}: damaged: not a model description") from error
+    if _digest(body) != recorded:
+        raise ModelFileError(f"{path}: damaged or edited: its checksum does not match its contents")
+    if body["format"] != FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: expected format {FORMAT_VERSION}; got {body['format']}, "
+            f"written by pushforward {body['pushforward']}"
+        )
+    return dict(body)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

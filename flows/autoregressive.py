@@ -45,7 +45,8 @@ class MaskedAutoregressive(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
-        parameters = self.conditioner(x, context if self.context else None)
+        # Under autocast the conditioner may answer in half precision; the map itself is computed in that of the points.
+        parameters = self.conditioner(x, context if self.context else None).to(x.dtype)
         z, log_derivative = self.univariate.forward(x, parameters)
         return z, log_derivative.sum(-1)
 
@@ -57,12 +58,13 @@ class MaskedAutoregressive(Bijection):
             assert context is not None  # check_points has made sure
             lead = torch.broadcast_shapes(lead, context.shape[:-1])
             rows = context.expand(*lead, self.context).reshape(-1, self.context)
-        columns = z.expand(*lead, self.features).reshape(-1, self.features).t().contiguous()
-        network = self.conditioner.incremental(columns.shape[1], rows)
+        points = z.expand(*lead, self.features).reshape(-1, self.features)
+        columns = points.t().contiguous()
+        network = self.conditioner.incremental(points, rows)
         x: list[Tensor] = []
         log_det = columns.new_zeros(columns.shape[1])
         for column in columns.unbind(0):
-            x_d, log_derivative = self.univariate.inverse(column, network.parameters())
+            x_d, log_derivative = self.univariate.inverse(column, network.parameters().to(z.dtype))
             network.append(x_d)
             x.append(x_d)
             log_det = log_det + log_derivative

@@ -110,10 +110,14 @@ class Foreign(Bijection):
     def _apply_folded(self, apply: Any, points: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         self.check_points(points, context)
         lead = points.shape[:-1]
+        if not self.context:
+            context = None  # an nflows transform made without a context fails if it is given one
         if context is not None:
             lead = torch.broadcast_shapes(lead, context.shape[:-1])
             points = points.expand(*lead, self.features)
             context = context.expand(*lead, context.shape[-1]).reshape(-1, context.shape[-1])
+        if 0 in lead:  # nflows cannot split an empty batch
+            return points, points.new_zeros(lead)
         value, log_det = apply(points.reshape(-1, self.features), context)
         return value.reshape(*lead, self.features), log_det.reshape(lead)
 

@@ -41,7 +41,10 @@ class ResidualNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_sizes(type(self).__name__, hidden, blocks, dropout)
+        name = type(self).__name__
+        _check_at_least(name, 1, outputs=outputs, hidden=hidden)
+        _check_at_least(name, 0, inputs=inputs, context=context, blocks=blocks)
+        _check_dropout(name, dropout)
         self.inputs, self.outputs, self.context = inputs, outputs, context
         self.hidden, self.blocks, self.dropout = hidden, blocks, dropout
         # A layer without inputs is its bias; nn.Linear(0, n) would warn and leave the bias unset.
@@ -133,7 +136,10 @@ class MaskedResidualNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        _check_sizes(type(self).__name__, hidden, blocks, dropout)
+        name = type(self).__name__
+        _check_at_least(name, 1, features=features, outputs_per_feature=outputs_per_feature, hidden=hidden)
+        _check_at_least(name, 0, context=context, blocks=blocks)
+        _check_dropout(name, dropout)
         self.features, self.outputs_per_feature, self.context = features, outputs_per_feature, context
         self.hidden, self.blocks, self.dropout = hidden, blocks, dropout
         degrees = _hidden_degrees(features, hidden, context)
@@ -156,12 +162,19 @@ class MaskedResidualNet(nn.Module):
         for block in self.body:
             h = block(h, context)
         parameters: Tensor = self.last(F.relu(h))
-        return parameters.unflatten(-1, (self.features, self.outputs_per_feature))
+        return torch.unflatten(parameters, -1, (self.features, self.outputs_per_feature))
 
-    def incremental(self, points: int, context: Tensor | None = None) -> "IncrementalPass":
-        """Start an evaluation of ``points`` points one feature at a time; context is ``(points, context)``."""
-        check_shape(type(self).__name__, "context", context, self.context) if context is not None else None
-        return IncrementalPass(self, points, context)
+    def incremental(self, like: Tensor, context: Tensor | None = None) -> "IncrementalPass":
+        """Start an evaluation one feature at a time.
+
+        Args:
+            like: Any tensor ``(points, ...)`` with the number, dtype and device of the points to come; under
+                ``torch.vmap``, batched if they are.
+            context: Context ``(points, context)``.
+        """
+        if context is not None:
+            check_shape(type(self).__name__, "context", context, self.context)
+        return IncrementalPass(self, like, context)
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this network (without its weights)."""
@@ -186,15 +199,13 @@ class IncrementalPass:
     With gradients enabled the activations are kept in lists that autograd can follow, otherwise in buffers.
     """
 
-    def __init__(self, net: MaskedResidualNet, points: int, context: Tensor | None) -> None:
+    def __init__(self, net: MaskedResidualNet, like: Tensor, context: Tensor | None) -> None:
         self.net = net
         self.feature = 0
         first: _MaskedLinear = net.first
-        like = first.weight
         self._in_weight, self._in_bias = first.masked_weight(), first.bias
-        self._blocks = [
-            (b.first.masked_weight(), b.first.bias, b.second.masked_weight(), b.second.bias) for b in net.body
-        ]
+        body: list[Any] = list(net.body)  # to mypy, the members of a ModuleList are any Module
+        self._blocks = [(b.first.masked_weight(), b.first.bias, b.second.masked_weight(), b.second.bias) for b in body]
         outputs = net.outputs_per_feature
         self._out_weight = net.last.masked_weight().view(net.features, outputs, net.hidden)
         self._out_bias = net.last.bias.view(net.features, outputs)
@@ -202,11 +213,15 @@ class IncrementalPass:
         if net.first_context is not None:
             if context is None:
                 raise ValueError(f"{type(net).__name__}: expected context of shape (..., {net.context}); got none")
-            linears = [net.first_context] + [b.context for b in net.body]
+            linears = [net.first_context, *(b.context for b in body)]
             self._context_terms = [linear(context).t() for linear in linears]
-        self._x = _Rows(like, net.features, points)
-        self._inner = [(_Rows(like, net.hidden, points), _Rows(like, net.hidden, points)) for _ in range(net.blocks)]
-        self._last = _Rows(like, net.hidden, points)
+        # A sum over nothing: a zero that is batched by torch.vmap if anything the activations depend on is, so that
+        # the buffers made like it are too.
+        zero = sum((t[:0].sum() for t in (self._in_weight, context) if t is not None), start=like[:0].sum())
+        points = len(like)
+        self._x = _Rows(zero, net.features, points)
+        self._inner = [(_Rows(zero, net.hidden, points), _Rows(zero, net.hidden, points)) for _ in range(net.blocks)]
+        self._last = _Rows(zero, net.hidden, points)
         self._advance(0, net.known[0])
 
     def parameters(self) -> Tensor:
@@ -306,8 +321,12 @@ def _shrink(linear: nn.Linear) -> None:
         nn.init.zeros_(linear.bias)
 
 
-def _check_sizes(where: str, hidden: int, blocks: int, dropout: float) -> None:
-    if hidden < 1 or blocks < 0:
-        raise ValueError(f"{where}: expected hidden of at least 1 and blocks of at least 0; got {hidden}, {blocks}")
+def _check_at_least(where: str, least: int, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < least:
+            raise ValueError(f"{where}: expected {name} of at least {least}; got {size}")
+
+
+def _check_dropout(where: str, dropout: float) -> None:
     if not 0.0 <= dropout < 1.0 or math.isnan(dropout):
         raise ValueError(f"{where}: expected dropout in [0, 1); got {dropout}")

@@ -74,7 +74,8 @@ class Coupling(Bijection):
     def _split(self, points: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         self.check_points(points, context)
         passing, moving = points[..., self._passing], points[..., self._moving]
-        parameters = self.conditioner(passing, context if self.context else None)
+        # Under autocast the conditioner may answer in half precision; the map itself is computed in that of the points.
+        parameters = self.conditioner(passing, context if self.context else None).to(points.dtype)
         return passing, moving, parameters.unflatten(-1, (len(self._moving), self.univariate.size))
 
     def _join(self, passing: Tensor, moved: Tensor, log_derivative: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ class Flow(nn.Module):
     Args:
         base: The base law, with its features and context.
         bijection: A bijection from data to base, or an nflows transform.
+        embedding: A bijection applied to the context before anything sees it, such as ``Standardize``.
 
     Shape:
         points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats.
@@ -31,9 +32,10 @@ class Flow(nn.Module):
 
     bijection: Bijection
 
-    def __init__(self, base: Gaussian, bijection: nn.Module) -> None:
+    def __init__(self, base: Gaussian, bijection: nn.Module, embedding: Bijection | None = None) -> None:
         super().__init__()
         self.base = base
+        self.embedding = embedding
         self.bijection = as_bijection(bijection, base.features, base.context)
         if self.bijection.features != base.features:
             raise ValueError(f"Flow: expected a bijection of {base.features} features; got {self.bijection.features}")
@@ -55,13 +57,13 @@ class Flow(nn.Module):
 
     def log_prob_terms(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two terms of the log-density: the base's log-density of ``f(x)``, and the log-determinant."""
-        self._check_context(context)
+        context = self._embed(context)
         z, log_det = self.bijection(x, context)
         return self.base.log_prob(z, context), log_det
 
     def transform_to_base(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Points ``(..., D)`` mapped to the base."""
-        self._check_context(context)
+        context = self._embed(context)
         z: Tensor = self.bijection(x, context)[0]
         return z
 
@@ -93,7 +95,7 @@ class Flow(nn.Module):
         self, n: int | tuple[int, ...] = (), context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draw points ``(n, ..., D)`` and their log-densities ``(n, ...)`` in one pass of the inverse."""
-        self._check_context(context)
+        context = self._embed(context)
         lead = (n,) if isinstance(n, int) else tuple(n)
         if self.context and not self.base.context and context is not None:
             lead = (*lead, *context.shape[:-1])  # the base does not see the context, so the flow spreads it
@@ -103,13 +105,15 @@ class Flow(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this flow (without its weights)."""
-        return {"base": self.base, "bijection": self.bijection}
+        return {"base": self.base, "bijection": self.bijection, "embedding": self.embedding}
 
-    def _check_context(self, context: Tensor | None) -> None:
+    def _embed(self, context: Tensor | None) -> Tensor | None:
+        """Check the context and apply the embedding."""
         if not self.context:
             if context is not None:
                 raise ValueError(f"Flow: expected no context; got one of shape {tuple(context.shape)}")
-            return
+            return None
         if context is None:
             raise ValueError(f"Flow: expected context of shape (..., {self.context}); got none")
         check_shape("Flow", "context", context, self.context)
+        return context if self.embedding is None else self.embedding(context)[0]

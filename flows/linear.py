@@ -88,11 +88,12 @@ class LULinear(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
         lower, upper = self._factors()
-        y = (z - self.bias).unsqueeze(-2)
+        # One matrix of all points: a batch of one-row systems would copy the factors once a point.
+        y = (z - self.bias).reshape(-1, self.features)
         # y = x U^T L^T, solved from the right: first for x U^T, then for x.
         y = torch.linalg.solve_triangular(lower.transpose(-1, -2), y, upper=True, left=False, unitriangular=True)
         x = torch.linalg.solve_triangular(upper.transpose(-1, -2), y, upper=False, left=False)
-        return x.squeeze(-2), (-self.log_diagonal.sum()).expand(z.shape[:-1])
+        return x.reshape(z.shape), (-self.log_diagonal.sum()).expand(z.shape[:-1])
 
     def config(self) -> dict[str, Any]:
         return {"features": self.features}

@@ -1,5 +1,6 @@
 """Elementwise affine bijections that bring features to unit scale."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,8 +23,10 @@ class Standardize(Bijection):
 
     def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
         super().__init__(len(mean))
-        if len(scale) != len(mean) or not all(s > 0 for s in scale):
+        if len(scale) != len(mean) or not all(0 < s < math.inf for s in scale):
             raise ValueError(f"Standardize: expected {len(mean)} positive scales; got {list(scale)}")
+        if not all(math.isfinite(m) for m in mean):
+            raise ValueError(f"Standardize: expected finite means; got {list(mean)}")
         # Plain attributes and not buffers: .float() on the flow must not round them.
         self._mean = torch.tensor([float(m) for m in mean], dtype=torch.float64)
         self._scale = torch.tensor([float(s) for s in scale], dtype=torch.float64)
@@ -81,7 +84,8 @@ class ActNorm(Bijection):
         if len(rows) < 2:
             return
         self.shift.copy_(rows.mean(0))
-        self.log_scale.copy_(rows.std(0).clamp_min(1e-6).log())
+        scale = rows.std(0)
+        self.log_scale.copy_(torch.where(scale > 1e-6, scale, 1.0).log())  # a constant feature keeps its scale
         self.initialized.fill_(1)
         self._is_initialized = True
 

@@ -72,8 +72,9 @@ def build(
     if name not in NAMES:
         nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
         raise ValueError(f"unknown flow {name!r}; did you mean {nearest[0]!r}? known: {', '.join(NAMES)}")
-    if layers < 1:
-        raise ValueError(f"build: expected layers of at least 1; got {layers}")
+    for what, size, least in (("features", features, 1), ("context", context, 0), ("layers", layers, 1)):
+        if size < least:
+            raise ValueError(f"build: expected {what} of at least {least}; got {size}")
 
     def coupling(univariate: Univariate, flip: bool) -> Bijection:
         # Every other feature, the other ones in the next layer. A single feature has nobody to learn from.
@@ -98,8 +99,8 @@ def build(
     spline = RationalQuadraticSpline(bins=bins, bound=bound)
 
     def mix(layer: Bijection, index: int) -> list[nn.Module]:
-        # The first layer sees the columns of the data as they are; what follows sees mixtures of them. Two features
-        # have a single order that is not the identity.
+        # The first layer sees the columns of the data as they are; what follows sees mixtures of them. For
+        # two features the permutation is the swap, so that coupling layers transform them in turn.
         between = [Permutation.random(features), LULinear(features)] if index else []
         return [*between, layer]
 
@@ -111,7 +112,7 @@ def build(
         "realnvp": lambda i: [ActNorm(features), coupling(Affine(), flip=i % 2 == 1)],
         "maf": lambda i: flipped(autoregressive(Affine()), i),
         "iaf": lambda i: flipped(Inverse(autoregressive(Affine())), i),
-        "nsf-c": lambda i: mix(coupling(spline, flip=i % 2 == 1 and features == 2), i),
+        "nsf-c": lambda i: mix(coupling(spline, flip=False), i),
         "nsf-ar": lambda i: mix(autoregressive(spline), i),
         "gaussian": lambda _: [],
     }

@@ -24,7 +24,7 @@ class RationalQuadraticSpline(Univariate):
 
     Numerics: bin widths and heights are taken from the softmax and never as differences of knots, which is where
     float32 loses digits in narrow bins; values are clamped into the interval before any division, so gradients are
-    finite everywhere; the discriminant of the inverse is clamped at zero and its root chosen without cancellation.
+    finite everywhere; the discriminant of the inverse is a sum of squares, and its root is chosen without cancellation.
 
     Args:
         bins: Number of bins :math:`K`, at least 2.
@@ -75,7 +75,7 @@ def rational_quadratic(x: Tensor, parameters: Tensor, bins: int, bound: float) -
     inside = (x > -bound) & (x < bound)
     v = x.clamp(-bound, bound)
     x0, width, y0, height, d0, d1 = _bin(v, parameters, bins, bound, of_heights=False)
-    t = (v - x0) / width
+    t = ((v - x0) / width).clamp(0.0, 1.0)  # a knot is a rounded sum of widths, so t may miss its end by a little
     z, log_derivative = _segment(t, width, y0, height, d0, d1)
     return torch.where(inside, z, x), torch.where(inside, log_derivative, 0.0)
 
@@ -88,12 +88,13 @@ def rational_quadratic_inverse(z: Tensor, parameters: Tensor, bins: int, bound: 
     slope = height / width
     curve = d0 + d1 - 2.0 * slope
     # With r the relative height in the bin: r (s + curve t(1-t)) = s t^2 + d0 t(1-t), a quadratic in t (eq. 29).
-    r = (v - y0) / height
+    r = ((v - y0) / height).clamp(0.0, 1.0)
     a = slope - d0 + r * curve
     b = d0 - r * curve
     c = -slope * r
-    # b can have either sign, and the root must be formed without subtracting nearly equal numbers.
-    root = (b * b - 4.0 * a * c).clamp_min(0.0).sqrt()
+    # b^2 - 4ac, written as a sum of terms none of which is negative: b^2 and 4ac nearly cancel in a steep bin.
+    root = ((d1 * r - d0 * (1.0 - r)).square() + 4.0 * slope.square() * r * (1.0 - r)).sqrt()
+    # b can have either sign, and the solution must be formed without subtracting nearly equal numbers.
     positive = b >= 0.0
     t_positive = -2.0 * c / torch.where(positive, b + root, 1.0)
     t_negative = (root - b) / torch.where(positive, 1.0, 2.0 * a)

@@ -76,6 +76,7 @@ def save(flow: Flow, folder: str | Path, *, extra: dict[str, Any] | None = None)
         "extra": extra or {},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
+    body = json.loads(json.dumps(body, allow_nan=False))  # as a reader will see it: every key a string
     text = json.dumps(body | {"config_sha256": _digest(body)}, indent=1, allow_nan=False) + "\n"
     # Weights first: a folder with a config is complete.
     _write(folder / _WEIGHTS, weights)
@@ -118,10 +119,14 @@ def read_extra(folder: str | Path) -> dict[str, Any]:
 
 def _encode(value: Any) -> Any:
     if isinstance(value, nn.Module | Univariate):
-        if not hasattr(value, "config"):
-            raise ValueError(f"save: cannot describe {type(value).__name__}; give it a config() method")
-        arguments = {name: _encode(argument) for name, argument in value.config().items()}
-        return {"kind": type(value).__name__} | arguments
+        kind = type(value).__name__
+        try:
+            arguments: dict[str, Any] = value.config()  # type: ignore[operator]  # to mypy, maybe a Module
+        except (AttributeError, NotImplementedError) as error:
+            raise ValueError(f"save: cannot describe {kind}; give it a config() method") from error
+        return {"kind": kind} | {name: _encode(argument) for name, argument in arguments.items()}
+    if isinstance(value, dict):
+        return {name: _encode(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_encode(item) for item in value]
     return value
@@ -133,10 +138,15 @@ def _decode(value: Any, kinds: dict[str, type], folder: Path) -> Any:
     if not isinstance(value, dict):
         return value
     arguments = {name: _decode(item, kinds, folder) for name, item in value.items()}
-    kind = arguments.pop("kind", None)
+    if "kind" not in arguments:
+        return arguments
+    kind = arguments.pop("kind")
     if kind not in kinds:
         raise ModelFileError(f"{folder / _CONFIG}: unknown kind {kind!r}; pass kinds={{{kind!r}: its class}}")
-    return kinds[kind](**arguments)
+    try:
+        return kinds[kind](**arguments)
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{folder / _CONFIG}: cannot rebuild {kind}: {error}") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

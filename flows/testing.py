@@ -68,7 +68,8 @@ def _log_det_by_autograd(direction: object, point: Tensor, context: Tensor | Non
 
     jacobian = torch.autograd.functional.jacobian(value, point)
     assert isinstance(jacobian, Tensor)
-    return torch.linalg.slogdet(jacobian).logabsdet
+    log_det: Tensor = torch.linalg.slogdet(jacobian).logabsdet
+    return log_det
 
 
 def _assert_small(what: str, error: Tensor, tolerance: float) -> None:

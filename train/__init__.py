@@ -1,1 +1,70 @@
-"""Fitting flows: configuration, the loop, runs on disk, tracking."""
+"""Fitting flows: configuration, the loop, runs on disk, tracking.
+
+Names are imported when they are first asked for: configuration and the list of runs must not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pushforward.train.checkpoint import CheckpointError
+    from pushforward.train.config import Config
+    from pushforward.train.fitting import Fit, Plan, choose_device, evaluate_run, fit, plan, resume
+    from pushforward.train.loop import DivergedError, Points, Standing, State, maximize_likelihood, start
+    from pushforward.train.overrides import ConfigError, load_config
+    from pushforward.train.runs import RunError, RunFolder, list_runs
+    from pushforward.train.settings import Settings
+
+_HOMES = {
+    "CheckpointError": "checkpoint",
+    "Config": "config",
+    "ConfigError": "overrides",
+    "DivergedError": "loop",
+    "Fit": "fitting",
+    "Plan": "fitting",
+    "Points": "loop",
+    "RunError": "runs",
+    "RunFolder": "runs",
+    "Settings": "settings",
+    "Standing": "loop",
+    "State": "loop",
+    "choose_device": "fitting",
+    "evaluate_run": "fitting",
+    "fit": "fitting",
+    "list_runs": "runs",
+    "load_config": "overrides",
+    "maximize_likelihood": "loop",
+    "plan": "fitting",
+    "resume": "fitting",
+    "start": "loop",
+}
+
+__all__ = [
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "DivergedError",
+    "Fit",
+    "Plan",
+    "Points",
+    "RunError",
+    "RunFolder",
+    "Settings",
+    "Standing",
+    "State",
+    "choose_device",
+    "evaluate_run",
+    "fit",
+    "list_runs",
+    "load_config",
+    "maximize_likelihood",
+    "plan",
+    "resume",
+    "start",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"pushforward.train.{_HOMES[name]}"), name)

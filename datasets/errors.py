@@ -1,0 +1,19 @@
+"""The one error a user's data can raise."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DataError(ValueError):
+    """The data cannot be used as it is.
+
+    The message is one line, ``where: what is wrong; what to do``, and is meant for the person whose data it
+    is: the command prints it without a traceback.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'moons'?"`` for the known name closest to a mistyped one, else ``";"``."""
+    folded = {other.lower().replace("_", "-"): other for other in known}
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), folded, n=1)
+    return f"; did you mean {folded[close[0]]!r}?" if close else ";"

@@ -1,0 +1,232 @@
+"""What a flow has to beat on the same split: a Gaussian, a mixture of Gaussians, a kernel density."""
+
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pushforward.evaluate.json_safe import json_safe
+from pushforward.evaluate.kernel_density import kernel_log_densities
+from pushforward.evaluate.likelihood import Array, Nll, nll_from
+
+SELECTION_ROWS = 2_000
+"""Validation rows that choose a bandwidth: the choice is as good as with all, and costs seconds."""
+
+SKLEARN_PAIRS = 5_000_000
+"""Pairs of rows up to which scikit-learn takes well under a second (30 to 100 ns a pair)."""
+
+SMALLEST_VARIANCE = 1e-10
+"""Least variance of the Gaussian in any direction, in units of the columns' variances."""
+
+
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """A density fitted for comparison, and its score on the test rows in the units of the data.
+
+    Attributes:
+        name: ``gaussian``, ``gaussian-mixture`` or ``kde``.
+        label: What a table calls it.
+        nll: Score on the test rows.
+        log_probs: Log-densities of the test rows ``(n,)`` in nats, in their order.
+        parameters: Numbers that the density stores; a kernel density stores its rows.
+        detail: What was chosen, on which rows, in words.
+        seconds: Wall-clock time to choose, fit and score.
+        rows_used: Training rows behind the fitted density.
+    """
+
+    name: str
+    label: str
+    nll: Nll
+    log_probs: Array
+    parameters: int
+    detail: str
+    seconds: float
+    rows_used: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields but the log-densities, safe for JSON."""
+        return {key: json_safe(value) for key, value in vars(self).items() if key not in ("log_probs", "nll")} | {
+            "nll": self.nll.to_dict()
+        }
+
+
+def fit_baselines(
+    train: Array, validation: Array, test: Array, *, seed: int, max_rows: int = 10_000, seconds: float = 60.0
+) -> list[Baseline]:
+    """Fit the three baselines and score them on the test rows.
+
+    Columns are standardised by the training rows, and the Jacobian of that is part of every log-density. The
+    test rows choose nothing. Cost: seconds; the mixture stops growing when its next size would pass ``seconds``.
+
+    Args:
+        train: Rows ``(n, D)``, in the units of the data; collinear and constant columns are allowed.
+        validation: Rows ``(m, D)`` that choose the number of components and the bandwidth.
+        test: Rows ``(k, D)`` to score.
+        seed: Decides the subsamples and the mixtures' starts.
+        max_rows: Training rows that the kernel density keeps, and the mixture's size is chosen on, at most.
+        seconds: Time that the mixture may take; it is fitted to all training rows if that fits in.
+
+    Returns:
+        ``gaussian``, ``gaussian-mixture`` and ``kde``, in this order.
+
+    Raises:
+        ValueError: For tables that are empty or differ in columns, values that are not finite, or max_rows < 2.
+    """
+    tables = {"train": train, "validation": validation, "test": test}
+    rows = {name: np.asarray(table, dtype=np.float64) for name, table in tables.items()}
+    for name, table in rows.items():
+        if table.ndim != 2 or table.shape[0] < 1 or table.shape[1:] != rows["train"].shape[1:]:
+            raise ValueError(
+                f"fit_baselines: expected {name} rows of shape (rows, {rows['train'].shape[-1]}); got {table.shape}"
+            )
+        if not np.isfinite(table).all():
+            raise ValueError(f"fit_baselines: expected finite {name} rows; got NaN or infinity")
+    if max_rows < 2:
+        raise ValueError(f"fit_baselines: expected max_rows of at least 2; got {max_rows}")
+    mean, std = rows["train"].mean(axis=0), rows["train"].std(axis=0)
+    # A constant column has nothing to be divided by; rounding leaves it a std of about 1e-16 of its size.
+    std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
+    fitted, chosen_by, scored = ((rows[name] - mean) / std for name in tables)
+    log_det = -float(np.log(std).sum())
+    return [
+        _gaussian(fitted, scored, log_det),
+        _gaussian_mixture(fitted, chosen_by, scored, log_det, seed=seed, max_rows=max_rows, seconds=seconds),
+        _kde(fitted, chosen_by, scored, log_det, seed=seed, max_rows=max_rows),
+    ]
+
+
+def _gaussian(train: Array, test: Array, log_det: float) -> Baseline:
+    began = time.perf_counter()
+    rows, features = train.shape
+    variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(train, rowvar=False, ddof=0)))
+    # Collinear columns have an unbounded likelihood; the floor is the least that keeps the answer finite.
+    ridge = max(0.0, SMALLEST_VARIANCE - float(variances[0]))
+    variances = variances + ridge
+    centred = (test - train.mean(axis=0)) @ axes
+    log_probs = log_det - 0.5 * (
+        (centred**2 / variances).sum(axis=1) + np.log(variances).sum() + features * math.log(2 * math.pi)
+    )
+    detail = f"full covariance, maximum likelihood on {rows:,} rows"
+    if ridge:
+        detail += f", ridge {ridge:.1e} for collinear columns"
+    parameters = features + features * (features + 1) // 2
+    seconds = time.perf_counter() - began
+    return Baseline("gaussian", "Gaussian", nll_from(log_probs), log_probs, parameters, detail, seconds, rows)
+
+
+def _gaussian_mixture(
+    train: Array, validation: Array, test: Array, log_det: float, *, seed: int, max_rows: int, seconds: float
+) -> Baseline:
+    began = time.perf_counter()
+    rows = _subsample(train, max_rows, seed)
+    best, best_score, best_seconds = None, -math.inf, 0.0
+    components, setbacks, reason = 1, 0, "validation stopped improving"
+    while True:
+        attempt = time.perf_counter()
+        score, mixture = _fit_mixture(components, rows, validation, seed)
+        took = time.perf_counter() - attempt
+        if mixture is not None and score > best_score:
+            best, best_score, best_seconds, setbacks = mixture, score, took, 0
+        else:
+            setbacks += 1
+        # One setback may be an unlucky start; two in a row are an answer.
+        if setbacks == 2:
+            break
+        components *= 2
+        if components > len(rows):
+            reason = "no more rows"
+            break
+        if time.perf_counter() - began + 3.0 * took > seconds:
+            reason = f"no time for {components}"
+            break
+    if best is None:
+        raise ValueError(f"fit_baselines: expected rows that a Gaussian mixture can fit; got {train.shape}")
+    fitted_rows = len(rows)
+    # More rows help what they helped to choose: the chosen size once more, on all of them, if there is time.
+    remaining = seconds - (time.perf_counter() - began)
+    if len(rows) < len(train) and 1.5 * best_seconds * len(train) / len(rows) < remaining:
+        score, again = _fit_mixture(int(best.n_components), train, validation, seed)
+        if again is not None and score > best_score:
+            best, fitted_rows = again, len(train)
+    log_probs = np.asarray(best.score_samples(test)) + log_det
+    count, features = int(best.n_components), train.shape[1]
+    parameters = count - 1 + count * (features + features * (features + 1) // 2)
+    detail = (
+        f"{count} component{'s' if count > 1 else ''} of full covariance, chosen on {len(validation):,} validation"
+        f" rows ({reason}); fitted on {_share(fitted_rows, len(train), 'training')}"
+    )
+    return Baseline(
+        "gaussian-mixture",
+        f"Gaussian mixture ({count})",
+        nll_from(log_probs),
+        log_probs,
+        parameters,
+        detail,
+        time.perf_counter() - began,
+        fitted_rows,
+    )
+
+
+def _fit_mixture(components: int, rows: Array, validation: Array, seed: int) -> tuple[float, Any]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(components, covariance_type="full", random_state=seed)
+    try:
+        with warnings.catch_warnings():
+            # Few iterations and repeated rows make poor fits, which validation then turns down.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return float(mixture.fit(rows).score(validation)), mixture
+    except ValueError:  # a component collapsed beyond what the regularisation holds, or a single row
+        return -math.inf, None
+
+
+def _kde(train: Array, validation: Array, test: Array, log_det: float, *, seed: int, max_rows: int) -> Baseline:
+    began = time.perf_counter()
+    rows = _subsample(train, max_rows, seed)
+    judges = _subsample(validation, SELECTION_ROWS, seed)
+
+    def best_of(bandwidths: Array) -> float:
+        scores = kernel_log_densities(rows, judges, bandwidths).mean(axis=1)
+        return float(bandwidths[int(np.argmax(scores))])
+
+    coarse = np.geomspace(0.003, 3.0, 16)
+    ratio = coarse[1] / coarse[0]
+    bandwidth = best_of(coarse)
+    bandwidth = best_of(bandwidth * np.geomspace(1 / ratio, ratio, 9))
+    log_probs = _kernel_scores(rows, test, bandwidth) + log_det
+    detail = (
+        f"Gaussian kernel, bandwidth {bandwidth:.3g} standard deviations chosen on"
+        f" {_share(len(judges), len(validation), 'validation')}; {_share(len(rows), len(train), 'training')}"
+    )
+    seconds = time.perf_counter() - began
+    parameters = rows.size + 1
+    return Baseline("kde", "Kernel density", nll_from(log_probs), log_probs, parameters, detail, seconds, len(rows))
+
+
+def _kernel_scores(rows: Array, points: Array, bandwidth: float) -> Array:
+    if len(rows) * len(points) > SKLEARN_PAIRS:
+        only: Array = kernel_log_densities(rows, points, np.array([bandwidth]))[0]
+        return only
+    from sklearn.neighbors import KernelDensity
+
+    # One leaf, that is, plain sums: the bounds of a deeper tree cancel badly, and give rows in thin regions of ten
+    # columns densities that are whole nats too high (https://github.com/scikit-learn/scikit-learn/issues/25799).
+    kernel = KernelDensity(kernel="gaussian", bandwidth=bandwidth, leaf_size=len(rows))
+    scores: Array = kernel.fit(rows).score_samples(points)
+    return scores
+
+
+def _subsample(rows: Array, most: int, seed: int) -> Array:
+    if len(rows) <= most:
+        return rows
+    drawn: Array = rows[np.sort(np.random.default_rng(seed).choice(len(rows), size=most, replace=False))]
+    return drawn
+
+
+def _share(used: int, given: int, part: str) -> str:
+    return f"{used:,} of {given:,} {part} rows (drawn at random)" if used < given else f"{used:,} {part} rows"

@@ -1,0 +1,38 @@
+"""Fixtures that every test file shares."""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    """Every test starts from the same seeds and leaves torch's generators as it found them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002  (for code under test that uses the global generator)
+        random.seed(0)
+        yield
+
+
+@pytest.fixture
+def perturb() -> Callable[[Module], Module]:
+    """A function that moves every parameter of a module away from its initial value, and returns the module."""
+
+    def move(module: Module, size: float = 0.3) -> Module:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                fan_in = parameter.shape[-1] if parameter.dim() > 1 else 1
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_((size * noise / fan_in**0.5).to(parameter.dtype))
+        return module
+
+    return move

@@ -1,0 +1,159 @@
+"""One namespace from folders at the root: the mapping, the links and the layers agree."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pushforward
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "pushforward"
+FOLDERS = ("datasets", "evaluate", "flows", "train")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS: dict[str, Any] = PROJECT["tool"]["setuptools"]
+
+
+def python(code: str, cwd: Path, *flags: str) -> str:
+    """Run code in a fresh interpreter that knows the source tree and nothing else of ours; return what it prints."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, *flags, "-c", code]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_every_package_is_listed() -> None:
+    found = {"pushforward"}
+    for folder in FOLDERS:
+        for init in (ROOT / folder).rglob("__init__.py"):
+            found.add(".".join(["pushforward", *init.parent.relative_to(ROOT).parts]))
+    for init in PACKAGE.glob("*/__init__.py"):
+        found.add(f"pushforward.{init.parent.name}")
+    assert set(SETUPTOOLS["packages"]) == found
+    assert set(SETUPTOOLS["package-dir"]) == found
+
+
+def test_every_package_lives_where_the_mapping_says() -> None:
+    for package, folder in SETUPTOOLS["package-dir"].items():
+        assert (ROOT / folder / "__init__.py").is_file(), package
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_links_point_home(folder: str) -> None:
+    link = PACKAGE / folder
+    assert link.is_symlink(), f"{link} is not a link: this checkout or copy has dropped the symbolic links"
+    assert os.readlink(link) == f"../../{folder}"
+    assert link.resolve() == ROOT / SETUPTOOLS["package-dir"][f"pushforward.{folder}"]
+
+
+def test_no_folder_is_linked_without_being_mapped() -> None:
+    assert {p.name for p in PACKAGE.iterdir() if p.is_symlink()} == set(FOLDERS)
+
+
+def test_types_are_shipped() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+    assert SETUPTOOLS["package-data"]["pushforward"] == ["py.typed"]
+
+
+def test_version_is_one_plain_string() -> None:
+    assert SETUPTOOLS["dynamic"]["version"]["attr"] == "pushforward.__version__"
+    assert all(part.isdigit() for part in pushforward.__version__.split("."))
+
+
+def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
+    code = "import sys; old = set(sys.modules); import pushforward; print(sorted(set(sys.modules) - old))"
+    assert python(code, tmp_path) == "['pushforward']"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["fit", "--help"]], ids=" ".join)
+def test_help_does_not_wait_for_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['pushforward', *{arguments!r}]\n"
+        "from pushforward.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as stop:\n"
+        "    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'matplotlib', 'wandb', 'sklearn', 'pyarrow'} & set(sys.modules)\n"
+        "print('\\nheavy:', sorted(heavy))\n"
+    )
+    printed = python(code, tmp_path)
+    assert printed.endswith("heavy: []")
+    assert "Traceback" not in printed
+
+
+def test_importing_flows_changes_nothing_outside(tmp_path: Path) -> None:
+    code = (
+        "import random, sys, warnings, numpy, torch\n"
+        "def state():\n"
+        "    return (torch.get_default_dtype(), torch.get_num_threads(), torch.random.get_rng_state().tolist(),\n"
+        "            random.getstate(), list(warnings.filters), numpy.random.get_state()[1].tolist(),\n"
+        "            torch.is_grad_enabled(), torch.is_deterministic_algorithms_enabled() if\n"
+        "            hasattr(torch, 'is_deterministic_algorithms_enabled') else None)\n"
+        "import nflows.transforms\n"  # what it does is its own affair
+        "before = state()\n"
+        "import pushforward.flows\n"
+        "print(state() == before)\n"
+    )
+    assert python(code, tmp_path) == "True"
+
+
+def test_nothing_of_ours_takes_a_name_at_the_top_level() -> None:
+    # In the root of the repository, where `import datasets` would find our folder, nothing we run imports it.
+    code = (
+        "import sys\n"
+        "import pushforward.cli, pushforward.datasets, pushforward.evaluate, pushforward.flows, pushforward.train\n"
+        "import wandb\n"
+        "print(sorted({'datasets', 'evaluate', 'flows', 'train'} & set(sys.modules)))\n"
+    )
+    assert python(code, ROOT) == "[]"
+
+
+def test_a_safe_path_hides_the_folders() -> None:
+    code = (
+        "import importlib.util, json\n"
+        "found = [importlib.util.find_spec(name) for name in ('datasets', 'evaluate', 'flows', 'train')]\n"
+        "print(json.dumps([spec.origin for spec in found if spec]))\n"
+    )
+    origins = json.loads(python(code, ROOT, "-P"))
+    assert [origin for origin in origins if Path(origin).resolve().is_relative_to(ROOT / "datasets")] == []
+    assert [o for o in origins if Path(o).parent.parent == ROOT] == []
+
+
+def test_a_mistaken_import_from_the_root_gives_the_same_class() -> None:
+    code = "from flows import Flow\nimport pushforward.flows\nprint(Flow is pushforward.flows.Flow)\n"
+    assert python(code, ROOT) == "True"
+
+
+def test_modules_are_flat_and_import_absolutely() -> None:
+    for folder in FOLDERS:
+        assert not [p for p in (ROOT / folder).iterdir() if p.is_dir() and (p / "__init__.py").exists()]
+        for module in (ROOT / folder).glob("*.py"):
+            for line in module.read_text().splitlines():
+                assert not line.lstrip().startswith("from ."), f"{module}: {line}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="needs setuptools to build")
+def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "src", *FOLDERS):
+        # Real copies, not links: as on a system without them.
+        subprocess.run(["cp", "-r", str(ROOT / name), str(copy)], check=True)
+    code = f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))"
+    wheel = tmp_path / python(code, copy).splitlines()[-1]
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    expected = {f"pushforward/{p.relative_to(PACKAGE)}" for p in PACKAGE.glob("*.py")} | {"pushforward/py.typed"}
+    expected |= {f"pushforward/{p.relative_to(ROOT)}" for folder in FOLDERS for p in (ROOT / folder).glob("*.py")}
+    assert {name for name in names if ".dist-info/" not in name} == expected

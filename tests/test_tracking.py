@@ -1,0 +1,415 @@
+"""What a fit records: metrics.jsonl through crashes, and the real Weights & Biases client, offline and broken."""
+
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushforward.train.runs import RunError
+from pushforward.train.tracking import MetricsFile, Tracking, read_metrics
+from pushforward.train.wandb_tracker import WandbTracker
+
+PICTURE = (  # a PNG of one pixel
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001"
+    "a5f645400000000049454e44ae426082"
+)
+
+
+def steps(path: Path) -> list[int]:
+    return [row["step"] for row in read_metrics(path)]
+
+
+def test_rows_are_on_disk_when_log_returns(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.log({"train/nll": 1.5, "train/grad_norm": math.inf}, 10, seconds=0.5)
+    file.log({"val/nll": math.nan}, 10, seconds=0.75, kind="evaluation")
+    file.image("samples", tmp_path / "pictures" / "a.png", "points", 10)
+    file.summary({"best/val_nll": 1.25, "stop_reason": "steps", "kl": None})
+    file.alert("diverged", "at step 10")
+    file.flush(sync=True)
+    at = {"step": 10, "seconds": 0.75}
+    assert read_metrics(file.path) == [
+        {"step": 10, "seconds": 0.5, "kind": "train", "train/nll": 1.5, "train/grad_norm": None},
+        at | {"kind": "evaluation", "val/nll": None},
+        at | {"kind": "image", "key": "samples", "path": "pictures/a.png", "caption": "points"},
+        at | {"kind": "summary", "best/val_nll": 1.25, "stop_reason": "steps", "kl": None},
+        at | {"kind": "alert", "title": "diverged", "text": "at step 10"},
+    ]
+    file.finish()
+    file.finish()
+    file.log({"late": 1.0}, 11, seconds=1.0)
+    assert len(read_metrics(file.path)) == 5
+
+
+def test_numbers_of_numpy_and_torch(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+
+    file = MetricsFile(tmp_path / "m.jsonl")
+    numbers: dict[str, Any] = {"a": np.float32(0.5), "b": torch.tensor(2.0), "c": torch.tensor(math.nan)}
+    file.log(numbers, int(np.int64(3)), seconds=1)
+    file.finish()
+    assert read_metrics(file.path) == [{"step": 3, "seconds": 1.0, "kind": "train", "a": 0.5, "b": 2.0, "c": None}]
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 4, "sec', b'{"step": 4}', b"\x00\x00\x00", b'{"step": 4\n'])
+def test_torn_tail(tail: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    file = MetricsFile(path)
+    for step in (1, 2, 3):
+        file.log({}, step, seconds=step)
+    file.finish()
+    with open(path, "ab") as raw:
+        raw.write(tail)
+    assert steps(path) == [1, 2, 3]
+    resumed = MetricsFile(path, resume_step=2)
+    assert steps(path) == [1, 2]
+    resumed.log({}, 3, seconds=3.5)
+    resumed.finish()
+    assert steps(path) == [1, 2, 3]
+    assert read_metrics(path)[-1]["seconds"] == 3.5
+    assert b"\x00" not in path.read_bytes()
+
+
+def test_damage_in_the_middle_is_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
+    with pytest.raises(RunError, match=r"m\.jsonl line 2: expected a JSON object; got b'nonsense"):
+        read_metrics(path)
+    with pytest.raises(RunError, match="cannot read: no such file or directory"):
+        read_metrics(tmp_path / "none.jsonl")
+
+
+def test_kill_loses_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom pushforward.train.tracking import MetricsFile\n"
+        "file = MetricsFile(Path(sys.argv[1]))\n"
+        "for step in range(500): file.log({'train/nll': step / 3}, step, seconds=step)\n"
+        "print('go', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    path = tmp_path / "m.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "go\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert steps(path) == list(range(500))
+
+
+def test_full_disk_is_an_error_at_once_and_leaves_whole_rows(tmp_path: Path) -> None:
+    code = (  # a file that may not grow past 500 bytes takes part of a row first, as a full disk does
+        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.train.tracking import MetricsFile\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        "file = MetricsFile(Path(sys.argv[1]))\n"
+        "for step in range(100):\n"
+        "    try: file.log({'train/nll': 1.0}, step, seconds=step)\n"
+        "    except Exception as error: sys.exit(f'{step} {type(error).__name__} {error}')\n"
+    )
+    path = tmp_path / "m.jsonl"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    count = len(read_metrics(path))
+    assert done.stderr == f"{count} RunError {path}: cannot write: file too large\n"
+    assert 400 < path.stat().st_size < 500
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_folder_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"m\.jsonl: cannot write: no such file or directory"):
+        MetricsFile(tmp_path / "gone" / "m.jsonl")
+
+
+class Recorder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.calls: list[Any] = []
+
+    def log(self, metrics: Any, step: int, *, seconds: float, kind: str = "train") -> None:
+        assert steps(self.path)[-1] == step, "the file has it first"
+        self.calls.append((dict(metrics), step, kind))
+
+    def image(self, key: str, path: Path, caption: str = "", step: int = 0) -> None:
+        self.calls.append(key)
+
+    def summary(self, values: Any) -> None:
+        self.calls.append(values)
+
+    def alert(self, title: str, text: str) -> None:
+        self.calls.append(title)
+
+    def finish(self, exit_code: int = 0) -> None:
+        self.calls.append(exit_code)
+
+
+def test_everything_goes_to_the_file_first_then_to_all(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    recorder = Recorder(path)
+    tracking = Tracking(MetricsFile(path), [recorder])
+
+    def fit() -> None:
+        with tracking:
+            tracking.log({"a": 1.0}, 1, seconds=0.1, kind="evaluation")
+            tracking.image("k", tmp_path / "x.png")
+            tracking.summary({"s": 1})
+            tracking.alert("t", "u")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fit()
+    assert recorder.calls == [({"a": 1.0}, 1, "evaluation"), "k", {"s": 1}, "t", 1]
+    assert [row["kind"] for row in read_metrics(path)] == ["evaluation", "image", "summary", "alert"]
+
+
+# Weights & Biases: the real client, in a process of its own.
+
+FIT = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from pushforward.train.overrides import load_config
+from pushforward.train.runs import RunFolder
+from pushforward.train.tracking import Tracking
+
+out, mode, trouble = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+config = load_config("moons", overrides=["flow=maf", f"wandb={mode}", "wandb.group=g", "train.learning_rate=1e-3"])
+run = RunFolder.create(out) if not (out / "wandb").exists() else RunFolder(out)
+before = dict(os.environ)
+
+def warn(text):
+    print("WARN", text, file=sys.stderr)
+
+def core():
+    for line in subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines():
+        if f"--pid {os.getpid()}" in line and "wandb-core" in line:
+            return int(line.split()[0])
+
+start = time.monotonic()
+tracking = Tracking.open(run, config, dataset="moons", flow="maf", warn=warn)
+opened = time.monotonic() - start
+(run.pictures / "a.png").write_bytes(bytes.fromhex(os.environ["PICTURE"]))
+for step in range(0, 50, 10):
+    tracking.log({"train/nll": 2.0 - step / 100, "train/lr": 1e-3}, step, seconds=step / 10)
+if trouble == "dead client":
+    while tracking.location is None:
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.kill(core(), signal.SIGKILL)
+    time.sleep(0.2)
+    for step in range(50, 100, 10):
+        tracking.log({"train/nll": 1.0}, step, seconds=step / 10)
+        time.sleep(0.05)
+tracking.log({"val/nll": 1.25}, 40, seconds=4.0, kind="evaluation")
+tracking.image("samples", run.pictures / "a.png", "some points", 40)
+tracking.summary({"best/val_nll": 1.25, "stop_reason": "steps"})
+tracking.alert("title", "text")
+if trouble == "exit 3":
+    tracking.finish(3)
+else:
+    tracking.finish()
+print("OPENED", opened < 0.2, file=sys.stderr)
+print("ENVIRONMENT", {k for k in os.environ if os.environ[k] != before.get(k)} - {"WANDB_SERVICE"}, file=sys.stderr)
+"""
+
+
+class Fit:
+    def __init__(self, out: Path, mode: str, trouble: str = "none", **environment: str) -> None:
+        home = out.parent / "home"
+        home.mkdir(exist_ok=True)
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB") and name != "NETRC"}
+        clean |= {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_DATA_HOME": str(home / "data")}
+        clean |= {"PICTURE": PICTURE, "OMP_NUM_THREADS": "1"} | environment
+        self.out, self.home = out, home
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", FIT, str(out), mode, trouble],
+            env=clean,
+            cwd=out.parent,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.seconds = time.monotonic() - start
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+        lines = done.stderr.splitlines()
+        self.warnings = [line[5:] for line in lines if line.startswith("WARN ")]
+        self.rest = [line for line in lines if not line.startswith("WARN ")]
+
+    def runs(self) -> list[Path]:
+        return sorted(path for path in (self.out / "wandb").glob("*run-*/run-*.wandb"))
+
+
+def records(path: Path) -> Iterator[Any]:
+    """Read the records of an offline run: a header, then LevelDB's log format, 32 KiB blocks of framed parts."""
+    from wandb.proto import wandb_internal_pb2
+
+    new_record: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]  # made when it is imported
+    data = path.read_bytes()
+    assert data[:4] == b":W&B"
+    position, parts = 7, b""
+    while position + 7 <= len(data):
+        room = 32768 - position % 32768
+        if room < 7:
+            position += room
+            continue
+        checksum, length, kind = struct.unpack_from("<IHB", data, position)
+        body = data[position + 7 : position + 7 + length]
+        if kind == 0 or len(body) < length:
+            return
+        assert checksum == zlib.crc32(body, zlib.crc32(bytes([kind])))
+        position += 7 + length
+        parts = body if kind in (1, 2) else parts + body
+        if kind in (1, 4):
+            record = new_record()
+            record.ParseFromString(parts)
+            yield record
+
+
+def items(group: Any) -> dict[str, Any]:
+    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in group}
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    return Fit(tmp_path_factory.mktemp("offline") / "run", "auto", "exit 3")
+
+
+def test_offline_says_nothing_and_costs_no_start(offline: Fit) -> None:
+    assert offline.warnings == []
+    assert offline.rest == ["OPENED True", "ENVIRONMENT set()"]
+    assert len(offline.runs()) == 1
+    assert "offline-run" in str(offline.runs()[0])
+    assert not [path for path in offline.home.rglob("*") if "artifacts" in path.parts]
+
+
+def test_offline_record_is_complete(offline: Fit) -> None:
+    found: dict[str, list[Any]] = {}
+    for record in records(offline.runs()[0]):
+        kind = record.WhichOneof("record_type")
+        found.setdefault(kind, []).append(getattr(record, kind))
+    run = found["run"][0]
+    assert (run.project, run.run_group, run.job_type) == ("pushforward", "g", "fit")
+    assert set(run.tags) == {"maf", "moons"}
+    assert run.display_name == "run"
+    assert run.run_id == (offline.out / "wandb" / "id").read_text().strip()
+    config = items(run.config.update)
+    for update in found.get("config", []):
+        config |= items(update.update)
+    assert config["flow.name"] == "maf"
+    assert config["train.learning_rate"] == 1e-3
+    assert config["data.columns"] == "all"
+    assert "flow" not in config
+    history = [items(row.item) for row in found["history"]]
+    assert [row["global_step"] for row in history] == [0, 10, 20, 30, 40, 40, 40]
+    assert [row["train/nll"] for row in history if "train/nll" in row] == [2.0, 1.9, 1.8, 1.7, 1.6]
+    assert history[5]["val/nll"] == 1.25
+    assert history[1]["seconds"] == 1.0
+    assert history[6]["samples/caption"] == "some points"
+    picture = offline.runs()[0].parent / "files" / history[6]["samples/path"]
+    assert picture.read_bytes() == bytes.fromhex(PICTURE)
+    summary: dict[str, Any] = {}
+    for update in found["summary"]:
+        summary |= items(update.update)
+    assert summary["best/val_nll"] == 1.25
+    assert summary["stop_reason"] == "steps"
+    axes = {metric.glob_name or metric.name: metric.step_metric for metric in found["metric"]}
+    assert axes["*"] == "global_step"
+    assert [(alert.title, alert.text) for alert in found["alert"]] == [("title", "text")]
+    assert [end.exit_code for end in found["exit"]] == [3]
+
+
+def test_resumed_run_keeps_its_id(offline: Fit) -> None:
+    again = Fit(offline.out, "offline")
+    assert again.warnings == []
+    runs = again.runs()
+    assert len(runs) == 2
+    assert len({path.name for path in runs}) == 1
+
+
+def test_dead_client_is_one_warning(tmp_path: Path) -> None:
+    fit = Fit(tmp_path / "run", "offline", "dead client")
+    assert len(fit.warnings) == 1
+    assert fit.warnings[0].startswith("W&B failed (Connection")
+    assert fit.warnings[0].endswith("; it is off for the rest of this fit, metrics.jsonl goes on")
+    assert fit.rest == ["OPENED True", "ENVIRONMENT set()"], "no traceback either, not even at exit"
+    assert len(read_metrics(fit.out / "metrics.jsonl")) == 14
+
+
+def test_online_without_key_records_offline(tmp_path: Path) -> None:
+    fit = Fit(tmp_path / "run", "online")
+    assert fit.warnings == ["W&B has no API key (wandb login); recording offline"]
+    assert len(fit.runs()) == 1
+    assert fit.seconds < 20
+
+
+def test_online_without_network_records_offline(tmp_path: Path) -> None:
+    fit = Fit(
+        tmp_path / "run",
+        "auto",
+        WANDB_API_KEY="a" * 40,
+        WANDB_BASE_URL="http://127.0.0.1:9",
+        WANDB_INIT_TIMEOUT="1",
+        WANDB_FINISH_TIMEOUT="1",
+    )
+    assert len(fit.warnings) == 1
+    assert fit.warnings[0].startswith("W&B is not reachable (")
+    assert fit.warnings[0].endswith("); recording offline")
+    offline = [path for path in fit.runs() if "offline-run" in str(path)]
+    assert len(offline) == 1
+    rows = [record.history for record in records(offline[0]) if record.WhichOneof("record_type") == "history"]
+    assert len(rows) == 7, "what was logged while the client tried is not lost"
+    assert fit.rest == ["OPENED True", "ENVIRONMENT set()"]
+
+
+def test_client_not_installed(tmp_path: Path) -> None:
+    (tmp_path / "wandb.py").write_text("raise ImportError('none')\n")
+    fit = Fit(
+        tmp_path / "run", "offline", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    )
+    reason = "W&B is not installed (pip install wandb)"
+    assert fit.warnings == [f"{reason}; it is off for the rest of this fit, metrics.jsonl goes on"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "variable", "mode"),
+    [
+        ("auto", "", "auto"),
+        ("auto", "offline", "offline"),
+        ("auto", "dryrun", "offline"),
+        ("auto", "disabled", "off"),
+        ("offline", "disabled", "offline"),
+        ("off", "online", "off"),
+    ],
+)
+def test_flag_before_variable(
+    asked: str, variable: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", variable)
+    monkeypatch.setattr(WandbTracker, "_work", lambda self: None)
+    assert WandbTracker(tmp_path, {}, mode=asked).mode == mode
+
+
+def test_a_client_that_hangs_does_not_hold_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushforward.train.wandb_tracker._QUEUE_ROWS", 100)
+    monkeypatch.setattr(WandbTracker, "_work", lambda self: time.sleep(0.5))
+    warnings: list[str] = []
+    tracker = WandbTracker(tmp_path, {}, mode="offline", warn=warnings.append)
+    start = time.monotonic()
+    for step in range(1000):
+        tracker.log({"a": 1.0}, step, seconds=step)
+    assert time.monotonic() - start < 0.3
+    tracker.finish()
+    assert len(warnings) == 1
+    assert warnings[0].startswith("W&B takes no more rows (100 wait); it is off")

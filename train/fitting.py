@@ -1,0 +1,529 @@
+"""A fit from end to end: data in, a run folder with a scored density out."""
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pushforward.datasets import DataError, Dataset, read_rows, write_table
+from pushforward.datasets import load as load_dataset
+from pushforward.evaluate.corner import corner
+from pushforward.evaluate.curves import training_curves
+from pushforward.evaluate.fitted import FittedDensity
+from pushforward.evaluate.likelihood import kl_to_truth, log_prob, nll, nll_from, paired_difference
+from pushforward.evaluate.plots import density_2d, latent
+from pushforward.evaluate.report import EvaluationReport, evaluate_flow, latent_noise
+from pushforward.flows import Chain, Flow, build
+from pushforward.flows import load as load_flow
+from pushforward.flows import save as save_flow
+from pushforward.train.checkpoint import load_checkpoint, save_checkpoint
+from pushforward.train.config import Config
+from pushforward.train.gaussian import gaussian_flow, initialize_base
+from pushforward.train.loop import DivergedError, Metrics, Points, State, maximize_likelihood, start
+from pushforward.train.overrides import ConfigError, load_config
+from pushforward.train.prepare import Part, Prepared, prepare
+from pushforward.train.progress import Progress
+from pushforward.train.runs import RunError, RunFolder
+from pushforward.train.settings import resolve, settings
+from pushforward.train.signals import StopOnSignal
+from pushforward.train.tracking import Tracking, read_metrics
+
+_INITIAL_ROWS = 20_000
+_SAMPLES = 10_000
+_TRAIN_ROWS_SCORED = 20_000
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit leaves: the density, where everything is, and its numbers.
+
+    Attributes:
+        run: The run folder.
+        density: The fitted density, in data units.
+        results: The numbers of ``results.json``.
+        report: Baselines, samples, latents and inversion; None when not asked for or not reached.
+        signum: The signal that stopped it, None if none did.
+    """
+
+    run: RunFolder
+    density: FittedDensity
+    results: dict[str, Any]
+    report: EvaluationReport | None
+    signum: int | None = None
+
+    def lines(self) -> list[str]:
+        """The outcome as plain text: the numbers beside their baselines, and where everything is."""
+        results = self.results
+        out = []
+        if self.report is not None:
+            out += [*self.report.lines(), ""]
+        else:
+            out.append(f"test NLL {results['test_nll']:.4f} ± {results['test_nll_se']:.4f} nats")
+        out.append(f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}")
+        out.append(f"run       {self.run.path}")
+        for label, folder in (("pictures", self.run.pictures), ("samples", self.run.samples)):
+            files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+            if files:
+                out.append(f"{label:<8}  {folder} ({', '.join(files)})")
+        return out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A fit that could begin: the data, the configuration with every choice made, and a flow of the right size."""
+
+    config: Config
+    prepared: Prepared
+    flow: Flow
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers of the flow."""
+        return sum(p.numel() for p in self.flow.parameters())
+
+
+def load_data(config: Config) -> Dataset:
+    """Load the data set that a configuration names.
+
+    Raises:
+        DataError: If there is no such data set, or it cannot be used.
+    """
+    data = config.data
+    return load_dataset(
+        data.source,
+        rows=None if data.rows == "auto" else data.rows,
+        seed=config.seed,
+        columns=None if data.columns == "all" else data.columns,
+        drop=data.drop,
+        context=data.context,
+    )
+
+
+def plan(config: Config) -> Plan:
+    """Load the data and build the flow, without fitting: what ``--dry-run`` shows.
+
+    Raises:
+        DataError: If the data cannot be used.
+    """
+    prepared = prepare(load_data(config), config.data, config.seed)
+    dataset = prepared.dataset
+    rows, features = prepared.recorded.shape
+    config = resolve(config, rows=rows, features=features, is_toy=dataset.toy is not None)
+    flow = config.flow
+    # Architecture and initial weights follow from the seed alone, wherever the process has been before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        options = flow.model_dump(exclude={"name"})
+        core = build(flow.name, features, dataset.context.shape[1], **options)
+    return Plan(config, prepared, core)
+
+
+def fit(config: Config, *, out: Path | None = None, quiet: bool = False) -> Fit:
+    """Fit a density and leave a run folder.
+
+    Args:
+        config: What to fit and how, for instance from ``load_config``.
+        out: Exactly this folder becomes the run; None makes one below ``runs/``.
+        quiet: Show warnings and messages only.
+
+    Returns:
+        The fit; after a signal, what there was, with ``signum`` set.
+
+    Raises:
+        DataError: If the data cannot be used.
+        RunError: If the run folder cannot be made or written.
+        DivergedError: If training does not stay finite.
+    """
+    planned = plan(config)
+    config, prepared, core = planned.config, planned.prepared, planned.flow
+    label = f"{prepared.dataset.name}-{config.flow.name}"
+    run = RunFolder.create(out, label=label)
+    try:
+        run.write_config(config)
+        run.write_environment(config.seed, config.device)
+        run.write_json("schema.json", _schema(prepared))
+        device = choose_device(config.device)
+        torch.manual_seed(config.seed)
+        points = prepared.training_points(device)
+        core = core.to(device)
+        rows = torch.randperm(len(points), device=device)[:_INITIAL_ROWS]
+        initialize_base(core, points.x[rows], None if points.context is None else points.context[rows])
+        # The flow as it starts: what a resumed fit is built from, and what the result is compared with.
+        save_flow(core, run.checkpoints / "start")
+        return _run(run, config, prepared, start(core, settings(config.train)), quiet=quiet)
+    except BaseException:
+        _mark_failed(run, prepared.dataset.name, config.flow.name)
+        raise
+    finally:
+        run.release()
+
+
+def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, **options: Any) -> Fit:
+    """Go on with a fit where its last checkpoint stands.
+
+    Args:
+        path: The run folder.
+        overrides: ``key=value`` of ``train`` and ``wandb``, such as a larger budget; what shapes data or flow is fixed.
+        quiet: Show warnings and messages only.
+        **options: ``device`` and ``wandb``, None if not given.
+
+    Raises:
+        RunError: If it is not a run folder, or another process uses it.
+        ConfigError: If an override would change the data or the flow.
+        CheckpointError: If there is no checkpoint, or it is damaged.
+        DataError: If the data cannot be used or are not those of the run.
+    """
+    run = RunFolder.open(path)
+    before = load_config(files=[run.config])
+    config = load_config(files=[run.config], overrides=overrides, **options)
+    for group in ("data", "flow", "seed"):
+        if getattr(config, group) != getattr(before, group):
+            raise ConfigError(f"{group}: a resumed fit keeps its {group}; start a new fit to change it")
+    run.claim()
+    try:
+        prepared = prepare(load_data(config), config.data, config.seed)
+        _check_same_data(run, prepared.dataset)
+        device = choose_device(config.device)
+        core = load_flow(run.checkpoints / "start", device=device)
+        state = load_checkpoint(start(core.train(), settings(config.train)), run.checkpoints / "last.pt")
+        run.write_config(config)
+        run.set_status("running")
+        return _run(run, config, prepared, state, quiet=quiet, resumed=True)
+    finally:
+        run.release()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that a name means; ``auto`` is a GPU where there is one.
+
+    Raises:
+        ConfigError: If that device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device: expected one that is here; got '{name}', and torch finds no CUDA device")
+    return torch.device(name)
+
+
+def _run(
+    run: RunFolder, config: Config, prepared: Prepared, state: State, *, quiet: bool, resumed: bool = False
+) -> Fit:
+    """Train, keep the better of flow and Gaussian, score it, and write everything down."""
+    dataset, told = prepared.dataset, settings(config.train)
+    parameters = sum(p.numel() for p in state.flow.parameters())
+    offset = -prepared.standardize.log_det  # what turns a standardised NLL into one in data units
+    title = (
+        f"{dataset.name}: {len(dataset.rows):,} rows x {dataset.rows.shape[1]} columns; "
+        f"{config.flow.name}, {parameters:,} parameters; {_budget(config)}; run {run.path}"
+    )
+    progress = Progress(steps=told.steps, seconds=told.seconds, title=title, log=run.log, quiet=quiet)
+    tracking = Tracking.open(
+        run,
+        config,
+        dataset=dataset.name,
+        flow=config.flow.name,
+        warn=progress.message,
+        resume_step=state.progress.step if resumed else None,
+    )
+    exit_code = 1
+    try:
+        for note in (*dataset.notes, prepared.ties):
+            if note:
+                progress.message(note)
+        with StopOnSignal() as signals:
+
+            def log(kind: str, step: int, seconds: float, metrics: Metrics) -> None:
+                shifted = {
+                    k: v + offset if k in ("train/nll", "train/log_det", "val/nll") else v for k, v in metrics.items()
+                }
+                tracking.log(shifted, step, seconds=seconds, kind=kind)
+                progress.update(step, seconds, shifted)
+                if kind == "validation":
+                    tracking.flush(sync=True)
+
+            def checkpoint(state: State) -> None:
+                try:
+                    save_checkpoint(state, run.checkpoints / "last.pt")
+                except OSError as error:  # a full disk must not end a fit that may still be saved elsewhere
+                    progress.message(f"warning: {run.checkpoints / 'last.pt'}: {error}; the fit goes on")
+
+            def stop() -> str:
+                return {2: "sigint", 15: "sigterm"}.get(signals.signum or 0, "")
+
+            try:
+                state = maximize_likelihood(
+                    state,
+                    prepared.training_points(state.average[0].device),
+                    prepared.validation_points(state.average[0].device),
+                    told,
+                    log=log,
+                    checkpoint=checkpoint,
+                    stop=stop,
+                )
+            except DivergedError as error:
+                run.set_status("diverged", dataset=dataset.name, flow=config.flow.name)
+                tracking.alert("fit diverged", str(error))
+                exit_code = 4
+                raise
+            core, message = _better_of_flow_and_gaussian(prepared, state)
+            if message:
+                progress.message(message)
+            density = FittedDensity(_in_data_units(core, prepared), dataset.schema, prepared.cells.tolist())
+            density.save(run.model, extra={"dataset": dataset.name})
+            results = _results(run, config, prepared, state, density, fell_back=bool(message))
+            # From here on the run is whole; a signal cuts short only what is said about it.
+            run.write_json("results.json", results)
+            signum = signals.signum
+            report = None
+            if signum is None and config.train.evaluate:
+                progress.message("evaluating: baselines, samples, pictures")
+                report = _evaluate(run, prepared, density, config, tracking, state.progress.step)
+            tracking.summary({f"{key}": value for key, value in _summary(results).items()})
+            run.set_status("stopped" if signum else "finished", **_facts(results))
+            exit_code = 128 + signum if signum else 0
+            return Fit(run, density, results, report, signum)
+    except KeyboardInterrupt:
+        exit_code = 130
+        run.set_status("stopped", dataset=dataset.name, flow=config.flow.name)
+        raise
+    finally:
+        progress.close()
+        tracking.finish(exit_code)
+
+
+def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
+    """Say so in the run folder, unless it has said something more telling."""
+    try:
+        if run.status != "running":
+            return
+        run.set_status("failed", dataset=dataset, flow=flow)
+    except RunError:
+        return  # the folder cannot be written: that is what the first error says
+
+
+def _better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Flow, str]:
+    """The trained flow, or the Gaussian it started from where validation cannot tell them apart.
+
+    On a hundred rows a flow can look better on a handful of validation rows by luck alone; the Gaussian has fewer
+    parameters, so it needs no luck.
+    """
+    flow = state.flow.cpu().eval()
+    if flow.context or (state.progress.best_step == 0 and not list(flow.bijection.parameters())):
+        return flow, ""
+    cpu = torch.device("cpu")
+    train, validation = prepared.training_points(cpu), prepared.validation_points(cpu)
+    gaussian = gaussian_flow(_noised(train))
+    gain, se = paired_difference(log_prob(flow, validation.x), log_prob(gaussian, validation.x))
+    if gain > se or (math.isnan(se) and gain > 0):
+        return flow, ""
+    kept = sum(p.numel() for p in gaussian.parameters())
+    return gaussian, (
+        f"on the {len(validation)} validation rows the flow is better than a full-covariance Gaussian by "
+        f"{gain:.3f} ± {se:.3f} nats only: the Gaussian is kept ({kept} parameters)"
+    )
+
+
+def _noised(points: Points) -> torch.Tensor:
+    if points.cell is None:
+        return points.x
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(points.x.shape, generator=generator) - 0.5
+    return points.x + points.cell * noise
+
+
+def _in_data_units(core: Flow, prepared: Prepared) -> Flow:
+    """Put standardising inside: the flow whose points and context are in the units of the table."""
+    members = core.bijection.bijections if isinstance(core.bijection, Chain) else [core.bijection]
+    chain = Chain([prepared.standardize, *members], features=core.features, context=core.bijection.context)
+    return Flow(core.base, chain, embedding=prepared.standardize_context)
+
+
+def _results(
+    run: RunFolder, config: Config, prepared: Prepared, state: State, density: FittedDensity, *, fell_back: bool
+) -> dict[str, Any]:
+    dataset, test = prepared.dataset, prepared.test
+    scores = log_prob(density.flow, test.rows, test.context)
+    test_nll = nll_from(scores)
+    seen = _TRAIN_ROWS_SCORED
+    train_context = None if prepared.train.context is None else prepared.train.context[:seen]
+    results: dict[str, Any] = {
+        "run": str(run.path),
+        "dataset": dataset.name,
+        "flow": "gaussian" if fell_back else config.flow.name,
+        "features": dataset.rows.shape[1],
+        "rows": len(dataset.rows),
+        "parameters": sum(p.numel() for p in density.flow.parameters()),
+        "steps": state.progress.step,
+        "seconds": round(state.progress.seconds, 3),
+        "stop_reason": state.progress.stop_reason,
+        "train_nll": nll(density.flow, prepared.train.rows[:seen], train_context).nll,
+        "val_nll": nll(density.flow, prepared.validation.rows, prepared.validation.context).nll,
+        "test_nll": test_nll.nll,
+        "test_nll_se": test_nll.se,
+        "test_nll_standardized": test_nll.nll + prepared.standardize.log_det,
+    }
+    if dataset.toy is not None:
+        kl, se = kl_to_truth(dataset.toy.log_prob(test.rows), scores)
+        results |= {"kl_to_truth": kl, "kl_to_truth_se": se}
+    return results
+
+
+def _evaluate(
+    run: RunFolder, prepared: Prepared, density: FittedDensity, config: Config, tracking: Tracking, step: int
+) -> EvaluationReport:
+    """Baselines, samples, latents, inversion, and pictures of all that."""
+    report = evaluate_prepared(prepared, density, seed=config.seed)
+    run.write_json("evaluation.json", report.to_dict())
+    baselines = {baseline.label: baseline.nll.nll for baseline in report.baselines}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a picture is not worth a fit
+        pictures = draw_pictures(run, prepared.dataset, prepared.test.rows, prepared.test.context, density, baselines)
+    for key, path in pictures.items():
+        tracking.image(f"pictures/{key}", path, step=step)
+    n = min(_SAMPLES, len(prepared.dataset.rows))
+    context = prepared.test.context
+    drawn = density.sample(n, None if context is None else _repeat(context, n), seed=config.seed)
+    shown = np.empty((n, 0)) if context is None else _repeat(context, n)
+    write_table(run.samples / "samples.csv", drawn, shown, density.schema)
+    return report
+
+
+def evaluate_prepared(
+    prepared: Prepared, density: FittedDensity, *, seed: int, baselines: bool = True
+) -> EvaluationReport:
+    """Everything that is said of a density on its own split."""
+    train, validation, test = prepared.train, prepared.validation, prepared.test
+    contexts = None
+    if train.context is not None and validation.context is not None and test.context is not None:
+        contexts = (train.context, validation.context, test.context)
+    toy = prepared.dataset.toy
+    return evaluate_flow(
+        density.flow,
+        train.rows,
+        validation.rows,
+        test.rows,
+        columns=prepared.dataset.schema.names,
+        standardize_log_det=-prepared.standardize.log_det,
+        contexts=contexts,
+        truth_log_prob=None if toy is None else toy.log_prob,
+        seed=seed,
+        baselines=baselines,
+        baseline_seconds=20.0,
+    )
+
+
+def draw_pictures(
+    run: RunFolder,
+    dataset: Dataset,
+    test: np.ndarray[Any, np.dtype[np.float64]],
+    context: np.ndarray[Any, np.dtype[np.float64]] | None,
+    density: FittedDensity,
+    baselines: dict[str, float],
+) -> dict[str, Path]:
+    """Draw what there is to see; returns the pictures by name."""
+    pictures: dict[str, Path] = {}
+
+    def picture(name: str, draw: Callable[[Path], None]) -> None:
+        path = run.pictures / f"{name}.png"
+        draw(path)
+        pictures[name] = path
+
+    n = min(_SAMPLES, max(1_000, len(test)))
+    drawn = density.sample(n if context is None else len(test), context, seed=1)
+    names = dataset.schema.names
+    if len(names) == 2 and context is None:
+        truth = None if dataset.toy is None else dataset.toy.log_prob
+        picture("density", lambda path: density_2d(density.flow, drawn, test, truth, path, columns=names))
+    else:
+        picture("corner", lambda path: corner(drawn, test, names, path))
+    picture(
+        "latent",
+        lambda path: latent(
+            latent_noise(density.flow, test[:_SAMPLES], None if context is None else context[:_SAMPLES]), path
+        ),
+    )
+    metrics = read_metrics(run.metrics)
+    if any("val/nll" in row for row in metrics):
+        picture("training", lambda path: training_curves(metrics, path, baselines))
+    return pictures
+
+
+def evaluate_run(
+    run: RunFolder, data: str | None = None, *, device: str = "cpu", tell: Callable[[str], None] = lambda text: None
+) -> EvaluationReport:
+    """Evaluate a finished run again, on its own test rows or on others.
+
+    Args:
+        run: The run.
+        data: A table that takes the place of the run's test rows.
+        device: Where the flow runs.
+        tell: Called with notes on the data.
+
+    Raises:
+        DataError: If the run's data are gone or changed, or the table does not fit.
+        ModelFileError: If the model is missing or damaged.
+    """
+    config = load_config(files=[run.config])
+    density = FittedDensity.load(run.model, device=str(choose_device(device)))
+    prepared = prepare(load_data(config), config.data, config.seed)
+    _check_same_data(run, prepared.dataset)
+    if data is not None:
+        rows, context, notes = read_rows(data, density.schema)
+        for note in notes:
+            tell(note)
+        rows = density.dequantizer.fixed(rows)
+        prepared = replace(prepared, test=Part(rows, context if density.flow.context else None))
+    report = evaluate_prepared(prepared, density, seed=config.seed)
+    if data is None:
+        run.write_json("evaluation.json", report.to_dict())
+    return report
+
+
+def _check_same_data(run: RunFolder, dataset: Dataset) -> None:
+    recorded = json.loads(run.schema.read_text(encoding="utf-8")).get("sha256")
+    if recorded != dataset.sha256:
+        raise DataError(f"{dataset.source}: not the file that {run.path} was fitted to (its checksum differs)")
+
+
+def _repeat(context: np.ndarray[Any, np.dtype[np.float64]], n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    repeated: np.ndarray[Any, np.dtype[np.float64]] = context[np.arange(n) % len(context)]
+    return repeated
+
+
+def _schema(prepared: Prepared) -> dict[str, Any]:
+    dataset = prepared.dataset
+    parts = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
+    return {
+        "dataset": dataset.name,
+        "source": dataset.source,
+        "sha256": dataset.sha256,
+        "rows": {name: len(part.rows) for name, part in parts.items()},
+        "notes": list(dataset.notes),
+        "cells": prepared.cells.tolist(),
+        **dataset.schema.to_dict(),
+    }
+
+
+def _budget(config: Config) -> str:
+    parts = []
+    if config.train.steps != "auto":
+        parts.append(f"{config.train.steps:,} steps")
+    if config.train.seconds != "auto":
+        parts.append(f"{config.train.seconds:g} s")
+    return " or ".join(parts)
+
+
+def _facts(results: dict[str, Any]) -> dict[str, Any]:
+    return {key: results[key] for key in ("dataset", "flow", "steps", "val_nll", "test_nll")}
+
+
+def _summary(results: dict[str, Any]) -> dict[str, Any]:
+    renamed = {"val_nll": "best/val_nll", "test_nll": "test/nll", "test_nll_se": "test/nll_se"}
+    return {renamed.get(key, key): value for key, value in results.items() if key not in ("run", "dataset")}

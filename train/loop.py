@@ -1,0 +1,306 @@
+"""The training loop: maximum likelihood, read from top to bottom."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from pushforward.evaluate.likelihood import nll
+from pushforward.flows import Flow
+from pushforward.train.settings import Settings
+
+Metrics = dict[str, float]
+
+WARMUP_STEPS = 100
+VALIDATIONS = 40
+_ROLLBACKS = 5
+
+
+class DivergedError(RuntimeError):
+    """Training kept producing values that are not finite, also after smaller learning rates."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Rows the loop reads: standardised features, context, and the half-open cell each recorded value stands for.
+
+    Attributes:
+        x: Features ``(n, D)`` on the device.
+        context: Context ``(n, C)`` or None.
+        cell: Widths ``(D,)`` of the uniform noise to add in each step, in the units of ``x``; None for no noise.
+    """
+
+    x: Tensor
+    context: Tensor | None = None
+    cell: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass
+class Standing:
+    """Where training stands; together with weights and optimiser all that a checkpoint needs."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_nll: float = math.inf
+    best_nll_se: float = math.inf
+    best_step: int = 0
+    best_fraction: float = 0.0
+    start_nll: float = math.inf
+    rollbacks: int = 0
+    stop_reason: str = ""
+
+
+@dataclass
+class State:
+    """A training run between two steps."""
+
+    flow: Flow
+    average: list[Tensor]
+    optimizer: AdamW
+    best: dict[str, Tensor]
+    progress: Standing = field(default_factory=Standing)
+
+
+def start(flow: Flow, settings: Settings) -> State:
+    """Make the state of a run that has not begun; data-dependent layers must be initialised already."""
+    decayed = [p for name, p in flow.named_parameters() if p.dim() > 1 and "bijection" in name]
+    chosen = {id(p) for p in decayed}
+    others = [p for p in flow.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    optimizer = AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+    average = [p.detach().clone() for p in flow.parameters()]
+    return State(flow, average, optimizer, copy.deepcopy(flow.state_dict()))
+
+
+def maximize_likelihood(
+    state: State,
+    train: Points,
+    validation: Points,
+    settings: Settings,
+    *,
+    log: Callable[[str, int, float, Metrics], None] = lambda kind, step, seconds, metrics: None,
+    checkpoint: Callable[[State], None] = lambda state: None,
+    stop: Callable[[], str] = lambda: "",
+) -> State:
+    """Fit a flow by maximum likelihood until the budget is spent, validation stops improving, or it is told to stop.
+
+    Every step draws a batch without replacement within an epoch, adds uniform noise over the cells of recorded
+    values, and takes one AdamW step; the learning rate warms up and then follows a cosine to zero over the budget.
+    What is validated and kept are the averaged weights. No step waits for the device: numbers are read when they
+    are logged.
+
+    Args:
+        state: From ``start`` or a checkpoint.
+        train: Training rows.
+        validation: Validation rows, noise already added.
+        settings: The budget and everything else.
+        log: Called with ``"train"`` or ``"validation"``, the step, the seconds spent, and metrics in the units of the
+            points given.
+        checkpoint: Called about every ``checkpoint_seconds`` and at the end.
+        stop: Asked at every step for a reason to stop; an empty string means go on.
+
+    Returns:
+        The state; ``state.flow`` holds the best weights, ``state.progress.stop_reason`` says why it ended.
+
+    Raises:
+        DivergedError: If the loss is not finite after several rollbacks with smaller learning rates.
+    """
+    flow, optimizer, progress = state.flow, state.optimizer, state.progress
+    parameters = list(flow.parameters())
+    log_prob_terms = torch.compile(flow.log_prob_terms, dynamic=False) if settings.compile else flow.log_prob_terms
+    batches = _Batches(train, settings.batch_size, progress.step)
+    clock = time.perf_counter
+    began = clock() - progress.seconds
+    last_checkpoint = last_validation = clock()
+    validation_seconds = 0.0
+    window = _Window(train.x.device)
+
+    def validate() -> None:
+        nonlocal last_validation, validation_seconds
+        before = clock()
+        with _swapped(parameters, state.average if settings.averaging else parameters):
+            flow.eval()
+            score = nll(flow, validation.x, validation.context)
+            flow.train()
+            metrics = {"val/nll": score.nll, "val/nll_se": score.se}
+            if not math.isfinite(progress.start_nll):
+                progress.start_nll = score.nll
+            if score.nll < progress.best_nll:
+                progress.best_nll, progress.best_nll_se = score.nll, score.se
+                progress.best_step, progress.best_fraction = progress.step, fraction()
+                state.best = copy.deepcopy(flow.state_dict())
+        log("validation", progress.step, clock() - began, metrics)
+        last_validation = clock()
+        validation_seconds = last_validation - before
+
+    def fraction() -> float:
+        """Share of the budget spent."""
+        by_steps = progress.step / settings.steps if settings.steps else 0.0
+        by_time = (clock() - began) / settings.seconds if settings.seconds else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def due() -> bool:
+        """Whether to validate now: evenly over the budget, and never more than a tenth of the time."""
+        if settings.seconds:
+            interval = max(settings.seconds / VALIDATIONS, 10.0 * validation_seconds)
+            return clock() - last_validation >= interval
+        assert settings.steps is not None  # Settings has made sure
+        return progress.step % max(1, settings.steps // VALIDATIONS) == 0
+
+    flow.train()
+    if progress.step == 0:
+        validate()
+    while True:
+        spent = fraction()
+        if progress.step and due():
+            validate()
+        reason = stop()
+        if not reason and spent >= 1.0:
+            reason = "budget"
+        if not reason and spent - progress.best_fraction > settings.patience:
+            reason = "patience"
+        if reason:
+            progress.stop_reason = reason
+            break
+
+        x, context = batches.next()
+        rate = settings.learning_rate * 0.5**progress.rollbacks * _schedule(progress.step, spent)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        base_term, log_det = log_prob_terms(x, context)
+        base_nll, log_det_nll = -base_term.mean(), -log_det.mean()
+        optimizer.zero_grad(set_to_none=True)
+        (base_nll + log_det_nll).backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
+        optimizer.step()
+        progress.step += 1
+        if settings.averaging:
+            # Young averages forget faster, or the first weights would stay in them for long.
+            decay = min(settings.averaging, (1 + progress.step) / (10 + progress.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(state.average, parameters, 1.0 - decay)
+        window.add(base_nll.detach(), log_det_nll.detach(), norm)
+
+        if progress.step % settings.log_every == 0:
+            metrics = window.read(len(x))
+            progress.seconds = clock() - began
+            log("train", progress.step, progress.seconds, metrics | {"train/learning_rate": rate})
+            if not math.isfinite(metrics["train/nll"]) or not math.isfinite(metrics["train/grad_norm"]):
+                _roll_back(state, settings)
+        if clock() - last_checkpoint >= settings.checkpoint_seconds:
+            progress.seconds = clock() - began
+            checkpoint(state)
+            last_checkpoint = clock()
+
+    progress.seconds = clock() - began
+    if progress.best_step != progress.step:
+        validate()
+    checkpoint(state)
+    flow.load_state_dict(state.best)
+    flow.eval()
+    return state
+
+
+def _schedule(step: int, spent: float) -> float:
+    """Factor of the learning rate: linear warm-up in steps, cosine to zero in the share of the budget spent."""
+    return min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1.0 + math.cos(math.pi * spent))
+
+
+def _roll_back(state: State, settings: Settings) -> None:
+    """Return to the best weights with half the learning rate: a step has left the finite numbers."""
+    progress = state.progress
+    progress.rollbacks += 1
+    if progress.rollbacks > _ROLLBACKS or not math.isfinite(progress.best_nll):
+        raise DivergedError(
+            f"the loss is not finite at step {progress.step}, after {progress.rollbacks - 1} returns to the best "
+            f"weights with half the learning rate each (best validation NLL {progress.best_nll:.4f} nats at step "
+            f"{progress.best_step}); try train.learning_rate={settings.learning_rate / 10:g}"
+        )
+    state.flow.load_state_dict(state.best)
+    with torch.no_grad():
+        for average, parameter in zip(state.average, state.flow.parameters(), strict=True):
+            average.copy_(parameter)
+    state.optimizer.state.clear()
+
+
+class _Batches:
+    """Batches of rows, every row once an epoch, drawn and noised on the device the rows live on."""
+
+    def __init__(self, points: Points, batch_size: int, step: int) -> None:
+        self.points = points
+        self.batch_size = min(batch_size, len(points))
+        # A ragged last batch would change the shapes a compiled step has seen: its rows wait for the next epoch.
+        self.per_epoch = max(1, len(points) // self.batch_size)
+        self.position = 0
+        self.order = torch.empty(0, dtype=torch.long)
+
+    def next(self) -> tuple[Tensor, Tensor | None]:
+        x, context, cell = self.points.x, self.points.context, self.points.cell
+        if self.position == 0:
+            self.order = torch.randperm(len(x), device=x.device)
+        start = self.position * self.batch_size
+        rows = self.order[start : start + self.batch_size]
+        self.position = (self.position + 1) % self.per_epoch
+        batch = x[rows]
+        if cell is not None:
+            batch = batch + cell * (torch.rand_like(batch) - 0.5)
+        return batch, None if context is None else context[rows]
+
+
+class _Window:
+    """Sums of the numbers of the steps since the last row of metrics, kept on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._reset()
+
+    def add(self, base_nll: Tensor, log_det_nll: Tensor, norm: Tensor) -> None:
+        self.sums += torch.stack([base_nll, log_det_nll, norm])
+        self.count += 1
+
+    def read(self, batch_size: int) -> Metrics:
+        base_nll, log_det_nll, norm = (self.sums / self.count).tolist()
+        rate = self.count * batch_size / (time.perf_counter() - self.began)
+        self._reset()
+        return {
+            "train/nll": base_nll + log_det_nll,
+            "train/base": base_nll,
+            "train/log_det": log_det_nll,
+            "train/grad_norm": norm,
+            "perf/points_per_s": rate,
+        }
+
+    def _reset(self) -> None:
+        self.sums = torch.zeros(3, device=self.device)
+        self.count = 0
+        self.began = time.perf_counter()
+
+
+class _swapped:
+    """Context in which parameters hold other values; the tensors change places, nothing is copied twice."""
+
+    def __init__(self, parameters: list[torch.nn.Parameter], values: Any) -> None:
+        self.parameters, self.values = parameters, values
+
+    def __enter__(self) -> None:
+        if self.values is not self.parameters:
+            self.own = [p.data for p in self.parameters]
+            for p, value in zip(self.parameters, self.values, strict=True):
+                p.data = value
+
+    def __exit__(self, *_: object) -> None:
+        if self.values is not self.parameters:
+            for p, value in zip(self.parameters, self.own, strict=True):
+                p.data = value

@@ -1,0 +1,129 @@
+"""From a data set to what the loop reads: split, dequantize, standardise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pushforward.datasets import DataError, Dataset, Dequantizer, Splits, split
+from pushforward.flows import Standardize
+from pushforward.train.config import DataConfig
+from pushforward.train.loop import Points
+
+Array = npt.NDArray[np.float64]
+
+# Validation during training reads at most this many rows: their standard error is far below what a stop decides on.
+MAX_VALIDATION_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the split in data units: features ``(n, D)`` as scored (noise added), context ``(n, C)`` or None."""
+
+    rows: Array
+    context: Array | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set ready for fitting.
+
+    Attributes:
+        dataset: Where it came from.
+        splits: Row numbers of the three parts.
+        cells: Width of each column's cell ``(D,)`` in data units, 0 where values are taken as they are.
+        train: Training rows, noise added once: what baselines and reports see.
+        validation: Validation rows, likewise.
+        test: Test rows, likewise.
+        recorded: Training rows as recorded ``(n, D)``: the loop adds fresh noise in every step.
+        standardize: Mean and standard deviation of the training rows.
+        standardize_context: The same of the context, None without context.
+    """
+
+    dataset: Dataset
+    splits: Splits
+    cells: Array
+    train: Part
+    validation: Part
+    test: Part
+    recorded: Array
+    standardize: Standardize
+    standardize_context: Standardize | None
+
+    @property
+    def ties(self) -> str:
+        """One line on the columns whose values repeat, empty where none does."""
+        tied = [column for column in self.dataset.schema.columns if column.tied]
+        if not tied:
+            return ""
+        names = ", ".join(column.name + ("" if column.step is None else f" (step {column.step:g})") for column in tied)
+        if not self.cells.any():
+            return f"columns with repeated values, taken as they are: {names}; their likelihoods are overstated"
+        return f"columns with repeated values, each spread over its grid step: {names}"
+
+    def training_points(self, device: torch.device) -> Points:
+        """The training rows, standardised, with their cells."""
+        scale = np.asarray(self.standardize.config()["scale"])
+        cell = torch.tensor(self.cells / scale, dtype=torch.float32, device=device) if self.cells.any() else None
+        return Points(self._standardized(self.recorded, device), self._context(self.train.context, device), cell)
+
+    def validation_points(self, device: torch.device) -> Points:
+        """The validation rows, standardised, noise added."""
+        part, most = self.validation, MAX_VALIDATION_ROWS
+        context = None if part.context is None else part.context[:most]
+        return Points(self._standardized(part.rows[:most], device), self._context(context, device))
+
+    def _standardized(self, rows: Array, device: torch.device) -> torch.Tensor:
+        # In float64, then rounded: large offsets would not survive the other order.
+        return self.standardize(torch.from_numpy(rows))[0].float().to(device)
+
+    def _context(self, context: Array | None, device: torch.device) -> torch.Tensor | None:
+        if context is None or self.standardize_context is None:
+            return None
+        return self.standardize_context(torch.from_numpy(context))[0].float().to(device)
+
+
+def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
+    """Split a data set, decide which columns stand for cells, and measure location and scale on the training part.
+
+    Raises:
+        DataError: If a column does not vary within the training part, or a part would be empty.
+    """
+    splits = split(len(dataset.rows), seed, config.validation_fraction, config.test_fraction)
+    dequantizer = Dequantizer.of(dataset.schema)
+    if config.dequantize == "off":
+        dequantizer = Dequantizer(np.zeros(dataset.rows.shape[1]))
+    has_context = dataset.context.shape[1] > 0
+
+    def part(indices: npt.NDArray[np.int64]) -> Part:
+        context = dataset.context[indices] if has_context else None
+        return Part(dequantizer.fixed(dataset.rows[indices]), context)
+
+    train = part(splits.train)
+    standardize_context = None
+    if train.context is not None:
+        standardize_context = _standardize(train.context, dataset.schema.context_names)
+    return Prepared(
+        dataset=dataset,
+        splits=splits,
+        cells=dequantizer.steps,
+        train=train,
+        validation=part(splits.validation),
+        test=part(splits.test),
+        recorded=dataset.rows[splits.train],
+        standardize=_standardize(train.rows, dataset.schema.names),
+        standardize_context=standardize_context,
+    )
+
+
+def _standardize(rows: Array, names: Sequence[str]) -> Standardize:
+    mean, scale = rows.mean(axis=0), rows.std(axis=0)
+    for name, value in zip(names, scale, strict=True):
+        if not value > 0:
+            raise DataError(
+                f"column '{name}' takes one value in all {len(rows)} training rows: it has no density there; "
+                f"leave it out with data.drop={name}, or try another --seed"
+            )
+    return Standardize(mean.tolist(), scale.tolist())

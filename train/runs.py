@@ -1,0 +1,374 @@
+"""A run is a folder: what it holds, how it is made, opened and listed.
+
+The folder is the record of a fit and is never overwritten. What describes it is text and JSON, so that it can be
+read without this package and listed without importing torch.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pushforward
+from pushforward.train.config import Config
+
+Status = Literal["running", "finished", "stopped", "failed", "diverged"]
+
+_RECORDED_VERSIONS = (
+    "torch",
+    "numpy",
+    "nflows",
+    "pydantic",
+    "pyarrow",
+    "scikit-learn",
+    "safetensors",
+    "wandb",
+)
+
+
+class RunError(RuntimeError):
+    """A run folder that can not be made, opened or written; the message is one line."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of the list of runs; ``None`` where the run has not said (yet).
+
+    ``status`` is a :data:`Status`, ``killed`` for a run that says running but whose process is gone, or
+    ``unreadable`` for a folder whose JSON is broken.
+    """
+
+    name: str
+    path: Path
+    status: str
+    dataset: str | None = None
+    flow: str | None = None
+    started: str | None = None
+    steps: int | None = None
+    val_nll: float | None = None
+    test_nll: float | None = None
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Make one with :meth:`create` or :meth:`open`. The process that fits holds :meth:`claim`, which tells a run that
+    is running from one that was killed, and keeps two processes from resuming the same run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, out: Path | None = None, label: str = "run", root: Path = Path("runs")) -> "RunFolder":
+        """Make and claim a new run folder.
+
+        Args:
+            out: Exactly this folder, which must not exist or be empty; ``None`` makes
+                ``<root>/<label>-<date>-<time>-<id>``.
+            label: What the name starts with, such as ``power-nsf-ar``.
+            root: Where unnamed runs go.
+
+        Raises:
+            RunError: If ``out`` exists and is not an empty folder, or can not be written.
+        """
+        if out is None:
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or "run"
+            out = root / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        run = cls(Path(out))
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            if any(run.path.iterdir()):
+                raise RunError(f"{out}: expected a new or empty folder; it is not empty (runs are never overwritten)")
+            run.claim()
+            for folder in (run.checkpoints, run.model, run.samples, run.pictures):
+                folder.mkdir()
+        except (FileExistsError, NotADirectoryError):
+            raise RunError(f"{out}: expected a new or empty folder; got a file") from None
+        except OSError as error:
+            raise RunError(f"{out}: cannot make the run folder: {_reason(error)}") from None
+        run.set_status("running", started=datetime.now().astimezone().isoformat(timespec="seconds"))
+        return run
+
+    @classmethod
+    def open(cls, path: Path, root: Path = Path("runs")) -> "RunFolder":
+        """Open an existing run by its folder, or by its name below ``root``.
+
+        Raises:
+            RunError: If it is not a run folder; the message lists the runs beside it, nearest name first.
+        """
+        path = Path(path)
+        for candidate in (path, root / path):
+            if (candidate / "config.yaml").is_file():
+                return cls(candidate)
+        beside = path.parent if _run_names(path.parent) else root
+        names = _run_names(beside)
+        near = get_close_matches(path.name, names, n=5, cutoff=0.3)
+        shown = (near + [name for name in reversed(names) if name not in near])[:5]
+        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+        here = f"runs here: {', '.join(str(beside / name) for name in shown)}{more}" if shown else "no runs here"
+        raise RunError(f"{path} is not a run folder (no config.yaml); {here}")
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine and command line, JSON."""
+        return self.path / "environment.json"
+
+    @property
+    def schema(self) -> Path:
+        """Columns of the data, JSON."""
+        return self.path / "schema.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The record of the fit, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """Messages of the fit, text."""
+        return self.path / "log.txt"
+
+    @property
+    def results(self) -> Path:
+        """Final numbers, JSON."""
+        return self.path / "results.json"
+
+    @property
+    def state(self) -> Path:
+        """Status and progress, JSON."""
+        return self.path / "state.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of resume states."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the fitted flow."""
+        return self.path / "model"
+
+    @property
+    def samples(self) -> Path:
+        """Folder of drawn samples."""
+        return self.path / "samples"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of figures."""
+        return self.path / "pictures"
+
+    @property
+    def wandb(self) -> Path:
+        """Folder of the Weights & Biases client."""
+        return self.path / "wandb"
+
+    def claim(self) -> None:
+        """Mark the run as in use by this process until :meth:`release` or the end of the process.
+
+        Raises:
+            RunError: If another process uses it.
+        """
+        if self._lock is None:
+            self._lock = _lock(self.path)
+
+    def release(self) -> None:
+        """Give up :meth:`claim`."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write JSON so that a reader sees the old file or the new one, never half; NaN becomes null."""
+        text = json.dumps(_json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return self._write(self.path / name, text)
+
+    def write_config(self, config: Config) -> Path:
+        """Write the resolved configuration; from then on the folder is a run."""
+        return self._write(self.config, config.to_yaml())
+
+    def write_environment(self, seed: int, device: str) -> Path:
+        """Record what is needed to run the fit again, without naming the host or the user."""
+        facts = {
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "argv": sys.argv,
+            "seed": seed,
+            "device": device,
+            "platform": f"{platform.system()} {platform.machine()}",
+            "cpus": os.cpu_count(),
+            "git_commit": _git_commit(),
+            "versions": {"python": platform.python_version(), "pushforward": pushforward.__version__}
+            | {name: _version(name) for name in _RECORDED_VERSIONS},
+        }
+        return self.write_json("environment.json", facts)
+
+    def set_status(self, status: Status, **facts: Any) -> None:
+        """Record the status, and facts for the list of runs (dataset, flow, steps, val_nll, test_nll).
+
+        Facts recorded before stay unless given again.
+        """
+        if status not in get_args(Status):
+            raise ValueError(f"set_status: expected {', '.join(get_args(Status))}; got {status!r}")
+        with contextlib.suppress(OSError, ValueError):
+            facts = json.loads(self.state.read_text(encoding="utf-8")) | facts
+        self.write_json("state.json", facts | {"status": status})
+
+    @property
+    def status(self) -> str:
+        """The recorded status, ``killed`` if a running run has no process, ``unreadable`` if broken."""
+        return _summary(self.path).status
+
+    def _write(self, path: Path, text: str) -> Path:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise RunError(f"{path}: cannot write: {_reason(error)}") from None
+        return path
+
+
+def list_runs(root: Path = Path("runs")) -> list[RunSummary]:
+    """List the runs below a folder, oldest first, from their JSON files alone."""
+    summaries = [_summary(root / name) for name in _run_names(root)]
+    return sorted(summaries, key=lambda summary: (summary.started or "", summary.name))
+
+
+def _run_names(root: Path) -> list[str]:
+    try:
+        folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError:
+        return []
+    return sorted(
+        folder.name for folder in folders if any((folder / f).exists() for f in ("config.yaml", "state.json"))
+    )
+
+
+def _summary(path: Path) -> RunSummary:
+    name = path.resolve().name
+    try:
+        facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        status = str(facts["status"])
+        if (path / "results.json").exists():
+            facts |= json.loads((path / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return RunSummary(name, path, "unreadable")
+    if status == "running" and not _in_use(path):
+        status = "killed"
+    return RunSummary(
+        name,
+        path,
+        status,
+        dataset=facts.get("dataset"),
+        flow=facts.get("flow"),
+        started=facts.get("started"),
+        steps=facts.get("steps"),
+        val_nll=facts.get("val_nll"),
+        test_nll=facts.get("test_nll"),
+    )
+
+
+def _lock(path: Path) -> int | None:
+    """Lock the folder for this process; the system lets go when the process dies, however it dies."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: no locks, runs simply never look killed
+        return None
+    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunError(f"{path}: in use by another process") from None
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _in_use(path: Path) -> bool:
+    try:
+        import fcntl
+
+        descriptor = os.open(path / ".lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except (ImportError, OSError):
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _json_ready(value: Any) -> Any:
+    """Turn numbers of numpy and torch, paths and non-finite numbers into what JSON has."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_json_ready(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy arrays and scalars, torch tensors
+        return _json_ready(value.tolist())
+    return str(value)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the working directory, if it is a git checkout."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return None

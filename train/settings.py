@@ -1,0 +1,110 @@
+"""What ``auto`` means: sizes, regularisation and schedule from the numbers of rows and columns."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pushforward.train.config import Config, FlowConfig, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of the training loop, every one decided."""
+
+    steps: int | None = None
+    """Stop after this many steps; None leaves the stop to ``seconds``."""
+    seconds: float | None = None
+    """Stop after this much time in the loop; None leaves the stop to ``steps``."""
+    batch_size: int = 512
+    """Rows in one step."""
+    learning_rate: float = 2e-3
+    """Peak of the learning-rate schedule."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the conditioners' weights."""
+    gradient_clip: float = 5.0
+    """Largest norm of the gradient in one step."""
+    averaging: float = 0.99
+    """Decay of the averaged weights that are validated and kept; 0 turns averaging off."""
+    patience: float = 1.0
+    """Share of the budget without a better validation NLL after which to stop; 1 never stops."""
+    compile: bool = False
+    """Whether to compile the log-density."""
+    checkpoint_seconds: float = 30.0
+    """Time between checkpoints."""
+    log_every: int = 25
+    """Steps between rows of metrics."""
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.seconds is None:
+            raise ValueError("Settings: expected steps or seconds; got neither")
+
+
+def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config:
+    """Replace every ``auto`` whose meaning depends on the data.
+
+    Args:
+        config: What was asked for.
+        rows: Training rows.
+        features: Columns that are modelled.
+        is_toy: Whether the data are drawn from a toy law, of which there is as much as wanted.
+
+    Returns:
+        A configuration without ``auto`` in ``flow`` and ``train``.
+    """
+    flow, train = config.flow, config.train
+    name = "nsf-ar" if flow.name == "auto" else flow.name
+    # Capacity follows the amount of data; dropout and decay hold back what is left over.
+    tier = "toy" if is_toy else "tiny" if rows < 600 else "small" if rows < 6_000 else "large"
+    sizes: dict[str, dict[str, Any]] = {
+        "toy": {"layers": 4, "hidden": 64, "blocks": 2, "bins": 16, "dropout": 0.0},
+        "tiny": {"layers": 2, "hidden": 32, "blocks": 1, "bins": 8, "dropout": 0.3},
+        "small": {"layers": 3, "hidden": 96, "blocks": 2, "bins": 8, "dropout": 0.2},
+        "large": {"layers": 5, "hidden": 128, "blocks": 2, "bins": 8, "dropout": 0.0},
+    }
+    flow_defaults = sizes[tier] | {
+        "bound": 5.0,
+        # A full covariance costs features^2 numbers; beyond a few hundred columns that is the larger risk.
+        "base": "full" if features <= 256 else "diagonal",
+    }
+    # From a few seconds for a tiny table to two minutes for a large one.
+    seconds = 12.0 if is_toy else min(120.0, 15.0 + rows * features / 8_000)
+    train_defaults = {
+        "batch_size": _batch_size(rows, is_toy),
+        "learning_rate": {"toy": 3e-3, "tiny": 1e-3, "small": 1e-3, "large": 1.5e-3}[tier],
+        "weight_decay": {"toy": 0.0, "tiny": 1e-2, "small": 1e-3, "large": 0.0}[tier],
+        "averaging": 0.99,
+        "patience": 1.0 if is_toy or tier == "large" else 0.3,
+        "log_every": 25,
+        "seconds": "auto" if train.steps != "auto" else seconds,
+        "compile": "off",
+    }
+    return config.model_copy(
+        update={
+            "flow": FlowConfig.model_validate(_filled(flow, flow_defaults | {"name": name})),
+            "train": TrainConfig.model_validate(_filled(train, train_defaults)),
+        }
+    )
+
+
+def settings(train: TrainConfig) -> Settings:
+    """The loop's settings from a resolved configuration."""
+
+    def decided(value: Any) -> Any:
+        return None if value == "auto" else value
+
+    values = train.model_dump(exclude={"objective", "evaluate", "compile"})
+    return Settings(compile=train.compile == "on", **{key: decided(value) for key, value in values.items()})
+
+
+def _filled(section: FlowConfig | TrainConfig, defaults: dict[str, Any]) -> dict[str, Any]:
+    asked = section.model_dump()
+    return {key: defaults.get(key, value) if value == "auto" else value for key, value in asked.items()}
+
+
+def _batch_size(rows: int, is_toy: bool) -> int:
+    if is_toy:
+        return 1024
+    # About eight steps an epoch for the smallest tables.
+    size = 32
+    while size < 512 and size * 16 <= rows:
+        size *= 2
+    return min(size, rows)

@@ -1,5 +1,7 @@
 """Writing rows in the form of the table they were learned from."""
 
+import csv
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,15 +52,26 @@ def write_table(path: str | Path, rows: Array, context: Array | None, schema: Sc
 
 def _write(table: "pa.Table", path: Path, kind: str) -> None:
     import pyarrow as pa
-    from pyarrow import csv, parquet
+    from pyarrow import parquet
 
     if kind == ".parquet":
         parquet.write_table(table, path)
     elif kind == ".csv":
-        csv.write_csv(table, path)
+        with pa.OSFile(str(path), "wb") as stream:
+            _write_csv(table, stream)
     else:
         with pa.CompressedOutputStream(pa.OSFile(str(path), "wb"), "gzip") as stream:
-            csv.write_csv(table, stream)
+            _write_csv(table, stream)
+
+
+def _write_csv(table: "pa.Table", stream: Any) -> None:
+    from pyarrow import csv as arrow_csv
+
+    # pyarrow quotes every name; a name is quoted here where it needs to be.
+    header = io.StringIO()
+    csv.writer(header, lineterminator="\n").writerow(table.column_names)
+    stream.write(header.getvalue().encode())
+    arrow_csv.write_csv(table, stream, arrow_csv.WriteOptions(include_header=False))
 
 
 def _table(rows: Array, context: Array | None, schema: Schema, as_text: bool) -> "pa.Table":
@@ -87,8 +100,8 @@ def _cells(values: Array, column: Column, as_text: bool) -> Any:
         return pa.array(np.clip(values, limits.min, top).astype(kind.to_pandas_dtype()), type=kind)
     if as_text:
         if column.step is not None and values.size and (values == np.rint(values)).all() and column.decimals == 0:
-            # pyarrow prints 3.0 as 3, which would come back as an integer column.
-            return pa.array([f"{value:.1f}" for value in values])
+            # pyarrow prints the float 3.0 as 3, which would come back as an integer column; a decimal keeps its digit.
+            return pa.array(values).cast(pa.decimal128(38, 1))
         if column.type == "float" and column.step is None:
             # The shortest digits that give the same 32-bit number back.
             return pa.array(values.astype(np.float32))

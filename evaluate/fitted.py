@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from pushforward.datasets import Dequantizer, Schema
+from pushforward.datasets import DataError, Dequantizer, Schema
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, log_prob
 from pushforward.evaluate.report import draw_samples
-from pushforward.flows import Flow, load, read_extra, save
+from pushforward.flows import Flow, ModelFileError, load, read_extra, save
 
 
 class FittedDensity:
@@ -80,4 +80,9 @@ class FittedDensity:
         """
         flow = load(folder, device=device)
         extra = read_extra(folder)
-        return cls(flow, Schema.from_dict(extra["schema"]), extra["cells"])
+        try:
+            return cls(flow, Schema.from_dict(extra["schema"]), extra["cells"])
+        except (KeyError, TypeError, DataError) as error:
+            raise ModelFileError(
+                f"{folder}: a flow without the columns it stands for; got no schema and cells"
+            ) from error

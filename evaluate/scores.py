@@ -1,5 +1,6 @@
 """Writing log-densities: one column ``log_prob``, one line a row, in order."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -21,8 +22,12 @@ def write_scores(scores: Array, path: Path | None) -> None:
     """
     if path is None:
         sys.stdout.write(_csv(scores))
+        sys.stdout.flush()  # a full disk behind a redirection is an error here, not a remark at exit
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # A device or a pipe is written to, never replaced by a file; behind a link, it is the link's file that appears.
+    special = path.exists() and not path.is_file()
+    target = path if special else Path(os.path.realpath(path))
+    temporary = target if special else target.with_name(f".{target.name}.{os.getpid()}")
     try:
         if path.suffix == ".parquet":
             import pyarrow as pa
@@ -31,11 +36,16 @@ def write_scores(scores: Array, path: Path | None) -> None:
             pq.write_table(pa.table({"log_prob": np.asarray(scores, dtype=np.float64)}), temporary)
         else:
             temporary.write_text(_csv(scores), encoding="utf-8")
-        os.replace(temporary, path)
+        if not special:
+            os.replace(temporary, target)
     except OSError as error:
-        raise OSError(error.errno, f"cannot write: {error.strerror}", str(path)) from error
+        # pyarrow puts the name of the temporary file into its reason.
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"cannot write: {reason}", str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if not special:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def _csv(scores: Array) -> str:

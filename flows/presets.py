@@ -98,11 +98,17 @@ def build(
 
     spline = RationalQuadraticSpline(bins=bins, bound=bound)
 
+    # The first layer sees the columns of the data as they are; what follows sees mixtures of them.
     def mix(layer: Bijection, index: int) -> list[nn.Module]:
-        # The first layer sees the columns of the data as they are; what follows sees mixtures of them. For
-        # two features the permutation is the swap, so that coupling layers transform them in turn.
         between = [Permutation.random(features), LULinear(features)] if index else []
         return [*between, layer]
+
+    def mix_pairs(index: int) -> list[nn.Module]:
+        # Two couplings with complementary masks stand in one order, so that every pair transforms every feature;
+        # only then comes a new order (two features have no other one worth having).
+        reorder = [Permutation.random(features)] if index and index % 2 == 0 and features > 2 else []
+        between = [*reorder, LULinear(features)] if index else []
+        return [*between, coupling(spline, flip=index % 2 == 1)]
 
     def flipped(layer: Bijection, index: int) -> list[nn.Module]:
         between = [Permutation.reverse(features)] if index else []
@@ -112,7 +118,7 @@ def build(
         "realnvp": lambda i: [ActNorm(features), coupling(Affine(), flip=i % 2 == 1)],
         "maf": lambda i: flipped(autoregressive(Affine()), i),
         "iaf": lambda i: flipped(Inverse(autoregressive(Affine())), i),
-        "nsf-c": lambda i: mix(coupling(spline, flip=False), i),
+        "nsf-c": mix_pairs,
         "nsf-ar": lambda i: mix(autoregressive(spline), i),
         "gaussian": lambda _: [],
     }

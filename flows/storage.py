@@ -99,7 +99,9 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[
     weights = _read(folder / _WEIGHTS)
     if hashlib.sha256(weights).hexdigest() != body["weights_sha256"]:
         raise ModelFileError(f"{folder / _WEIGHTS}: damaged: its checksum is not the one in {_CONFIG}")
-    flow = _decode(body["flow"], _KINDS | (kinds or {}), folder)
+    # Constructors draw initial weights; nobody who loads a model asked for other random numbers afterwards.
+    with torch.random.fork_rng(devices=[]):
+        flow = _decode(body["flow"], _KINDS | (kinds or {}), folder)
     if not isinstance(flow, Flow):
         raise ModelFileError(f"{folder / _CONFIG}: expected a Flow; got {type(flow).__name__}")
     flow.to(getattr(torch, body["dtype"]))

@@ -37,6 +37,10 @@ GRIDS: dict[str, tuple[NDArray[Any], tuple[float, bool] | None]] = {
         np.round(rng().choice(np.arange(9) / 7, 900), 5),
         (0.14286, False),
     ),
+    "hundredths, a few to the millionth": (
+        np.concatenate([np.round(rng().normal(5, 2, 180), 2), [4.949999, 7.350001, 5.100003]]),
+        (0.01, False),
+    ),
     "a spike among full precision": (np.where(rng().random(400) < 0.3, 0, rng(1).normal(size=400)), None),
 }
 

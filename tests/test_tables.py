@@ -369,6 +369,13 @@ def test_csv_shows_the_decimals_of_the_grid(tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_text().replace('"', "") == ("a,b,c\n0.3,3,5.25\n0,0,5.75\n1000.1,1000000,6\n")
 
 
+def test_csv_prints_32_bit_values_with_the_digits_they_have(tmp_path: Path) -> None:
+    dataset = mixed(tmp_path)
+    write_table(tmp_path / "out.csv", dataset.rows, dataset.context, dataset.schema)
+    single = [line.split(",")[3] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]]
+    assert max(len(cell.lstrip("-0.").replace(".", "")) for cell in single if "e" not in cell) <= 9
+
+
 def test_a_narrow_integer_does_not_wrap_around(tmp_path: Path) -> None:
     dataset = mixed(tmp_path)
     write_table(tmp_path / "o.parquet", dataset.rows[:2], np.array([[-7.0], [900.0]]), dataset.schema)
@@ -379,8 +386,8 @@ def test_a_failure_leaves_no_file_and_keeps_the_old_one(tmp_path: Path, monkeypa
     dataset = mixed(tmp_path)
     out = write(tmp_path / "out.csv", "old")
 
-    def fails(table: pa.Table, path: Path) -> None:
-        Path(path).write_text("half")
+    def fails(table: pa.Table, stream: Any, options: Any) -> None:
+        stream.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(arrow_csv, "write_csv", fails)

@@ -1,5 +1,8 @@
-"""Checkpoints: everything a fit needs to go on, in one file that ``torch.load(weights_only=True)`` reads."""
+"""Checkpoints: everything a fit needs to go on, in one file with its checksum; never arbitrary pickle."""
 
+import contextlib
+import hashlib
+import io
 import os
 import pickle
 from dataclasses import asdict, fields
@@ -9,6 +12,8 @@ from typing import Any
 import torch
 
 from pushforward.train.loop import Standing, State
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class CheckpointError(RuntimeError):
@@ -21,6 +26,7 @@ def save_checkpoint(state: State, path: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
+    device = state.average[0].device
     content = {
         "flow": state.flow.state_dict(),
         "average": state.average,
@@ -28,16 +34,23 @@ def save_checkpoint(state: State, path: Path) -> None:
         "best": state.best,
         "standing": asdict(state.progress),
         "rng": torch.get_rng_state(),
+        "rng_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
+    # In memory first: torch has an error of its own for a full disk, and no use for its checksums when it reads.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    body = buffer.getvalue()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:  # torch reports a full disk as a failure of its own writer
-            raise OSError(f"cannot write the checkpoint: {str(error).splitlines()[0]}") from error
+        with open(temporary, "wb") as file:
+            file.write(body)
+            file.write(hashlib.sha256(body).digest())
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def load_checkpoint(state: State, path: Path) -> State:
@@ -47,18 +60,32 @@ def load_checkpoint(state: State, path: Path) -> State:
         CheckpointError: If the file is missing, damaged, or of another flow.
     """
     try:
-        content: dict[str, Any] = torch.load(path, map_location=state.average[0].device, weights_only=True)
-        state.flow.load_state_dict(content["flow"])
-        state.optimizer.load_state_dict(content["optimizer"])
-        with torch.no_grad():
-            for average, saved in zip(state.average, content["average"], strict=True):
-                average.copy_(saved)
-        state.best = content["best"]
-        known = {field.name for field in fields(Standing)}
-        state.progress = Standing(**{key: value for key, value in content["standing"].items() if key in known})
-        torch.set_rng_state(content["rng"].cpu())
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no checkpoint to resume from") from error
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: damaged or of another flow: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    body, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise CheckpointError(f"{path}: damaged: its checksum is not that of its contents")
+    try:
+        _restore(state, body)
+    except (RuntimeError, ValueError, TypeError, LookupError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: of another flow or format: {str(error).splitlines()[0]}") from error
     return state
+
+
+def _restore(state: State, body: bytes) -> None:
+    device = state.average[0].device
+    content: dict[str, Any] = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+    state.flow.load_state_dict(content["flow"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    with torch.no_grad():
+        for average, saved in zip(state.average, content["average"], strict=True):
+            average.copy_(saved)
+    state.best = content["best"]
+    known = {field.name for field in fields(Standing)}
+    state.progress = Standing(**{key: value for key, value in content["standing"].items() if key in known})
+    torch.set_rng_state(content["rng"].cpu())
+    if device.type == "cuda" and content["rng_cuda"] is not None:
+        torch.cuda.set_rng_state(content["rng_cuda"].cpu(), device)

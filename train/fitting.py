@@ -16,7 +16,7 @@ from pushforward.datasets import load as load_dataset
 from pushforward.evaluate.corner import corner
 from pushforward.evaluate.curves import training_curves
 from pushforward.evaluate.fitted import FittedDensity
-from pushforward.evaluate.likelihood import kl_to_truth, log_prob, nll, nll_from, paired_difference
+from pushforward.evaluate.likelihood import Nll, kl_to_truth, log_prob, nll, nll_from, paired_difference
 from pushforward.evaluate.plots import density_2d, latent
 from pushforward.evaluate.report import EvaluationReport, evaluate_flow, latent_noise
 from pushforward.flows import Chain, Flow, build
@@ -63,6 +63,8 @@ class Fit:
         out = []
         if self.report is not None:
             out += [*self.report.lines(), ""]
+        elif math.isnan(results["test_nll"]):
+            out.append(f"validation NLL {results['val_nll']:.4f} nats; there are no test rows")
         else:
             out.append(f"test NLL {results['test_nll']:.4f} ± {results['test_nll_se']:.4f} nats")
         out.append(f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}")
@@ -109,8 +111,10 @@ def plan(config: Config) -> Plan:
     """Load the data and build the flow, without fitting: what ``--dry-run`` shows.
 
     Raises:
+        ConfigError: If the device is not there.
         DataError: If the data cannot be used.
     """
+    choose_device(config.device)
     prepared = prepare(load_data(config), config.data, config.seed)
     dataset = prepared.dataset
     rows, features = prepared.recorded.shape
@@ -137,6 +141,7 @@ def fit(config: Config, *, out: Path | None = None, quiet: bool = False) -> Fit:
 
     Raises:
         DataError: If the data cannot be used.
+        ConfigError: If the device is not there.
         RunError: If the run folder cannot be made or written.
         DivergedError: If training does not stay finite.
     """
@@ -194,7 +199,11 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
         state = load_checkpoint(start(core.train(), settings(config.train)), run.checkpoints / "last.pt")
         run.write_config(config)
         run.set_status("running")
-        return _run(run, config, prepared, state, quiet=quiet, resumed=True)
+        try:
+            return _run(run, config, prepared, state, quiet=quiet, resumed=True)
+        except BaseException:
+            _mark_failed(run, prepared.dataset.name, config.flow.name)
+            raise
     finally:
         run.release()
 
@@ -207,9 +216,17 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device: expected one that is here; got '{name}', and torch finds no CUDA device")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps; got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device: expected one that is here; got {name!r}, and torch finds no CUDA device")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}; got {name!r}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device: expected one that is here; got {name!r}, and torch finds no MPS device")
+    return device
 
 
 def _run(
@@ -238,21 +255,33 @@ def _run(
             if note:
                 progress.message(note)
         with StopOnSignal() as signals:
+            warned: set[str] = set()
+
+            def warn_once(text: str) -> None:
+                if text not in warned:
+                    warned.add(text)
+                    progress.message(text)
+
+            def record(call: Callable[[], None]) -> None:
+                try:
+                    call()
+                except RunError as error:  # a full disk must not end a fit that may still be saved elsewhere
+                    warn_once(f"warning: {error}; the fit goes on")
 
             def log(kind: str, step: int, seconds: float, metrics: Metrics) -> None:
                 shifted = {
                     k: v + offset if k in ("train/nll", "train/log_det", "val/nll") else v for k, v in metrics.items()
                 }
-                tracking.log(shifted, step, seconds=seconds, kind=kind)
                 progress.update(step, seconds, shifted)
+                record(lambda: tracking.log(shifted, step, seconds=seconds, kind=kind))
                 if kind == "validation":
-                    tracking.flush(sync=True)
+                    record(lambda: tracking.flush(sync=True))
 
             def checkpoint(state: State) -> None:
                 try:
                     save_checkpoint(state, run.checkpoints / "last.pt")
-                except OSError as error:  # a full disk must not end a fit that may still be saved elsewhere
-                    progress.message(f"warning: {run.checkpoints / 'last.pt'}: {error}; the fit goes on")
+                except OSError as error:
+                    warn_once(f"warning: {run.checkpoints / 'last.pt'}: {_reason(error)}; the fit goes on")
 
             def stop() -> str:
                 return {2: "sigint", 15: "sigterm"}.get(signals.signum or 0, "")
@@ -269,7 +298,8 @@ def _run(
                 )
             except DivergedError as error:
                 run.set_status("diverged", dataset=dataset.name, flow=config.flow.name)
-                tracking.alert("fit diverged", str(error))
+                text = str(error)
+                record(lambda: tracking.alert("fit diverged", text))
                 exit_code = 4
                 raise
             core, message = _better_of_flow_and_gaussian(prepared, state)
@@ -278,17 +308,16 @@ def _run(
             density = FittedDensity(_in_data_units(core, prepared), dataset.schema, prepared.cells.tolist())
             density.save(run.model, extra={"dataset": dataset.name})
             results = _results(run, config, prepared, state, density, fell_back=bool(message))
-            # From here on the run is whole; a signal cuts short only what is said about it.
             run.write_json("results.json", results)
-            signum = signals.signum
+            record(lambda: tracking.summary(_summary(results)))
+            run.set_status("stopped" if signals.signum else "finished", **_facts(results))
+            # From here on the run is whole; a signal cuts short only what is said about it.
             report = None
-            if signum is None and config.train.evaluate:
+            if signals.signum is None and config.train.evaluate and len(prepared.test.rows):
                 progress.message("evaluating: baselines, samples, pictures")
-                report = _evaluate(run, prepared, density, config, tracking, state.progress.step)
-            tracking.summary({f"{key}": value for key, value in _summary(results).items()})
-            run.set_status("stopped" if signum else "finished", **_facts(results))
-            exit_code = 128 + signum if signum else 0
-            return Fit(run, density, results, report, signum)
+                report = _evaluate(run, prepared, density, config, tracking, state.progress.step, stop, progress.message)
+            exit_code = 128 + signals.signum if signals.signum else 0
+            return Fit(run, density, results, report, signals.signum)
     except KeyboardInterrupt:
         exit_code = 130
         run.set_status("stopped", dataset=dataset.name, flow=config.flow.name)
@@ -296,6 +325,10 @@ def _run(
     finally:
         progress.close()
         tracking.finish(exit_code)
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror.lower() if error.strerror else str(error)
 
 
 def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
@@ -350,7 +383,7 @@ def _results(
 ) -> dict[str, Any]:
     dataset, test = prepared.dataset, prepared.test
     scores = log_prob(density.flow, test.rows, test.context)
-    test_nll = nll_from(scores)
+    test_nll = nll_from(scores) if len(test.rows) else Nll(math.nan, math.nan, 0)
     seen = _TRAIN_ROWS_SCORED
     train_context = None if prepared.train.context is None else prepared.train.context[:seen]
     results: dict[str, Any] = {
@@ -369,22 +402,33 @@ def _results(
         "test_nll_se": test_nll.se,
         "test_nll_standardized": test_nll.nll + prepared.standardize.log_det,
     }
-    if dataset.toy is not None:
+    if dataset.toy is not None and len(test.rows):
         kl, se = kl_to_truth(dataset.toy.log_prob(test.rows), scores)
         results |= {"kl_to_truth": kl, "kl_to_truth_se": se}
     return results
 
 
 def _evaluate(
-    run: RunFolder, prepared: Prepared, density: FittedDensity, config: Config, tracking: Tracking, step: int
+    run: RunFolder,
+    prepared: Prepared,
+    density: FittedDensity,
+    config: Config,
+    tracking: Tracking,
+    step: int,
+    stop: Callable[[], str],
+    tell: Callable[[str], None],
 ) -> EvaluationReport:
-    """Baselines, samples, latents, inversion, and pictures of all that."""
+    """Baselines, samples, latents, inversion, and pictures of all that, as far as there is time."""
     report = evaluate_prepared(prepared, density, seed=config.seed)
     run.write_json("evaluation.json", report.to_dict())
+    if stop():
+        return report
     baselines = {baseline.label: baseline.nll.nll for baseline in report.baselines}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a picture is not worth a fit
-        pictures = draw_pictures(run, prepared.dataset, prepared.test.rows, prepared.test.context, density, baselines)
+        warnings.simplefilter("ignore")
+        pictures = draw_pictures(
+            run, prepared.dataset, prepared.test.rows, prepared.test.context, density, baselines, tell
+        )
     for key, path in pictures.items():
         tracking.image(f"pictures/{key}", path, step=step)
     n = min(_SAMPLES, len(prepared.dataset.rows))
@@ -426,14 +470,19 @@ def draw_pictures(
     context: np.ndarray[Any, np.dtype[np.float64]] | None,
     density: FittedDensity,
     baselines: dict[str, float],
+    tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Path]:
-    """Draw what there is to see; returns the pictures by name."""
+    """Draw what there is to see; returns the pictures by name. What cannot be drawn is told and left out."""
     pictures: dict[str, Path] = {}
 
     def picture(name: str, draw: Callable[[Path], None]) -> None:
         path = run.pictures / f"{name}.png"
-        draw(path)
-        pictures[name] = path
+        try:
+            draw(path)
+        except Exception as error:  # a picture is not worth a fit
+            tell(f"warning: no picture '{name}': {' '.join(str(error).split())}")
+        else:
+            pictures[name] = path
 
     n = min(_SAMPLES, max(1_000, len(test)))
     drawn = density.sample(n if context is None else len(test), context, seed=1)
@@ -443,12 +492,9 @@ def draw_pictures(
         picture("density", lambda path: density_2d(density.flow, drawn, test, truth, path, columns=names))
     else:
         picture("corner", lambda path: corner(drawn, test, names, path))
-    picture(
-        "latent",
-        lambda path: latent(
-            latent_noise(density.flow, test[:_SAMPLES], None if context is None else context[:_SAMPLES]), path
-        ),
-    )
+    if len(test) > 1:
+        seen = None if context is None else context[:_SAMPLES]
+        picture("latent", lambda path: latent(latent_noise(density.flow, test[:_SAMPLES], seen), path))
     metrics = read_metrics(run.metrics)
     if any("val/nll" in row for row in metrics):
         picture("training", lambda path: training_curves(metrics, path, baselines))
@@ -480,6 +526,8 @@ def evaluate_run(
             tell(note)
         rows = density.dequantizer.fixed(rows)
         prepared = replace(prepared, test=Part(rows, context if density.flow.context else None))
+    elif not len(prepared.test.rows):
+        raise DataError(f"{run.path}: has no test rows (data.test_fraction=0); give a table to evaluate on")
     report = evaluate_prepared(prepared, density, seed=config.seed)
     if data is None:
         run.write_json("evaluation.json", report.to_dict())

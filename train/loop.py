@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +117,7 @@ def maximize_likelihood(
         DivergedError: If the loss is not finite after several rollbacks with smaller learning rates.
     """
     flow, optimizer, progress = state.flow, state.optimizer, state.progress
-    parameters = list(flow.parameters())
+    parameters: list[Tensor] = list(flow.parameters())
     log_prob_terms = torch.compile(flow.log_prob_terms, dynamic=False) if settings.compile else flow.log_prob_terms
     batches = _Batches(train, settings.batch_size, progress.step)
     clock = time.perf_counter
@@ -291,7 +290,7 @@ class _Window:
 class _swapped:
     """Context in which parameters hold other values; the tensors change places, nothing is copied twice."""
 
-    def __init__(self, parameters: list[torch.nn.Parameter], values: Any) -> None:
+    def __init__(self, parameters: list[Tensor], values: list[Tensor]) -> None:
         self.parameters, self.values = parameters, values
 
     def __enter__(self) -> None:

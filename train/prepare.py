@@ -77,12 +77,14 @@ class Prepared:
 
     def _standardized(self, rows: Array, device: torch.device) -> torch.Tensor:
         # In float64, then rounded: large offsets would not survive the other order.
-        return self.standardize(torch.from_numpy(rows))[0].float().to(device)
+        points: torch.Tensor = self.standardize(torch.from_numpy(rows))[0]
+        return points.float().to(device)
 
     def _context(self, context: Array | None, device: torch.device) -> torch.Tensor | None:
         if context is None or self.standardize_context is None:
             return None
-        return self.standardize_context(torch.from_numpy(context))[0].float().to(device)
+        points: torch.Tensor = self.standardize_context(torch.from_numpy(context))[0]
+        return points.float().to(device)
 
 
 def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:

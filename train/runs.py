@@ -42,6 +42,10 @@ class RunError(RuntimeError):
     """A run folder that can not be made, opened or written; the message is one line."""
 
 
+class RunUsageError(RunError):
+    """What was named is not a run folder, or not one that may be made."""
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """One line of the list of runs; ``None`` where the run has not said (yet).
@@ -83,7 +87,8 @@ class RunFolder:
             root: Where unnamed runs go.
 
         Raises:
-            RunError: If ``out`` exists and is not an empty folder, or can not be written.
+            RunUsageError: If ``out`` exists and is not an empty folder.
+            RunError: If it can not be written.
         """
         if out is None:
             name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or "run"
@@ -92,12 +97,14 @@ class RunFolder:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             if any(run.path.iterdir()):
-                raise RunError(f"{out}: expected a new or empty folder; it is not empty (runs are never overwritten)")
+                raise RunUsageError(
+                    f"{out}: expected a new or empty folder; it is not empty (runs are never overwritten)"
+                )
             run.claim()
             for folder in (run.checkpoints, run.model, run.samples, run.pictures):
                 folder.mkdir()
         except (FileExistsError, NotADirectoryError):
-            raise RunError(f"{out}: expected a new or empty folder; got a file") from None
+            raise RunUsageError(f"{out}: expected a new or empty folder; got a file") from None
         except OSError as error:
             raise RunError(f"{out}: cannot make the run folder: {_reason(error)}") from None
         run.set_status("running", started=datetime.now().astimezone().isoformat(timespec="seconds"))
@@ -108,7 +115,7 @@ class RunFolder:
         """Open an existing run by its folder, or by its name below ``root``.
 
         Raises:
-            RunError: If it is not a run folder; the message lists the runs beside it, nearest name first.
+            RunUsageError: If it is not a run folder; the message lists the runs beside it, nearest name first.
         """
         path = Path(path)
         for candidate in (path, root / path):
@@ -120,7 +127,7 @@ class RunFolder:
         shown = (near + [name for name in reversed(names) if name not in near])[:5]
         more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
         here = f"runs here: {', '.join(str(beside / name) for name in shown)}{more}" if shown else "no runs here"
-        raise RunError(f"{path} is not a run folder (no config.yaml); {here}")
+        raise RunUsageError(f"{path} is not a run folder (no config.yaml); {here}")
 
     def __fspath__(self) -> str:
         return str(self.path)

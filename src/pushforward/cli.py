@@ -7,6 +7,7 @@ for signals.
 
 import difflib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -195,7 +196,7 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
         facts = {"run": str(run), "data": data, "rows": summary.rows, "nll": summary.nll, "nll_se": summary.se}
         click.echo(json.dumps(_finite(facts | {"out": None if out is None else str(out)})))
     else:
-        _say(f"NLL {summary} nats" + (f"; written to {out}" if out is not None else ""))
+        _say(f"NLL {summary}" + (f"; written to {out}" if out is not None else ""))
 
 
 @main.command(short_help="Draw synthetic rows.")
@@ -220,14 +221,23 @@ def sample(
     import numpy as np
 
     from pushforward.datasets import write_table
+    from pushforward.datasets.write import WRITTEN_ENDINGS
 
+    if out is not None and not out.name.lower().endswith(WRITTEN_ENDINGS):
+        raise click.BadParameter(
+            f"expected a file ending in {', '.join(WRITTEN_ENDINGS)}; got {out}", param_hint="--out"
+        )
     density = _load_density(run, device)
     seed = 0 if seed is None else seed
     context = _given(density, given)
     repeated = np.empty((rows, 0)) if context is None else np.repeat(context, rows, axis=0)
     target = out or _run_folder(run).samples / f"sample-{rows}-seed{seed}.csv"
     drawn = density.sample(rows, None if context is None else repeated, seed=seed)
-    write_table(target, drawn, repeated, density.schema)
+    try:
+        write_table(target, drawn, repeated, density.schema)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise OSError(error.errno, f"cannot write: {reason}", str(target)) from error
     if as_json:
         click.echo(json.dumps({"run": str(run), "rows": rows, "seed": seed, "out": str(target)}))
     else:
@@ -315,10 +325,14 @@ def _given(density: "FittedDensity", given: tuple[str, ...]) -> Any:
         if name not in names:
             known = f"its context columns are {', '.join(names)}" if names else "it has no context columns"
             raise ConfigError(f"--given: '{name}' is not a context column of this run; {known} (data.context)")
+        if name in values:
+            raise ConfigError(f"--given: '{name}' is given twice")
         try:
             values[name] = float(value)
         except ValueError:
-            raise ConfigError(f"--given: expected a number for '{name}'; got '{value}'") from None
+            values[name] = math.nan
+        if not math.isfinite(values[name]):
+            raise ConfigError(f"--given: expected a number for '{name}'; got '{value}'")
     missing = [name for name in names if name not in values]
     if missing:
         raise ConfigError(f"--given: this run needs {', '.join(f'--given {name}=...' for name in missing)}")

@@ -108,21 +108,34 @@ def _bin(
     v: Tensor, parameters: Tensor, bins: int, bound: float, of_heights: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Find the bin of each value: left knot, width, lower knot, height, slopes at both knots, each ``(...)``."""
-    logits, raw_slopes = parameters.split([2 * bins, bins - 1], dim=-1)
-    sizes = torch.softmax(logits.unflatten(-1, (2, bins)), dim=-1)  # widths, heights
-    sizes = (2.0 * bound * (1.0 - _LEAST * bins)) * sizes + 2.0 * bound * _LEAST
-    ends = torch.cumsum(sizes, dim=-1) - bound  # right ends of the bins
-    slopes = F.pad(F.softplus(raw_slopes + _SLOPE_AT_ZERO) + _LEAST, (1, 1), value=1.0)
-    along = ends[..., 1, :-1] if of_heights else ends[..., 0, :-1]
-    index = (v.unsqueeze(-1) >= along).sum(-1, keepdim=True)
     lead = torch.broadcast_shapes(v.shape, parameters.shape[:-1])
-    index = index.expand(*lead, 1)
+    logits, raw_slopes = parameters.split([2 * bins, bins - 1], dim=-1)
+    logits = logits.unflatten(-1, (2, bins))  # widths, heights
+    # The softmax by hand: torch's is an order of magnitude slower than exp along a dimension as short as this, and
+    # only the entries of one bin need to be divided by the total.
+    weights = torch.exp(logits - logits.detach().amax(-1, keepdim=True))
+    sums = torch.cumsum(weights, dim=-1)
+    total = sums[..., -1:]
+    # A bin is a fixed least size plus its share of the rest.
+    least, rest = 2.0 * bound * _LEAST, 2.0 * bound * (1.0 - _LEAST * bins)
+    with torch.no_grad():
+        inner = torch.arange(1, bins, dtype=v.dtype, device=v.device) * (least / rest)
+        reached = ((v + bound) / rest).unsqueeze(-1) - inner  # where each inner knot would have to lie, in shares
+        along = 1 if of_heights else 0
+        index = (sums[..., along, :-1] <= reached * total[..., along, :]).sum(-1, keepdim=True).expand(*lead, 1)
     pair = index.unsqueeze(-2).expand(*lead, 2, 1)
-    size = sizes.expand(*lead, 2, bins).gather(-1, pair).squeeze(-1)
-    starts = F.pad(ends[..., :-1], (1, 0), value=-bound)
-    start = starts.expand(*lead, 2, bins).gather(-1, pair).squeeze(-1)
-    slope = slopes.expand(*lead, bins + 1).gather(-1, torch.cat([index, index + 1], dim=-1))
-    (width, height), (x0, y0), (d0, d1) = size.unbind(-1), start.unbind(-1), slope.unbind(-1)
+    weight = weights.expand(*lead, 2, bins).gather(-1, pair)
+    upto = sums.expand(*lead, 2, bins).gather(-1, pair)
+    share = torch.cat([weight, upto - weight], dim=-1) / total * rest
+    number = index.squeeze(-1).to(v.dtype)
+    width, height = (share[..., 0, 0] + least), (share[..., 1, 0] + least)
+    start = least * number - bound
+    x0, y0 = share[..., 0, 1] + start, share[..., 1, 1] + start
+    # The outermost slopes are one, to meet the identity outside; padding stands for them until it is replaced.
+    raw = F.pad(raw_slopes, (1, 1)).expand(*lead, bins + 1).gather(-1, torch.cat([index, index + 1], dim=-1))
+    left, right = (F.softplus(raw + _SLOPE_AT_ZERO) + _LEAST).unbind(-1)
+    d0 = torch.where(number == 0, 1.0, left)
+    d1 = torch.where(number == bins - 1, 1.0, right)
     return x0, width, y0, height, d0, d1
 
 

@@ -40,7 +40,7 @@ def grid(name: str, finer: float = 1.0) -> tuple[Array, float]:
     shape = [8 * round(2 * side / (8 * step / finer)) for side in (width, height)]
     axes = [-side + 2 * side / n * (np.arange(n) + 0.5) for side, n in zip((width, height), shape, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    return TOYS[name].log_prob(points).reshape(shape), 4 * width * height / math.prod(shape)
+    return TOYS[name].log_prob(points.astype(np.float64)).reshape(shape), 4 * width * height / math.prod(shape)
 
 
 def mass_and_entropy(name: str, finer: float = 1.0) -> tuple[float, float]:

@@ -315,7 +315,8 @@ def _run(
             report = None
             if signals.signum is None and config.train.evaluate and len(prepared.test.rows):
                 progress.message("evaluating: baselines, samples, pictures")
-                report = _evaluate(run, prepared, density, config, tracking, state.progress.step, stop, progress.message)
+                step = state.progress.step
+                report = _evaluate(run, prepared, density, config, tracking, step, stop, progress.message)
             exit_code = 128 + signals.signum if signals.signum else 0
             return Fit(run, density, results, report, signals.signum)
     except KeyboardInterrupt:

@@ -1,0 +1,410 @@
+"""The command: what stands on stdout, what is written, and that its outputs fit together."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner, Result
+from pyarrow import csv, parquet
+
+from pushforward import __version__
+from pushforward.cli import main
+from pushforward.datasets import split
+from pushforward.train.runs import list_runs
+from pushforward.train.tracking import read_metrics
+
+TINY = ("train.steps=20", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")
+REQUIRED = {
+    "run",
+    "dataset",
+    "flow",
+    "features",
+    "rows",
+    "parameters",
+    "steps",
+    "seconds",
+    "stop_reason",
+    "train_nll",
+    "val_nll",
+    "test_nll",
+    "test_nll_se",
+    "test_nll_standardized",
+}
+ROWS = 400
+
+
+def invoke(*arguments: str | Path, code: int = 0) -> Result:
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="pushforward")
+    assert done.exit_code == code, f"{done.output}\n{done.exception!r}"
+    return done
+
+
+def one_object(done: Result) -> dict[str, Any]:
+    """The one JSON object, alone on stdout; NaN and Infinity are no JSON."""
+    assert done.stdout.count("\n") == 1
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} in JSON")
+
+    found: dict[str, Any] = json.loads(done.stdout, parse_constant=refuse)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of counts, prices with two decimals, float32 and plain numbers, and a run fitted to it."""
+    folder = tmp_path_factory.mktemp("cli")
+    generator = np.random.default_rng(0)
+    z = generator.standard_normal((ROWS, 4))
+    columns = {
+        "count": pa.array(np.rint(10 + 3 * z[:, 0]).astype(np.int64)),
+        "price, net": pa.array(np.round(50 + 5 * z[:, 1], 2)),
+        "plain": pa.array(z[:, 2] + 0.5 * z[:, 0]),
+        "single": pa.array(z[:, 3].astype(np.float32)),
+    }
+    csv.write_csv(pa.table(columns), folder / "table.csv")
+    parquet.write_table(pa.table(columns), folder / "table.parquet")
+    done = invoke("fit", folder / "table.parquet", "--out", folder / "run", "--json", *TINY)
+    (folder / "fit.json").write_text(done.stdout)
+    return folder
+
+
+def test_fit_prints_one_object(folder: Path) -> None:
+    results = json.loads((folder / "fit.json").read_text())
+    assert set(results) >= REQUIRED
+    assert "kl_to_truth" not in results
+    assert results == json.loads((folder / "run" / "results.json").read_text())
+    assert (results["dataset"], results["rows"], results["features"]) == ("table", ROWS, 4)
+    assert list_runs(folder)[0].status == "finished"
+    assert read_metrics(folder / "run" / "metrics.jsonl")[-1]["kind"] == "summary"
+
+
+def test_fit_of_a_toy_in_a_process(tmp_path: Path) -> None:
+    """The command as it is typed: stdout holds the object alone, all else is on stderr, no pickle of warnings."""
+    command = [sys.executable, "-m", "pushforward", "fit", "moons", "data.rows=500", "--json", "--wandb", "off"]
+    done = subprocess.run([*command, *TINY[:-1]], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    assert set(results) >= REQUIRED | {"kl_to_truth", "kl_to_truth_se"}
+    assert math.isfinite(results["kl_to_truth"])
+    assert Path(results["run"]).parent == Path("runs")
+    assert (tmp_path / results["run"] / "model" / "model.safetensors").is_file()
+    assert "Warning" not in done.stderr
+    assert "500 rows x 2 columns" in done.stderr
+
+
+def test_fit_in_words(folder: Path, tmp_path: Path) -> None:
+    done = invoke("fit", folder / "table.csv", "--out", tmp_path / "run", *TINY)
+    assert re.search(r"^test NLL -?\d+\.\d{4} ± \d+\.\d{4} nats$", done.stdout, re.MULTILINE)
+    assert f"run       {tmp_path / 'run'}" in done.stdout
+    assert "{" not in done.stdout
+
+
+def parts(folder: Path) -> dict[str, pa.Table]:
+    table = parquet.read_table(folder / "table.parquet")
+    indices = split(table.num_rows, 0)
+    return {name: table.take(getattr(indices, name)) for name in ("train", "validation", "test")}
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_score_is_the_nll_of_the_fit(part: str, folder: Path, tmp_path: Path) -> None:
+    csv.write_csv(parts(folder)[part], tmp_path / "part.csv")
+    parquet.write_table(parts(folder)[part], tmp_path / "part.parquet")
+    results = json.loads((folder / "fit.json").read_text())
+    key = {"train": "train_nll", "validation": "val_nll", "test": "test_nll"}[part]
+    for name in ("part.csv", "part.parquet"):
+        found = one_object(invoke("score", folder / "run", tmp_path / name, "--out", tmp_path / "s.csv", "--json"))
+        assert found["nll"] == pytest.approx(results[key], rel=1e-12)
+        scores = csv.read_csv(tmp_path / "s.csv")
+        assert scores.column_names == ["log_prob"]
+        assert scores.num_rows == parts(folder)[part].num_rows == found["rows"]
+        assert -np.mean(scores["log_prob"].to_numpy()) == pytest.approx(results[key], rel=1e-12)
+
+
+def test_scores_follow_their_rows(folder: Path, tmp_path: Path) -> None:
+    """Shuffled rows, shuffled columns, another column, all rows or one: a row has one score."""
+    table = parquet.read_table(folder / "table.parquet").slice(0, 50)
+    order = np.random.default_rng(1).permutation(50)
+    shuffled = table.take(order).select(["single", "plain", "count", "price, net"])
+    shuffled = shuffled.append_column("note", pa.array(["x"] * 50))
+    csv.write_csv(table, tmp_path / "a.csv")
+    csv.write_csv(shuffled, tmp_path / "b.csv")
+    csv.write_csv(table.slice(7, 1), tmp_path / "c.csv")
+
+    def scores(name: str) -> list[float]:
+        lines = invoke("score", folder / "run", tmp_path / name).stdout.splitlines()
+        assert lines[0] == "log_prob"
+        return [float(line) for line in lines[1:]]
+
+    a, b, c = scores("a.csv"), scores("b.csv"), scores("c.csv")
+    assert len(a) == len(b) == 50
+    assert b == pytest.approx([a[k] for k in order], rel=1e-12)
+    assert c == pytest.approx([a[7]], rel=1e-12)
+
+
+def test_score_destinations(folder: Path, tmp_path: Path) -> None:
+    arguments = ("score", folder / "run", folder / "table.csv")
+    stdout = invoke(*arguments).stdout
+    done = invoke(*arguments, "--out", tmp_path / "s.csv")
+    assert done.stdout == ""
+    assert (tmp_path / "s.csv").read_text() == stdout
+    assert re.fullmatch(r"NLL \d+\.\d{3} ± \d+\.\d{3} nats; written to \S+\n", done.stderr)
+    invoke(*arguments, "--out", tmp_path / "s.parquet")
+    scores = parquet.read_table(tmp_path / "s.parquet")
+    assert scores.schema == pa.schema([("log_prob", pa.float64())])
+    assert scores["log_prob"].to_pylist() == [float(line) for line in stdout.splitlines()[1:]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s.csv", "s.parquet"]
+    assert one_object(invoke(*arguments, "--json"))["out"] is None
+
+
+def test_score_into_a_link_and_a_device(folder: Path, tmp_path: Path) -> None:
+    """A link keeps pointing where it does, and a device is not replaced by a file (as root it would be)."""
+    (tmp_path / "there.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("there.csv")
+    invoke("score", folder / "run", folder / "table.csv", "--out", tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "there.csv").read_text().startswith("log_prob\n")
+    # Not the device itself: should this fail, it must not take the machine's /dev/null along.
+    (tmp_path / "null").symlink_to("/dev/null")
+    invoke("score", folder / "run", folder / "table.csv", "--out", tmp_path / "null")
+    assert (tmp_path / "null").is_char_device()
+
+
+def test_draws_average_over_the_cell(folder: Path) -> None:
+    once = invoke("score", folder / "run", folder / "table.csv").stdout.splitlines()[1:]
+    often = invoke("score", folder / "run", folder / "table.csv", "--draws", "8").stdout.splitlines()[1:]
+    assert once != often
+    assert np.mean([float(v) for v in once]) == pytest.approx(np.mean([float(v) for v in often]), abs=0.1)
+
+
+def sampled(folder: Path, out: Path, *more: str) -> pa.Table:
+    invoke("sample", folder / "run", "-n", "200", "--out", out, *more)
+    return parquet.read_table(out) if out.suffix == ".parquet" else csv.read_csv(out)
+
+
+def test_samples_look_like_the_table(folder: Path, tmp_path: Path) -> None:
+    original = parquet.read_table(folder / "table.parquet")
+    drawn = sampled(folder, tmp_path / "s.parquet")
+    assert drawn.schema == original.schema
+    assert drawn.num_rows == 200
+    text = sampled(folder, tmp_path / "s.csv")
+    assert text.column_names == original.column_names
+    assert [str(kind) for kind in text.schema.types] == ["int64", "double", "double", "double"]
+    prices = [line.rsplit(",", 3)[1] for line in (tmp_path / "s.csv").read_text().splitlines()[1:]]
+    assert all(re.fullmatch(r"-?\d+(\.\d{1,2})?", price) for price in prices)
+    for name in original.column_names:
+        a, b = original[name].to_numpy(), drawn[name].to_numpy()
+        assert abs(a.mean() - b.mean()) < 5 * a.std() * math.sqrt(1 / len(a) + 1 / len(b))
+        assert text[name].to_numpy() == pytest.approx(b, rel=1e-6)  # both formats hold the same rows
+
+
+def test_samples_can_be_scored_and_learned(folder: Path, tmp_path: Path) -> None:
+    sampled(folder, tmp_path / "s.csv")
+    found = one_object(invoke("score", folder / "run", tmp_path / "s.csv", "--json"))
+    results = json.loads((folder / "fit.json").read_text())
+    assert found["nll"] == pytest.approx(results["train_nll"], abs=0.6)
+    invoke("fit", tmp_path / "s.csv", "--dry-run")
+
+
+def test_same_seed_same_rows(folder: Path, tmp_path: Path) -> None:
+    first = sampled(folder, tmp_path / "a.csv", "--seed", "4")
+    assert first.equals(sampled(folder, tmp_path / "b.csv", "--seed", "4"))
+    assert not first.equals(sampled(folder, tmp_path / "c.csv", "--seed", "5"))
+
+
+def test_samples_go_into_the_run(folder: Path) -> None:
+    found = one_object(invoke("sample", folder / "run", "-n", "7", "--json"))
+    assert found == {
+        "run": str(folder / "run"),
+        "rows": 7,
+        "seed": 0,
+        "out": str(folder / "run" / "samples" / "sample-7-seed0.csv"),
+    }
+    assert len(Path(found["out"]).read_text().splitlines()) == 8
+
+
+def test_given(folder: Path, tmp_path: Path) -> None:
+    arguments = ("fit", folder / "table.parquet", "--out", tmp_path / "run", *TINY)
+    invoke(*arguments, "data.context=[count, 'price, net']", "data.drop=single")
+    given = ("--given", "count=12", "--given", "price, net=49.5")
+    invoke("sample", tmp_path / "run", "-n", "5", *given, "--out", tmp_path / "s.parquet")
+    drawn = parquet.read_table(tmp_path / "s.parquet")
+    assert drawn.column_names == ["count", "price, net", "plain"]
+    assert drawn["count"].to_pylist() == [12] * 5
+    assert drawn["count"].type == pa.int64()
+    assert drawn["price, net"].to_pylist() == [49.5] * 5
+    assert len(set(drawn["plain"].to_pylist())) == 5
+    scored = invoke("score", tmp_path / "run", folder / "table.csv")
+    assert len(scored.stdout.splitlines()) == ROWS + 1
+    # Rows drawn for one context are not written over those drawn for another.
+    paths = set()
+    for value in ("12", "13"):
+        command = ("sample", tmp_path / "run", "-n", "5", "--given", f"count={value}", "--given", "price, net=50")
+        paths.add(one_object(invoke(*command, "--json"))["out"])
+    assert len(paths) == 2
+
+
+def test_evaluate(folder: Path, tmp_path: Path) -> None:
+    results = json.loads((folder / "fit.json").read_text())
+    found = one_object(invoke("evaluate", folder / "run", "--json"))
+    assert found["test"]["nll"] == pytest.approx(results["test_nll"], rel=1e-12)
+    assert found["validation"]["nll"] == pytest.approx(results["val_nll"], rel=1e-12)
+    assert found["train"]["nll"] == pytest.approx(results["train_nll"], rel=1e-12)
+    assert found["test_nll_standardized"] == pytest.approx(results["test_nll_standardized"], rel=1e-12)
+    recorded = json.loads((folder / "run" / "evaluation.json").read_text())
+    assert recorded["test"] == found["test"]
+
+    csv.write_csv(parts(folder)["validation"], tmp_path / "other.csv")
+    done = invoke("evaluate", folder / "run", tmp_path / "other.csv")
+    assert f"test        {results['val_nll']:.3f}" in done.stdout
+    assert "Gaussian mixture" in done.stdout
+    # Another table says nothing of the run's own test rows.
+    assert json.loads((folder / "run" / "evaluation.json").read_text()) == recorded
+
+
+def test_datasets() -> None:
+    words = invoke("datasets").stdout.splitlines()
+    entries = json.loads(invoke("datasets", "--json").stdout)
+    assert words[0].split() == ["name", "kind", "rows", "columns", "what", "it", "is"]
+    assert [line.split()[0] for line in words[1:]] == [entry["name"] for entry in entries]
+    assert {"name", "kind", "rows", "columns", "description"} == set(entries[0])
+    assert "moons" in {entry["name"] for entry in entries}
+
+
+def test_runs(folder: Path, tmp_path: Path) -> None:
+    found = json.loads(invoke("runs", "--root", folder, "--json").stdout)
+    results = json.loads((folder / "fit.json").read_text())
+    assert found[0]["name"] == "run"
+    assert (found[0]["status"], found[0]["test_nll"]) == ("finished", results["test_nll"])
+    assert f"{results['test_nll']:.4f}" in invoke("runs", "--root", folder).stdout
+    empty = invoke("runs", "--root", tmp_path)
+    assert (empty.stdout, empty.stderr) == ("", f"no runs below {tmp_path}\n")
+    assert json.loads(invoke("runs", "--root", tmp_path, "--json").stdout) == []
+
+
+def test_dry_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = one_object(invoke("fit", folder / "table.csv", "flow=maf", "--dry-run", "--json"))
+    assert (found["features"], found["train"], found["validation"], found["test"]) == (4, 320, 40, 40)
+    assert found["parameters"] > 0
+    assert "auto" not in found["config"]["flow"].values()
+    words = invoke("fit", folder / "table.csv", "--dry-run").stdout
+    assert "# dataset: table, features: 4" in words
+    (tmp_path / "resolved.yaml").write_text(words)
+    again = invoke("fit", "-c", tmp_path / "resolved.yaml", "--dry-run").stdout
+    assert again == words  # what is printed is a configuration that says the same
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resolved.yaml"]
+
+
+def test_print_config_reproduces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("moons", "flow=nsf-c", "train.learning_rate=1e-4", "data.drop=x2", "--seed", "7", "--wandb", "off")
+    printed = invoke("fit", *arguments, "--print-config").stdout
+    Path("config.yaml").write_text(printed)
+    assert invoke("fit", "-c", "config.yaml", "--print-config").stdout == printed
+    assert invoke("fit", "-c", "config.yaml", "seed=8", "--print-config").stdout == printed.replace(
+        "seed: 7", "seed: 8"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_order_of_precedence(tmp_path: Path) -> None:
+    """Options win over key=value, which win over files, of which later ones win."""
+    (tmp_path / "a.yaml").write_text("seed: 1\ntrain: {steps: 1, batch_size: 1}\ndata: circles\n")
+    (tmp_path / "b.yaml").write_text("train.steps: 2\n")
+    files = ("-c", tmp_path / "a.yaml", "-c", tmp_path / "b.yaml")
+    printed = invoke("fit", *files, "seed=2", "--seed", "3", "--print-config").stdout
+    assert "seed: 3" in printed
+    assert "steps: 2" in printed
+    assert "batch_size: 1\n" in printed
+    assert "source: circles" in printed
+    assert "source: moons" in invoke("fit", "moons", *files, "--print-config").stdout
+
+
+LIGHT = (
+    ["--help"],
+    ["--version"],
+    ["fit", "--help"],
+    ["score", "--help"],
+    ["sample", "--help"],
+    ["evaluate", "--help"],
+    ["runs", "--help"],
+    ["fit", "moons", "--print-config"],
+)
+
+
+def test_light_commands_do_not_import_torch() -> None:
+    """Nor anything else that takes its time."""
+    program = """
+import sys
+from pushforward.cli import main
+for arguments in {commands}:
+    try:
+        main(arguments, prog_name="pushforward")
+    except SystemExit as end:
+        assert not end.code, end.code
+heavy = {{"torch", "numpy", "pyarrow", "sklearn", "wandb", "matplotlib", "nflows"}} & set(sys.modules)
+sys.exit(f"imported {{sorted(heavy)}}" if heavy else 0)
+"""
+    code = program.format(commands=list(LIGHT))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"pushforward, version {__version__}" in done.stdout
+
+
+def test_runs_does_not_import_torch(folder: Path) -> None:
+    program = (
+        "import sys; from pushforward.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "runs", "--root", str(folder)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["fit", "score", "sample", "evaluate", "datasets", "runs"])
+def test_help(command: str) -> None:
+    assert command in invoke("--help").stdout
+    text = invoke(command, "--help").stdout
+    assert "--json" in text
+    assert invoke(command, "-h").stdout == text
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("fti", "fit"), ("smaple", "sample"), ("dataset", "datasets"), ("eval", "evaluate")]
+)
+def test_nearest_command(typed: str, meant: str) -> None:
+    assert f"no command '{typed}'; did you mean '{meant}'?" in invoke(typed, code=2).stderr
+
+
+def test_far_off_command() -> None:
+    assert "Error: no command 'xyzzy'\n" in invoke("xyzzy", code=2).stderr
+
+
+def test_output_to_a_full_disk(folder: Path) -> None:
+    """A disk that is full behind a redirection is an error in one line, not a remark of the interpreter."""
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("no /dev/full, which is a disk that is full")
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "pushforward", "score", str(folder / "run"), str(folder / "table.csv")]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("score: No space left on device")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves(folder: Path) -> None:
+    command = f"{sys.executable} -m pushforward score {folder / 'run'} {folder / 'table.csv'} | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout == "log_prob\n"
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr

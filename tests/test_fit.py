@@ -1,0 +1,385 @@
+"""A fit from end to end, in process: the same numbers everywhere, and everything in the run folder."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pushforward.datasets import DataError
+from pushforward.evaluate.fitted import FittedDensity
+from pushforward.evaluate.likelihood import nll
+from pushforward.flows import Gaussian, ModelFileError, build, save
+from pushforward.train import DivergedError, evaluate_run, fit, load_config, plan, resume
+from pushforward.train.fitting import Fit, choose_device
+from pushforward.train.overrides import ConfigError
+from pushforward.train.prepare import prepare
+from pushforward.train.runs import RunFolder
+from pushforward.train.tracking import MetricsFile, read_metrics
+
+TINY = ("data.rows=600", "flow=maf", "flow.layers=1", "flow.hidden=16", "train.evaluate=false", "wandb=off")
+LEARNS = ("data.rows=3000", "flow=nsf-ar", "flow.layers=1", "flow.hidden=16", "flow.bins=8", "train.batch_size=256")
+
+
+def tiny(source: str | Path, out: Path, *overrides: str, **options: Any) -> Fit:
+    return fit(
+        load_config(str(source), overrides=(*TINY, "train.steps=20", *overrides), **options), out=out, quiet=True
+    )
+
+
+def table(path: Path, columns: dict[str, np.ndarray[Any, Any]], fmt: str = "%.17g") -> Path:
+    np.savetxt(path, np.stack(list(columns.values()), 1), fmt=fmt, delimiter=",", header=",".join(columns), comments="")
+    return path
+
+
+def normals(n: int, width: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).standard_normal((n, width))
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """A flow that has learned something of the moons: no Gaussian was kept in its place."""
+    out = tmp_path_factory.mktemp("fit") / "run"
+    config = load_config("moons", overrides=(*TINY, *LEARNS, "train.steps=150"))
+    done = fit(config, out=out, quiet=True)
+    assert done.results["flow"] == "nsf-ar"
+    return done
+
+
+def test_results(fitted: Fit) -> None:
+    results = fitted.results
+    assert results["run"] == str(fitted.run.path)
+    assert (results["dataset"], results["features"], results["rows"]) == ("moons", 2, 3000)
+    assert (results["steps"], results["stop_reason"]) == (150, "budget")
+    assert results["parameters"] == sum(p.numel() for p in fitted.density.flow.parameters())
+    assert 0 < results["test_nll_se"] < 0.2
+    assert results["kl_to_truth"] > -3 * results["kl_to_truth_se"]
+    assert json.loads(fitted.run.results.read_text()) == results
+    assert fitted.report is None
+
+
+def test_validation_nll_is_that_of_evaluation(fitted: Fit) -> None:
+    """The loop (float32, standardised), the results and the density read from disk give one number."""
+    rows = [row for row in read_metrics(fitted.run.metrics) if row["kind"] == "validation"]
+    prepared = plan(load_config(files=[fitted.run.config])).prepared
+    loaded = FittedDensity.load(fitted.run.model)
+    again = nll(loaded.flow, prepared.validation.rows).nll
+    assert again == pytest.approx(fitted.results["val_nll"], rel=1e-12)
+    assert min(row["val/nll"] for row in rows) == pytest.approx(again, abs=1e-4)
+    assert nll(loaded.flow, prepared.test.rows).nll == pytest.approx(fitted.results["test_nll"], rel=1e-12)
+
+
+def test_standardised_nll(fitted: Fit) -> None:
+    prepared = plan(load_config(files=[fitted.run.config])).prepared
+    shift = float(np.log(prepared.train.rows.std(axis=0)).sum())
+    assert fitted.results["test_nll"] - fitted.results["test_nll_standardized"] == pytest.approx(shift, abs=1e-9)
+
+
+def test_metrics_add_up_in_data_units(fitted: Fit) -> None:
+    rows = read_metrics(fitted.run.metrics)
+    train = [row for row in rows if row["kind"] == "train"]
+    assert [row["step"] for row in train] == [25, 50, 75, 100, 125, 150]
+    for row in train:
+        assert row["train/nll"] == pytest.approx(row["train/base"] + row["train/log_det"], rel=1e-12)
+    assert train[-1]["train/nll"] == pytest.approx(fitted.results["train_nll"], abs=0.2)
+    assert rows[-1]["kind"] == "summary"
+    assert rows[-1]["test/nll"] == fitted.results["test_nll"]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+
+
+def test_first_validation_is_the_gaussian(fitted: Fit) -> None:
+    prepared = plan(load_config(files=[fitted.run.config])).prepared
+    x, y = prepared.train.rows, prepared.validation.rows
+    law = torch.distributions.MultivariateNormal(
+        torch.tensor(x.mean(0)), torch.tensor(np.cov(x.T, ddof=0)), validate_args=False
+    )
+    expected = -float(law.log_prob(torch.tensor(y)).mean())
+    assert read_metrics(fitted.run.metrics)[0]["val/nll"] == pytest.approx(expected, abs=2e-3)
+
+
+def test_files_of_a_run(fitted: Fit) -> None:
+    names = {str(path.relative_to(fitted.run.path)) for path in fitted.run.path.rglob("*") if path.is_file()}
+    assert names == {
+        ".lock",
+        "checkpoints/last.pt",
+        "checkpoints/start/config.json",
+        "checkpoints/start/model.safetensors",
+        "config.yaml",
+        "environment.json",
+        "log.txt",
+        "metrics.jsonl",
+        "model/config.json",
+        "model/model.safetensors",
+        "results.json",
+        "schema.json",
+        "state.json",
+    }
+    state = json.loads(fitted.run.state.read_text())
+    assert (state["status"], state["dataset"], state["flow"], state["steps"]) == ("finished", "moons", "nsf-ar", 150)
+
+
+def test_recorded_configuration_is_complete_and_gives_the_same_fit(fitted: Fit, tmp_path: Path) -> None:
+    config = load_config(files=[fitted.run.config])
+    assert config.flow.name == "nsf-ar"
+    assert "auto" not in config.flow.model_dump().values()
+    again = fit(config, out=tmp_path / "again", quiet=True)
+    for key in ("train_nll", "val_nll", "test_nll", "kl_to_truth"):
+        assert again.results[key] == fitted.results[key]
+
+
+def test_seeds(tmp_path: Path) -> None:
+    first = tiny("circles", tmp_path / "a", "flow.dropout=0.1")
+    torch.manual_seed(123)  # where the process was before does not matter
+    torch.randn(7)
+    again = tiny("circles", tmp_path / "b", "flow.dropout=0.1")
+    other = tiny("circles", tmp_path / "c", "flow.dropout=0.1", "seed=1")
+    without = [{k: v for k, v in f.results.items() if k not in ("run", "seconds")} for f in (first, again, other)]
+    assert without[0] == without[1]
+    assert without[0]["val_nll"] != without[2]["val_nll"]
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(1.7e9, 1000.0), (-3.0, 1e-6), (0.0, 1e12)])
+def test_units_of_the_data(offset: float, scale: float, tmp_path: Path) -> None:
+    """Shifting and scaling the table changes the NLL by the logarithm of the scale, and nothing else."""
+    x = np.round(normals(400, 2), 6)
+    base = tiny(table(tmp_path / "x.csv", dict(zip("ab", x.T, strict=True))), tmp_path / "r1", "data.dequantize=off")
+    moved = tiny(
+        table(tmp_path / "y.csv", dict(zip("ab", (x * scale + offset).T, strict=True))),
+        tmp_path / "r2",
+        "data.dequantize=off",
+    )
+    for key in ("train_nll", "val_nll", "test_nll"):
+        assert moved.results[key] == pytest.approx(base.results[key] + 2 * math.log(scale), abs=1e-3)
+    assert moved.results["test_nll_standardized"] == pytest.approx(base.results["test_nll_standardized"], abs=1e-3)
+
+
+def test_gaussian_data_keep_the_gaussian(tmp_path: Path) -> None:
+    x = normals(2000, 3) @ np.array([[1.0, 0.5, 0.2], [0, 1, 0.3], [0, 0, 1]])
+    done = tiny(table(tmp_path / "g.csv", dict(zip("abc", x.T, strict=True))), tmp_path / "run")
+    assert done.results["flow"] == "gaussian"
+    assert done.results["parameters"] == sum(p.numel() for p in Gaussian(3, covariance="full").parameters())
+    assert "the Gaussian is kept" in done.run.log.read_text()
+    assert json.loads(done.run.state.read_text())["flow"] == "gaussian"
+
+
+def test_whole_numbers_are_spread_over_their_cells(tmp_path: Path) -> None:
+    """Counts: the density stays that of unit cells instead of rising without bound."""
+    counts = np.random.default_rng(0).binomial(20, 0.5, size=(500, 2)).astype(float)
+    path = table(tmp_path / "counts.csv", {"a": counts[:, 0], "b": counts[:, 1]}, fmt="%d")
+    done = tiny(path, tmp_path / "run")
+    entropy = 2 * 0.5 * math.log(2 * math.pi * math.e * 5.0)
+    assert done.results["train_nll"] == pytest.approx(entropy, abs=0.15)
+    prepared = prepare(plan(load_config(str(path))).prepared.dataset, load_config(str(path)).data, 0)
+    assert prepared.cells.tolist() == [1, 1]
+    assert prepared.training_points(torch.device("cpu")).cell is not None
+    off = tiny(path, tmp_path / "off", "data.dequantize=off")
+    assert json.loads(off.run.schema.read_text())["cells"] == [0, 0]
+    assert "their likelihoods are overstated" in off.run.log.read_text()
+
+
+def test_one_column(tmp_path: Path) -> None:
+    done = tiny(table(tmp_path / "one.csv", {"a": normals(200, 1)[:, 0]}), tmp_path / "run")
+    assert done.results["features"] == 1
+    assert math.isfinite(done.results["test_nll"])
+    assert done.density.sample(5).shape == (5, 1)
+
+
+@pytest.mark.parametrize("name", ["realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "gaussian"])
+def test_every_flow(name: str, tmp_path: Path) -> None:
+    done = tiny("gaussian", tmp_path / "run", f"flow={name}", "train.steps=3")
+    assert math.isfinite(done.results["test_nll"])
+    loaded = FittedDensity.load(done.run.model)
+    x = loaded.sample(20, seed=1)
+    assert np.isfinite(loaded.log_prob(x)).all()
+    assert np.array_equal(x, done.density.sample(20, seed=1))
+
+
+def test_context(tmp_path: Path) -> None:
+    c = normals(1500, 1)[:, 0]
+    columns = {"c": c, "y": 3 * c + 0.2 * normals(1500, 1, seed=1)[:, 0]}
+    path = table(tmp_path / "xy.csv", columns)
+    done = tiny(path, tmp_path / "run", "data.context=c", "train.steps=200", "train.learning_rate=0.02")
+    truth = 0.5 * math.log(2 * math.pi * math.e * 0.04)
+    assert done.results["features"] == 1
+    assert done.results["test_nll"] == pytest.approx(truth, abs=0.4)
+    for given in (-1.0, 1.0):
+        drawn = done.density.sample(500, np.full((500, 1), given))
+        assert drawn.mean() == pytest.approx(3 * given, abs=0.3)
+
+
+def test_no_test_rows(tmp_path: Path) -> None:
+    done = tiny("moons", tmp_path / "run", "data.test_fraction=0", "train.evaluate=true")
+    assert math.isnan(done.results["test_nll"])
+    assert json.loads(done.run.results.read_text())["test_nll"] is None
+    assert done.lines()[0].endswith("there are no test rows")
+    assert done.run.status == "finished"
+    with pytest.raises(DataError, match="has no test rows"):
+        evaluate_run(done.run)
+
+
+def test_evaluation_and_pictures_of_a_tiny_table(tmp_path: Path) -> None:
+    """Twelve rows leave one to test on: whatever can be said is said, and the rest is left out."""
+    path = table(tmp_path / "twelve.csv", dict(zip("abc", normals(12, 3).T, strict=True)))
+    done = tiny(path, tmp_path / "run", "train.evaluate=true")
+    assert done.run.status == "finished"
+    assert done.report is not None
+    assert {"corner.png", "training.png"} <= {path.name for path in done.run.pictures.iterdir()}
+    assert (done.run.samples / "samples.csv").read_text().startswith("a,b,c\n")
+    assert json.loads((done.run.path / "evaluation.json").read_text())["rows"] == {
+        "train": 10,
+        "validation": 1,
+        "test": 1,
+    }
+
+
+def test_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pushforward.train import fitting
+
+    def diverge(*_: Any, **__: Any) -> None:
+        raise DivergedError("the loss is not finite at step 25")
+
+    monkeypatch.setattr(fitting, "maximize_likelihood", diverge)
+    with pytest.raises(DivergedError):
+        tiny("moons", tmp_path / "run")
+    run = RunFolder.open(tmp_path / "run")
+    assert run.status == "diverged"
+    assert read_metrics(run.metrics)[-1]["kind"] == "alert"
+
+
+def test_a_failure_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pushforward.train import fitting
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(fitting, "maximize_likelihood", fail)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        tiny("moons", tmp_path / "run")
+    assert RunFolder.open(tmp_path / "run").status == "failed"
+
+
+def test_bad_data_leave_no_run(tmp_path: Path) -> None:
+    path = table(tmp_path / "x.csv", {"a": np.ones(20), "b": np.arange(20.0)})
+    with pytest.raises(DataError):
+        tiny(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices() -> None:
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("gpu", "cuda:99", "tpu0", ""):
+        with pytest.raises(ConfigError, match="^device: expected "):
+            choose_device(name)
+
+
+def after(steps: int, action: Callable[[], None]) -> Callable[..., None]:
+    """A stand-in for ``MetricsFile.log`` that does something once the fit has come to a step."""
+    log = MetricsFile.log
+
+    def logged(self: MetricsFile, metrics: Any, step: int, **rest: Any) -> None:
+        if step >= steps:
+            action()
+        log(self, metrics, step, **rest)
+
+    return logged
+
+
+def test_checkpoints_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of checkpoints becomes a file in mid-fit: one warning, and the model is written."""
+    run = RunFolder(tmp_path / "run")
+
+    def replace() -> None:
+        if run.checkpoints.is_dir():
+            run.checkpoints.rename(tmp_path / "gone")
+            run.checkpoints.write_text("")
+
+    monkeypatch.setattr(MetricsFile, "log", after(5, replace))
+    done = tiny("moons", run.path, "train.checkpoint_seconds=1e-6")
+    assert done.run.status == "finished"
+    assert done.results["steps"] == 20
+    warned = [line for line in run.log.read_text().splitlines() if "warning" in line]
+    assert len(warned) == 1
+    assert warned[0].endswith("last.pt: not a directory; the fit goes on")
+    FittedDensity.load(run.model)
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full, which is a disk that is full")
+def test_metrics_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full for the metrics in mid-fit: one warning, the fit goes on, the model is written."""
+    written = MetricsFile.log
+
+    def full(self: MetricsFile, metrics: Any, step: int, **rest: Any) -> None:
+        if step == 10:
+            descriptor = os.open("/dev/full", os.O_WRONLY)
+            os.dup2(descriptor, self._file.fileno())
+            os.close(descriptor)
+        written(self, metrics, step, **rest)
+
+    monkeypatch.setattr(MetricsFile, "log", full)
+    done = tiny("moons", tmp_path / "run")
+    assert done.run.status == "finished"
+    assert done.results["steps"] == 20
+    assert [row["step"] for row in read_metrics(done.run.metrics)][-1] < 10
+    warned = [line for line in done.run.log.read_text().splitlines() if "warning" in line]
+    assert len(warned) <= 2  # /dev/full has a second error of its own, for syncing
+    assert warned[0].endswith("metrics.jsonl: cannot write: no space left on device; the fit goes on")
+
+
+def test_a_picture_that_fails_does_not_fail_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pushforward.train import fitting
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("no ink\nat all")
+
+    monkeypatch.setattr(fitting, "training_curves", fail)
+    done = tiny(table(tmp_path / "x.csv", {"a": normals(60, 1)[:, 0]}), tmp_path / "run", "train.evaluate=true")
+    assert done.run.status == "finished"
+    assert re.search(r"warning: no picture 'training': no ink at all$", done.run.log.read_text(), re.MULTILINE)
+    assert {path.name for path in done.run.pictures.iterdir()} == {"corner.png", "latent.png"}
+
+
+def test_a_flow_without_columns_is_not_a_fitted_density(tmp_path: Path) -> None:
+    save(build("gaussian", 2), tmp_path)
+    with pytest.raises(ModelFileError, match="a flow without the columns it stands for; got no schema and cells"):
+        FittedDensity.load(tmp_path)
+
+
+def test_resume_with_a_larger_budget(tmp_path: Path) -> None:
+    first = tiny("moons", tmp_path / "run")
+    more = resume(tmp_path / "run", ("train.steps=60",), quiet=True)
+    assert (first.results["steps"], more.results["steps"]) == (20, 60)
+    steps = [(row["kind"], row["step"]) for row in read_metrics(more.run.metrics) if row["kind"] != "summary"]
+    assert len(steps) == len(set(steps))
+    assert [step for _, step in steps] == sorted(step for _, step in steps)
+    assert max(step for _, step in steps) == 60
+    assert load_config(files=[more.run.config]).train.steps == 60
+    assert more.results["val_nll"] <= first.results["val_nll"] + 1e-9
+    assert more.run.status == "finished"
+    # Nothing is left to do: the same numbers, no further step.
+    same = resume(tmp_path / "run", quiet=True)
+    assert same.results["steps"] == 60
+    assert same.results["test_nll"] == more.results["test_nll"]
+
+
+def test_resume_with_other_data(tmp_path: Path) -> None:
+    x = normals(100, 2)
+    path = table(tmp_path / "x.csv", {"a": x[:, 0], "b": x[:, 1]})
+    done = tiny(path, tmp_path / "run")
+    before = (done.run.state.read_text(), done.run.metrics.read_bytes())
+    table(path, {"a": x[:, 0], "b": x[:, 1] + 1})
+    for call in (lambda: resume(tmp_path / "run", quiet=True), lambda: evaluate_run(done.run)):
+        with pytest.raises(DataError, match=r"x\.csv: not the file that .*run was fitted to \(its checksum differs\)"):
+            call()
+    path.unlink()
+    with pytest.raises(DataError, match=r"x\.csv: no such file"):
+        resume(tmp_path / "run", quiet=True)
+    assert (done.run.state.read_text(), done.run.metrics.read_bytes()) == before
+    done.run.claim()  # the failed attempts have let go of it
+    done.run.release()

@@ -180,8 +180,8 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "a spreadsheet": (
         "fit table.xlsx",
         3,
-        "fit: table.xlsx: unknown kind of file; save the sheet as CSV; known endings: .csv, .data, .txt, .tsv, .csv.gz, "
-        ".data.gz, .txt.gz, .tsv.gz, .parquet, .npy",
+        "fit: table.xlsx: unknown kind of file; save the sheet as CSV; known endings: .csv, .data, .txt, .tsv, "
+        ".csv.gz, .data.gz, .txt.gz, .tsv.gz, .parquet, .npy",
     ),
     "drop an unknown column": (
         "fit moons data.drop=x3",

@@ -275,7 +275,7 @@ def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("gpu", "cuda:99", "tpu0", ""):
-        with pytest.raises(ConfigError, match="^device: expected "):
+        with pytest.raises(ConfigError, match=r"^device: expected "):
             choose_device(name)
 
 

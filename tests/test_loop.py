@@ -24,7 +24,8 @@ Row = tuple[str, int, float, dict[str, float]]
 
 def gaussian_rows(n: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 2, generator=generator) @ torch.linalg.cholesky(COVARIANCE).T
+    x: Tensor = torch.randn(n, 2, generator=generator) @ torch.linalg.cholesky(COVARIANCE).T
+    return x
 
 
 def bent_rows(n: int, seed: int = 0) -> Tensor:
@@ -322,7 +323,7 @@ class Poisoned(Flow):
 def poisoned(settings: Settings, bad: Callable[[int], bool]) -> State:
     state = fresh(settings=settings)
     flow = Poisoned(state.flow.base, state.flow.bijection)
-    flow.bad = bad  # type: ignore[method-assign]
+    flow.bad = bad
     return start(flow, settings)
 
 

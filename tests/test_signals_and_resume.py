@@ -1,0 +1,284 @@
+"""Fits that are stopped, killed, resumed and disturbed: real processes, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pushforward.evaluate.fitted import FittedDensity
+from pushforward.train import resume
+from pushforward.train.runs import RunFolder
+from pushforward.train.tracking import read_metrics
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+
+SMALL = (
+    "data.rows=2000",
+    "flow=maf",
+    "flow.layers=1",
+    "flow.hidden=16",
+    "train.batch_size=64",
+    "train.evaluate=false",
+    "wandb=off",
+)
+
+
+class Command:
+    """A running ``pushforward`` that ends with the test."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "pushforward", *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.stdout = self.stderr = ""
+
+    def wait(self) -> int:
+        self.stdout, self.stderr = self.process.communicate(timeout=60)
+        assert "Traceback" not in self.stderr, self.stderr
+        return self.process.returncode
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for the process to come to a point that its files show."""
+        limit = time.monotonic() + 60
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    running: list[Command] = []
+
+    def started(*arguments: str) -> Command:
+        running.append(Command(tmp_path, *arguments))
+        return running[-1]
+
+    yield started
+    for command in running:
+        if command.process.poll() is None:
+            command.process.kill()
+            command.process.communicate()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "run")
+
+
+def steps(run: RunFolder) -> list[tuple[str, int]]:
+    return [(row["kind"], row["step"]) for row in read_metrics(run.metrics) if row["kind"] in ("train", "validation")]
+
+
+def has_come_to(run: RunFolder, step: int) -> Callable[[], bool]:
+    def there() -> bool:
+        return run.metrics.exists() and any(s >= step for _, s in steps(run))
+
+    return there
+
+
+def assert_continuous(run: RunFolder, last: int, *, log_every: int = 25) -> None:
+    """Rows of training come at every multiple, no row is repeated, and steps never go back."""
+    seen = steps(run)
+    assert [step for _, step in seen] == sorted(step for _, step in seen)
+    assert len(seen) == len(set(seen))
+    assert [step for kind, step in seen if kind == "train"] == list(range(log_every, last + 1, log_every))
+
+
+def assert_scorable(run: RunFolder) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads(run.results.read_text())
+    density = FittedDensity.load(run.model)
+    scores = density.log_prob(density.sample(50, seed=0))
+    assert np.isfinite(scores).all()
+    return results
+
+
+def fit_in_process(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
+    from pushforward.train import fit, load_config
+
+    return fit(load_config("moons", overrides=(*SMALL, *overrides)), out=folder / name, quiet=True).results
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [
+        (signal.SIGTERM, 143, "sigterm"),
+        pytest.param(signal.SIGINT, 130, "sigint", marks=pytest.mark.slow),
+    ],
+)
+def test_signal_then_resume(
+    number: signal.Signals, code: int, reason: str, start: Start, run: RunFolder, tmp_path: Path
+) -> None:
+    """A signal saves the best weights; the resumed fit reaches what the uninterrupted one does."""
+    # Slow enough to be hit: checkpoints after every step.
+    fit = start("fit", "moons", "--out", "run", "--json", *SMALL, "train.steps=300", "train.checkpoint_seconds=1e-6")
+    fit.until(has_come_to(run, 40))
+    fit.process.send_signal(number)
+    assert fit.wait() == code
+    stopped = json.loads(fit.stdout)
+    assert fit.stdout.count("\n") == 1
+    assert stopped["stop_reason"] == reason
+    assert 40 <= stopped["steps"] < 300
+    assert "go on with: pushforward fit --resume run" in fit.stderr
+    assert run.status == "stopped"
+    assert assert_scorable(run)["steps"] == stopped["steps"]
+    assert_continuous(run, stopped["steps"])
+    assert read_metrics(run.metrics)[-1]["kind"] == "summary"
+
+    results = resume(run.path, ("train.checkpoint_seconds=30",), quiet=True).results
+    assert results["steps"] == 300
+    assert results["seconds"] > stopped["seconds"]
+    assert run.status == "finished"
+    assert_continuous(run, 300)
+
+    whole = fit_in_process(tmp_path, "whole", "train.steps=300")
+    for key in ("train_nll", "val_nll", "test_nll"):
+        assert results[key] == pytest.approx(whole[key], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_kill_then_resume(start: Start, run: RunFolder, tmp_path: Path) -> None:
+    """SIGKILL leaves the last checkpoint, a record that is whole up to the kill, and a run that says killed."""
+    fit = start("fit", "moons", "--out", "run", *SMALL, "train.steps=400", "train.checkpoint_seconds=0.05")
+    fit.until(lambda: (run.checkpoints / "last.pt").exists() and has_come_to(run, 60)())
+    fit.process.kill()
+    assert fit.wait() == -signal.SIGKILL
+    assert run.status == "killed"
+    before = steps(run)
+    assert not run.results.exists()
+
+    resumed = start("fit", "--resume", "run", "--json")
+    assert resumed.wait() == 0
+    results = json.loads(resumed.stdout)
+    assert results["steps"] == 400
+    assert steps(run)[: len(before) // 2] == before[: len(before) // 2]
+    assert_continuous(run, 400)
+    assert run.status == "finished"
+    whole = fit_in_process(tmp_path, "whole", "train.steps=400")
+    assert results["test_nll"] == pytest.approx(whole["test_nll"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_second_interrupt_and_second_process(start: Start, run: RunFolder) -> None:
+    """While a fit runs, nobody else may go on with it; two interrupts end it at once, and it can be resumed."""
+    fit = start("fit", "moons", "--out", "run", *SMALL, "train.seconds=50", "train.checkpoint_seconds=0.05")
+    fit.until(lambda: (run.checkpoints / "last.pt").exists() and has_come_to(run, 50)())
+    second = start("fit", "--resume", "run")
+    third = start("fit", "moons", "--out", "run", *SMALL, "train.steps=5")
+    assert second.wait() == 1
+    assert second.stderr.endswith("fit: run: in use by another process\n")
+    assert third.wait() == 2
+    assert run.status == "running"
+    # Stopped between the two, so that both are waiting when it goes on.
+    fit.process.send_signal(signal.SIGINT)
+    fit.process.send_signal(signal.SIGINT)
+    assert fit.wait() == 130
+    assert run.status == "stopped"
+    resumed = start("fit", "--resume", "run", "--json", "train.seconds=5")
+    assert resumed.wait() == 0
+    assert_scorable(run)
+
+
+def test_damaged_and_missing_checkpoints(tmp_path: Path, run: RunFolder) -> None:
+    from click.testing import CliRunner
+
+    from pushforward.cli import main
+
+    fit_in_process(tmp_path, "run", "train.steps=20")
+    last = run.checkpoints / "last.pt"
+    good = last.read_bytes()
+    state, metrics = run.state.read_text(), run.metrics.read_bytes()
+
+    def attempt() -> tuple[int, str]:
+        done = CliRunner().invoke(main, ["fit", "--resume", str(run.path), "train.steps=30"], prog_name="pushforward")
+        assert done.stdout == ""
+        return done.exit_code, done.stderr
+
+    start_weights = run.checkpoints / "start" / "model.safetensors"
+    for content in (good[: len(good) // 2], bytes(len(good)), b""):
+        last.write_bytes(content)
+        code, line = attempt()
+        assert code == 1
+        assert line == f"pushforward fit: {last}: damaged: its checksum is not that of its contents\n"
+    last.unlink()
+    assert attempt() == (1, f"pushforward fit: {last}: no checkpoint to resume from\n")
+    last.write_bytes(good)
+    weights = start_weights.read_bytes()
+    start_weights.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    code, line = attempt()
+    assert (code, line.count("\n")) == (1, 1)
+    assert "damaged: its checksum" in line
+    start_weights.write_bytes(weights)
+    # None of the attempts has touched the run, and with its checkpoint back it goes on.
+    assert (run.state.read_text(), run.metrics.read_bytes()) == (state, metrics)
+    done = CliRunner().invoke(main, ["fit", "--resume", str(run.path), "train.steps=30", "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["steps"] == 30
+
+
+def test_signal_during_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fit is whole by then: the run is finished, what is left of the pictures is skipped, the code says why."""
+    from pushforward.train import fit, fitting, load_config
+
+    def evaluate(*_: Any, **__: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+        class Report:
+            baselines: tuple[()] = ()
+
+            def to_dict(self) -> dict[str, Any]:
+                return {}
+
+            def lines(self) -> list[str]:
+                return []
+
+        return Report()
+
+    monkeypatch.setattr(fitting, "evaluate_prepared", evaluate)
+    before = signal.getsignal(signal.SIGTERM)
+    config = load_config("moons", overrides=(*SMALL, "train.steps=5", "train.evaluate=true"))
+    done = fit(config, out=tmp_path / "run", quiet=True)
+    assert done.signum == signal.SIGTERM
+    assert done.run.status == "finished"
+    assert not list(done.run.pictures.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert_scorable(done.run)
+
+
+def test_interrupt_twice_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pushforward.train import fit, load_config
+    from pushforward.train.tracking import MetricsFile
+
+    written = MetricsFile.log
+
+    def interrupt(self: MetricsFile, metrics: Any, step: int, **rest: Any) -> None:
+        written(self, metrics, step, **rest)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(MetricsFile, "log", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(load_config("moons", overrides=(*SMALL, "train.steps=20")), out=tmp_path / "run", quiet=True)
+    run = RunFolder.open(tmp_path / "run")
+    assert run.status == "stopped"
+    assert steps(run)[-1][1] == 3
+    run.claim()  # it has been let go of
+    run.release()

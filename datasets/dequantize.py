@@ -73,8 +73,11 @@ class Dequantizer:
         """
         rows = self._checked(rows)
         state = np.full(len(rows), _mix(np.array([draw], dtype=np.int64).view(np.uint64) + _GOLDEN)[0])
-        # 0.0 and -0.0 are one value with two bit patterns; adding 0.0 makes them one.
-        for bits in (np.ascontiguousarray(rows.T) + 0.0).view(np.uint64):
+        # Rounded to 32 bits, so that a column of floats is the same row from Parquet and from its digits in a CSV
+        # file. 0.0 and -0.0 are one value with two bit patterns; adding 0.0 makes them one.
+        with np.errstate(over="ignore"):
+            rounded = np.ascontiguousarray(rows.T).astype(np.float32) + np.float32(0.0)
+        for bits in rounded.view(np.uint32).astype(np.uint64):
             state = _mix(state ^ _mix(bits + _GOLDEN)) + _GOLDEN
         uniform = np.empty((len(rows), len(self._touched)))
         for k, column in enumerate(self._touched):

@@ -107,8 +107,12 @@ def test_fixed_noise_depends_on_the_row_only() -> None:
     assert np.array_equal(dequantizer.fixed(rows[::-1].copy(order="F"))[::-1], noisy)
     # Every column of the row counts, also an untouched one, and in its place.
     changed = rows.copy()
-    changed[:, 2] += 1e-12
+    changed[:, 2] += 1e-3
     assert (noises(dequantizer.fixed(changed), changed) != noises(noisy, rows)).all()
+    # A value that went through 32 bits, as in a Parquet column of floats, is still the same row.
+    rounded = rows.copy()
+    rounded[:, 2] = rows[:, 2].astype(np.float32)
+    assert np.allclose(noises(dequantizer.fixed(rounded), rounded), noises(noisy, rows))
 
 
 def test_fixed_noise_of_zero_has_no_sign() -> None:

@@ -177,7 +177,11 @@ def test_whole_numbers_are_spread_over_their_cells(tmp_path: Path) -> None:
     assert done.results["train_nll"] == pytest.approx(entropy, abs=0.15)
     prepared = prepare(plan(load_config(str(path))).prepared.dataset, load_config(str(path)).data, 0)
     assert prepared.cells.tolist() == [1, 1]
-    assert prepared.training_points(torch.device("cpu")).cell is not None
+    points = prepared.training_points(torch.device("cpu"))
+    recorded = prepared.standardize.inverse(points.x.double())[0]
+    assert (recorded - recorded.round()).abs().max() < 1e-5  # the loop adds its noise to whole numbers
+    assert points.cell is not None
+    assert (points.cell.numpy() * prepared.train.rows.std(axis=0)).tolist() == pytest.approx([1, 1], rel=1e-6)
     off = tiny(path, tmp_path / "off", "data.dequantize=off")
     assert json.loads(off.run.schema.read_text())["cells"] == [0, 0]
     assert "their likelihoods are overstated" in off.run.log.read_text()
@@ -258,10 +262,14 @@ def test_a_failure_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of luck")
 
+    finished = tiny("moons", tmp_path / "finished")
     monkeypatch.setattr(fitting, "maximize_likelihood", fail)
     with pytest.raises(RuntimeError, match="out of luck"):
         tiny("moons", tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").status == "failed"
+    with pytest.raises(RuntimeError, match="out of luck"):
+        resume(finished.run.path, ("train.steps=40",), quiet=True)
+    assert finished.run.status == "failed"
 
 
 def test_bad_data_leave_no_run(tmp_path: Path) -> None:

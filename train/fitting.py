@@ -355,7 +355,7 @@ def _better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Flow
     train, validation = prepared.training_points(cpu), prepared.validation_points(cpu)
     gaussian = gaussian_flow(_noised(train))
     gain, se = paired_difference(log_prob(flow, validation.x), log_prob(gaussian, validation.x))
-    if gain > se or (math.isnan(se) and gain > 0):
+    if gain > 2.0 * se or (math.isnan(se) and gain > 0):
         return flow, ""
     kept = sum(p.numel() for p in gaussian.parameters())
     return gaussian, (

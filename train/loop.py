@@ -56,6 +56,7 @@ class Standing:
     start_nll: float = math.inf
     rollbacks: int = 0
     stop_reason: str = ""
+    validated_step: int = -1
 
 
 @dataclass
@@ -140,6 +141,7 @@ def maximize_likelihood(
                 progress.best_nll, progress.best_nll_se = score.nll, score.se
                 progress.best_step, progress.best_fraction = progress.step, fraction()
                 state.best = copy.deepcopy(flow.state_dict())
+        progress.validated_step = progress.step
         log("validation", progress.step, clock() - began, metrics)
         last_validation = clock()
         validation_seconds = last_validation - before
@@ -156,15 +158,20 @@ def maximize_likelihood(
             interval = max(settings.seconds / VALIDATIONS, 10.0 * validation_seconds)
             return clock() - last_validation >= interval
         assert settings.steps is not None  # Settings has made sure
-        return progress.step % max(1, settings.steps // VALIDATIONS) == 0
+        return progress.step % math.ceil(settings.steps / VALIDATIONS) == 0
 
     flow.train()
     if progress.step == 0:
         validate()
     while True:
         spent = fraction()
-        if progress.step and due():
+        if progress.step != progress.validated_step and due():
             validate()
+        # After validation, so that the rows up to the checkpoint's step are exactly those before it.
+        if progress.step and clock() - last_checkpoint >= settings.checkpoint_seconds:
+            progress.seconds = clock() - began
+            checkpoint(state)
+            last_checkpoint = clock()
         reason = stop()
         if not reason and spent >= 1.0:
             reason = "budget"
@@ -198,14 +205,13 @@ def maximize_likelihood(
             log("train", progress.step, progress.seconds, metrics | {"train/learning_rate": rate})
             if not math.isfinite(metrics["train/nll"]) or not math.isfinite(metrics["train/grad_norm"]):
                 _roll_back(state, settings)
-        if clock() - last_checkpoint >= settings.checkpoint_seconds:
-            progress.seconds = clock() - began
-            checkpoint(state)
-            last_checkpoint = clock()
 
     progress.seconds = clock() - began
-    if progress.best_step != progress.step:
+    if progress.validated_step != progress.step:
         validate()
+    if window.count and progress.best_step == 0 and not math.isfinite(sum(window.read(1).values())):
+        # A fit too short for a row of metrics would otherwise end with its first weights as if it had learned.
+        raise _diverged(progress, settings)
     checkpoint(state)
     flow.load_state_dict(state.best)
     flow.eval()
@@ -222,16 +228,20 @@ def _roll_back(state: State, settings: Settings) -> None:
     progress = state.progress
     progress.rollbacks += 1
     if progress.rollbacks > _ROLLBACKS or not math.isfinite(progress.best_nll):
-        raise DivergedError(
-            f"the loss is not finite at step {progress.step}, after {progress.rollbacks - 1} returns to the best "
-            f"weights with half the learning rate each (best validation NLL {progress.best_nll:.4f} nats at step "
-            f"{progress.best_step}); try train.learning_rate={settings.learning_rate / 10:g}"
-        )
+        raise _diverged(progress, settings)
     state.flow.load_state_dict(state.best)
     with torch.no_grad():
         for average, parameter in zip(state.average, state.flow.parameters(), strict=True):
             average.copy_(parameter)
     state.optimizer.state.clear()
+
+
+def _diverged(progress: Standing, settings: Settings) -> DivergedError:
+    return DivergedError(
+        f"the loss is not finite at step {progress.step}, after {max(0, progress.rollbacks - 1)} returns to the best "
+        f"weights with half the learning rate each (best validation NLL {progress.best_nll:.4f} nats at step "
+        f"{progress.best_step}); try train.learning_rate={settings.learning_rate / 10:g}"
+    )
 
 
 class _Batches:
@@ -242,20 +252,29 @@ class _Batches:
         self.batch_size = min(batch_size, len(points))
         # A ragged last batch would change the shapes a compiled step has seen: its rows wait for the next epoch.
         self.per_epoch = max(1, len(points) // self.batch_size)
-        self.position = 0
-        self.order = torch.empty(0, dtype=torch.long)
+        self.epoch, self.position = divmod(step, self.per_epoch)
+        self.generator = torch.Generator(points.x.device)
+        self.seed = torch.initial_seed()
+        if self.position:
+            self._shuffle()
 
     def next(self) -> tuple[Tensor, Tensor | None]:
         x, context, cell = self.points.x, self.points.context, self.points.cell
         if self.position == 0:
-            self.order = torch.randperm(len(x), device=x.device)
+            self._shuffle()
         start = self.position * self.batch_size
         rows = self.order[start : start + self.batch_size]
         self.position = (self.position + 1) % self.per_epoch
+        self.epoch += self.position == 0
         batch = x[rows]
         if cell is not None:
             batch = batch + cell * (torch.rand_like(batch) - 0.5)
         return batch, None if context is None else context[rows]
+
+    def _shuffle(self) -> None:
+        self.generator.manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        x = self.points.x
+        self.order = torch.randperm(len(x), device=x.device, generator=self.generator)
 
 
 class _Window:

@@ -55,7 +55,7 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
     # Capacity follows the amount of data; dropout and decay hold back what is left over.
     tier = "toy" if is_toy else "tiny" if rows < 600 else "small" if rows < 6_000 else "large"
     sizes: dict[str, dict[str, Any]] = {
-        "toy": {"layers": 4, "hidden": 64, "blocks": 2, "bins": 16, "dropout": 0.0},
+        "toy": {"layers": 6, "hidden": 64, "blocks": 2, "bins": 8, "dropout": 0.0},
         "tiny": {"layers": 2, "hidden": 32, "blocks": 1, "bins": 8, "dropout": 0.3},
         "small": {"layers": 3, "hidden": 96, "blocks": 2, "bins": 8, "dropout": 0.2},
         "large": {"layers": 5, "hidden": 128, "blocks": 2, "bins": 8, "dropout": 0.0},
@@ -69,7 +69,7 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
     seconds = 12.0 if is_toy else min(120.0, 15.0 + rows * features / 8_000)
     train_defaults = {
         "batch_size": _batch_size(rows, is_toy),
-        "learning_rate": {"toy": 3e-3, "tiny": 1e-3, "small": 1e-3, "large": 1.5e-3}[tier],
+        "learning_rate": {"toy": 5e-3, "tiny": 1e-3, "small": 1e-3, "large": 1.5e-3}[tier],
         "weight_decay": {"toy": 0.0, "tiny": 1e-2, "small": 1e-3, "large": 0.0}[tier],
         "averaging": 0.99,
         "patience": 1.0 if is_toy or tier == "large" else 0.3,
@@ -102,7 +102,7 @@ def _filled(section: FlowConfig | TrainConfig, defaults: dict[str, Any]) -> dict
 
 def _batch_size(rows: int, is_toy: bool) -> int:
     if is_toy:
-        return 1024
+        return 512
     # About eight steps an epoch for the smallest tables.
     size = 32
     while size < 512 and size * 16 <= rows:

@@ -232,20 +232,19 @@ def sample(
     seed = 0 if seed is None else seed
     context = _given(density, given)
     repeated = np.empty((rows, 0)) if context is None else np.repeat(context, rows, axis=0)
-    if out is None:
-        # What was drawn for other values stays beside it.
-        values = "".join(f"-{re.sub(r'[^A-Za-z0-9._=-]+', '-', text)}" for text in sorted(given))
-        out = _run_folder(run).samples / f"sample-{rows}-seed{seed}{values}.csv"
+    # What was drawn for other values stays beside it.
+    values = "".join(f"-{re.sub(r'[^A-Za-z0-9._=-]+', '-', text)}" for text in sorted(given))
+    target: Path = out or _run_folder(run).samples / f"sample-{rows}-seed{seed}{values}.csv"
     drawn = density.sample(rows, None if context is None else repeated, seed=seed)
     try:
-        write_table(out, drawn, repeated, density.schema)
+        write_table(target, drawn, repeated, density.schema)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(error.errno, f"cannot write: {reason}", str(out)) from error
+        raise OSError(error.errno, f"cannot write: {reason}", str(target)) from error
     if as_json:
-        click.echo(json.dumps({"run": str(run), "rows": rows, "seed": seed, "out": str(out)}))
+        click.echo(json.dumps({"run": str(run), "rows": rows, "seed": seed, "out": str(target)}))
     else:
-        click.echo(f"{rows:,} rows written to {out}")
+        click.echo(f"{rows:,} rows written to {target}")
 
 
 @main.command(short_help="Say what a fitted density is worth.")

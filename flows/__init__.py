@@ -3,9 +3,10 @@
 from pushforward.flows.autoregressive import MaskedAutoregressive
 from pushforward.flows.base import Gaussian
 from pushforward.flows.bijection import Bijection, Chain, Foreign, Inverse
-from pushforward.flows.conditioners import IncrementalPass, MaskedResidualNet, ResidualNet
+from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
 from pushforward.flows.coupling import Coupling
 from pushforward.flows.flow import Flow
+from pushforward.flows.incremental import IncrementalPass
 from pushforward.flows.linear import LULinear, Permutation
 from pushforward.flows.normalization import ActNorm, Standardize
 from pushforward.flows.presets import NAMES, build

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pushforward.flows.bijection import check_shape
+from pushforward.flows.incremental import Affinity, IncrementalPass
 
 
 class ResidualNet(nn.Module):
@@ -164,7 +164,7 @@ class MaskedResidualNet(nn.Module):
         parameters: Tensor = self.last(F.relu(h))
         return torch.unflatten(parameters, -1, (self.features, self.outputs_per_feature))
 
-    def incremental(self, like: Tensor, context: Tensor | None = None) -> "IncrementalPass":
+    def incremental(self, like: Tensor, context: Tensor | None = None) -> IncrementalPass:
         """Start an evaluation one feature at a time.
 
         Args:
@@ -172,9 +172,21 @@ class MaskedResidualNet(nn.Module):
                 ``torch.vmap``, batched if they are.
             context: Context ``(points, context)``.
         """
-        if context is not None:
-            check_shape(type(self).__name__, "context", context, self.context)
-        return IncrementalPass(self, like, context)
+        if self.context and context is None:
+            raise ValueError(f"{type(self).__name__}: expected context of shape (..., {self.context}); got none")
+
+        def layer(linear: _MaskedLinear, of_context: nn.Linear | None = None) -> Affinity:
+            term = None if of_context is None else of_context(context).t()
+            return Affinity(linear.masked_weight(), linear.bias, term)
+
+        body: list[Any] = list(self.body)  # to mypy, the members of a ModuleList are any Module
+        return IncrementalPass(
+            self.known,
+            layer(self.first, self.first_context),
+            [(layer(block.first, block.context), layer(block.second)) for block in body],
+            layer(self.last),
+            like,
+        )
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this network (without its weights)."""
@@ -186,94 +198,6 @@ class MaskedResidualNet(nn.Module):
             "blocks": self.blocks,
             "dropout": self.dropout,
         }
-
-
-class IncrementalPass:
-    """One evaluation of a ``MaskedResidualNet``, a feature at a time, keeping every activation computed so far.
-
-    Alternate ``parameters()`` and ``append(x_d)``. All features together cost about one forward pass: a hidden unit
-    is computed once, when the last feature it reads becomes known, and the masked half is never multiplied.
-    Activations are stored ``(units, points)`` so that the units of one degree are one contiguous slice. Dropout is
-    not applied: an inverse must undo one map.
-
-    With gradients enabled the activations are kept in lists that autograd can follow, otherwise in buffers.
-    """
-
-    def __init__(self, net: MaskedResidualNet, like: Tensor, context: Tensor | None) -> None:
-        self.net = net
-        self.feature = 0
-        first: _MaskedLinear = net.first
-        self._in_weight, self._in_bias = first.masked_weight(), first.bias
-        body: list[Any] = list(net.body)  # to mypy, the members of a ModuleList are any Module
-        self._blocks = [(b.first.masked_weight(), b.first.bias, b.second.masked_weight(), b.second.bias) for b in body]
-        outputs = net.outputs_per_feature
-        self._out_weight = net.last.masked_weight().view(net.features, outputs, net.hidden)
-        self._out_bias = net.last.bias.view(net.features, outputs)
-        self._context_terms: list[Tensor | None] = [None] * (1 + net.blocks)
-        if net.first_context is not None:
-            if context is None:
-                raise ValueError(f"{type(net).__name__}: expected context of shape (..., {net.context}); got none")
-            linears = [net.first_context, *(b.context for b in body)]
-            self._context_terms = [linear(context).t() for linear in linears]
-        # A sum over nothing: a zero that is batched by torch.vmap if anything the activations depend on is, so that
-        # the buffers made like it are too.
-        zero = sum((t[:0].sum() for t in (self._in_weight, context) if t is not None), start=like[:0].sum())
-        points = len(like)
-        self._x = _Rows(zero, net.features, points)
-        self._inner = [(_Rows(zero, net.hidden, points), _Rows(zero, net.hidden, points)) for _ in range(net.blocks)]
-        self._last = _Rows(zero, net.hidden, points)
-        self._advance(0, net.known[0])
-
-    def parameters(self) -> Tensor:
-        """Parameters ``(points, outputs_per_feature)`` of the next feature."""
-        d, known = self.feature, self.net.known[self.feature]
-        bias = self._out_bias[d][:, None]
-        return torch.addmm(bias, self._out_weight[d, :, :known], self._last.upto(known)).t()
-
-    def append(self, x: Tensor) -> None:
-        """Make the next feature known: values ``(points,)``."""
-        self._x.append(x[None])
-        self.feature += 1
-        if self.feature < self.net.features:
-            self._advance(self.net.known[self.feature - 1], self.net.known[self.feature])
-
-    def _advance(self, start: int, stop: int) -> None:
-        """Compute the hidden units ``start`` to ``stop``, whose inputs are all known now."""
-        if start == stop:
-            return
-        d = self.feature
-        h = torch.addmm(
-            self._in_bias[start:stop, None], self._in_weight[start:stop, :d], self._x.upto(d)
-        ) + self._context(0, start, stop)
-        for i, ((w1, b1, w2, b2), (first, second)) in enumerate(zip(self._blocks, self._inner, strict=True)):
-            first.append(F.relu(h))
-            g = torch.addmm(b1[start:stop, None], w1[start:stop, :stop], first.upto(stop))
-            second.append(F.relu(g + self._context(i + 1, start, stop)))
-            h = h + torch.addmm(b2[start:stop, None], w2[start:stop, :stop], second.upto(stop))
-        self._last.append(F.relu(h))
-
-    def _context(self, layer: int, start: int, stop: int) -> Tensor | float:
-        term = self._context_terms[layer]
-        return 0.0 if term is None else term[start:stop]
-
-
-class _Rows:
-    """A matrix ``(rows, points)`` that grows by rows: a buffer without gradients, a list of tensors with them."""
-
-    def __init__(self, like: Tensor, rows: int, points: int) -> None:
-        self._known = 0
-        self._tracked = torch.is_grad_enabled()
-        self._rows = like.new_empty(0 if self._tracked else rows, points)
-
-    def append(self, rows: Tensor) -> None:
-        if self._tracked:
-            self._rows = torch.cat([self._rows, rows])
-        else:
-            self._rows[self._known : self._known + len(rows)] = rows
-        self._known += len(rows)
-
-    def upto(self, stop: int) -> Tensor:
-        return self._rows[:stop]
 
 
 class _MaskedLinear(nn.Linear):

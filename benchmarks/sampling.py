@@ -25,9 +25,9 @@ from nflows.transforms import (
 from pushforward.flows import build
 
 
-def seconds(call: Callable[[], object]) -> float:
+def seconds(call: Callable[..., object], *arguments: object) -> float:
     before = time.perf_counter()
-    call()
+    call(*arguments)
     return time.perf_counter() - before
 
 
@@ -57,8 +57,8 @@ def main() -> None:
             flow.log_prob(x), flow.sample(points)
             scores, samples = [], []
             for _ in range(arguments.repeats):
-                scores.append(seconds(lambda: flow.log_prob(x)))
-                samples.append(seconds(lambda: flow.sample(points)))
+                scores.append(seconds(flow.log_prob, x))
+                samples.append(seconds(flow.sample, points))
         print(row(f"{name} log_prob", scores))
         print(row(f"{name} sample", samples))
         ratio = statistics.median(s / p for s, p in zip(samples, scores, strict=True))
@@ -74,8 +74,8 @@ def main() -> None:
             ]
         peer = NFlow(CompositeTransform(layers), StandardNormal([features])).eval()
         with torch.no_grad():
-            print(row("nflows nsf-ar log_prob", [seconds(lambda: peer.log_prob(x)) for _ in range(3)]))
-            print(row("nflows nsf-ar sample", [seconds(lambda: peer.sample(points)) for _ in range(2)]))
+            print(row("nflows nsf-ar log_prob", [seconds(peer.log_prob, x) for _ in range(3)]))
+            print(row("nflows nsf-ar sample", [seconds(peer.sample, points) for _ in range(2)]))
 
 
 if __name__ == "__main__":

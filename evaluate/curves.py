@@ -51,7 +51,7 @@ def training_curves(
         beside.set_axis_off()
         beside.legend(*main.get_legend_handles_labels(), loc="upper left", borderaxespad=0.0)
         panels = (
-            (("train/base", "train/log_det"), ("base term", "log-determinant"), "mean log-density (nats)"),
+            (("train/base", "train/log_det"), ("base term", "log-determinant"), "terms of the NLL (nats)"),
             (("train/grad_norm",), (None,), "gradient norm"),
             (("train/learning_rate",), (None,), "learning rate"),
         )

@@ -58,7 +58,8 @@ class Prepared:
         tied = [column for column in self.dataset.schema.columns if column.tied]
         if not tied:
             return ""
-        names = ", ".join(column.name + ("" if column.step is None else f" (step {column.step:g})") for column in tied)
+        shown = [column.name + ("" if column.step is None else f" (step {column.step:g})") for column in tied[:6]]
+        names = ", ".join(shown) + (f" and {len(tied) - len(shown)} more" if len(tied) > len(shown) else "")
         if not self.cells.any():
             return f"columns with repeated values, taken as they are: {names}; their likelihoods are overstated"
         return f"columns with repeated values, each spread over its grid step: {names}"

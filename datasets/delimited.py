@@ -50,7 +50,10 @@ def read_delimited(path: Path) -> tuple["pa.Table", Dialect]:
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(content),
-            read_options=arrow_csv.ReadOptions(column_names=dialect.names, skip_rows=dialect.skip_lines),
+            # One thread: beside torch, pyarrow's pool aborts a process that ends soon after reading.
+            read_options=arrow_csv.ReadOptions(
+                column_names=dialect.names, skip_rows=dialect.skip_lines, use_threads=False
+            ),
             parse_options=arrow_csv.ParseOptions(delimiter=dialect.delimiter),
             convert_options=options,
         )

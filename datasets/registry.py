@@ -14,7 +14,7 @@ from pushforward.datasets.errors import DataError, nearest
 from pushforward.datasets.table import Numbers, check_names, ending, read_table, select, to_numbers
 from pushforward.datasets.toys import CURVES, TOYS
 
-TOY_ROWS = 500_000
+TOY_ROWS = 250_000
 
 
 class Entry(NamedTuple):
@@ -48,7 +48,7 @@ def load(
 
     Args:
         source: A toy's name, the name of one of scikit-learn's sets, or a path to a file.
-        rows: How many rows: a toy draws so many (500,000 unless told), a table gives a random part of so many.
+        rows: How many rows: a toy draws so many (250,000 unless told), a table gives a random part of so many.
         seed: Decides the draw, or the part.
         columns: Use only these; all unless told.
         drop: Leave these out.

@@ -84,7 +84,11 @@ def _table(rows: Array, context: Array | None, schema: Schema, as_text: bool) ->
         if values.shape != (len(rows), len(known)):
             raise ValueError(f"write_table: expected shape ({len(rows)}, {len(known)}); got {values.shape}")
         for k, column in enumerate(known):
-            columns[column.name] = _cells(values[:, k], column, as_text)
+            drawn = values[:, k]
+            if known is schema.columns and column.tied and column.step is not None:
+                # A coarse grid is a scale with ends, such as a count or a mark: nothing lies beyond what was recorded.
+                drawn = np.clip(drawn, column.minimum, column.maximum)
+            columns[column.name] = _cells(drawn, column, as_text)
     return pa.table([columns[name] for name in schema.order], names=list(schema.order))
 
 

@@ -168,7 +168,7 @@ def evaluate_flow(
 
     Args:
         flow: A flow in double precision whose points are in the units of the data.
-        train: Training rows ``(n, D)``; at most 100,000 of them are scored.
+        train: Training rows ``(n, D)``; at most 20,000 of them are scored.
         validation: Validation rows ``(m, D)``.
         test: Test rows ``(k, D)``.
         columns: Names of the columns.
@@ -194,7 +194,7 @@ def evaluate_flow(
         if part.ndim != 2 or part.shape[1] != len(names) or len(part) == 0:
             raise ValueError(f"evaluate_flow: expected {name} rows of shape (rows, {len(names)}); got {part.shape}")
     context_train, context_validation, context_test = contexts if contexts is not None else (None, None, None)
-    seen = np.sort(np.random.default_rng(seed).permutation(len(train))[:100_000])
+    seen = np.sort(np.random.default_rng(seed).permutation(len(train))[:20_000])
     log_probs = log_prob(flow, test, context_test).numpy()
     test_nll = nll_from(log_probs)
     fitted = (

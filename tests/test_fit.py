@@ -15,9 +15,11 @@ import torch
 from pushforward.datasets import DataError
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.likelihood import nll
-from pushforward.flows import Gaussian, ModelFileError, build, save
+from pushforward.flows import NAMES, Gaussian, ModelFileError, build, save
 from pushforward.train import DivergedError, evaluate_run, fit, load_config, plan, resume
-from pushforward.train.fitting import Fit, choose_device
+from pushforward.train.config import FLOWS
+from pushforward.train.device import choose_device
+from pushforward.train.fitting import Fit
 from pushforward.train.overrides import ConfigError
 from pushforward.train.prepare import prepare
 from pushforward.train.runs import RunFolder
@@ -341,12 +343,12 @@ def test_metrics_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_picture_that_fails_does_not_fail_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.train import fitting
+    from pushforward.train import evaluation
 
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("no ink\nat all")
 
-    monkeypatch.setattr(fitting, "training_curves", fail)
+    monkeypatch.setattr(evaluation, "training_curves", fail)
     done = tiny(table(tmp_path / "x.csv", {"a": normals(60, 1)[:, 0]}), tmp_path / "run", "train.evaluate=true")
     assert done.run.status == "finished"
     assert re.search(r"warning: no picture 'training': no ink at all$", done.run.log.read_text(), re.MULTILINE)
@@ -391,3 +393,50 @@ def test_resume_with_other_data(tmp_path: Path) -> None:
     assert (done.run.state.read_text(), done.run.metrics.read_bytes()) == before
     done.run.claim()  # the failed attempts have let go of it
     done.run.release()
+
+
+def test_the_start_is_the_gaussian_also_where_integers_determine_each_other(tmp_path: Path) -> None:
+    # Recorded values of c = a + b have a singular covariance; with noise over their cells they have not.
+    generator = np.random.default_rng(0)
+    a, b = generator.integers(0, 20, 1500), generator.integers(0, 20, 1500)
+    lines = ["a,b,c", *(f"{x},{y},{x + y}" for x, y in zip(a, b, strict=True))]
+    (tmp_path / "sum.csv").write_text("\n".join(lines))
+    fitted = tiny(tmp_path / "sum.csv", tmp_path / "run", "train.steps=1", "data.rows=auto")
+    start = next(row["val/nll"] for row in read_metrics(fitted.run.metrics) if "val/nll" in row)
+    prepared = prepare(plan(load_config(files=[fitted.run.config])).prepared.dataset, fitted_data(fitted), 0)
+    train, validation = prepared.train.rows, prepared.validation.rows
+    law = torch.distributions.MultivariateNormal(torch.tensor(train.mean(0)), torch.tensor(np.cov(train.T, ddof=0)))
+    assert start == pytest.approx(-float(law.log_prob(torch.tensor(validation)).mean()), abs=0.3)
+
+
+def fitted_data(fitted: Fit) -> Any:
+    return load_config(files=[fitted.run.config]).data
+
+
+def test_rows_of_a_table_are_not_compared_with_the_law_of_a_toy(tmp_path: Path) -> None:
+    fitted = tiny("moons", tmp_path / "run", "train.steps=5", "data.rows=2000")
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    (tmp_path / "other.csv").write_text("x1,x2\n" + "\n".join(f"{x!r},{y!r}" for x, y in rows.tolist()))
+    assert evaluate_run(fitted.run, str(tmp_path / "other.csv")).kl_to_truth is None
+    assert evaluate_run(fitted.run).kl_to_truth is not None
+
+
+def test_a_run_is_resumed_from_another_folder_and_with_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(0).normal(size=(400, 2))
+    (tmp_path / "data.csv").write_text("a,b\n" + "\n".join(f"{x!r},{y!r}" for x, y in rows.tolist()))
+    monkeypatch.chdir(tmp_path)
+    fitted = tiny("data.csv", tmp_path / "run", "train.steps=10", "data.rows=auto")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = resume(fitted.run.path, ("train.steps=20", "train.patience=auto"), quiet=True)
+    assert again.results["steps"] > 10
+    assert load_config(files=[again.run.config]).train.patience != "auto"
+
+
+def test_the_configuration_knows_the_flows_there_are() -> None:
+    assert FLOWS == NAMES
+
+
+def test_sizes_that_cannot_be_built_are_configuration_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^flow: .*expected bins of 2 to 500; got 1$"):
+        plan(load_config("moons", overrides=["flow=nsf-ar", "flow.bins=1", "data.rows=500"]))

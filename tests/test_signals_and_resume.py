@@ -235,7 +235,7 @@ def test_damaged_and_missing_checkpoints(tmp_path: Path, run: RunFolder) -> None
 
 def test_signal_during_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fit is whole by then: the run is finished, what is left of the pictures is skipped, the code says why."""
-    from pushforward.train import fit, fitting, load_config
+    from pushforward.train import evaluation, fit, load_config
 
     def evaluate(*_: Any, **__: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -251,7 +251,7 @@ def test_signal_during_the_evaluation(tmp_path: Path, monkeypatch: pytest.Monkey
 
         return Report()
 
-    monkeypatch.setattr(fitting, "evaluate_prepared", evaluate)
+    monkeypatch.setattr(evaluation, "evaluate_prepared", evaluate)
     before = signal.getsignal(signal.SIGTERM)
     config = load_config("moons", overrides=(*SMALL, "train.steps=5", "train.evaluate=true"))
     done = fit(config, out=tmp_path / "run", quiet=True)

@@ -189,7 +189,7 @@ def test_unknown_names_list_the_nearest() -> None:
 def test_names_are_known_without_loading() -> None:
     entries = {entry.name: entry for entry in names()}
     assert set(TOYS) < set(entries)
-    assert entries["moons"][1:4] == ("toy", 500_000, 2)
+    assert entries["moons"][1:4] == ("toy", 250_000, 2)
     for name in ("wine", "breast-cancer", "iris", "digits"):
         dataset = load(name)
         assert dataset.rows.shape == (entries[name].rows, entries[name].columns)

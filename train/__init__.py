@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pushforward.train.checkpoint import CheckpointError
     from pushforward.train.config import Config
-    from pushforward.train.fitting import Fit, Plan, choose_device, evaluate_run, fit, plan, resume
+    from pushforward.train.device import choose_device
+    from pushforward.train.evaluation import evaluate_run
+    from pushforward.train.fitting import Fit, Plan, fit, plan, resume
     from pushforward.train.loop import DivergedError, Points, Standing, State, maximize_likelihood, start
     from pushforward.train.overrides import ConfigError, load_config
     from pushforward.train.runs import RunError, RunFolder, list_runs
@@ -28,8 +30,8 @@ _HOMES = {
     "Settings": "settings",
     "Standing": "loop",
     "State": "loop",
-    "choose_device": "fitting",
-    "evaluate_run": "fitting",
+    "choose_device": "device",
+    "evaluate_run": "evaluation",
     "fit": "fitting",
     "list_runs": "runs",
     "load_config": "overrides",

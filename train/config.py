@@ -164,7 +164,9 @@ class TrainConfig(Section):
         default="auto",
         description="share of the budget without a better validation NLL after which to stop; 1 never stops",
     )
-    compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile the log density")
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="torch.compile the log-density: pays for fits of many minutes; auto is off"
+    )
     checkpoint_seconds: Positive = Field(default=30.0, description="time between checkpoints")
     log_every: Count | Auto = Field(default="auto", description="steps between rows of metrics")
     evaluate: Annotated[bool, Expected("true or false")] = Field(

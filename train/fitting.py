@@ -1,38 +1,32 @@
 """A fit from end to end: data in, a run folder with a scored density out."""
 
-import json
 import math
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from pushforward.datasets import DataError, Dataset, read_rows, write_table
-from pushforward.datasets import load as load_dataset
-from pushforward.evaluate.corner import corner
-from pushforward.evaluate.curves import training_curves
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.likelihood import Nll, kl_to_truth, log_prob, nll, nll_from, paired_difference
-from pushforward.evaluate.plots import density_2d, latent
-from pushforward.evaluate.report import EvaluationReport, evaluate_flow, latent_noise
+from pushforward.evaluate.report import EvaluationReport
 from pushforward.flows import Chain, Flow, build
 from pushforward.flows import load as load_flow
 from pushforward.flows import save as save_flow
 from pushforward.train.checkpoint import load_checkpoint, save_checkpoint
 from pushforward.train.config import Config
+from pushforward.train.device import choose_device
+from pushforward.train.evaluation import evaluate_fit
 from pushforward.train.gaussian import gaussian_flow, initialize_base
-from pushforward.train.loop import DivergedError, Metrics, Points, State, maximize_likelihood, start
+from pushforward.train.loop import DivergedError, Metrics, State, maximize_likelihood, start
 from pushforward.train.overrides import ConfigError, load_config
-from pushforward.train.prepare import Part, Prepared, prepare
+from pushforward.train.prepare import Prepared, check_same_data, load_data, prepare
 from pushforward.train.progress import Progress
 from pushforward.train.runs import RunError, RunFolder
 from pushforward.train.settings import resolve, settings
 from pushforward.train.signals import StopOnSignal
-from pushforward.train.tracking import Tracking, read_metrics
+from pushforward.train.tracking import Tracking
 
 _INITIAL_ROWS = 20_000
 _SAMPLES = 10_000
@@ -90,23 +84,6 @@ class Plan:
         return sum(p.numel() for p in self.flow.parameters())
 
 
-def load_data(config: Config) -> Dataset:
-    """Load the data set that a configuration names.
-
-    Raises:
-        DataError: If there is no such data set, or it cannot be used.
-    """
-    data = config.data
-    return load_dataset(
-        data.source,
-        rows=None if data.rows == "auto" else data.rows,
-        seed=config.seed,
-        columns=None if data.columns == "all" else data.columns,
-        drop=data.drop,
-        context=data.context,
-    )
-
-
 def plan(config: Config) -> Plan:
     """Load the data and build the flow, without fitting: what ``--dry-run`` shows.
 
@@ -119,12 +96,18 @@ def plan(config: Config) -> Plan:
     dataset = prepared.dataset
     rows, features = prepared.recorded.shape
     config = resolve(config, rows=rows, features=features, is_toy=dataset.toy is not None)
+    if dataset.sha256 is not None:  # a file: its run must be found again from any folder
+        source = str(Path(config.data.source).resolve())
+        config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
     flow = config.flow
     # Architecture and initial weights follow from the seed alone, wherever the process has been before.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         options = flow.model_dump(exclude={"name"})
-        core = build(flow.name, features, dataset.context.shape[1], **options)
+        try:
+            core = build(flow.name, features, dataset.context.shape[1], **options)
+        except ValueError as error:
+            raise ConfigError(f"flow: {error}") from None
     return Plan(config, prepared, core)
 
 
@@ -158,7 +141,7 @@ def fit(config: Config, *, out: Path | None = None, quiet: bool = False) -> Fit:
         points = prepared.training_points(device)
         core = core.to(device)
         rows = torch.randperm(len(points), device=device)[:_INITIAL_ROWS]
-        initialize_base(core, points.x[rows], None if points.context is None else points.context[rows])
+        initialize_base(core, points.noised()[rows], None if points.context is None else points.context[rows])
         # The flow as it starts: what a resumed fit is built from, and what the result is compared with.
         save_flow(core, run.checkpoints / "start")
         return _run(run, config, prepared, start(core, settings(config.train)), quiet=quiet)
@@ -193,7 +176,9 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
     run.claim()
     try:
         prepared = prepare(load_data(config), config.data, config.seed)
-        _check_same_data(run, prepared.dataset)
+        check_same_data(run.schema, run.path, prepared.dataset)
+        rows, features = prepared.recorded.shape
+        config = resolve(config, rows=rows, features=features, is_toy=prepared.dataset.toy is not None)
         device = choose_device(config.device)
         core = load_flow(run.checkpoints / "start", device=device)
         state = load_checkpoint(start(core.train(), settings(config.train)), run.checkpoints / "last.pt")
@@ -206,27 +191,6 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             raise
     finally:
         run.release()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that a name means; ``auto`` is a GPU where there is one.
-
-    Raises:
-        ConfigError: If that device is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps; got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: expected one that is here; got {name!r}, and torch finds no CUDA device")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}; got {name!r}")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(f"device: expected one that is here; got {name!r}, and torch finds no MPS device")
-    return device
 
 
 def _run(
@@ -316,7 +280,7 @@ def _run(
             if signals.signum is None and config.train.evaluate and len(prepared.test.rows):
                 progress.message("evaluating: baselines, samples, pictures")
                 step = state.progress.step
-                report = _evaluate(run, prepared, density, config, tracking, step, stop, progress.message)
+                report = evaluate_fit(run, prepared, density, config, tracking, step, stop, progress.message)
             exit_code = 128 + signals.signum if signals.signum else 0
             return Fit(run, density, results, report, signals.signum)
     except KeyboardInterrupt:
@@ -324,8 +288,10 @@ def _run(
         run.set_status("stopped", dataset=dataset.name, flow=config.flow.name)
         raise
     finally:
-        progress.close()
         tracking.finish(exit_code)
+        if tracking.location is not None:
+            progress.message(f"W&B       {tracking.location}")
+        progress.close()
 
 
 def _reason(error: OSError) -> str:
@@ -353,7 +319,7 @@ def _better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Flow
         return flow, ""
     cpu = torch.device("cpu")
     train, validation = prepared.training_points(cpu), prepared.validation_points(cpu)
-    gaussian = gaussian_flow(_noised(train))
+    gaussian = gaussian_flow(train.noised())
     gain, se = paired_difference(log_prob(flow, validation.x), log_prob(gaussian, validation.x))
     if gain > 2.0 * se or (math.isnan(se) and gain > 0):
         return flow, ""
@@ -362,14 +328,6 @@ def _better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Flow
         f"on the {len(validation)} validation rows the flow is better than a full-covariance Gaussian by "
         f"{gain:.3f} ± {se:.3f} nats only: the Gaussian is kept ({kept} parameters)"
     )
-
-
-def _noised(points: Points) -> torch.Tensor:
-    if points.cell is None:
-        return points.x
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(points.x.shape, generator=generator) - 0.5
-    return points.x + points.cell * noise
 
 
 def _in_data_units(core: Flow, prepared: Prepared) -> Flow:
@@ -407,143 +365,6 @@ def _results(
         kl, se = kl_to_truth(dataset.toy.log_prob(test.rows), scores)
         results |= {"kl_to_truth": kl, "kl_to_truth_se": se}
     return results
-
-
-def _evaluate(
-    run: RunFolder,
-    prepared: Prepared,
-    density: FittedDensity,
-    config: Config,
-    tracking: Tracking,
-    step: int,
-    stop: Callable[[], str],
-    tell: Callable[[str], None],
-) -> EvaluationReport:
-    """Baselines, samples, latents, inversion, and pictures of all that, as far as there is time."""
-    report = evaluate_prepared(prepared, density, seed=config.seed)
-    run.write_json("evaluation.json", report.to_dict())
-    if stop():
-        return report
-    baselines = {baseline.label: baseline.nll.nll for baseline in report.baselines}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pictures = draw_pictures(
-            run, prepared.dataset, prepared.test.rows, prepared.test.context, density, baselines, tell
-        )
-    for key, path in pictures.items():
-        tracking.image(f"pictures/{key}", path, step=step)
-    n = min(_SAMPLES, len(prepared.dataset.rows))
-    context = prepared.test.context
-    drawn = density.sample(n, None if context is None else _repeat(context, n), seed=config.seed)
-    shown = np.empty((n, 0)) if context is None else _repeat(context, n)
-    write_table(run.samples / "samples.csv", drawn, shown, density.schema)
-    return report
-
-
-def evaluate_prepared(
-    prepared: Prepared, density: FittedDensity, *, seed: int, baselines: bool = True
-) -> EvaluationReport:
-    """Everything that is said of a density on its own split."""
-    train, validation, test = prepared.train, prepared.validation, prepared.test
-    contexts = None
-    if train.context is not None and validation.context is not None and test.context is not None:
-        contexts = (train.context, validation.context, test.context)
-    toy = prepared.dataset.toy
-    return evaluate_flow(
-        density.flow,
-        train.rows,
-        validation.rows,
-        test.rows,
-        columns=prepared.dataset.schema.names,
-        standardize_log_det=-prepared.standardize.log_det,
-        contexts=contexts,
-        truth_log_prob=None if toy is None else toy.log_prob,
-        seed=seed,
-        baselines=baselines,
-        baseline_seconds=20.0,
-    )
-
-
-def draw_pictures(
-    run: RunFolder,
-    dataset: Dataset,
-    test: np.ndarray[Any, np.dtype[np.float64]],
-    context: np.ndarray[Any, np.dtype[np.float64]] | None,
-    density: FittedDensity,
-    baselines: dict[str, float],
-    tell: Callable[[str], None] = lambda text: None,
-) -> dict[str, Path]:
-    """Draw what there is to see; returns the pictures by name. What cannot be drawn is told and left out."""
-    pictures: dict[str, Path] = {}
-
-    def picture(name: str, draw: Callable[[Path], None]) -> None:
-        path = run.pictures / f"{name}.png"
-        try:
-            draw(path)
-        except Exception as error:  # a picture is not worth a fit
-            tell(f"warning: no picture '{name}': {' '.join(str(error).split())}")
-        else:
-            pictures[name] = path
-
-    n = min(_SAMPLES, max(1_000, len(test)))
-    drawn = density.sample(n if context is None else len(test), context, seed=1)
-    names = dataset.schema.names
-    if len(names) == 2 and context is None:
-        truth = None if dataset.toy is None else dataset.toy.log_prob
-        picture("density", lambda path: density_2d(density.flow, drawn, test, truth, path, columns=names))
-    else:
-        picture("corner", lambda path: corner(drawn, test, names, path))
-    if len(test) > 1:
-        seen = None if context is None else context[:_SAMPLES]
-        picture("latent", lambda path: latent(latent_noise(density.flow, test[:_SAMPLES], seen), path))
-    metrics = read_metrics(run.metrics)
-    if any("val/nll" in row for row in metrics):
-        picture("training", lambda path: training_curves(metrics, path, baselines))
-    return pictures
-
-
-def evaluate_run(
-    run: RunFolder, data: str | None = None, *, device: str = "cpu", tell: Callable[[str], None] = lambda text: None
-) -> EvaluationReport:
-    """Evaluate a finished run again, on its own test rows or on others.
-
-    Args:
-        run: The run.
-        data: A table that takes the place of the run's test rows.
-        device: Where the flow runs.
-        tell: Called with notes on the data.
-
-    Raises:
-        DataError: If the run's data are gone or changed, or the table does not fit.
-        ModelFileError: If the model is missing or damaged.
-    """
-    config = load_config(files=[run.config])
-    density = FittedDensity.load(run.model, device=str(choose_device(device)))
-    prepared = prepare(load_data(config), config.data, config.seed)
-    _check_same_data(run, prepared.dataset)
-    if data is not None:
-        rows, context, notes = read_rows(data, density.schema)
-        for note in notes:
-            tell(note)
-        rows = density.dequantizer.fixed(rows)
-        prepared = replace(prepared, test=Part(rows, context if density.flow.context else None))
-    elif not len(prepared.test.rows):
-        raise DataError(f"{run.path}: has no test rows (data.test_fraction=0); give a table to evaluate on")
-    report = evaluate_prepared(prepared, density, seed=config.seed)
-    if data is None:
-        run.write_json("evaluation.json", report.to_dict())
-    return report
-
-
-def _check_same_data(run: RunFolder, dataset: Dataset) -> None:
-    recorded = json.loads(run.schema.read_text(encoding="utf-8")).get("sha256")
-    if recorded != dataset.sha256:
-        raise DataError(f"{dataset.source}: not the file that {run.path} was fitted to (its checksum differs)")
-
-
-def _repeat(context: np.ndarray[Any, np.dtype[np.float64]], n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    repeated: np.ndarray[Any, np.dtype[np.float64]] = context[np.arange(n) % len(context)]
-    return repeated
 
 
 def _schema(prepared: Prepared) -> dict[str, Any]:

@@ -42,6 +42,10 @@ class Points:
     def __len__(self) -> int:
         return len(self.x)
 
+    def noised(self) -> Tensor:
+        """The features with noise over their cells added once: what the flow is a density of."""
+        return self.x if self.cell is None else _spread(self.x, self.cell)
+
 
 @dataclass
 class Standing:
@@ -163,6 +167,7 @@ def maximize_likelihood(
     flow.train()
     if progress.step == 0:
         validate()
+        checkpoint(state)  # from now on there is something to resume from
     while True:
         spent = fraction()
         if progress.step != progress.validated_step and due():
@@ -244,6 +249,11 @@ def _diverged(progress: Standing, settings: Settings) -> DivergedError:
     )
 
 
+def _spread(x: Tensor, cell: Tensor) -> Tensor:
+    """Add noise that is uniform over the cells."""
+    return x + cell * (torch.rand_like(x) - 0.5)
+
+
 class _Batches:
     """Batches of rows, every row once an epoch, drawn and noised on the device the rows live on."""
 
@@ -268,7 +278,7 @@ class _Batches:
         self.epoch += self.position == 0
         batch = x[rows]
         if cell is not None:
-            batch = batch + cell * (torch.rand_like(batch) - 0.5)
+            batch = _spread(batch, cell)
         return batch, None if context is None else context[rows]
 
     def _shuffle(self) -> None:

@@ -1,15 +1,18 @@
-"""From a data set to what the loop reads: split, dequantize, standardise."""
+"""From a data set to what the loop reads: load, split, dequantize, standardise."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pushforward.datasets import DataError, Dataset, Dequantizer, Splits, split
+from pushforward.datasets import load as load_dataset
 from pushforward.flows import Standardize
-from pushforward.train.config import DataConfig
+from pushforward.train.config import Config, DataConfig
 from pushforward.train.loop import Points
 
 Array = npt.NDArray[np.float64]
@@ -100,11 +103,12 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
         dequantizer = Dequantizer(np.zeros(dataset.rows.shape[1]))
     has_context = dataset.context.shape[1] > 0
 
-    def part(indices: npt.NDArray[np.int64]) -> Part:
+    def part(indices: npt.NDArray[np.int64], draw: int = 0) -> Part:
         context = dataset.context[indices] if has_context else None
-        return Part(dequantizer.fixed(dataset.rows[indices]), context)
+        return Part(dequantizer.fixed(dataset.rows[indices], draw), context)
 
-    train = part(splits.train)
+    # Another draw than that of the rows that are scored: a row that stands in both parts must not give itself away.
+    train = part(splits.train, draw=1)
     standardize_context = None
     if train.context is not None:
         standardize_context = _standardize(train.context, dataset.schema.context_names)
@@ -130,3 +134,33 @@ def _standardize(rows: Array, names: Sequence[str]) -> Standardize:
                 f"leave it out with data.drop={name}, or try another --seed"
             )
     return Standardize(mean.tolist(), scale.tolist())
+
+
+def load_data(config: Config) -> Dataset:
+    """Load the data set that a configuration names.
+
+    Raises:
+        DataError: If there is no such data set, or it cannot be used.
+    """
+    data = config.data
+    return load_dataset(
+        data.source,
+        rows=None if data.rows == "auto" else data.rows,
+        seed=config.seed,
+        columns=None if data.columns == "all" else data.columns,
+        drop=data.drop,
+        context=data.context,
+    )
+
+
+def check_same_data(schema: Path, run: Path, dataset: Dataset) -> None:
+    """Raise a ``DataError`` unless the data are those that a run recorded in its schema.
+
+    Args:
+        schema: The run's ``schema.json``.
+        run: The run folder, to be named in the message.
+        dataset: What was loaded now.
+    """
+    recorded = json.loads(schema.read_text(encoding="utf-8")).get("sha256")
+    if recorded != dataset.sha256:
+        raise DataError(f"{dataset.source}: not the file that {run} was fitted to (its checksum differs)")

@@ -228,7 +228,7 @@ class RunFolder:
         """Record what is needed to run the fit again, without naming the host or the user."""
         facts = {
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "argv": sys.argv,
+            "argv": ["pushforward", *sys.argv[1:]],
             "seed": seed,
             "device": device,
             "platform": f"{platform.system()} {platform.machine()}",

@@ -90,7 +90,20 @@ def _common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     return decorate
 
 
-@main.command(short_help="Fit a density to data.")
+class _Fit(click.Command):
+    """The fit command; its help ends with the keys."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from pushforward.train.overrides import describe_keys
+
+        with formatter.section("Keys"):
+            rows = [
+                (f"{key.key}={key.default}", key.description) for key in describe_keys() if key.key != "data.source"
+            ]
+            formatter.write_dl(rows)
+
+
+@main.command(cls=_Fit, short_help="Fit a density to data.")
 @click.argument("arguments", nargs=-1, metavar="DATA [KEY=VALUE ...]")
 @click.option("-c", "--config", "files", multiple=True, type=click.Path(path_type=Path), help="YAML file of keys.")
 @click.option("--out", type=click.Path(path_type=Path), help="Make exactly this folder the run.")
@@ -125,6 +138,8 @@ def fit(
     if resumed is not None:
         if data is not None or files or seed is not None or out is not None:
             raise ConfigError("--resume: takes the data, -c, --seed and --out from the run; leave them out")
+        if dry_run or print_config:
+            raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
         from pushforward.train import resume
 
         _finish_fit(resume(resumed, overrides, quiet=False, device=device, wandb=wandb), as_json)
@@ -195,7 +210,9 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
         write_scores(scores, out)
     if as_json:
         facts = {"run": str(run), "data": data, "rows": summary.rows, "nll": summary.nll, "nll_se": summary.se}
-        click.echo(json.dumps(_finite(facts | {"out": None if out is None else str(out)})))
+        # Without a file the scores go where the numbers go: nothing that was computed is thrown away.
+        scored = {"log_prob": [_finite({"": value})[""] for value in scores.tolist()]} if out is None else {}
+        click.echo(json.dumps(_finite(facts | {"out": None if out is None else str(out)}) | scored))
     else:
         _say(f"NLL {summary}" + (f"; written to {out}" if out is not None else ""))
 
@@ -274,7 +291,7 @@ def datasets(as_json: bool) -> None:
 
     entries = names()
     if as_json:
-        click.echo(json.dumps([entry._asdict() for entry in entries]))
+        click.echo(json.dumps({"datasets": [entry._asdict() for entry in entries]}))
         return
     _table([("name", "kind", "rows", "columns", "what it is")] + [tuple(_cell(v) for v in e) for e in entries])
 
@@ -290,7 +307,7 @@ def runs(root: Path, as_json: bool) -> None:
     fields = ("name", "status", "dataset", "flow", "steps", "val_nll", "test_nll", "started")
     rows = [tuple(getattr(run, field) for field in fields) for run in found]
     if as_json:
-        click.echo(json.dumps([_finite(dict(zip(fields, row, strict=True))) for row in rows]))
+        click.echo(json.dumps({"runs": [_finite(dict(zip(fields, row, strict=True))) for row in rows]}))
         return
     if not rows:
         _say(f"no runs below {root}")
@@ -309,7 +326,12 @@ def _load_density(run: Path, device: str | None) -> "FittedDensity":
     from pushforward.evaluate.fitted import FittedDensity
     from pushforward.train import choose_device
 
-    return FittedDensity.load(folder.model, device=str(choose_device(device or "cpu")))
+    chosen = choose_device(device or "cpu")
+    if chosen.type == "mps":
+        from pushforward.train.overrides import ConfigError
+
+        raise ConfigError("--device: scores and samples are computed in float64, which mps does not have; use cpu")
+    return FittedDensity.load(folder.model, device=str(chosen))
 
 
 def _given(density: "FittedDensity", given: tuple[str, ...]) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.datasets.errors import DataError
+from pushforward.datasets.errors import DataError, leave_out
 from pushforward.datasets.grid import explains, find_step
 from pushforward.datasets.schema import Column, Schema
 from pushforward.datasets.table import Numbers, check_names
@@ -81,13 +81,13 @@ def divide(
 
 
 def _about_constants(names: list[str], value: float) -> str:
-    drop = ",".join(names)
+    drop = leave_out(*names)
     if len(names) == 1:
-        return f"column {names[0]!r} is constant ({value}): it has no density; leave it out with data.drop={drop}"
+        return f"column {names[0]!r} is constant ({value}): it has no density; leave it out with {drop}"
     others = f"{len(names) - 1} other column{'s' if len(names) > 2 else ''}"
     return (
         f"column {names[0]!r} is constant ({value}), and so {'are' if len(names) > 2 else 'is'} {others}: "
-        f"they have no density; leave them out with data.drop={drop}"
+        f"they have no density; leave them out with {drop}"
     )
 
 
@@ -135,7 +135,7 @@ def _describe_column(name: str, kind: str, values: Array, different: Array) -> t
             f"are overstated"
         )
     if _numbers_the_rows(values):
-        notes.append(f"column {name!r} numbers the rows; if it is an index, leave it out with data.drop={name}")
+        notes.append(f"column {name!r} numbers the rows; if it is an index, leave it out with {leave_out(name)}")
     return column, notes
 
 

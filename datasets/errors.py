@@ -1,6 +1,7 @@
 """The one error a user's data can raise."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -10,6 +11,11 @@ class DataError(ValueError):
     The message is one line, ``where: what is wrong; what to do``, and is meant for the person whose data it
     is: the command prints it without a traceback.
     """
+
+
+def leave_out(*names: str) -> str:
+    """Return the argument that leaves columns out, quoted as a shell needs it: ``'data.drop=credit score'``."""
+    return shlex.quote(f"data.drop={','.join(names)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

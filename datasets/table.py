@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.datasets.delimited import MISSING, read_delimited
-from pushforward.datasets.errors import DataError, nearest
+from pushforward.datasets.errors import DataError, leave_out, nearest
 from pushforward.datasets.schema import Schema
 
 if TYPE_CHECKING:
@@ -202,32 +202,32 @@ def _about_text(texts: dict[str, str], everything: bool) -> str:
     (name, what), *others = texts.items()
     if everything and others:
         return f"no column holds numbers; column {name!r} {what}"
-    drop = ",".join(texts)
+    drop = leave_out(*texts)
     if others:
         number = f"{len(others)} other column" + ("s are" if len(others) > 1 else " is")
-        return f"column {name!r} {what}, and {number} not numeric; drop them with data.drop={drop}"
-    return f"column {name!r} {what}; drop it with data.drop={drop}"
+        return f"column {name!r} {what}, and {number} not numeric; drop them with {drop}"
+    return f"column {name!r} {what}; drop it with {drop}"
 
 
 def _check_cells(where: str, name: str, values: Array, kind: str) -> None:
     for what, bad in (("missing", np.isnan(values)), ("infinite", np.isinf(values))):
         count = int(bad.sum())
         if count == len(values):
-            raise DataError(f"{where}: column {name!r} has no values at all; drop it with data.drop={name}")
+            raise DataError(f"{where}: column {name!r} has no values at all; drop it with {leave_out(name)}")
         if count:
             cells = f"{count} {what} value{'s' if count > 1 else ''}"
             first = f"{'first ' if count > 1 else ''}in row {int(bad.argmax()) + 1}"
-            cure = f"remove or fill these rows, or drop the column with data.drop={name}"
+            cure = f"remove or fill these rows, or drop the column with {leave_out(name)}"
             raise DataError(f"{where}: column {name!r} has {cells} ({first}); {cure}")
     if kind in ("int64", "uint64") and np.abs(values).max(initial=0) > _LARGEST_INTEGER:
         raise DataError(
             f"{where}: column {name!r} holds integers beyond 2**53, which float64 cannot tell apart; "
-            f"drop it with data.drop={name}"
+            f"drop it with {leave_out(name)}"
         )
     if np.abs(values).max(initial=0) > 1e150:
         raise DataError(
             f"{where}: column {name!r} holds {np.abs(values).max():.3g}, whose square overflows; "
-            f"rescale it or drop it with data.drop={name}"
+            f"rescale it or drop it with {leave_out(name)}"
         )
 
 

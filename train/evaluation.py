@@ -39,7 +39,8 @@ def evaluate_fit(
     run.write_json("evaluation.json", report.to_dict())
     if stop():
         return report
-    baselines = {baseline.label: baseline.nll.nll for baseline in report.baselines}
+    # Named by their rows: the curves are of training and validation rows.
+    baselines = {f"{baseline.label}, test": baseline.nll.nll for baseline in report.baselines}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pictures = draw_pictures(

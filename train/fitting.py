@@ -1,7 +1,8 @@
 """A fit from end to end: data in, a run folder with a scored density out."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Fit:
         results: The numbers of ``results.json``.
         report: Baselines, samples, latents and inversion; None when not asked for or not reached.
         signum: The signal that stopped it, None if none did.
+        note: Why the Gaussian was kept, empty where the flow was.
     """
 
     run: RunFolder
@@ -50,6 +52,7 @@ class Fit:
     results: dict[str, Any]
     report: EvaluationReport | None
     signum: int | None = None
+    note: str = ""
 
     def lines(self) -> list[str]:
         """The outcome as plain text: the numbers beside their baselines, and where everything is."""
@@ -61,6 +64,8 @@ class Fit:
             out.append(f"validation NLL {results['val_nll']:.4f} nats; there are no test rows")
         else:
             out.append(f"test NLL {results['test_nll']:.4f} ± {results['test_nll_se']:.4f} nats")
+        if self.note:
+            out.append(self.note)
         out.append(f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}")
         out.append(f"run       {self.run.path}")
         for label, folder in (("pictures", self.run.pictures), ("samples", self.run.samples)):
@@ -251,21 +256,23 @@ def _run(
                 return {2: "sigint", 15: "sigterm"}.get(signals.signum or 0, "")
 
             try:
-                state = maximize_likelihood(
-                    state,
-                    prepared.training_points(state.average[0].device),
-                    prepared.validation_points(state.average[0].device),
-                    told,
-                    log=log,
-                    checkpoint=checkpoint,
-                    stop=stop,
-                )
+                with _threads_for(config, dataset.rows.shape[1]):
+                    state = maximize_likelihood(
+                        state,
+                        prepared.training_points(state.average[0].device),
+                        prepared.validation_points(state.average[0].device),
+                        told,
+                        log=log,
+                        checkpoint=checkpoint,
+                        stop=stop,
+                    )
             except DivergedError as error:
                 run.set_status("diverged", dataset=dataset.name, flow=config.flow.name)
                 text = str(error)
                 record(lambda: tracking.alert("fit diverged", text))
                 exit_code = 4
                 raise
+            progress.close()
             core, message = _better_of_flow_and_gaussian(prepared, state)
             if message:
                 progress.message(message)
@@ -282,7 +289,7 @@ def _run(
                 step = state.progress.step
                 report = evaluate_fit(run, prepared, density, config, tracking, step, stop, progress.message)
             exit_code = 128 + signals.signum if signals.signum else 0
-            return Fit(run, density, results, report, signals.signum)
+            return Fit(run, density, results, report, signals.signum, note=message)
     except KeyboardInterrupt:
         exit_code = 130
         run.set_status("stopped", dataset=dataset.name, flow=config.flow.name)
@@ -292,6 +299,23 @@ def _run(
         if tracking.location is not None:
             progress.message(f"W&B       {tracking.location}")
         progress.close()
+
+
+@contextlib.contextmanager
+def _threads_for(config: Config, features: int) -> Iterator[None]:
+    """One thread for products so small that a second one only waits, and spins where other programs are busy."""
+    flow, rows = config.flow, config.train.batch_size
+    assert flow.hidden != "auto"  # resolve has decided all three
+    assert flow.bins != "auto"
+    assert rows != "auto"
+    multiplications = rows * flow.hidden * (4 * flow.hidden + 3 * flow.bins * features)
+    before = torch.get_num_threads()
+    if multiplications < 15_000_000:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _reason(error: OSError) -> str:
@@ -324,9 +348,10 @@ def _better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Flow
     if gain > 2.0 * se or (math.isnan(se) and gain > 0):
         return flow, ""
     kept = sum(p.numel() for p in gaussian.parameters())
+    how = f"better by {gain:.3f}" if gain > 0 else f"worse by {-gain:.3f}"
     return gaussian, (
-        f"on the {len(validation)} validation rows the flow is better than a full-covariance Gaussian by "
-        f"{gain:.3f} ± {se:.3f} nats only: the Gaussian is kept ({kept} parameters)"
+        f"the Gaussian is kept ({kept} parameters): on the validation rows ({len(validation)}) the flow is {how} "
+        f"± {se:.3f} nats than a Gaussian with full covariance, which is no reason to prefer it"
     )
 
 

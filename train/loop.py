@@ -180,7 +180,9 @@ def maximize_likelihood(
         reason = stop()
         if not reason and spent >= 1.0:
             reason = "budget"
-        if not reason and spent - progress.best_fraction > settings.patience:
+        # Only right after a validation that was not the best: on a slow machine the last one may be long ago.
+        stale = progress.best_step < progress.validated_step == progress.step
+        if not reason and stale and spent - progress.best_fraction > settings.patience:
             reason = "patience"
         if reason:
             progress.stop_reason = reason

@@ -11,6 +11,7 @@ import torch
 
 from pushforward.datasets import DataError, Dataset, Dequantizer, Splits, split
 from pushforward.datasets import load as load_dataset
+from pushforward.datasets.errors import leave_out
 from pushforward.flows import Standardize
 from pushforward.train.config import Config, DataConfig
 from pushforward.train.loop import Points
@@ -131,7 +132,7 @@ def _standardize(rows: Array, names: Sequence[str]) -> Standardize:
         if not value > 0:
             raise DataError(
                 f"column '{name}' takes one value in all {len(rows)} training rows: it has no density there; "
-                f"leave it out with data.drop={name}, or try another --seed"
+                f"leave it out with {leave_out(name)}, or try another --seed"
             )
     return Standardize(mean.tolist(), scale.tolist())
 

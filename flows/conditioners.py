@@ -56,12 +56,7 @@ class ResidualNet(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.first(x)
-        if self.first_context is not None:
-            h = h + self.first_context(context)
-        for block in self.body:
-            h = block(h, context)
-        return self.last(F.relu(h))  # type: ignore[no-any-return]
+        return _evaluate(self, x, context)
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this network (without its weights)."""
@@ -73,6 +68,17 @@ class ResidualNet(nn.Module):
             "blocks": self.blocks,
             "dropout": self.dropout,
         }
+
+
+def _evaluate(net: "ResidualNet | MaskedResidualNet", x: Tensor, context: Tensor | None) -> Tensor:
+    """Input layer, blocks, output layer: what both networks do, masked or not."""
+    h = net.first(x)
+    if net.first_context is not None:
+        h = h + net.first_context(context)
+    for block in net.body:
+        h = block(h, context)
+    outputs: Tensor = net.last(F.relu(h))
+    return outputs
 
 
 class _Constant(nn.Module):
@@ -87,11 +93,13 @@ class _Constant(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, hidden: int, context: int, dropout: float) -> None:
+    """Residual block; with a mask, its two layers keep to it."""
+
+    def __init__(self, hidden: int, context: int, dropout: float, mask: Tensor | None = None) -> None:
         super().__init__()
-        self.first = nn.Linear(hidden, hidden)
+        self.first = nn.Linear(hidden, hidden) if mask is None else _MaskedLinear(hidden, hidden, mask)
         self.context = nn.Linear(context, hidden, bias=False) if context else None
-        self.second = nn.Linear(hidden, hidden)
+        self.second = nn.Linear(hidden, hidden) if mask is None else _MaskedLinear(hidden, hidden, mask)
         self.dropout = nn.Dropout(dropout)
         _shrink(self.second)
 
@@ -148,7 +156,7 @@ class MaskedResidualNet(nn.Module):
         self.first = _MaskedLinear(features, hidden, degrees[:, None] >= inputs)
         self.first_context = nn.Linear(context, hidden, bias=False) if context else None
         within = degrees[:, None] >= degrees
-        self.body = nn.ModuleList(_MaskedBlock(hidden, context, dropout, within) for _ in range(blocks))
+        self.body = nn.ModuleList(_Block(hidden, context, dropout, within) for _ in range(blocks))
         self.last = _MaskedLinear(hidden, features * outputs_per_feature, outputs[:, None] > degrees)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -156,13 +164,7 @@ class MaskedResidualNet(nn.Module):
         self.known = [int((degrees <= d).sum()) for d in range(features + 1)]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.first(x)
-        if self.first_context is not None:
-            h = h + self.first_context(context)
-        for block in self.body:
-            h = block(h, context)
-        parameters: Tensor = self.last(F.relu(h))
-        return torch.unflatten(parameters, -1, (self.features, self.outputs_per_feature))
+        return torch.unflatten(_evaluate(self, x, context), -1, (self.features, self.outputs_per_feature))
 
     def incremental(self, like: Tensor, context: Tensor | None = None) -> IncrementalPass:
         """Start an evaluation one feature at a time.
@@ -213,22 +215,6 @@ class _MaskedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.masked_weight(), self.bias)
-
-
-class _MaskedBlock(nn.Module):
-    def __init__(self, hidden: int, context: int, dropout: float, mask: Tensor) -> None:
-        super().__init__()
-        self.first = _MaskedLinear(hidden, hidden, mask)
-        self.context = nn.Linear(context, hidden, bias=False) if context else None
-        self.second = _MaskedLinear(hidden, hidden, mask)
-        self.dropout = nn.Dropout(dropout)
-        _shrink(self.second)
-
-    def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
-        g = self.first(F.relu(h))
-        if self.context is not None:
-            g = g + self.context(context)
-        return h + self.second(self.dropout(F.relu(g)))  # type: ignore[no-any-return]
 
 
 def _hidden_degrees(features: int, hidden: int, context: int) -> Tensor:

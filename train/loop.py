@@ -54,7 +54,6 @@ class Standing:
     step: int = 0
     seconds: float = 0.0
     best_nll: float = math.inf
-    best_nll_se: float = math.inf
     best_step: int = 0
     best_fraction: float = 0.0
     start_nll: float = math.inf
@@ -142,7 +141,7 @@ def maximize_likelihood(
             if not math.isfinite(progress.start_nll):
                 progress.start_nll = score.nll
             if score.nll < progress.best_nll:
-                progress.best_nll, progress.best_nll_se = score.nll, score.se
+                progress.best_nll = score.nll
                 progress.best_step, progress.best_fraction = progress.step, fraction()
                 state.best = copy.deepcopy(flow.state_dict())
         progress.validated_step = progress.step

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.flows import fused
 from pushforward.flows.bijection import Bijection
 from pushforward.flows.conditioners import MaskedResidualNet
 from pushforward.flows.univariate import Univariate
@@ -45,30 +46,28 @@ class MaskedAutoregressive(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
+        context = context if self.context else None
+        done = fused.layer(self.conditioner, self.univariate, x, context)
+        if done is not None:
+            return done
         # Under autocast the conditioner may answer in half precision; the map itself is computed in that of the points.
-        parameters = self.conditioner(x, context if self.context else None).to(x.dtype)
+        parameters = self.conditioner(x, context).to(x.dtype)
         z, log_derivative = self.univariate.forward(x, parameters)
         return z, log_derivative.sum(-1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
+        context = context if self.context else None
+        done = fused.layer(self.conditioner, self.univariate, z, context, inverse=True)
+        if done is not None:
+            return done
         lead = z.shape[:-1]
-        rows = None
-        if self.context:
-            assert context is not None  # check_points has made sure
+        if context is not None:
             lead = torch.broadcast_shapes(lead, context.shape[:-1])
-            rows = context.expand(*lead, self.context).reshape(-1, self.context)
+            context = context.expand(*lead, self.context).reshape(-1, self.context)
         points = z.expand(*lead, self.features).reshape(-1, self.features)
-        columns = points.t().contiguous()
-        network = self.conditioner.incremental(points, rows)
-        x: list[Tensor] = []
-        log_det = columns.new_zeros(columns.shape[1])
-        for column in columns.unbind(0):
-            x_d, log_derivative = self.univariate.inverse(column, network.parameters().to(z.dtype))
-            network.append(x_d)
-            x.append(x_d)
-            log_det = log_det + log_derivative
-        return torch.stack(x, dim=-1).reshape(*lead, self.features), log_det.reshape(lead)
+        x, log_det = self.conditioner.incremental(points, context).solve(self.univariate, points)
+        return x.reshape(*lead, self.features), log_det.reshape(lead)
 
     def config(self) -> dict[str, Any]:
         return {"conditioner": self.conditioner, "univariate": self.univariate}

@@ -1,6 +1,7 @@
 """Networks that turn points and context into parameters of univariate maps."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,8 +56,25 @@ class ResidualNet(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
+    known = None
+    """Nothing is masked."""
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return _evaluate(self, x, context)
+
+    def masks(self) -> tuple[Tensor, ...] | None:
+        """Masks of the weights among ``tensors``; None without masks."""
+        return None
+
+    def tensors(
+        self, lead: Sequence[int], context: Tensor | None = None, *, dropout: bool = True
+    ) -> tuple[Tensor | None, ...]:
+        """See ``MaskedResidualNet.tensors``."""
+        return _tensors(self, lead, context, dropout=dropout)
+
+    def is_hooked(self) -> bool:
+        """See ``MaskedResidualNet.is_hooked``."""
+        return _is_hooked(self)
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this network (without its weights)."""
@@ -79,6 +97,35 @@ def _evaluate(net: "ResidualNet | MaskedResidualNet", x: Tensor, context: Tensor
         h = block(h, context)
     outputs: Tensor = net.last(F.relu(h))
     return outputs
+
+
+def _tensors(
+    net: "ResidualNet | MaskedResidualNet", lead: Sequence[int], context: Tensor | None, *, dropout: bool
+) -> tuple[Tensor | None, ...]:
+    if net.context and context is None:
+        raise ValueError(f"{type(net).__name__}: expected context of shape (..., {net.context}); got none")
+
+    def term(layer: nn.Linear | None) -> Tensor | None:
+        return None if layer is None else layer(context).expand(*lead, -1).reshape(-1, net.hidden)
+
+    found = [net.first.weight, net.first.bias, term(net.first_context)]
+    body: list[Any] = list(net.body)  # to mypy, the members of a ModuleList are any Module
+    for block in body:
+        keep = None
+        if dropout and net.training and net.dropout:
+            shape = math.prod(lead), net.hidden
+            keep = block.first.weight.new_empty(shape).bernoulli_(1.0 - net.dropout).div_(1.0 - net.dropout)
+        found += [block.first.weight, block.first.bias, term(block.context), keep]
+        found += [block.second.weight, block.second.bias]
+    return (*found, net.last.weight, net.last.bias)
+
+
+def _is_hooked(net: "ResidualNet | MaskedResidualNet") -> bool:
+    body: list[Any] = list(net.body)
+    layers = [net, net.first, net.last, *body]
+    for block in body:
+        layers += [block.first, block.second, block.dropout]
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in layers)
 
 
 class _Constant(nn.Module):
@@ -161,7 +208,7 @@ class MaskedResidualNet(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         # known[d]: how many hidden units may be evaluated once the first d features are known.
-        self.known = [int((degrees <= d).sum()) for d in range(features + 1)]
+        self.known = tuple(int((degrees <= d).sum()) for d in range(features + 1))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return torch.unflatten(_evaluate(self, x, context), -1, (self.features, self.outputs_per_feature))
@@ -189,6 +236,33 @@ class MaskedResidualNet(nn.Module):
             layer(self.last),
             like,
         )
+
+    def masks(self) -> tuple[Tensor, ...] | None:
+        """Masks of the weights among ``tensors``; None without masks."""
+        body: list[Any] = list(self.body)
+        inner = [layer.mask for block in body for layer in (block.first, block.second)]
+        return (self.first.mask, *inner, self.last.mask)
+
+    def tensors(
+        self, lead: Sequence[int], context: Tensor | None = None, *, dropout: bool = True
+    ) -> tuple[Tensor | None, ...]:
+        """What an evaluation of points ``(*lead, ...)`` depends on, besides the points.
+
+        Args:
+            lead: Leading dimensions, those of the context included.
+            context: Context ``(..., context)``.
+            dropout: Whether to apply dropout, if this is training.
+
+        Returns:
+            Weight, bias and term of the input layer; for each block weight, bias, term, and factors of the first
+            layer, weight and bias of the second; weight and bias of the output layer. A term ``(points, hidden)`` is
+            what the context adds, factors ``(points, hidden)`` are what dropout multiplies with; each may be None.
+        """
+        return _tensors(self, lead, context, dropout=dropout)
+
+    def is_hooked(self) -> bool:
+        """Whether somebody waits to see the calls of a layer, which therefore must take place."""
+        return _is_hooked(self)
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this network (without its weights)."""

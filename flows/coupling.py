@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.flows import fused
 from pushforward.flows.bijection import Bijection
 from pushforward.flows.conditioners import ResidualNet
 from pushforward.flows.univariate import Univariate
@@ -50,6 +51,7 @@ class Coupling(Bijection):
         self.conditioner = conditioner
         self.univariate = univariate
         self.transformed = [bool(moves) for moves in transformed]
+        self.passing, self.moving = tuple(passing), tuple(moving)
         merge = torch.empty(len(transformed), dtype=torch.long)
         merge[torch.tensor(passing + moving)] = torch.arange(len(transformed))
         self.register_buffer("_passing", torch.tensor(passing, dtype=torch.long), persistent=False)
@@ -57,12 +59,10 @@ class Coupling(Bijection):
         self.register_buffer("_merge", merge, persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        passing, moving, parameters = self._split(x, context)
-        return self._join(passing, *self.univariate.forward(moving, parameters))
+        return self._transform(x, context, inverse=False)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        passing, moving, parameters = self._split(z, context)
-        return self._join(passing, *self.univariate.inverse(moving, parameters))
+        return self._transform(z, context, inverse=True)
 
     def config(self) -> dict[str, Any]:
         return {
@@ -71,14 +71,26 @@ class Coupling(Bijection):
             "transformed": self.transformed,
         }
 
-    def _split(self, points: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _transform(self, points: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         self.check_points(points, context)
+        context = context if self.context else None
+        done = fused.layer(
+            self.conditioner,
+            self.univariate,
+            points,
+            context,
+            inverse=inverse,
+            passing=self.passing,
+            moving=self.moving,
+        )
+        if done is not None:
+            return done
         passing, moving = points[..., self._passing], points[..., self._moving]
-        # Under autocast the conditioner may answer in half precision; the map itself is computed in that of the points.
-        parameters = self.conditioner(passing, context if self.context else None).to(points.dtype)
-        return passing, moving, parameters.unflatten(-1, (len(self._moving), self.univariate.size))
-
-    def _join(self, passing: Tensor, moved: Tensor, log_derivative: Tensor) -> tuple[Tensor, Tensor]:
-        if self.context:  # the context may have brought leading dimensions that the passing part has not seen
+        # Under autocast the conditioner may answer in half precision; the map is computed in that of the points.
+        parameters = self.conditioner(passing, context).to(points.dtype)
+        parameters = parameters.unflatten(-1, (len(self.moving), self.univariate.size))
+        apply = self.univariate.inverse if inverse else self.univariate.forward
+        moved, log_derivative = apply(moving, parameters)
+        if context is not None:  # it may have brought leading dimensions that the passing part has not seen
             passing = passing.expand(*moved.shape[:-1], passing.shape[-1])
         return torch.cat([passing, moved], dim=-1)[..., self._merge], log_derivative.sum(-1)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pushforward.flows.univariate import Univariate
+
 BLOCK = 11
 """Features of one block: what earlier features contribute is added by one matrix product a block.
 
@@ -73,6 +75,26 @@ class IncrementalPass:
         self._open(0, self.known[0], outputs=(0, 0))
         self._advance(0, self.known[0])
         self._open_block()
+
+    def solve(self, univariate: Univariate, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert an autoregressive layer: the points ``(points, D)`` that it maps to those given.
+
+        Args:
+            univariate: The map whose parameters the network computes.
+            points: Points ``(points, D)``.
+
+        Returns:
+            The points before the layer, and the log-determinants ``(points,)`` of the inverse.
+        """
+        columns = points.t().contiguous()
+        x: list[Tensor] = []
+        log_det = columns.new_zeros(columns.shape[1])
+        for column in columns.unbind(0):
+            x_d, log_derivative = univariate.inverse(column, self.parameters().to(points.dtype))
+            self.append(x_d)
+            x.append(x_d)
+            log_det = log_det + log_derivative
+        return torch.stack(x, dim=-1), log_det
 
     def parameters(self) -> Tensor:
         """Parameters ``(points, outputs)`` of the next feature."""

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pushforward.flows import native
+from pushforward.flows.elementwise import apply_map, usable
 from pushforward.flows.univariate import Univariate
 
 # Smallest width and height of a bin as a fraction of the interval, and smallest slope at a knot (Durkan et al.).
@@ -54,9 +56,22 @@ class RationalQuadraticSpline(Univariate):
         return 3 * self.bins - 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return rational_quadratic(x, parameters, self.bins, self.bound)
+        if usable(x, parameters):
+            return apply_map(self._forward, self.kernel(), self.size, x, parameters, inverse=False)
+        return self._forward(x, parameters)
 
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        if usable(z, parameters):
+            return apply_map(self._inverse, self.kernel(), self.size, z, parameters, inverse=True)
+        return self._inverse(z, parameters)
+
+    def kernel(self) -> native.Map:
+        return native.Map(spline=1, bins=self.bins, bound=self.bound)
+
+    def _forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return rational_quadratic(x, parameters, self.bins, self.bound)
+
+    def _inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return rational_quadratic_inverse(z, parameters, self.bins, self.bound)
 
 

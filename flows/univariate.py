@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.flows import native
+
 
 class Univariate(ABC):
     """A strictly increasing map of the real line, given by a vector of parameters.
@@ -35,6 +37,10 @@ class Univariate(ABC):
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Map values back; return them with the logarithm of the derivative of this inverse map."""
         return invert(self, z, parameters)
+
+    def kernel(self) -> native.Map | None:
+        """How the kernels in C know this map; None if they do not."""
+        return None
 
     def identity(self, *shape: int) -> Tensor:
         """Parameters ``(*shape, size)`` that make the map the identity."""
@@ -123,6 +129,9 @@ class Affine(Univariate):
         shift, log_scale = self._shift_and_log_scale(parameters)
         x = (z - shift) * torch.exp(-log_scale)
         return x, (-log_scale).expand_as(x)
+
+    def kernel(self) -> native.Map | None:
+        return native.Map(spline=0, bound=self.log_scale_bound)
 
     def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(-1)

@@ -1,0 +1,105 @@
+"""Univariate maps as single operations of autograd, computed by the kernels in C."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.flows import native
+
+Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+KINDS = {torch.float32: "f32", torch.float64: "f64"}
+
+
+def usable(*tensors: Tensor | None) -> bool:
+    """Whether a kernel may be called with these tensors: plain ones of one kind, in main memory, in plain autograd.
+
+    Whoever traces, compiles, batches or watches operations must see those of torch.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.jit.is_tracing()
+        or torch.is_autocast_enabled("cpu")
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    ):
+        return False
+    dtype = None
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        dtype = dtype or tensor.dtype
+        if tensor.dtype != dtype or dtype not in KINDS or type(tensor) not in _PLAIN or tensor.device.type != "cpu":
+            return False
+    return native.library() is not None
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def apply_map(
+    formula: Formula, kernel: native.Map, size: int, values: Tensor, parameters: Tensor, *, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """Evaluate a map with a kernel.
+
+    Args:
+        formula: The same in torch's operations, for derivatives of derivatives.
+        kernel: Which map it is.
+        size: Parameters of one map.
+        values: ``(...)``.
+        parameters: ``(..., size)``, broadcasting against the values.
+        inverse: Whether the map is inverted.
+
+    Returns:
+        The mapped values and the log-derivatives of the map just applied, ``(...)``.
+    """
+    lead = torch.broadcast_shapes(values.shape, parameters.shape[:-1])
+    values, parameters = values.expand(lead), parameters.expand(*lead, size)
+    if torch.is_grad_enabled() and (values.requires_grad or parameters.requires_grad):
+        out: tuple[Tensor, Tensor] = _Map.apply(values, parameters, formula, kernel, size, inverse)  # type: ignore[no-untyped-call]
+        return out
+    return _forward(values.contiguous(), parameters.contiguous(), kernel, size, inverse)
+
+
+def _forward(values: Tensor, parameters: Tensor, kernel: native.Map, size: int, inverse: bool) -> tuple[Tensor, Tensor]:
+    z, log_derivative = torch.empty_like(values), torch.empty_like(values)
+    call = native.Call(points=values.numel(), size=size, values=1, inverse=inverse, map=kernel)
+    native.run("map_forward", KINDS[values.dtype], call, values, parameters, z, log_derivative)
+    return z, log_derivative
+
+
+class _Map(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, parameters: Tensor, formula: Formula, kernel: native.Map, size: int, inverse: bool
+    ) -> tuple[Tensor, Tensor]:
+        z, log_derivative = _forward(values.contiguous(), parameters.contiguous(), kernel, size, inverse)
+        ctx.save_for_backward(values, parameters, z if inverse else None)
+        ctx.formula, ctx.kernel, ctx.size, ctx.inverse = formula, kernel, size, inverse
+        return z, log_derivative
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, parameters, result = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody will differentiate this once more
+            return (*differentiate(ctx.formula, (values, parameters), gradients), None, None, None, None)
+        gz, gl = (g.contiguous() for g in gradients)
+        points, parameters = (result if ctx.inverse else values).contiguous(), parameters.contiguous()
+        g_values, g_parameters = torch.empty_like(points), torch.empty_like(parameters)
+        call = native.Call(points=points.numel(), size=ctx.size, values=1, inverse=ctx.inverse, map=ctx.kernel)
+        kind = KINDS[points.dtype]
+        native.run("map_backward", kind, call, points, parameters, gz, gl, g_values, g_parameters)
+        return g_values, g_parameters, None, None, None, None
+
+
+def differentiate(
+    formula: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor | None, ...], gradients: tuple[Tensor, ...]
+) -> list[Tensor | None]:
+    """Gradients of a formula that can themselves be differentiated; None where none is asked for."""
+    with torch.enable_grad():
+        outputs = formula(*inputs)
+        wanted = [t for t in inputs if t is not None and t.requires_grad]
+        found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True, allow_unused=True))
+    return [next(found) if t is not None and t.requires_grad else None for t in inputs]

@@ -1,0 +1,250 @@
+"""Whole layers as single operations of autograd, computed by the kernels in C.
+
+What a kernel computes is defined elsewhere: by the univariate maps, the conditioners and the incremental pass. Those
+are used for everything the kernels do not know: other devices and dtypes, tracing and compiling, functorch, maps and
+networks of one's own, and derivatives of derivatives.
+"""
+
+import ctypes
+import functools
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pushforward.flows import native
+from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
+from pushforward.flows.elementwise import KINDS, differentiate, usable
+from pushforward.flows.incremental import Affinity, IncrementalPass
+from pushforward.flows.univariate import Univariate
+
+_MOST_BLOCKS = 16  # as in kernels.c
+_MOST_POOLED_BYTES = 128 * 2**20
+
+
+class _Lease:
+    """Memory for what a backward pass needs, given back to a pool when nobody needs it any more.
+
+    Fresh memory of this size comes from the system and goes back there each time, a page fault every 4 KiB: on small
+    layers that takes as long as the products.
+    """
+
+    _pool: ClassVar[dict[tuple[int, torch.dtype], list[Tensor]]] = {}
+    _bytes: ClassVar[int] = 0
+    _lock: ClassVar[Any] = threading.RLock()  # a collection within it may give back another lease
+
+    def __init__(self, numbers: int, dtype: torch.dtype) -> None:
+        with _Lease._lock:
+            free = _Lease._pool.get((numbers, dtype))
+            found = free.pop() if free else None
+            if found is not None:
+                _Lease._bytes -= found.nbytes
+        self.tensor = torch.empty(numbers, dtype=dtype) if found is None else found
+
+    def __del__(self) -> None:
+        tensor = self.tensor
+        with _Lease._lock:
+            if _Lease._bytes + tensor.nbytes > _MOST_POOLED_BYTES:
+                return
+            _Lease._bytes += tensor.nbytes
+            _Lease._pool.setdefault((tensor.numel(), tensor.dtype), []).append(tensor)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a layer computes, besides its tensors."""
+
+    univariate: Univariate
+    kernel: native.Map
+    blocks: int
+    masks: tuple[Tensor, ...] | None
+    known: tuple[int, ...] | None
+    passing: tuple[int, ...] | None
+    moving: tuple[int, ...] | None
+    inverse: bool
+    sequential: bool
+
+
+def layer(
+    net: ResidualNet | MaskedResidualNet,
+    univariate: Univariate,
+    points: Tensor,
+    context: Tensor | None,
+    *,
+    inverse: bool = False,
+    passing: tuple[int, ...] | None = None,
+    moving: tuple[int, ...] | None = None,
+) -> tuple[Tensor, Tensor] | None:
+    """Evaluate an autoregressive or a coupling layer.
+
+    The inverse of an autoregressive one is solved feature by feature; its gradient is that of the implicit function,
+    for the cost of one backward pass.
+
+    Args:
+        net: The conditioner, masked or not.
+        univariate: The map it steers.
+        points: Points ``(..., features)``.
+        context: ``(..., context)`` or None.
+        inverse: Whether the map is inverted.
+        passing: Of a coupling, the features that the network reads and that stay as they are.
+        moving: Of a coupling, the features that are mapped.
+
+    Returns:
+        The mapped points ``(..., features)`` and the log-determinants ``(...)``; None if the kernels do not know this
+        layer or must not be used here.
+    """
+    if not usable(points, context, net.last.weight):
+        return None
+    kernel = univariate.kernel()
+    if kernel is None or not _is_known(net):
+        return None
+    sequential = inverse and net.known is not None
+    lead = points.shape[:-1]
+    if context is not None:
+        lead = torch.broadcast_shapes(lead, context.shape[:-1])
+    rows = points.expand(*lead, points.shape[-1]).reshape(-1, points.shape[-1])
+    tensors = net.tensors(lead, context, dropout=not sequential)
+    plan = _Plan(univariate, kernel, net.blocks, net.masks(), net.known, passing, moving, inverse, sequential)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (rows, *tensors)):
+        z, log_det = _Layer.apply(plan, rows, *tensors)  # type: ignore[no-untyped-call]
+    else:
+        z, log_det, _ = _forward(plan, rows, tensors, save=False)
+    return z.reshape(*lead, z.shape[-1]), log_det.reshape(lead)
+
+
+def _is_known(net: ResidualNet | MaskedResidualNet) -> bool:
+    if type(net) not in (ResidualNet, MaskedResidualNet) or net.blocks > _MOST_BLOCKS or net.is_hooked():
+        return False
+    return isinstance(net, MaskedResidualNet) or net.inputs > 0
+
+
+def _call(plan: _Plan, rows: Tensor, tensors: Sequence[Tensor | None]) -> native.Call:
+    bias = tensors[1]
+    assert bias is not None
+    features = rows.shape[1]
+    call = native.Call(
+        points=len(rows),
+        features=features,
+        inputs=features if plan.passing is None else len(plan.passing),
+        hidden=len(bias),
+        blocks=plan.blocks,
+        values=features if plan.moving is None else len(plan.moving),
+        size=plan.univariate.size,
+        inverse=plan.inverse,
+        sequential=plan.sequential,
+        map=plan.kernel,
+        tensors=_addresses(tensors),
+    )
+    if plan.passing is not None and plan.moving is not None:
+        call.passing, call.moving = _integers(plan.passing), _integers(plan.moving)
+    if plan.known is not None:
+        call.known = _integers(plan.known)
+    return call
+
+
+def _forward(
+    plan: _Plan, rows: Tensor, tensors: Sequence[Tensor | None], *, save: bool
+) -> tuple[Tensor, Tensor, _Lease | None]:
+    rows, tensors = rows.contiguous(), [None if t is None else t.contiguous() for t in tensors]
+    call = _call(plan, rows, tensors)
+    kind = KINDS[rows.dtype]
+    saved = None
+    if save:
+        tile = native.points_of_tile(kind)
+        a_point = (1 + 2 * plan.blocks) * call.hidden + call.values * call.size
+        saved = _Lease(-(-len(rows) // tile) * tile * a_point, rows.dtype)
+    z, log_det = torch.empty_like(rows), rows.new_empty(len(rows))
+    native.run("layer_forward", kind, call, rows, z, log_det, None if saved is None else saved.tensor)
+    return z, log_det, saved
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, rows: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        z, log_det, saved = _forward(plan, rows, tensors, save=True)
+        ctx.plan, ctx.saved = plan, saved
+        ctx.save_for_backward(z if plan.inverse else None, rows, *tensors)
+        return z, log_det
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        plan: _Plan = ctx.plan
+        result, rows, *tensors = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody will differentiate this once more
+            return (None, *differentiate(functools.partial(_formula, plan), (rows, *tensors), gradients))
+        gz, gl = (g.contiguous() for g in gradients)
+        x = (rows if result is None else result).contiguous()
+        tensors = [None if t is None else t.contiguous() for t in tensors]
+        call = _call(plan, x, tensors)
+        gx = torch.empty_like(x)
+        terms, keeps, weights = _places(plan.blocks)
+        found = [None if t is None or i in keeps else torch.empty_like(t) for i, t in enumerate(tensors)]
+        call.g_terms = _addresses([found[i] for i in terms])
+        call.g_tensors = _addresses([found[i] for i in weights])
+        native.run("layer_backward", KINDS[x.dtype], call, x, gz, gl, ctx.saved.tensor, gx)
+        return (None, gx, *found)
+
+
+def _formula(plan: _Plan, rows: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same in torch's operations, as a function of every tensor it depends on."""
+    given: Any = tensors
+    weights = [given[0], *(w for b in range(plan.blocks) for w in (given[3 + 6 * b], given[7 + 6 * b])), given[-2]]
+    if plan.masks is not None:
+        weights = [w * m for w, m in zip(weights, plan.masks, strict=True)]
+    if plan.sequential:
+        return _incremental(plan, rows, weights, given).solve(plan.univariate, rows)
+    inputs = moved = rows
+    if plan.passing is not None:
+        inputs, moved = rows[:, list(plan.passing)], rows[:, list(plan.moving or ())]
+    h = F.linear(inputs, weights[0], given[1])
+    if given[2] is not None:
+        h = h + given[2]
+    for b in range(plan.blocks):
+        bias, term, keep, _, last_bias = given[4 + 6 * b : 9 + 6 * b]
+        g = F.linear(F.relu(h), weights[1 + 2 * b], bias)
+        g = F.relu(g if term is None else g + term)
+        h = h + F.linear(g if keep is None else g * keep, weights[2 + 2 * b], last_bias)
+    parameters = F.linear(F.relu(h), weights[-1], given[-1]).unflatten(-1, (-1, plan.univariate.size))
+    with native.disabled():
+        z, log_derivative = (plan.univariate.inverse if plan.inverse else plan.univariate.forward)(moved, parameters)
+    if plan.moving is not None:
+        z = rows.index_copy(1, torch.tensor(plan.moving), z)
+    return z, log_derivative.sum(-1)
+
+
+def _incremental(plan: _Plan, rows: Tensor, weights: list[Tensor], given: Any) -> IncrementalPass:
+    def transposed(term: Tensor | None) -> Tensor | None:
+        return None if term is None else term.t()
+
+    blocks = []
+    for b in range(plan.blocks):
+        one = Affinity(weights[1 + 2 * b], given[4 + 6 * b], transposed(given[5 + 6 * b]))
+        blocks.append((one, Affinity(weights[2 + 2 * b], given[8 + 6 * b])))
+    first = Affinity(weights[0], given[1], transposed(given[2]))
+    assert plan.known is not None
+    return IncrementalPass(plan.known, first, blocks, Affinity(weights[-1], given[-1]), rows)
+
+
+@functools.lru_cache
+def _places(blocks: int) -> tuple[list[int], list[int], list[int]]:
+    """Positions among the tensors: of what the context adds, of dropout's factors, of weights and biases."""
+    terms, keeps = [2, *(5 + 6 * b for b in range(blocks))], [6 + 6 * b for b in range(blocks)]
+    return terms, keeps, [i for i in range(5 + 6 * blocks) if i not in terms and i not in keeps]
+
+
+@functools.lru_cache(maxsize=4096)
+def _integers(values: tuple[int, ...]) -> Any:
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+@functools.lru_cache
+def _array(length: int) -> Any:
+    return ctypes.c_void_p * length  # a new type each time, unless somebody keeps it
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> Any:
+    return _array(len(tensors))(*[None if t is None else t.data_ptr() for t in tensors])

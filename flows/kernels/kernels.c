@@ -1,0 +1,125 @@
+/* The kernels of layers on a CPU, built by native.py with whatever C compiler there is.
+ *
+ * Everything is compiled twice, for float and for double tensors; computations inside the univariate maps are in double
+ * either way. Memory comes from arenas that belong to a thread and are kept from call to call. All functions return 0,
+ * or 1 if there was not enough memory.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#define MEMBER omp_get_thread_num()
+#else
+#define MEMBER 0
+#endif
+
+#include "vector.h"
+
+#define MOST_BLOCKS 16
+/* As in spline.py: smallest width, height and slope, and what softplus needs to be 1 - LEAST at zero. */
+#define LEAST 1e-3
+#define SLOPE_AT_ZERO 0.539742417236952
+
+/* Rows of one block of a product: with four vectors each, as many as there are registers for. */
+#if defined(__AVX512F__)
+#define ROW_BLOCK 4
+#else
+#define ROW_BLOCK 2
+#endif
+
+typedef struct {
+    int64_t spline; /* 1: rational-quadratic spline, 0: affine */
+    int64_t bins;
+    double bound; /* of the interval, or of the log-scale */
+} map;
+
+/* One call of a kernel, laid out as native.py does it. */
+typedef struct {
+    int64_t points, features, threads;
+    int64_t inputs, hidden, blocks; /* of the network */
+    int64_t values, size;           /* features that are mapped, and parameters of each map */
+    int64_t inverse;      /* the maps are inverted */
+    int64_t sequential;   /* the inputs are the results of the inverted maps: one feature after the other */
+    map map;
+    const int64_t *passing, *moving; /* of a coupling: the features that the network reads, those that are mapped */
+    const int64_t *known; /* known[d]: hidden units that read the first d inputs only; NULL: no masks */
+    void *const *tensors; /* input layer, blocks, output layer: weight, bias[, term][, keep] each; see NAME(open) */
+    void *const *g_tensors, *const *g_terms;
+} call;
+
+/* Memory that is taken piece by piece and given back all at once, when the arena is opened again. */
+typedef struct spill {
+    struct spill *next;
+} spill;
+typedef struct {
+    char *start;
+    size_t size, used, wanted;
+    spill *spills; /* pieces that did not fit; next time there will be room for them */
+    int failed;
+} arena;
+
+static _Thread_local arena arenas[2];
+
+static arena *open_arena(int which) {
+    arena *a = &arenas[which];
+    while (a->spills) {
+        spill *next = a->spills->next;
+        free(a->spills);
+        a->spills = next;
+    }
+    if (a->wanted > a->size) {
+        free(a->start);
+        a->start = aligned_alloc(64, a->wanted);
+        a->size = a->start ? a->wanted : 0;
+    }
+    a->used = a->wanted = 0;
+    a->failed = 0;
+    return a;
+}
+
+static void *take(arena *a, size_t bytes) {
+    bytes = (bytes + 63) / 64 * 64;
+    a->wanted += bytes;
+    if (a->used + bytes <= a->size) {
+        void *piece = a->start + a->used;
+        a->used += bytes;
+        return piece;
+    }
+    spill *piece = aligned_alloc(64, bytes + 64);
+    if (!piece) {
+        a->failed = 1;
+        return NULL;
+    }
+    piece->next = a->spills;
+    a->spills = piece;
+    return (char *)piece + 64;
+}
+
+#define REAL float
+#define NAME(name) name##_f32
+#define LOAD load_f32
+#define STORE store_f32
+#define TILE (4 * VECTOR_BYTES / 4)
+#include "univariate.h"
+#include "product.h"
+#include "layer.h"
+#include "elementwise.h"
+#undef REAL
+#undef NAME
+#undef LOAD
+#undef STORE
+#undef TILE
+
+#define REAL double
+#define NAME(name) name##_f64
+#define LOAD load_f64
+#define STORE store_f64
+#define TILE (4 * VECTOR_BYTES / 8)
+#include "univariate.h"
+#include "product.h"
+#include "layer.h"
+#include "elementwise.h"
+
+int64_t points_of_tile(int is_double) { return 4 * VECTOR_BYTES / (is_double ? 8 : 4); }

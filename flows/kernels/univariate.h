@@ -1,0 +1,207 @@
+/* The univariate maps on one vector of points, in both directions, and their gradients.
+ *
+ * Included once for each type of tensor. The parameters of a map lie TILE apart, the points of a tile side by side.
+ * Formulas and symbols are those of spline.py and univariate.py.
+ */
+
+typedef struct {
+    vd x0, width, y0, height, d0, d1;       /* the bin: left knot, width, lower knot, height, slopes at both knots */
+    vd share_x, share_y, upto_x, upto_y;    /* the softmax's weight of the bin, and of all bins before it */
+    vd slope0, slope1;                      /* derivatives of the slopes with respect to their raw parameters */
+    vl number;                              /* of the bin */
+    vd largest_x, largest_y, total_x, total_y;
+} NAME(bin);
+
+/* Find the bin of v among the widths, or of a value of the map among the heights. */
+INLINE void NAME(find)(const REAL *p, vd v, const map *m, int of_heights, NAME(bin) * b) {
+    const long bins = m->bins;
+    const double least = 2.0 * m->bound * LEAST, rest = 2.0 * m->bound * (1.0 - LEAST * (double)bins);
+    const REAL *px = p, *py = p + bins * TILE, *pd = p + 2 * bins * TILE;
+    vd ex[bins], ey[bins];
+    vd mx = LOAD(px), my = LOAD(py);
+    for (long k = 1; k < bins; k++) {
+        mx = larger(mx, LOAD(px + k * TILE));
+        my = larger(my, LOAD(py + k * TILE));
+    }
+    vd sx = all(0.0), sy = all(0.0);
+    for (long k = 0; k < bins; k++) {
+        ex[k] = exponential(LOAD(px + k * TILE) - mx);
+        ey[k] = exponential(LOAD(py + k * TILE) - my);
+        sx += ex[k];
+        sy += ey[k];
+    }
+    b->largest_x = mx, b->largest_y = my, b->total_x = sx, b->total_y = sy;
+    vd scale_x = rest / sx, scale_y = rest / sy;
+    vd cx = all(0.0), cy = all(0.0); /* sums of the weights before bin k */
+    vd raw0 = all(0.0), raw1 = all(0.0);
+    vd wx = ex[0], wy = ey[0], fx = cx, fy = cy;
+    vl number = (vl)all(0.0);
+    for (long k = 0; k < bins; k++) {
+        vd knot = of_heights ? cy * scale_y : cx * scale_x;
+        vl reached = v >= knot + (least * (double)k - m->bound);
+        if (k == 0) reached = ~(vl)all(0.0); /* also for a NaN: every point has a bin */
+        wx = choose(reached, ex[k], wx), wy = choose(reached, ey[k], wy);
+        fx = choose(reached, cx, fx), fy = choose(reached, cy, fy);
+        raw0 = k > 0 ? choose(reached, LOAD(pd + (k - 1) * TILE), raw0) : raw0;
+        raw1 = k + 1 < bins ? choose(reached, LOAD(pd + k * TILE), raw1) : raw1;
+        number = (reached & k) | (~reached & number);
+        cx += ex[k];
+        cy += ey[k];
+    }
+    b->number = number;
+    vd position = __builtin_convertvector(number, vd);
+    b->share_x = wx / sx, b->share_y = wy / sy, b->upto_x = fx / sx, b->upto_y = fy / sy;
+    b->width = wx * scale_x + least, b->height = wy * scale_y + least;
+    b->x0 = fx * scale_x + (least * position - m->bound);
+    b->y0 = fy * scale_y + (least * position - m->bound);
+    /* The outermost slopes are one. */
+    vl first = number == 0, last = number == bins - 1;
+    vd d0 = softplus(raw0 + SLOPE_AT_ZERO, &b->slope0) + LEAST, d1 = softplus(raw1 + SLOPE_AT_ZERO, &b->slope1) + LEAST;
+    b->d0 = choose(first, all(1.0), d0), b->d1 = choose(last, all(1.0), d1);
+    b->slope0 = choose(first, all(0.0), b->slope0), b->slope1 = choose(last, all(0.0), b->slope1);
+}
+
+INLINE vl NAME(is_inside)(vd v, const map *m) { return (v > -m->bound) & (v < m->bound); }
+
+/* Into the interval; a NaN becomes an end of it, and is put back by the choice between inside and outside. */
+INLINE vd NAME(clamped)(vd v, const map *m) {
+    return choose(v > -m->bound, choose(v < m->bound, v, all(m->bound)), all(-m->bound));
+}
+
+INLINE void NAME(spline_forward)(const REAL *p, vd x, const map *m, vd *z, vd *log_derivative) {
+    NAME(bin) b;
+    vd v = NAME(clamped)(x, m);
+    NAME(find)(p, v, m, 0, &b);
+    vd t = at_most(at_least((v - b.x0) / b.width, 0.0), 1.0);
+    vd s = 1.0 - t, ts = t * s, slope = b.height / b.width;
+    vd denominator = slope + (b.d0 + b.d1 - 2.0 * slope) * ts;
+    vd combination = b.d1 * t * t + 2.0 * slope * ts + b.d0 * s * s;
+    vd ratio = slope / denominator;
+    vl inside = NAME(is_inside)(x, m);
+    *z = choose(inside, b.y0 + b.height * (slope * t * t + b.d0 * ts) / denominator, x);
+    *log_derivative = choose(inside, logarithm(combination * ratio * ratio), all(0.0));
+}
+
+INLINE void NAME(spline_inverse)(const REAL *p, vd z, const map *m, vd *x, vd *log_derivative) {
+    NAME(bin) b;
+    vd v = NAME(clamped)(z, m);
+    NAME(find)(p, v, m, 1, &b);
+    vd slope = b.height / b.width, curve = b.d0 + b.d1 - 2.0 * slope;
+    vd r = at_most(at_least((v - b.y0) / b.height, 0.0), 1.0);
+    vd a2 = slope - b.d0 + r * curve, a1 = b.d0 - r * curve, difference = b.d1 * r - b.d0 * (1.0 - r);
+    vd square_root = root(difference * difference + 4.0 * slope * slope * r * (1.0 - r));
+    vl positive = a1 >= 0.0;
+    vd numerator = choose(positive, 2.0 * slope * r, square_root - a1);
+    vd t = at_most(at_least(numerator / choose(positive, a1 + square_root, 2.0 * a2), 0.0), 1.0);
+    vd s = 1.0 - t, ts = t * s;
+    vd denominator = slope + curve * ts;
+    vd combination = b.d1 * t * t + 2.0 * slope * ts + b.d0 * s * s;
+    vd ratio = slope / denominator;
+    vl inside = NAME(is_inside)(z, m);
+    *x = choose(inside, b.x0 + t * b.width, z);
+    *log_derivative = choose(inside, -logarithm(combination * ratio * ratio), all(0.0));
+}
+
+/* Gradients at x of gz z + gl log_derivative, with respect to x (returned) and to the parameters (written to gp).
+ *
+ * With inverted, the map is the inverse one, x is its result, and gz, gl belong to x and to the inverse's
+ * log-derivative: the implicit function turns them into cotangents of the forward map, and the gradient returned is
+ * that of z. */
+INLINE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *m, int inverted, REAL *gp) {
+    const long bins = m->bins;
+    NAME(bin) b;
+    vd v = NAME(clamped)(x, m);
+    NAME(find)(p, v, m, 0, &b);
+    vd inverse_width = 1.0 / b.width, slope = b.height * inverse_width;
+    vd t = at_most(at_least((v - b.x0) * inverse_width, 0.0), 1.0);
+    vd s = 1.0 - t, q = t * s, curve = b.d0 + b.d1 - 2.0 * slope;
+    vd over_denominator = 1.0 / (slope + curve * q);
+    vd combination = b.d1 * t * t + 2.0 * slope * q + b.d0 * s * s, over_combination = 1.0 / combination;
+    vd rho = (slope * t * t + b.d0 * q) * over_denominator;
+    vd rho_t = slope * combination * over_denominator * over_denominator;
+    vd log_t = 2.0 * (b.d1 * t + slope * (1.0 - 2.0 * t) - b.d0 * s) * over_combination -
+               2.0 * curve * (1.0 - 2.0 * t) * over_denominator;
+    vl inside = NAME(is_inside)(x, m);
+    if (inverted) {
+        /* dx = (dz - f_p dp) / f', d(-log f') = -(log_x dx + log_p dp). */
+        vd derivative = slope * rho_t;
+        vd total = choose(inside, gz - gl * log_t * inverse_width, gz);
+        gz = choose(inside, total / derivative, total);
+        gz = -gz, gl = -gl;
+    }
+    vd plain = gz; /* outside, the map is the identity */
+    gz = choose(inside, gz, all(0.0)), gl = choose(inside, gl, all(0.0));
+    vd gz_height = gz * b.height;
+    vd gt = gz_height * rho_t + gl * log_t;
+    vd gs = gz_height * (t * t - rho * (1.0 - 2.0 * q)) * over_denominator +
+            gl * 2.0 * (q * over_combination + 1.0 / slope - (1.0 - 2.0 * q) * over_denominator);
+    vd both = q * over_denominator;
+    vd gd0 = gz_height * both * (1.0 - rho) + gl * (s * s * over_combination - 2.0 * both);
+    vd gd1 = -gz_height * both * rho + gl * (t * t * over_combination - 2.0 * both);
+    vd gx0 = -gt * inverse_width, gw = gx0 * t - gs * slope * inverse_width;
+    vd gh = gz * rho + gs * inverse_width, gy0 = gz;
+    vd result = choose(inside, -gx0, plain);
+    /* The softmax: bins before this one move its knot, the bin itself its size. */
+    const double rest = 2.0 * m->bound * (1.0 - LEAST * (double)bins);
+    vd mean_x = gx0 * b.upto_x + gw * b.share_x, mean_y = gy0 * b.upto_y + gh * b.share_y;
+    vd scale_x = rest / b.total_x, scale_y = rest / b.total_y;
+    REAL *gpx = gp, *gpy = gp + bins * TILE, *gpd = gp + 2 * bins * TILE;
+    const REAL *px = p, *py = p + bins * TILE;
+    gd0 *= b.slope0, gd1 *= b.slope1;
+    for (long k = 0; k < bins; k++) {
+        vl before = b.number > k, here = b.number == k;
+        vd ex = exponential(LOAD(px + k * TILE) - b.largest_x), ey = exponential(LOAD(py + k * TILE) - b.largest_y);
+        vd ax = choose(before, gx0, choose(here, gw, all(0.0))), ay = choose(before, gy0, choose(here, gh, all(0.0)));
+        STORE(gpx + k * TILE, ex * scale_x * (ax - mean_x));
+        STORE(gpy + k * TILE, ey * scale_y * (ay - mean_y));
+        if (k + 1 < bins) {
+            vl next = b.number == k + 1;
+            STORE(gpd + k * TILE, choose(here, gd1, choose(next, gd0, all(0.0))));
+        }
+    }
+    return inverted ? -plain : result;
+}
+
+/* Affine: z = e^s x + t, s = S tanh(a / S). */
+INLINE vd NAME(log_scale)(const REAL *p, const map *m, vd *derivative) {
+    /* tanh u = sign(u) (1 - e^(-2|u|)) / (1 + e^(-2|u|)) */
+    vd u = LOAD(p + TILE) / m->bound;
+    vd e = exponential(-2.0 * absolute(u));
+    vd tanh = (1.0 - e) / (1.0 + e);
+    tanh = choose(u < 0.0, -tanh, tanh);
+    *derivative = 1.0 - tanh * tanh;
+    return m->bound * tanh;
+}
+
+INLINE void NAME(affine_forward)(const REAL *p, vd x, const map *m, vd *z, vd *log_derivative) {
+    vd unused, s = NAME(log_scale)(p, m, &unused);
+    *z = x * exponential(s) + LOAD(p);
+    *log_derivative = s;
+}
+
+INLINE void NAME(affine_inverse)(const REAL *p, vd z, const map *m, vd *x, vd *log_derivative) {
+    vd unused, s = NAME(log_scale)(p, m, &unused);
+    *x = (z - LOAD(p)) * exponential(-s);
+    *log_derivative = -s;
+}
+
+INLINE vd NAME(affine_backward)(const REAL *p, vd x, vd gz, vd gl, const map *m, int inverted, REAL *gp) {
+    vd derivative, s = NAME(log_scale)(p, m, &derivative), scale = exponential(s);
+    if (inverted) gz = -gz / scale, gl = -gl;
+    STORE(gp, gz);
+    STORE(gp + TILE, (gz * x * scale + gl) * derivative);
+    return inverted ? -gz : gz * scale;
+}
+
+INLINE void NAME(forward_1)(const REAL *p, vd x, const map *m, vd *z, vd *log_derivative) {
+    m->spline ? NAME(spline_forward)(p, x, m, z, log_derivative) : NAME(affine_forward)(p, x, m, z, log_derivative);
+}
+
+INLINE void NAME(inverse_1)(const REAL *p, vd z, const map *m, vd *x, vd *log_derivative) {
+    m->spline ? NAME(spline_inverse)(p, z, m, x, log_derivative) : NAME(affine_inverse)(p, z, m, x, log_derivative);
+}
+
+INLINE vd NAME(backward_1)(const REAL *p, vd x, vd gz, vd gl, const map *m, int inverted, REAL *gp) {
+    return m->spline ? NAME(spline_backward)(p, x, gz, gl, m, inverted, gp)
+                     : NAME(affine_backward)(p, x, gz, gl, m, inverted, gp);
+}

@@ -5,15 +5,12 @@
  * a tile goes through the whole layer before the next one starts, so activations stay in the cache.
  */
 
-/* Weights of the network as the products want them: masked, and for the backward pass transposed as well. */
+/* A linear layer, as the forward and the backward pass read its weight where it lies. */
 typedef struct {
-    long rows, columns;       /* outputs, inputs */
-    const long *to;           /* row r reads columns 0 .. to[r]; NULL: all */
-    const long *from;         /* row c of the transposed matrix reads columns from[c] .. rows; NULL: all */
-    const REAL *weight;       /* (rows, columns) */
-    const REAL *transposed;   /* (columns, rows) */
-    const REAL *bias;         /* (rows,) */
-    long offset;              /* of its gradient in a thread's sums: weight (rows, padded(columns)), then bias */
+    long rows, columns; /* outputs, inputs */
+    NAME(matrix) weight, transposed;
+    const REAL *bias;
+    long offset; /* of its gradient in a thread's sums: weight (rows, padded(columns)), then bias */
 } NAME(linear);
 
 typedef struct {
@@ -23,34 +20,17 @@ typedef struct {
     long sums;                          /* length of all gradients of weights and biases */
 } NAME(network);
 
-static void NAME(prepare)(NAME(linear) * l, long rows, long columns, const void *weight, const void *bias,
-                          const long *to, const long *from, int backward, arena *memory, long *offset) {
-    l->rows = rows, l->columns = columns, l->to = to, l->from = from;
-    l->weight = weight, l->bias = bias;
-    l->offset = *offset;
+static NAME(linear) NAME(linear_of)(long rows, long columns, void *const *tensors, const long *to, const long *from,
+                                    long *offset) {
+    NAME(linear) l = {.rows = rows, .columns = columns, .bias = tensors[1], .offset = *offset};
+    l.weight = (NAME(matrix)){tensors[0], columns, 1, columns, NULL, to};
+    l.transposed = (NAME(matrix)){tensors[0], 1, columns, rows, from, NULL};
     *offset += rows * NAME(padded)(columns) + rows;
-    if (to) {
-        REAL *masked = take(memory, sizeof(REAL) * rows * columns);
-        if (!masked) return;
-        for (long r = 0; r < rows; r++)
-            for (long c = 0; c < columns; c++) masked[r * columns + c] = c < to[r] ? l->weight[r * columns + c] : 0;
-        l->weight = masked;
-    }
-    if (backward) {
-        REAL *transposed = take(memory, sizeof(REAL) * rows * columns);
-        if (!transposed) return;
-        enum { B = 16 };
-        for (long r0 = 0; r0 < rows; r0 += B)
-            for (long c0 = 0; c0 < columns; c0 += B)
-                for (long c = c0; c < c0 + B && c < columns; c++)
-                    for (long r = r0; r < r0 + B && r < rows; r++)
-                        transposed[c * rows + r] = l->weight[r * columns + c];
-        l->transposed = transposed;
-    }
+    return l;
 }
 
 /* Lay out the network described by a call; the ranges of the masks come from known (see MaskedResidualNet). */
-static void NAME(open)(const call *c, NAME(network) * n, int backward, arena *memory) {
+static void NAME(open)(const call *c, NAME(network) * n, arena *memory) {
     long *first_to = NULL, *first_from = NULL, *within_to = NULL, *within_from = NULL, *last_to = NULL,
          *last_from = NULL;
     const long hidden = c->hidden, outputs = c->values * c->size;
@@ -68,20 +48,21 @@ static void NAME(open)(const call *c, NAME(network) * n, int backward, arena *me
             last_from[u] = degree * c->size;
         }
         for (long d = 0; d < c->inputs; d++) first_from[d] = known[d];
-        for (long o = 0; o < outputs; o++) last_to[o] = known[o / c->size];
+        for (long d = 0; d < c->values; d++)
+            for (long k = 0; k < c->size; k++) last_to[d * c->size + k] = known[d];
     }
     void *const *t = c->tensors;
     long offset = 0;
-    NAME(prepare)(&n->first, hidden, c->inputs, t[0], t[1], first_to, first_from, backward, memory, &offset);
+    n->first = NAME(linear_of)(hidden, c->inputs, t, first_to, first_from, &offset);
     n->terms[0] = t[2];
     t += 3;
     for (long b = 0; b < c->blocks; b++, t += 6) {
-        NAME(prepare)(&n->one[b], hidden, hidden, t[0], t[1], within_to, within_from, backward, memory, &offset);
+        n->one[b] = NAME(linear_of)(hidden, hidden, t, within_to, within_from, &offset);
         n->terms[b + 1] = t[2];
         n->keeps[b] = t[3];
-        NAME(prepare)(&n->two[b], hidden, hidden, t[4], t[5], within_to, within_from, backward, memory, &offset);
+        n->two[b] = NAME(linear_of)(hidden, hidden, t + 4, within_to, within_from, &offset);
     }
-    NAME(prepare)(&n->last, outputs, hidden, t[0], t[1], last_to, last_from, backward, memory, &offset);
+    n->last = NAME(linear_of)(outputs, hidden, t, last_to, last_from, &offset);
     n->sums = offset;
 }
 
@@ -91,14 +72,14 @@ static void NAME(evaluate)(const NAME(network) * n, const call *c, long start, l
                            REAL *activations, REAL *h, REAL *g, REAL *swap, REAL *parameters) {
     const long hidden = c->hidden, size = hidden * TILE;
     const REAL *term = NULL, *keep = NULL;
-    NAME(product)(hidden, NULL, n->first.to, n->first.columns, n->first.weight, n->first.columns, inputs, h, 0);
+    NAME(product)(hidden, &n->first.weight, inputs, h, 0);
     if (n->terms[0]) NAME(to_tile)(n->terms[0] + start * hidden, count, hidden, hidden, NULL, swap), term = swap;
     NAME(add_bias)(h, hidden, n->first.bias, term);
     REAL *active = activations;
     NAME(rectify)(h, size, active);
     for (long b = 0; b < c->blocks; b++) {
         const NAME(linear) *one = &n->one[b], *two = &n->two[b];
-        NAME(product)(hidden, NULL, one->to, hidden, one->weight, hidden, active, g, 0);
+        NAME(product)(hidden, &one->weight, active, g, 0);
         term = keep = NULL;
         if (n->terms[b + 1]) NAME(to_tile)(n->terms[b + 1] + start * hidden, count, hidden, hidden, NULL, swap), term = swap;
         NAME(add_bias)(g, hidden, one->bias, term);
@@ -106,12 +87,12 @@ static void NAME(evaluate)(const NAME(network) * n, const call *c, long start, l
         active += size;
         NAME(rectify)(g, size, active);
         if (keep) NAME(scale)(active, size, keep);
-        NAME(product)(hidden, NULL, two->to, hidden, two->weight, hidden, active, h, 1);
+        NAME(product)(hidden, &two->weight, active, h, 1);
         NAME(add_bias)(h, hidden, two->bias, NULL);
         active += size;
         NAME(rectify)(h, size, active);
     }
-    NAME(product)(n->last.rows, NULL, n->last.to, hidden, n->last.weight, hidden, active, parameters, 0);
+    NAME(product)(n->last.rows, &n->last.weight, active, parameters, 0);
     NAME(add_bias)(parameters, n->last.rows, n->last.bias, NULL);
 }
 
@@ -136,17 +117,17 @@ static void NAME(advance)(const NAME(network) * n, const call *c, long start, lo
     const long count = stop - start, hidden = c->hidden, size = hidden * TILE, at = start * TILE;
     if (!count) return;
     const NAME(linear) *first = &n->first;
-    NAME(product)(count, NULL, NULL, columns, first->weight + start * first->columns, first->columns, x, h, 0);
+    NAME(product_of)(&first->weight, start, count, 0, columns, x, h, 0);
     NAME(add_bias)(h, count, first->bias + start, n->terms[0] ? terms + at : NULL);
     REAL *active = activations;
     NAME(rectify)(h, count * TILE, active + at);
     for (long b = 0; b < c->blocks; b++) {
         const NAME(linear) *one = &n->one[b], *two = &n->two[b];
-        NAME(product)(count, NULL, NULL, stop, one->weight + start * hidden, hidden, active, g, 0);
+        NAME(product_of)(&one->weight, start, count, 0, stop, active, g, 0);
         NAME(add_bias)(g, count, one->bias + start, n->terms[b + 1] ? terms + (b + 1) * size + at : NULL);
         active += size;
         NAME(rectify)(g, count * TILE, active + at);
-        NAME(product)(count, NULL, NULL, stop, two->weight + start * hidden, hidden, active, h, 1);
+        NAME(product_of)(&two->weight, start, count, 0, stop, active, h, 1);
         NAME(add_bias)(h, count, two->bias + start, NULL);
         active += size;
         NAME(rectify)(h, count * TILE, active + at);
@@ -165,7 +146,7 @@ static void NAME(solve)(const NAME(network) * n, const call *c, const REAL *z, c
     for (long d = 0; d < c->values; d++) {
         REAL *p = parameters + d * c->size * TILE;
         const long row = d * c->size;
-        NAME(product)(c->size, NULL, NULL, known[d], n->last.weight + row * hidden, hidden, top, p, 0);
+        NAME(product_of)(&n->last.weight, row, c->size, 0, known[d], top, p, 0);
         NAME(add_bias)(p, c->size, n->last.bias + row, NULL);
         for (long i = 0; i < TILE; i += VD) {
             vd result, log_derivative;
@@ -182,7 +163,7 @@ static void NAME(solve)(const NAME(network) * n, const call *c, const REAL *z, c
 int NAME(layer_forward)(const call *c, const REAL *x, REAL *z, REAL *log_det, REAL *saved) {
     NAME(network) n;
     arena *shared = open_arena(0);
-    NAME(open)(c, &n, 0, shared);
+    NAME(open)(c, &n, shared);
     if (shared->failed) return 1;
     const long hidden = c->hidden, size = hidden * TILE, outputs = c->values * c->size;
     const long kept = (1 + 2 * c->blocks) * size, tiles = (c->points + TILE - 1) / TILE;
@@ -225,24 +206,25 @@ int NAME(layer_forward)(const call *c, const REAL *x, REAL *z, REAL *log_det, RE
 INLINE void NAME(weight_gradient)(const NAME(linear) * l, const REAL *g, const REAL *input, REAL *x_t, REAL *sums) {
     const long ld = NAME(padded)(l->columns);
     NAME(transpose_tile)(input, l->columns, x_t);
-    NAME(outer)(l->rows, l->columns, l->to, g, x_t, ld, sums + l->offset);
+    NAME(outer)(l->rows, l->columns, l->weight.to, g, x_t, ld, sums + l->offset);
     NAME(sum_of_rows)(g, l->rows, sums + l->offset + l->rows * ld);
 }
 
+/* The sums of all threads; the masked part of a weight has none. */
 static void NAME(write_gradient)(const NAME(linear) * l, const REAL *sums, long threads, long stride, REAL *gw, REAL *gb) {
     const long ld = NAME(padded)(l->columns);
 #pragma omp for schedule(static) nowait
     for (long r = 0; r < l->rows; r++) {
-        long to = l->to ? l->to[r] : l->columns;
-        for (long c = 0; c < l->columns; c++) {
-            REAL total = 0;
-            if (c < to)
-                for (long t = 0; t < threads; t++) total += sums[t * stride + l->offset + r * ld + c];
-            gw[r * l->columns + c] = total;
+        const long to = l->weight.to ? l->weight.to[r] : l->columns;
+        REAL *restrict row = gw + r * l->columns;
+        memcpy(row, sums + l->offset + r * ld, sizeof(REAL) * to);
+        for (long c = to; c < l->columns; c++) row[c] = 0;
+        gb[r] = sums[l->offset + l->rows * ld + r];
+        for (long t = 1; t < threads; t++) {
+            const REAL *restrict more = sums + t * stride + l->offset + r * ld;
+            for (long c = 0; c < to; c++) row[c] += more[c];
+            gb[r] += sums[t * stride + l->offset + l->rows * ld + r];
         }
-        REAL total = 0;
-        for (long t = 0; t < threads; t++) total += sums[t * stride + l->offset + l->rows * ld + r];
-        gb[r] = total;
     }
 }
 
@@ -254,14 +236,14 @@ static void NAME(evaluate_backward)(const NAME(network) * n, const call *c, long
     const long hidden = c->hidden, size = hidden * TILE;
     const REAL *active = activations + 2 * c->blocks * size;
     NAME(weight_gradient)(&n->last, g_parameters, active, x_t, sums);
-    NAME(product)(hidden, n->last.from, NULL, n->last.rows, n->last.transposed, n->last.rows, g_parameters, dh, 0);
+    NAME(product)(hidden, &n->last.transposed, g_parameters, dh, 0);
     NAME(rectify_backward)(dh, size, active);
     void *const *g_terms = c->g_terms;
     for (long b = c->blocks - 1; b >= 0; b--) {
         const NAME(linear) *one = &n->one[b], *two = &n->two[b];
         active -= size;
         NAME(weight_gradient)(two, dh, active, x_t, sums);
-        NAME(product)(hidden, two->from, NULL, hidden, two->transposed, hidden, dh, dg, 0);
+        NAME(product)(hidden, &two->transposed, dh, dg, 0);
         const REAL *keep = NULL;
         if (n->keeps[b]) NAME(to_tile)(n->keeps[b] + start * hidden, count, hidden, hidden, NULL, swap), keep = swap;
         NAME(rectify_backward)(dg, size, active);
@@ -269,13 +251,13 @@ static void NAME(evaluate_backward)(const NAME(network) * n, const call *c, long
         if (g_terms[b + 1]) NAME(from_tile)(dg, count, hidden, hidden, NULL, (REAL *)g_terms[b + 1] + start * hidden);
         active -= size;
         NAME(weight_gradient)(one, dg, active, x_t, sums);
-        NAME(product)(hidden, one->from, NULL, hidden, one->transposed, hidden, dg, swap, 0);
+        NAME(product)(hidden, &one->transposed, dg, swap, 0);
         NAME(rectify_backward)(swap, size, active);
         NAME(add)(dh, size, swap);
     }
     if (g_terms[0]) NAME(from_tile)(dh, count, hidden, hidden, NULL, (REAL *)g_terms[0] + start * hidden);
     NAME(weight_gradient)(&n->first, dh, inputs, x_t, sums);
-    NAME(product)(n->first.columns, n->first.from, NULL, hidden, n->first.transposed, hidden, dh, g_inputs, 0);
+    NAME(product)(n->first.columns, &n->first.transposed, dh, g_inputs, 0);
 }
 
 /* solve backwards on one tile, feature by feature: gx (values, TILE) in and the gradient of z out, by the implicit
@@ -292,18 +274,15 @@ static void NAME(solve_backward)(const NAME(network) * n, const call *c, const R
         if (count) {
             const REAL *active = activations + 2 * blocks * size;
             REAL *top = dh + blocks * size + at;
-            NAME(product)(count, NULL, NULL, outputs - row, n->last.transposed + start * outputs + row, outputs,
-                          gp + row * TILE, top, 0);
+            NAME(product_of)(&n->last.transposed, start, count, row, outputs, gp, top, 0);
             NAME(rectify_backward)(top, count * TILE, active + at);
             for (long b = blocks - 1; b >= 0; b--) {
-                const long square = start * hidden + start;
                 REAL *dg_b = dg + b * size + at, *dh_b = dh + b * size + at;
                 active -= size;
-                NAME(product)(count, NULL, NULL, hidden - start, n->two[b].transposed + square, hidden,
-                              dh + (b + 1) * size + at, dg_b, 0);
+                NAME(product_of)(&n->two[b].transposed, start, count, start, hidden, dh + (b + 1) * size, dg_b, 0);
                 NAME(rectify_backward)(dg_b, count * TILE, active + at);
                 active -= size;
-                NAME(product)(count, NULL, NULL, hidden - start, n->one[b].transposed + square, hidden, dg_b, dh_b, 0);
+                NAME(product_of)(&n->one[b].transposed, start, count, start, hidden, dg + b * size, dh_b, 0);
                 NAME(rectify_backward)(dh_b, count * TILE, active + at);
                 NAME(add)(dh_b, count * TILE, dh_b + size);
             }
@@ -311,7 +290,7 @@ static void NAME(solve_backward)(const NAME(network) * n, const call *c, const R
         if (d < 0) break;
         REAL *gx_d = gx + d * TILE, *gp_d = gp + d * c->size * TILE;
         const REAL *p = parameters + d * c->size * TILE;
-        NAME(product)(1, NULL, NULL, hidden - start, n->first.transposed + d * hidden + start, hidden, dh + at, gx_d, 1);
+        NAME(product_of)(&n->first.transposed, d, 1, start, hidden, dh, gx_d, 1);
         for (long i = 0; i < TILE; i += VD)
             STORE(gx_d + i, NAME(backward_1)(p + i, LOAD(x + d * TILE + i), LOAD(gx_d + i), LOAD(g_log + i), &c->map, 1,
                                              gp_d + i));
@@ -342,7 +321,7 @@ static void NAME(solve_gradients)(const NAME(network) * n, const call *c, long s
 int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REAL *gl, const REAL *saved, REAL *gx) {
     NAME(network) n;
     arena *shared = open_arena(0);
-    NAME(open)(c, &n, 1, shared);
+    NAME(open)(c, &n, shared);
     const long hidden = c->hidden, size = hidden * TILE, outputs = c->values * c->size, blocks = c->blocks;
     const long kept = (1 + 2 * blocks) * size, tiles = (c->points + TILE - 1) / TILE;
     const long widest = NAME(padded)(c->inputs > hidden ? c->inputs : hidden);

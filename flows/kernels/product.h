@@ -9,66 +9,97 @@ typedef REAL NAME(vr_memory) __attribute__((vector_size(VECTOR_BYTES), aligned(s
 
 enum { NAME(LANES) = VECTOR_BYTES / sizeof(REAL) };
 
+/* A matrix read by a product: entry (r, k) lies at start[r * down + k * right]. Row r is zero outside the columns from[r]
+ * to to[r], both ascending with r (NULL: from 0, to columns); what is stored there is not read. */
+typedef struct {
+    const REAL *start;
+    long down, right, columns;
+    const long *from, *to;
+} NAME(matrix);
+
 /* rows x (vectors x LANES) block of out (+)= w[:, from:to] a[from:to, :]. Sizes are constants where it is inlined. */
-INLINE void NAME(block)(const int rows, const int vectors, long from, long to, const REAL *w, long ldw, const REAL *a,
-                        long lda, REAL *out, long ldo, int accumulate) {
+INLINE void NAME(block)(const int rows, const int vectors, long from, long to, const REAL *w, long down, long right,
+                        const REAL *a, long lda, REAL *out, long ldo, int accumulate) {
     NAME(vr) sum[rows][vectors];
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < vectors; c++)
+    UNROLL for (int r = 0; r < rows; r++) {
+        UNROLL for (int c = 0; c < vectors; c++) {
             if (accumulate) sum[r][c] = *(const NAME(vr_memory) *)(out + r * ldo + c * NAME(LANES));
             else sum[r][c] = (NAME(vr)){0};
-    for (long k = from; k < to; k++)
-        for (int r = 0; r < rows; r++)
-            for (int c = 0; c < vectors; c++)
-                sum[r][c] += w[r * ldw + k] * *(const NAME(vr_memory) *)(a + k * lda + c * NAME(LANES));
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < vectors; c++) *(NAME(vr_memory) *)(out + r * ldo + c * NAME(LANES)) = sum[r][c];
-}
-
-/* out (+)= w a for many rows, up to four vectors wide. Row r reads the columns from[r] to to[r] of w, both ascending
- * with r (NULL: from 0, to k); outside of them w is zero. */
-static void NAME(rows_of)(const int vectors, long rows, const long *from, const long *to, long k, const REAL *w,
-                          long ldw, const REAL *a, long lda, REAL *out, long ldo, int accumulate) {
-    long r = 0;
-#define ROWS(count)                                                                                                 \
-    {                                                                                                               \
-        long first = from ? from[r] : 0, last = to ? to[r + count - 1] : k;                                         \
-        const REAL *wr = w + r * ldw;                                                                               \
-        REAL *o = out + r * ldo;                                                                                    \
-        switch (vectors) {                                                                                          \
-            case 1: NAME(block)(count, 1, first, last, wr, ldw, a, lda, o, ldo, accumulate); break;                 \
-            case 2: NAME(block)(count, 2, first, last, wr, ldw, a, lda, o, ldo, accumulate); break;                 \
-            case 3: NAME(block)(count, 3, first, last, wr, ldw, a, lda, o, ldo, accumulate); break;                 \
-            default: NAME(block)(count, 4, first, last, wr, ldw, a, lda, o, ldo, accumulate);                       \
-        }                                                                                                           \
-        r += count;                                                                                                 \
+        }
     }
-    while (r + ROW_BLOCK <= rows) ROWS(ROW_BLOCK)
-    while (r + 2 <= rows) ROWS(2)
-    while (r < rows) ROWS(1)
-#undef ROWS
+    for (long k = from; k < to; k++) {
+        UNROLL for (int r = 0; r < rows; r++) {
+            UNROLL for (int c = 0; c < vectors; c++)
+                sum[r][c] += w[r * down + k * right] * *(const NAME(vr_memory) *)(a + k * lda + c * NAME(LANES));
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+        UNROLL for (int c = 0; c < vectors; c++) *(NAME(vr_memory) *)(out + r * ldo + c * NAME(LANES)) = sum[r][c];
+    }
 }
 
-/* The same for a tile: as many columns as it has points. */
-static void NAME(product)(long rows, const long *from, const long *to, long k, const REAL *w, long ldw, const REAL *a,
-                          REAL *out, int accumulate) {
-    NAME(rows_of)(4, rows, from, to, k, w, ldw, a, TILE, out, TILE, accumulate);
+/* count rows of out (+)= w a, starting at row r: the columns that all of them read together, the others one by one. */
+INLINE void NAME(group)(const int count, const int vectors, const NAME(matrix) * w, long r, const REAL *a, long lda,
+                        REAL *out, long ldo, int accumulate) {
+    const REAL *start = w->start + r * w->down;
+    REAL *o = out + r * ldo;
+    const long from = w->from ? w->from[r + count - 1] : 0;
+    const long to = w->to ? w->to[r] : w->columns;
+    NAME(block)(count, vectors, from, to, start, w->down, w->right, a, lda, o, ldo, accumulate);
+    for (int i = 0; i < count; i++) {
+        const REAL *row = start + i * w->down;
+        if (w->from && w->from[r + i] < from)
+            NAME(block)(1, vectors, w->from[r + i], from, row, 0, w->right, a, lda, o + i * ldo, ldo, 1);
+        if (w->to && w->to[r + i] > to)
+            NAME(block)(1, vectors, to, w->to[r + i], row, 0, w->right, a, lda, o + i * ldo, ldo, 1);
+    }
+}
+
+/* All rows, up to four vectors wide. */
+#define PRODUCT(name, vectors)                                                                                      \
+    static void NAME(name)(long rows, const NAME(matrix) * w, const REAL *a, long lda, REAL *out, long ldo,         \
+                           int accumulate) {                                                                        \
+        long r = 0;                                                                                                 \
+        for (; r + ROW_BLOCK <= rows; r += ROW_BLOCK)                                                               \
+            NAME(group)(ROW_BLOCK, vectors, w, r, a, lda, out, ldo, accumulate);                                    \
+        for (; r + 2 <= rows; r += 2) NAME(group)(2, vectors, w, r, a, lda, out, ldo, accumulate);                  \
+        for (; r < rows; r++) NAME(group)(1, vectors, w, r, a, lda, out, ldo, accumulate);                          \
+    }
+PRODUCT(product_1, 1)
+PRODUCT(product_2, 2)
+PRODUCT(product_3, 3)
+PRODUCT(product_4, 4)
+#undef PRODUCT
+
+/* A tile of out (rows, TILE) (+)= w a. */
+static void NAME(product)(long rows, const NAME(matrix) * w, const REAL *a, REAL *out, int accumulate) {
+    NAME(product_4)(rows, w, a, TILE, out, TILE, accumulate);
+}
+
+/* The same for count rows from start on, none of which has a range: all read the columns first to last. */
+static void NAME(product_of)(const NAME(matrix) * w, long start, long count, long first, long last, const REAL *a,
+                             REAL *out, int accumulate) {
+    const NAME(matrix) part = {w->start + start * w->down + first * w->right, w->down, w->right, last - first, NULL, NULL};
+    NAME(product)(count, &part, a + first * TILE, out, accumulate);
 }
 
 /* gw (rows x columns) += g x^T summed over the points of a tile; transposed is x^T, ldt wide, zero beyond columns. */
 static void NAME(outer)(long rows, long columns, const long *to, const REAL *g, const REAL *transposed, long ldt,
                         REAL *gw) {
-    /* A row group needs no more columns than its last row reads: the loop over columns is outside, so that the
-     * columns of transposed stay in the nearest cache. */
+    /* The loop over columns is outside, so that a block of transposed stays in the nearest cache. Rows that read none
+     * of the block are left out. */
     for (long c = 0; c < columns; c += 4 * NAME(LANES)) {
-        long vectors = (columns - c + NAME(LANES) - 1) / NAME(LANES);
-        if (vectors > 4) vectors = 4;
         long start = 0;
         if (to)
             while (start < rows && to[start] <= c) start++;
-        NAME(rows_of)
-        ((int)vectors, rows - start, NULL, NULL, TILE, g + start * TILE, TILE, transposed + c, ldt,
-         gw + start * ldt + c, ldt, 1);
+        const NAME(matrix) m = {g + start * TILE, TILE, 1, TILE, NULL, NULL};
+        REAL *o = gw + start * ldt + c;
+        switch ((columns - c + NAME(LANES) - 1) / NAME(LANES)) {
+            case 1: NAME(product_1)(rows - start, &m, transposed + c, ldt, o, ldt, 1); break;
+            case 2: NAME(product_2)(rows - start, &m, transposed + c, ldt, o, ldt, 1); break;
+            case 3: NAME(product_3)(rows - start, &m, transposed + c, ldt, o, ldt, 1); break;
+            default: NAME(product_4)(rows - start, &m, transposed + c, ldt, o, ldt, 1);
+        }
     }
 }
 

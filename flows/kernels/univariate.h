@@ -34,7 +34,7 @@ INLINE void NAME(find)(const REAL *p, vd v, const map *m, int of_heights, NAME(b
     vd scale_x = rest / sx, scale_y = rest / sy;
     vd cx = all(0.0), cy = all(0.0); /* sums of the weights before bin k */
     vd raw0 = all(0.0), raw1 = all(0.0);
-    vd wx = ex[0], wy = ey[0], fx = cx, fy = cy;
+    vd wx = cx, wy = cy, fx = cx, fy = cy;
     vl number = (vl)all(0.0);
     for (long k = 0; k < bins; k++) {
         vd knot = of_heights ? cy * scale_y : cx * scale_x;
@@ -68,7 +68,7 @@ INLINE vd NAME(clamped)(vd v, const map *m) {
     return choose(v > -m->bound, choose(v < m->bound, v, all(m->bound)), all(-m->bound));
 }
 
-INLINE void NAME(spline_forward)(const REAL *p, vd x, const map *m, vd *z, vd *log_derivative) {
+SEPARATE void NAME(spline_forward)(const REAL *p, vd x, const map *m, vd *z, vd *log_derivative) {
     NAME(bin) b;
     vd v = NAME(clamped)(x, m);
     NAME(find)(p, v, m, 0, &b);
@@ -82,7 +82,7 @@ INLINE void NAME(spline_forward)(const REAL *p, vd x, const map *m, vd *z, vd *l
     *log_derivative = choose(inside, logarithm(combination * ratio * ratio), all(0.0));
 }
 
-INLINE void NAME(spline_inverse)(const REAL *p, vd z, const map *m, vd *x, vd *log_derivative) {
+SEPARATE void NAME(spline_inverse)(const REAL *p, vd z, const map *m, vd *x, vd *log_derivative) {
     NAME(bin) b;
     vd v = NAME(clamped)(z, m);
     NAME(find)(p, v, m, 1, &b);
@@ -107,7 +107,7 @@ INLINE void NAME(spline_inverse)(const REAL *p, vd z, const map *m, vd *x, vd *l
  * With inverted, the map is the inverse one, x is its result, and gz, gl belong to x and to the inverse's
  * log-derivative: the implicit function turns them into cotangents of the forward map, and the gradient returned is
  * that of z. */
-INLINE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *m, int inverted, REAL *gp) {
+SEPARATE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *m, int inverted, REAL *gp) {
     const long bins = m->bins;
     NAME(bin) b;
     vd v = NAME(clamped)(x, m);

@@ -21,6 +21,8 @@ typedef float vf_half __attribute__((vector_size(VECTOR_BYTES / 2)));
 enum { VD = VECTOR_BYTES / 8 };
 
 #define INLINE static inline __attribute__((always_inline))
+#define SEPARATE static __attribute__((noinline)) /* large and called in many places: once is enough to compile */
+#define UNROLL _Pragma("GCC unroll 8")
 
 INLINE vd all(double value) { return value - (vd){0}; }
 INLINE vd choose(vl mask, vd yes, vd no) { return (vd)((mask & (vl)yes) | (~mask & (vl)no)); }

@@ -17,26 +17,37 @@ def usable(*tensors: Tensor | None) -> bool:
 
     Whoever traces, compiles, batches or watches operations must see those of torch.
     """
-    if (
+    return not (
+        is_observed() or torch.is_autocast_enabled("cpu") or not are_plain(*tensors) or native.library() is None
+    )
+
+
+def is_observed() -> bool:
+    """Whether somebody traces, compiles, batches or watches operations."""
+    return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
-        or torch.jit.is_tracing()
-        or torch.is_autocast_enabled("cpu")
+        or torch._C._is_tracing()
         or torch.autograd.forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
-    ):
-        return False
+    )
+
+
+def are_plain(*tensors: Tensor | None) -> bool:
+    """Whether these are tensors of one kind, in main memory, whose numbers are what is found there."""
     dtype = None
     for tensor in tensors:
         if tensor is None:
             continue
         dtype = dtype or tensor.dtype
-        if tensor.dtype != dtype or dtype not in KINDS or type(tensor) not in _PLAIN or tensor.device.type != "cpu":
+        if tensor.dtype != dtype or dtype not in KINDS or type(tensor) not in PLAIN or tensor.device.type != "cpu":
             return False
-    return native.library() is not None
+        if tensor.is_neg() or tensor._is_zerotensor() or torch._C._functorch.is_legacy_batchedtensor(tensor):
+            return False
+    return True
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def apply_map(
@@ -83,7 +94,8 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, parameters, result = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody will differentiate this once more
+        # Somebody will differentiate this once more, or asks for several gradients at once.
+        if torch.is_grad_enabled() or is_observed() or not are_plain(*gradients):
             return (*differentiate(ctx.formula, (values, parameters), gradients), None, None, None, None)
         gz, gl = (g.contiguous() for g in gradients)
         points, parameters = (result if ctx.inverse else values).contiguous(), parameters.contiguous()
@@ -97,9 +109,18 @@ class _Map(torch.autograd.Function):
 def differentiate(
     formula: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor | None, ...], gradients: tuple[Tensor, ...]
 ) -> list[Tensor | None]:
-    """Gradients of a formula that can themselves be differentiated; None where none is asked for."""
-    with torch.enable_grad():
-        outputs = formula(*inputs)
-        wanted = [t for t in inputs if t is not None and t.requires_grad]
-        found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True, allow_unused=True))
+    """Gradients of a formula; None where none is asked for.
+
+    They can themselves be differentiated if gradients are enabled.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        # A gradient must end at its own input, though one may have been computed from another or be the same tensor.
+        own = [None if t is None else t.view_as(t) for t in inputs]
+        outputs = [(o, g) for o, g in zip(formula(*own), gradients, strict=True) if o.requires_grad]
+        wanted = [t for t in own if t is not None and t.requires_grad]
+        if not outputs:
+            return [None] * len(inputs)
+        values, cotangents = zip(*outputs, strict=True)
+        found = iter(torch.autograd.grad(values, wanted, cotangents, create_graph=create_graph, allow_unused=True))
     return [next(found) if t is not None and t.requires_grad else None for t in inputs]

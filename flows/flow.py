@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pushforward.flows import graphs
 from pushforward.flows.base import Gaussian
 from pushforward.flows.bijection import Bijection, as_bijection, check_shape
 
@@ -69,7 +70,10 @@ class Flow(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw points ``(n, ..., D)`` without gradients; arguments as ``rsample``."""
+        """Draw points ``(n, ..., D)`` without gradients; arguments as ``rsample``.
+
+        On a GPU, from the second call for a number of points on, the inverse is a CUDA graph.
+        """
         return self.rsample(n, context)
 
     @torch.no_grad()
@@ -100,7 +104,7 @@ class Flow(nn.Module):
         if self.context and not self.base.context and context is not None:
             lead = (*lead, *context.shape[:-1])  # the base does not see the context, so the flow spreads it
         z = self.base.rsample(lead, context)
-        x, log_det = self.bijection.inverse(z, context)
+        x, log_det = graphs.inverse(self.bijection, z, context)
         return x, self.base.log_prob(z, context) - log_det
 
     def config(self) -> dict[str, Any]:

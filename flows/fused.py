@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pushforward.flows import native
-from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
-from pushforward.flows.elementwise import KINDS, differentiate, usable
+from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet, _Block, _MaskedLinear
+from pushforward.flows.elementwise import KINDS, PLAIN, are_plain, differentiate, is_observed, usable
 from pushforward.flows.incremental import Affinity, IncrementalPass
 from pushforward.flows.univariate import Univariate
 
@@ -35,23 +35,47 @@ class _Lease:
 
     _pool: ClassVar[dict[tuple[int, torch.dtype], list[Tensor]]] = {}
     _bytes: ClassVar[int] = 0
-    _lock: ClassVar[Any] = threading.RLock()  # a collection within it may give back another lease
+    _lock: ClassVar[Any] = threading.RLock()
+    _busy: ClassVar[bool] = False
+    """Whether the pool is being changed: a collection in the midst of it may find another lease to give back."""
 
     def __init__(self, numbers: int, dtype: torch.dtype) -> None:
-        with _Lease._lock:
-            free = _Lease._pool.get((numbers, dtype))
-            found = free.pop() if free else None
-            if found is not None:
-                _Lease._bytes -= found.nbytes
-        self.tensor = torch.empty(numbers, dtype=dtype) if found is None else found
+        kind, key, found = type(self), (numbers, dtype), None
+        with kind._lock:
+            if not kind._busy:
+                kind._busy = True
+                free = kind._pool.get(key)
+                if free:
+                    found = kind._taken(key)
+                kind._busy = False
+        # The device is said because another one may be the default.
+        self.tensor = torch.empty(numbers, dtype=dtype, device="cpu") if found is None else found
 
     def __del__(self) -> None:
-        tensor = self.tensor
-        with _Lease._lock:
-            if _Lease._bytes + tensor.nbytes > _MOST_POOLED_BYTES:
+        kind, tensor = type(self), getattr(self, "tensor", None)
+        if tensor is None or tensor.nbytes > _MOST_POOLED_BYTES:
+            return
+        with kind._lock:
+            if kind._busy:
                 return
-            _Lease._bytes += tensor.nbytes
-            _Lease._pool.setdefault((tensor.numel(), tensor.dtype), []).append(tensor)
+            kind._busy = True
+            key = tensor.numel(), tensor.dtype
+            free = kind._pool.pop(key, [])
+            free.append(tensor)
+            kind._pool[key] = free  # the sizes that were in use last come last
+            kind._bytes += tensor.nbytes
+            while kind._bytes > _MOST_POOLED_BYTES:
+                kind._taken(next(iter(kind._pool)))
+            kind._busy = False
+
+    @classmethod
+    def _taken(cls, key: tuple[int, torch.dtype]) -> Tensor:
+        free = cls._pool[key]
+        tensor = free.pop()
+        if not free:
+            del cls._pool[key]
+        cls._bytes -= tensor.nbytes
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -97,10 +121,10 @@ def layer(
         The mapped points ``(..., features)`` and the log-determinants ``(...)``; None if the kernels do not know this
         layer or must not be used here.
     """
-    if not usable(points, context, net.last.weight):
+    if not usable(points, context) or not _speaks_for_itself(type(univariate)) or not _is_known(net, points):
         return None
     kernel = univariate.kernel()
-    if kernel is None or not _is_known(net):
+    if kernel is None:
         return None
     sequential = inverse and net.known is not None
     lead = points.shape[:-1]
@@ -116,10 +140,66 @@ def layer(
     return z.reshape(*lead, z.shape[-1]), log_det.reshape(lead)
 
 
-def _is_known(net: ResidualNet | MaskedResidualNet) -> bool:
-    if type(net) not in (ResidualNet, MaskedResidualNet) or net.blocks > _MOST_BLOCKS or net.is_hooked():
+@functools.lru_cache
+def _speaks_for_itself(kind: type[Univariate]) -> bool:
+    """Whether what a map says of its kernel holds: a subclass may have changed the formulas and said nothing new."""
+    depth = {name: next(i for i, c in enumerate(kind.__mro__) if name in vars(c)) for name in _FORMULAS}
+    return depth["kernel"] == min(depth.values())
+
+
+_FORMULAS = ("kernel", "size", "forward", "inverse")
+_LINEAR: dict[type, Any] = {ResidualNet: nn.Linear, MaskedResidualNet: _MaskedLinear}
+
+
+def _is_known(net: ResidualNet | MaskedResidualNet, points: Tensor) -> bool:
+    """Whether the network is still what its class makes, so that its weights say everything.
+
+    People replace layers, hook or parametrize them, and switch dropout on and off. This is asked at every call, so it
+    reads the dictionaries of the modules: ``module.name`` takes ten times as long.
+    """
+    linear = _LINEAR.get(type(net))
+    if linear is None or net.blocks > _MOST_BLOCKS or nn.modules.module._has_any_global_hook():
         return False
-    return isinstance(net, MaskedResidualNet) or net.inputs > 0
+    if isinstance(net, MaskedResidualNet):
+        inputs, outputs = net.features, net.features * net.outputs_per_feature
+    else:
+        inputs, outputs = net.inputs, net.outputs
+    hidden, members = net.hidden, net._modules
+    body: Any = members["body"]
+    whole: list[Any] = [net]
+    layers: list[tuple[Any, int, int]] = [(members["first"], hidden, inputs), (members["last"], outputs, hidden)]
+    for block in body._modules.values():
+        if type(block) is not _Block:
+            return False
+        parts = block._modules
+        dropout: Any = parts["dropout"]
+        if type(dropout) is not nn.Dropout or dropout.p != net.dropout or dropout.training != net.training:
+            return False
+        layers += [(parts["first"], hidden, hidden), (parts["second"], hidden, hidden)]
+        whole += [block, dropout]
+    if not inputs or len(layers) != 2 + 2 * net.blocks:
+        return False
+    for affine, rows, columns in layers:
+        if type(affine) is not linear:
+            return False
+        weight, bias = affine._parameters.get("weight"), affine._parameters.get("bias")
+        if not _is_plain(weight, points, (rows, columns)) or not _is_plain(bias, points, (rows,)):
+            return False
+        whole.append(affine)
+    for module in whole:
+        own = module.__dict__
+        if "forward" in own or any(own[hooks] for hooks in _HOOKS):
+            return False
+    return True
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _is_plain(weight: Tensor | None, points: Tensor, shape: tuple[int, ...]) -> bool:
+    if weight is None or type(weight) not in PLAIN:
+        return False
+    return weight.is_cpu and weight.dtype is points.dtype and weight.shape == shape
 
 
 def _call(plan: _Plan, rows: Tensor, tensors: Sequence[Tensor | None]) -> native.Call:
@@ -174,7 +254,8 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
         result, rows, *tensors = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody will differentiate this once more
+        # Somebody will differentiate this once more, or asks for several gradients at once.
+        if torch.is_grad_enabled() or is_observed() or not are_plain(*gradients):
             return (None, *differentiate(functools.partial(_formula, plan), (rows, *tensors), gradients))
         gz, gl = (g.contiguous() for g in gradients)
         x = (rows if result is None else result).contiguous()
@@ -186,6 +267,8 @@ class _Layer(torch.autograd.Function):
         call.g_terms = _addresses([found[i] for i in terms])
         call.g_tensors = _addresses([found[i] for i in weights])
         native.run("layer_backward", KINDS[x.dtype], call, x, gz, gl, ctx.saved.tensor, gx)
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            ctx.saved = None  # nobody can come back: the next layer may have the memory
         return (None, gx, *found)
 
 
@@ -212,7 +295,7 @@ def _formula(plan: _Plan, rows: Tensor, *tensors: Tensor | None) -> tuple[Tensor
     with native.disabled():
         z, log_derivative = (plan.univariate.inverse if plan.inverse else plan.univariate.forward)(moved, parameters)
     if plan.moving is not None:
-        z = rows.index_copy(1, torch.tensor(plan.moving), z)
+        z = rows.index_copy(1, torch.tensor(plan.moving, device=z.device), z)
     return z, log_derivative.sum(-1)
 
 

@@ -49,11 +49,11 @@ class Permutation(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
-        return x[..., self._order], x.new_zeros(x.shape[:-1])
+        return x.index_select(-1, self._order), x.new_zeros(x.shape[:-1])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
-        return z[..., self._back], z.new_zeros(z.shape[:-1])
+        return z.index_select(-1, self._back), z.new_zeros(z.shape[:-1])
 
     def config(self) -> dict[str, Any]:
         return {"order": self.order}

@@ -96,10 +96,18 @@ def library() -> ctypes.CDLL | None:
     return _loaded() if _switch.on else None
 
 
-@functools.cache
+_loading = threading.Lock()  # threads that come at once build, and warn, once
+
+
 def _loaded() -> ctypes.CDLL | None:
+    with _loading:
+        return _built_or_warned()
+
+
+@functools.cache
+def _built_or_warned() -> ctypes.CDLL | None:
     try:
-        return _load(_build(_cache()))
+        return _built(_cache())
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         warnings.warn(
@@ -111,45 +119,59 @@ def _loaded() -> ctypes.CDLL | None:
         return None
 
 
-def _cache() -> Path:
-    """Folder of built kernels: PUSHFORWARD_CACHE, else the user's cache."""
+def _cache() -> Path | None:
+    """Folder of built kernels: PUSHFORWARD_CACHE, else the user's cache; None for a user without a home."""
     chosen = os.environ.get("PUSHFORWARD_CACHE")
     if chosen:
         return Path(chosen) / "kernels"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushforward" / "kernels"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushforward" / "kernels"
+    except RuntimeError:
+        return None
 
 
-def _build(folder: Path) -> Path:
-    """The shared library for these sources, this compiler and this processor, compiled unless it is there."""
+def _built(folder: Path | None) -> ctypes.CDLL:
+    """The kernels for these sources, this compiler and this processor, compiled unless they are there and whole."""
     compiler = _compiler()
-    sources = sorted(_SOURCES.iterdir())
+    sources = sorted(p for p in _SOURCES.iterdir() if p.is_file())
     key = hashlib.sha256()
-    for part in (*(p.read_bytes() for p in sources), _processor().encode(), compiler.encode(), repr(_FLAGS).encode()):
+    settings = _processor(), compiler, repr((_FLAGS, _TUNING))
+    for part in (*(p.read_bytes() for p in sources), *(setting.encode() for setting in settings)):
         key.update(hashlib.sha256(part).digest())
-    target = folder / f"kernels-{key.hexdigest()[:24]}.so"
-    if target.is_file():
-        return target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        place = folder
-    except OSError:  # a read-only home: compile for this process only
-        place = Path(tempfile.mkdtemp(prefix="pushforward-"))
-        target = place / target.name
-    handle, name = tempfile.mkstemp(suffix=".so", dir=place)
-    os.close(handle)
-    try:
-        for i, tuning in enumerate(_TUNING):
-            command = [compiler, *_FLAGS, *tuning, "-o", name, str(_SOURCES / "kernels.c"), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
-            if done.returncode == 0:
-                break
-            if i == len(_TUNING) - 1:
-                raise RuntimeError(f"{compiler} failed: {done.stderr.strip()}")
-        os.replace(name, target)  # two processes may build at once: either result is whole
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-    return target
+    name = f"kernels-{key.hexdigest()[:24]}"
+    for path in () if folder is None else sorted(folder.glob(f"{name}-*.so")):
+        with contextlib.suppress(OSError):  # one that cannot be read or loaded is built again
+            if path.name == _named(name, path):  # to load half a file may end the process
+                return _load(path)
+    place = tempfile.gettempdir()  # where the cache cannot be written, for this process only
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            place = str(folder)
+    with tempfile.TemporaryDirectory(dir=place, prefix="pushforward-", ignore_cleanup_errors=True) as workshop:
+        path = Path(workshop) / "kernels.so"
+        _compile(compiler, path)
+        if place == str(folder):  # two processes may build at once: either result is whole
+            path = path.replace(Path(place) / _named(name, path))
+        return _load(path)
+
+
+def _named(name: str, path: Path) -> str:
+    """The name that says what the file must hold."""
+    return f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:24]}.so"
+
+
+def _compile(compiler: str, path: Path) -> None:
+    for i, tuning in enumerate(_TUNING):
+        command = [compiler, *_FLAGS, *tuning, "-o", str(path), str(_SOURCES / "kernels.c"), "-lm"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_SECONDS, check=False
+        )
+        if done.returncode == 0 and path.is_file():
+            return
+        if i == len(_TUNING) - 1:
+            raise RuntimeError(f"{compiler} failed: {done.stderr.strip()}")
 
 
 def _compiler() -> str:

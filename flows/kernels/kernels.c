@@ -4,6 +4,7 @@
  * either way. Memory comes from arenas that belong to a thread and are kept from call to call. All functions return 0,
  * or 1 if there was not enough memory.
  */
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -61,14 +62,38 @@ typedef struct {
 } arena;
 
 static _Thread_local arena arenas[2];
+static _Thread_local int is_registered;
+static pthread_key_t leaving;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static arena *open_arena(int which) {
-    arena *a = &arenas[which];
+static void drop_spills(arena *a) {
     while (a->spills) {
         spill *next = a->spills->next;
         free(a->spills);
         a->spills = next;
     }
+}
+
+/* A thread ends: its arenas go with it. */
+static void free_arenas(void *owned) {
+    for (arena *a = owned; a < (arena *)owned + 2; a++) {
+        drop_spills(a);
+        free(a->start);
+        *a = (arena){0};
+    }
+    is_registered = 0;
+}
+
+static void make_key(void) { pthread_key_create(&leaving, free_arenas); }
+
+static arena *open_arena(int which) {
+    arena *a = &arenas[which];
+    if (!is_registered) {
+        pthread_once(&once, make_key);
+        pthread_setspecific(leaving, arenas);
+        is_registered = 1;
+    }
+    drop_spills(a);
     if (a->wanted > a->size) {
         free(a->start);
         a->start = aligned_alloc(64, a->wanted);
@@ -102,6 +127,13 @@ static void *take(arena *a, size_t bytes) {
 #define LOAD load_f32
 #define STORE store_f32
 #define TILE (4 * VECTOR_BYTES / 4)
+#if VECTOR_BYTES == 64
+#define FIRST_HALVES FIRST_OF_16
+#define SECOND_HALVES SECOND_OF_16
+#else
+#define FIRST_HALVES FIRST_OF_8
+#define SECOND_HALVES SECOND_OF_8
+#endif
 #include "univariate.h"
 #include "product.h"
 #include "layer.h"
@@ -111,12 +143,21 @@ static void *take(arena *a, size_t bytes) {
 #undef LOAD
 #undef STORE
 #undef TILE
+#undef FIRST_HALVES
+#undef SECOND_HALVES
 
 #define REAL double
 #define NAME(name) name##_f64
 #define LOAD load_f64
 #define STORE store_f64
 #define TILE (4 * VECTOR_BYTES / 8)
+#if VECTOR_BYTES == 64
+#define FIRST_HALVES FIRST_OF_8
+#define SECOND_HALVES SECOND_OF_8
+#else
+#define FIRST_HALVES FIRST_OF_4
+#define SECOND_HALVES SECOND_OF_4
+#endif
 #include "univariate.h"
 #include "product.h"
 #include "layer.h"

@@ -122,17 +122,29 @@ static void NAME(from_tile)(const REAL *tile, long count, long columns, long str
     }
 }
 
+/* Transpose a square block of LANES vectors: each of log2(LANES) rounds interleaves the first half of the rows with the
+ * second one, a perfect shuffle of the block's entries. */
+INLINE void NAME(transpose_block)(const REAL *from, long ld_from, REAL *to, long ld_to) {
+    enum { N = NAME(LANES) };
+    NAME(vr) a[N], b[N];
+    UNROLL for (int r = 0; r < N; r++) a[r] = *(const NAME(vr_memory) *)(from + r * ld_from);
+    UNROLL for (int round = 1; round < N; round *= 4) {
+        UNROLL for (int r = 0; r < N / 2; r++) b[2 * r] = FIRST_HALVES(a[r], a[r + N / 2]), b[2 * r + 1] = SECOND_HALVES(a[r], a[r + N / 2]);
+        if (2 * round == N) {
+            UNROLL for (int r = 0; r < N; r++) a[r] = b[r];
+            break;
+        }
+        UNROLL for (int r = 0; r < N / 2; r++) a[2 * r] = FIRST_HALVES(b[r], b[r + N / 2]), a[2 * r + 1] = SECOND_HALVES(b[r], b[r + N / 2]);
+    }
+    UNROLL for (int r = 0; r < N; r++) *(NAME(vr_memory) *)(to + r * ld_to) = a[r];
+}
+
 /* A tile (rows, TILE) transposed: (TILE, padded(rows)), zero in the padding. */
 static void NAME(transpose_tile)(const REAL *restrict tile, long rows, REAL *restrict out) {
     const long ld = NAME(padded)(rows), whole = rows / NAME(LANES) * NAME(LANES);
     for (long start = 0; start < whole; start += NAME(LANES))
-        for (long j = 0; j < TILE; j += 4) {
-            /* Where the tile comes from a distant cache, reading whole lines of it matters most. */
-            if (j % 16 == 0)
-                for (long r = 0; r < NAME(LANES); r++) __builtin_prefetch(tile + (start + NAME(LANES) + r) * TILE + j);
-            for (long i = j; i < j + 4; i++)
-                for (long r = 0; r < NAME(LANES); r++) out[i * ld + start + r] = tile[(start + r) * TILE + i];
-        }
+        for (long i = 0; i < TILE; i += NAME(LANES))
+            NAME(transpose_block)(tile + start * TILE + i, TILE, out + i * ld + start, ld);
     for (long i = 0; i < TILE && whole < ld; i++)
         for (long r = whole; r < ld; r++) out[i * ld + r] = r < rows ? tile[r * TILE + i] : 0;
 }

@@ -22,7 +22,7 @@ enum { VD = VECTOR_BYTES / 8 };
 
 #define INLINE static inline __attribute__((always_inline))
 #define SEPARATE static __attribute__((noinline)) /* large and called in many places: once is enough to compile */
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 16")
 
 INLINE vd all(double value) { return value - (vd){0}; }
 INLINE vd choose(vl mask, vd yes, vd no) { return (vd)((mask & (vl)yes) | (~mask & (vl)no)); }
@@ -39,7 +39,8 @@ INLINE vd absolute(vd x) { return (vd)((vl)x & INT64_MAX); }
 
 /* e^x: reduction by multiples of ln 2, Taylor series to degree 13 on |r| <= ln(2)/2 (error below 1e-17). */
 INLINE vd exponential(vd x) {
-    const double magic = 0x1.8p52; /* added to a double below 2^51, it leaves the nearest integer in the low bits */
+    /* Added to a double below 2^51, it leaves the nearest integer in the low bits, plus the bias of an exponent. */
+    const double magic = 0x1.8p52 + 1023.0;
     x = at_most(at_least(x, -708.0), 709.0);
     vd shifted = x * 0x1.71547652b82fep0 + magic;
     vd n = shifted - magic;
@@ -58,10 +59,10 @@ INLINE vd exponential(vd x) {
     p = p * r + 0.5;
     p = p * r + 1.0;
     p = p * r + 1.0;
-    return (vd)((vl)p + ((vl)shifted << 52)); /* the exponent's field is the top of the word: times 2^n */
+    return p * (vd)((vl)shifted << 52); /* times 2^n; a product, so that every NaN remains one */
 }
 
-/* log x of a normal positive x: x = 2^n m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)). */
+/* log x of a normal positive x, NaN of an infinite one or a NaN: x = 2^n m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)). */
 INLINE vd logarithm(vd x) {
     const int64_t root_half = 0x3fe6a09e667f3bcdLL;
     vl n = ((vl)x - root_half) >> 52;
@@ -80,7 +81,7 @@ INLINE vd logarithm(vd x) {
     p = p * q + 2.0 / 3.0;
     p = p * q * s + 2.0 * s;
     vd exponent = __builtin_convertvector(n, vd);
-    return exponent * 0x1.62e42fefa39efp-1 + p + exponent * 0x1.abc9e3b39803fp-56;
+    return exponent * 0x1.62e42fefa39efp-1 + p + exponent * 0x1.abc9e3b39803fp-56 + (x - x);
 }
 
 INLINE vd root(vd x) {
@@ -96,3 +97,17 @@ INLINE vd softplus(vd x, vd *derivative) {
     *derivative = choose(x < 0.0, e * reciprocal, reciprocal);
     return at_least(x, 0.0) + logarithm(1.0 + e);
 }
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE __builtin_shufflevector
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (__typeof__((a) < (b))){__VA_ARGS__})
+#endif
+
+/* The entries of two vectors in turns: of their first halves, and of their second ones. */
+#define FIRST_OF_4(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
+#define SECOND_OF_4(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#define FIRST_OF_8(a, b) SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define SECOND_OF_8(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define FIRST_OF_16(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define SECOND_OF_16(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)

@@ -24,7 +24,7 @@
 #define SLOPE_AT_ZERO 0.539742417236952
 
 /* Rows of one block of a product: with four vectors each, as many as there are registers for. */
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 #define ROW_BLOCK 4
 #else
 #define ROW_BLOCK 2
@@ -123,6 +123,7 @@ static void *take(arena *a, size_t bytes) {
 }
 
 #define REAL float
+#define INTEGER int32_t
 #define NAME(name) name##_f32
 #define LOAD load_f32
 #define STORE store_f32
@@ -130,15 +131,19 @@ static void *take(arena *a, size_t bytes) {
 #if VECTOR_BYTES == 64
 #define FIRST_HALVES FIRST_OF_16
 #define SECOND_HALVES SECOND_OF_16
-#else
+#elif VECTOR_BYTES == 32
 #define FIRST_HALVES FIRST_OF_8
 #define SECOND_HALVES SECOND_OF_8
+#else
+#define FIRST_HALVES FIRST_OF_4
+#define SECOND_HALVES SECOND_OF_4
 #endif
 #include "univariate.h"
 #include "product.h"
 #include "layer.h"
 #include "elementwise.h"
 #undef REAL
+#undef INTEGER
 #undef NAME
 #undef LOAD
 #undef STORE
@@ -147,6 +152,7 @@ static void *take(arena *a, size_t bytes) {
 #undef SECOND_HALVES
 
 #define REAL double
+#define INTEGER int64_t
 #define NAME(name) name##_f64
 #define LOAD load_f64
 #define STORE store_f64
@@ -154,9 +160,12 @@ static void *take(arena *a, size_t bytes) {
 #if VECTOR_BYTES == 64
 #define FIRST_HALVES FIRST_OF_8
 #define SECOND_HALVES SECOND_OF_8
-#else
+#elif VECTOR_BYTES == 32
 #define FIRST_HALVES FIRST_OF_4
 #define SECOND_HALVES SECOND_OF_4
+#else
+#define FIRST_HALVES FIRST_OF_2
+#define SECOND_HALVES SECOND_OF_2
 #endif
 #include "univariate.h"
 #include "product.h"

@@ -5,6 +5,7 @@
  */
 
 typedef REAL NAME(vr) __attribute__((vector_size(VECTOR_BYTES)));
+typedef INTEGER NAME(vi) __attribute__((vector_size(VECTOR_BYTES)));
 typedef REAL NAME(vr_memory) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 
 enum { NAME(LANES) = VECTOR_BYTES / sizeof(REAL) };
@@ -127,15 +128,17 @@ static void NAME(from_tile)(const REAL *tile, long count, long columns, long str
 INLINE void NAME(transpose_block)(const REAL *from, long ld_from, REAL *to, long ld_to) {
     enum { N = NAME(LANES) };
     NAME(vr) a[N], b[N];
+#define INTERLEAVE(x, y) y[2 * r] = FIRST_HALVES(x[r], x[r + N / 2]), y[2 * r + 1] = SECOND_HALVES(x[r], x[r + N / 2]);
     UNROLL for (int r = 0; r < N; r++) a[r] = *(const NAME(vr_memory) *)(from + r * ld_from);
     UNROLL for (int round = 1; round < N; round *= 4) {
-        UNROLL for (int r = 0; r < N / 2; r++) b[2 * r] = FIRST_HALVES(a[r], a[r + N / 2]), b[2 * r + 1] = SECOND_HALVES(a[r], a[r + N / 2]);
+        UNROLL for (int r = 0; r < N / 2; r++) INTERLEAVE(a, b)
         if (2 * round == N) {
             UNROLL for (int r = 0; r < N; r++) a[r] = b[r];
             break;
         }
-        UNROLL for (int r = 0; r < N / 2; r++) a[2 * r] = FIRST_HALVES(b[r], b[r + N / 2]), a[2 * r + 1] = SECOND_HALVES(b[r], b[r + N / 2]);
+        UNROLL for (int r = 0; r < N / 2; r++) INTERLEAVE(b, a)
     }
+#undef INTERLEAVE
     UNROLL for (int r = 0; r < N; r++) *(NAME(vr_memory) *)(to + r * ld_to) = a[r];
 }
 

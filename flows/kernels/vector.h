@@ -8,8 +8,10 @@
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
-#else
+#elif defined(__AVX__)
 #define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
 #endif
 
 typedef double vd __attribute__((vector_size(VECTOR_BYTES)));
@@ -101,10 +103,12 @@ INLINE vd softplus(vd x, vd *derivative) {
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE __builtin_shufflevector
 #else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (__typeof__((a) < (b))){__VA_ARGS__})
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (NAME(vi)){__VA_ARGS__})
 #endif
 
 /* The entries of two vectors in turns: of their first halves, and of their second ones. */
+#define FIRST_OF_2(a, b) SHUFFLE(a, b, 0, 2)
+#define SECOND_OF_2(a, b) SHUFFLE(a, b, 1, 3)
 #define FIRST_OF_4(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
 #define SECOND_OF_4(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
 #define FIRST_OF_8(a, b) SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)

@@ -11,8 +11,10 @@ from pushforward.datasets.grid import Grid, find_step
 from pushforward.datasets.registry import Entry, load, names
 from pushforward.datasets.schema import Column, Schema
 from pushforward.datasets.splits import Splits, split
-from pushforward.datasets.table import read_rows, read_table
+from pushforward.datasets.stream import RowStream, read_rows
+from pushforward.datasets.table import read_table
 from pushforward.datasets.toys import TOYS, Toy
+from pushforward.datasets.whole_file import whole_file
 from pushforward.datasets.write import write_table
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Dequantizer",
     "Entry",
     "Grid",
+    "RowStream",
     "Schema",
     "Splits",
     "Toy",
@@ -32,5 +35,6 @@ __all__ = [
     "read_rows",
     "read_table",
     "split",
+    "whole_file",
     "write_table",
 ]

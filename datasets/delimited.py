@@ -5,9 +5,10 @@ import gzip
 import io
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pushforward.datasets.errors import DataError
 
@@ -30,7 +31,7 @@ class Dialect:
     skip_lines: int
 
 
-def read_delimited(path: Path) -> tuple["pa.Table", Dialect]:
+def read_delimited(path: Path) -> "pa.Table":
     """Read a CSV-like file, gzipped or not.
 
     The delimiter (comma, semicolon or tab) is the commonest in the first line. The first line is a row of data,
@@ -41,38 +42,108 @@ def read_delimited(path: Path) -> tuple["pa.Table", Dialect]:
         DataError: The file is empty, damaged, not UTF-8, has no rows, or rows of different lengths.
     """
     import pyarrow as pa
-    from pyarrow import csv as arrow_csv
 
-    content = _content(path)
-    dialect = _sniff(path.name, content)
-    options = arrow_csv.ConvertOptions(strings_can_be_null=True)
-    options.null_values = [*options.null_values, *MISSING]
+    with open_text(path) as stream:
+        content = stream.read()
+    dialect = _dialect(path.name, content)
     try:
-        table = arrow_csv.read_csv(
-            pa.BufferReader(content),
-            # One thread: beside torch, pyarrow's pool aborts a process that ends soon after reading.
-            read_options=arrow_csv.ReadOptions(
-                column_names=dialect.names, skip_rows=dialect.skip_lines, use_threads=False
-            ),
-            parse_options=arrow_csv.ParseOptions(delimiter=dialect.delimiter),
-            convert_options=options,
-        )
+        table = parse(content, dialect, skip_lines=dialect.skip_lines)
     except pa.ArrowInvalid as error:
-        raise DataError(f"{path.name}: {_ragged_row(content, dialect) or _one_line(error)}") from error
+        raise refusal(path, dialect, error) from error
     if not table.num_rows:
         raise DataError(f"{path.name}: has a header and no rows; nothing to learn from")
-    return table, dialect
+    return table
 
 
-def _content(path: Path) -> bytes:
+def find_dialect(path: Path) -> Dialect:
+    """Find out how a file is written from its first megabyte.
+
+    Raises:
+        DataError: The file is empty, damaged, or not UTF-8.
+    """
+    with open_text(path) as stream:
+        return _dialect(path.name, stream.read(_SNIFFED_BYTES + 1))
+
+
+def parse(
+    content: bytes, dialect: Dialect, *, skip_lines: int = 0, types: "Mapping[str, pa.DataType] | None" = None
+) -> "pa.Table":
+    """Parse text that begins and ends with a line.
+
+    Args:
+        content: The text.
+        dialect: How it is written.
+        skip_lines: Lines to leave out before the first row.
+        types: The columns to return, with the types they must have; all of them, each with the type that all its
+            cells have, where not told.
+
+    Raises:
+        pyarrow.ArrowInvalid: Rows have different lengths, or a cell is not of its type.
+    """
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    options = arrow_csv.ConvertOptions(
+        strings_can_be_null=True, column_types=types, include_columns=None if types is None else list(types)
+    )
+    options.null_values = [*options.null_values, *MISSING]
+    return arrow_csv.read_csv(
+        pa.BufferReader(content),
+        # One thread: beside torch, pyarrow's pool aborts a process that ends soon after reading.
+        read_options=arrow_csv.ReadOptions(column_names=dialect.names, skip_rows=skip_lines, use_threads=False),
+        parse_options=arrow_csv.ParseOptions(delimiter=dialect.delimiter),
+        convert_options=options,
+    )
+
+
+def refusal(path: Path, dialect: Dialect, error: Exception) -> DataError:
+    """Say which row has the wrong number of cells, or else in one line what the parser says."""
+    with open_text(path) as stream:
+        return DataError(f"{path.name}: {_ragged_row(stream, dialect) or _one_line(error)}")
+
+
+class _Gunzipped(io.RawIOBase):
+    """The text in a gzip file, whose damage is the user's to mend."""
+
+    def __init__(self, path: Path) -> None:
+        self._name = path.name
+        self._file = gzip.GzipFile(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return self._file.readinto(buffer)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{self._name}: not a complete gzip file ({_one_line(error)}); fetch it again") from error
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def open_text(path: Path) -> "io.BufferedReader[Any]":
+    """Open a file, gzipped or not, behind its byte order mark.
+
+    Raises:
+        DataError: Here and while reading, if it is a damaged gzip file.
+    """
+    raw: Any = _Gunzipped(path) if path.suffix.lower() == ".gz" else io.FileIO(path)
+    stream = io.BufferedReader(raw, 1 << 17)
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path.name}: not a complete gzip file ({_one_line(error)}); fetch it again") from error
-    content = content.removeprefix(b"\xef\xbb\xbf")
+        if stream.peek(3)[:3] == b"\xef\xbb\xbf":
+            stream.read(3)
+    except DataError:
+        stream.close()
+        raise
+    return stream
+
+
+def _dialect(where: str, content: bytes) -> Dialect:
     if not content.strip():
-        raise DataError(f"{path.name}: the file is empty")
-    return content
+        raise DataError(f"{where}: the file is empty")
+    return _sniff(where, content)
 
 
 def _sniff(where: str, content: bytes) -> Dialect:
@@ -132,18 +203,18 @@ def _is_null(cell: str) -> bool:
     return cell.strip("#-").lower() in {"", "na", "n/a", "nan", "null", "none"}
 
 
-def _ragged_row(content: bytes, dialect: Dialect) -> str | None:
+def _ragged_row(stream: "io.BufferedReader[Any]", dialect: Dialect) -> str | None:
     """Say which row has the wrong number of cells."""
-    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", errors="replace", newline="")
-    reader = csv.reader(text, delimiter=dialect.delimiter)
-    number = 0
-    for row in reader:
-        if reader.line_num <= dialect.skip_lines or not row:
-            continue
-        number += 1
-        if len(row) != len(dialect.names):
-            cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
-            return f"row {number} has {cells}, not {len(dialect.names)} (line {reader.line_num}); mend it"
+    with io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="") as text:
+        reader = csv.reader(text, delimiter=dialect.delimiter)
+        number = 0
+        for row in reader:
+            if reader.line_num <= dialect.skip_lines or not row:
+                continue
+            number += 1
+            if len(row) != len(dialect.names):
+                cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+                return f"row {number} has {cells}, not {len(dialect.names)} (line {reader.line_num}); mend it"
     return None
 
 

@@ -72,6 +72,8 @@ class Dequantizer:
         Several draws, averaged, come closer to the mass of its cell. Rows that are equal get equal noise.
         """
         rows = self._checked(rows)
+        if not self.active:
+            return rows.copy()
         state = np.full(len(rows), _mix(np.array([draw], dtype=np.int64).view(np.uint64) + _GOLDEN)[0])
         # Rounded to 32 bits, so that a column of floats is the same row from Parquet and from its digits in a CSV
         # file. 0.0 and -0.0 are one value with two bit patterns; adding 0.0 makes them one.

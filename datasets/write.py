@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from pushforward.datasets.dequantize import snap
 from pushforward.datasets.errors import DataError
 from pushforward.datasets.schema import Column, Schema
+from pushforward.datasets.whole_file import whole_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,12 +42,8 @@ def write_table(path: str | Path, rows: Array, context: Array | None, schema: Sc
     if kind is None:
         raise DataError(f"{path.name}: cannot write this kind of file; use one of {', '.join(WRITTEN_ENDINGS)}")
     table = _table(rows, context, schema, as_text=kind != ".parquet")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         _write(table, partial, kind)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write(table: "pa.Table", path: Path, kind: str) -> None:

@@ -54,6 +54,9 @@ class FittedDensity:
                 for draw in range(draws)
             ]
         )
+        if draws == 1:
+            only: Array = scores[0]
+            return only
         mean: Array = np.logaddexp.reduce(scores, axis=0) - np.log(draws)
         return mean
 

@@ -3,18 +3,21 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 
 def json_safe(value: Any) -> Any:
-    """Turn dataclasses, mappings, arrays and numpy scalars into what :mod:`json` writes strictly.
+    """Turn dataclasses, mappings, arrays, tensors and paths into what :mod:`json` writes strictly.
 
     NaN and infinities become ``None``: JSON has no word for them, and readers other than Python's refuse them.
 
     Args:
-        value: Any nesting of dataclasses, mappings, sequences, arrays, numbers, strings, booleans, ``None``.
+        value: Any nesting of dataclasses, mappings, sequences, sets, arrays, tensors, paths, numbers, strings,
+            booleans, ``None``.
 
     Returns:
         The same nesting of dicts, lists and scalars.
@@ -28,10 +31,10 @@ def json_safe(value: Any) -> Any:
     """
     if value is None or isinstance(value, str | bool):
         return value
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic | Tensor):
         return json_safe(value.tolist())
-    if isinstance(value, np.generic):
-        return json_safe(value.item())
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, int):
         return value
     if isinstance(value, float):
@@ -40,6 +43,6 @@ def json_safe(value: Any) -> Any:
         return {field.name: json_safe(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | set | frozenset):
         return [json_safe(item) for item in value]
     raise TypeError(f"json_safe: expected numbers, text and containers of them; got {type(value).__name__}")

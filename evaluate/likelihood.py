@@ -161,6 +161,61 @@ def nll_from(log_probs: Tensor | Array) -> Nll:
     return Nll(mean, se, len(values), int(np.count_nonzero(~np.isfinite(values))))
 
 
+class RunningNll:
+    """The mean of :func:`nll_from` over rows that come part by part, in memory that does not grow.
+
+    Means and squared deviations of the parts are merged in float64, which loses nothing to cancellation however far
+    the mean is from zero.
+
+    References:
+        - Chan, Golub, LeVeque (1983), Algorithms for computing the sample variance, equations 2.1,
+          https://doi.org/10.1080/00031305.1983.10483115
+
+    Example:
+        >>> total = RunningNll()
+        >>> total.add(np.array([-1.0]))
+        >>> total.add(np.array([-3.0]))
+        >>> total.nll()
+        Nll(nll=2.0, se=1.0, rows=2, non_finite=0)
+    """
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._finite = 0
+        self._mean = 0.0
+        self._squares = 0.0
+        self._others = 0.0  # the sum of what is not finite: infinite, or NaN where it has no sign
+
+    def add(self, log_probs: Tensor | Array) -> None:
+        """Take in more log-densities, any shape, in nats."""
+        values = -_float64(log_probs)
+        finite = values[np.isfinite(values)]
+        self._rows += len(values)
+        if len(finite) < len(values):
+            with np.errstate(invalid="ignore"):
+                self._others += float(values[~np.isfinite(values)].sum())
+        if len(finite):
+            mean = float(finite.mean())
+            gap, both = mean - self._mean, self._finite + len(finite)
+            self._squares += float(np.square(finite - mean).sum()) + gap * gap * self._finite * len(finite) / both
+            self._mean += gap * len(finite) / both
+            self._finite = both
+
+    def nll(self) -> Nll:
+        """The mean over all rows so far.
+
+        Raises:
+            ValueError: Without any row.
+        """
+        if not self._rows:
+            raise ValueError("RunningNll: expected at least one row; got none")
+        non_finite = self._rows - self._finite
+        if non_finite:
+            return Nll(self._others, math.nan if math.isnan(self._others) else math.inf, self._rows, non_finite)
+        se = math.sqrt(self._squares / (self._rows - 1) / self._rows) if self._rows > 1 else math.nan
+        return Nll(self._mean, se, self._rows)
+
+
 def paired_difference(log_p: Tensor | Array, log_q: Tensor | Array) -> tuple[float, float]:
     """Mean of log p - log q over the same rows, and its standard error, both in nats.
 

@@ -13,7 +13,14 @@ from pushforward.evaluate.curves import training_curves
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.likelihood import Array
 from pushforward.evaluate.plots import density_2d, latent
-from pushforward.evaluate.report import EvaluationReport, evaluate_flow, latent_noise
+from pushforward.evaluate.report import (
+    Contexts,
+    EvaluationReport,
+    SplitScores,
+    evaluate_flow,
+    latent_noise,
+    score_split,
+)
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device
 from pushforward.train.overrides import load_config
@@ -33,9 +40,14 @@ def evaluate_fit(
     step: int,
     stop: Callable[[], str],
     tell: Callable[[str], None],
+    *,
+    scores: SplitScores,
 ) -> EvaluationReport:
     """Baselines, samples, latents, inversion, and pictures of all that, as far as there is time."""
-    report = evaluate_prepared(prepared, density, seed=config.seed)
+    # Drawn once: what is compared, drawn and written are the same points.
+    context = prepared.test.context
+    drawn = density.sample(_SAMPLES if context is None else len(context), context, seed=config.seed)
+    report = evaluate_prepared(prepared, density, seed=config.seed, samples=drawn, scores=scores)
     run.write_json("evaluation.json", report.to_dict())
     if stop():
         return report
@@ -43,16 +55,16 @@ def evaluate_fit(
     baselines = {f"{baseline.label}, test": baseline.nll.nll for baseline in report.baselines}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pictures = draw_pictures(
-            run, prepared.dataset, prepared.test.rows, prepared.test.context, density, baselines, tell
-        )
+        pictures = draw_pictures(run, prepared.dataset, prepared.test, density, drawn, baselines, tell)
     for key, path in pictures.items():
         tracking.image(f"pictures/{key}", path, step=step)
     n = min(_SAMPLES, len(prepared.dataset.rows))
-    context = prepared.test.context
-    drawn = density.sample(n, None if context is None else _repeat(context, n), seed=config.seed)
-    shown = np.empty((n, 0)) if context is None else _repeat(context, n)
-    write_table(run.samples / "samples.csv", drawn, shown, density.schema)
+    if context is None:
+        shown, rows = np.empty((n, 0)), drawn[:n]
+    else:
+        shown = _repeat(context, n)
+        rows = density.sample(n, shown, seed=config.seed)
+    write_table(run.samples / "samples.csv", rows, shown, density.schema)
     return report
 
 
@@ -92,14 +104,23 @@ def evaluate_run(
     return evaluate_prepared(prepared, density, seed=config.seed)
 
 
-def evaluate_prepared(
-    prepared: Prepared, density: FittedDensity, *, seed: int, baselines: bool = True
-) -> EvaluationReport:
-    """Everything that is said of a density on its own split."""
+def score_prepared(prepared: Prepared, density: FittedDensity, *, seed: int) -> SplitScores:
+    """Log-densities of the rows of a density's own split; the test part may be empty."""
     train, validation, test = prepared.train, prepared.validation, prepared.test
-    contexts = None
-    if train.context is not None and validation.context is not None and test.context is not None:
-        contexts = (train.context, validation.context, test.context)
+    return score_split(density.flow, train.rows, validation.rows, test.rows, _contexts(prepared), seed=seed)
+
+
+def evaluate_prepared(
+    prepared: Prepared,
+    density: FittedDensity,
+    *,
+    seed: int,
+    baselines: bool = True,
+    samples: int | Array = _SAMPLES,
+    scores: SplitScores | None = None,
+) -> EvaluationReport:
+    """Everything that is said of a density on its own split; samples and scores are those of ``evaluate_flow``."""
+    train, validation, test = prepared.train, prepared.validation, prepared.test
     toy = prepared.dataset.toy
     return evaluate_flow(
         density.flow,
@@ -108,25 +129,38 @@ def evaluate_prepared(
         test.rows,
         columns=prepared.dataset.schema.names,
         standardize_log_det=-prepared.standardize.log_det,
-        contexts=contexts,
+        contexts=_contexts(prepared),
         truth_log_prob=None if toy is None else toy.log_prob,
         seed=seed,
         baselines=baselines,
         baseline_seconds=20.0,
+        samples=samples,
+        scores=scores,
     )
 
 
 def draw_pictures(
     run: RunFolder,
     dataset: Dataset,
-    test: Array,
-    context: Array | None,
+    test: Part,
     density: FittedDensity,
+    drawn: Array,
     baselines: dict[str, float],
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Path]:
-    """Draw what there is to see; returns the pictures by name. What cannot be drawn is told and left out."""
+    """Draw what there is to see; returns the pictures by name. What cannot be drawn is told and left out.
+
+    Args:
+        run: Where the pictures go.
+        dataset: What was fitted.
+        test: The test rows.
+        density: The fitted density.
+        drawn: Points drawn from it ``(n, D)``, with context one for each test row.
+        baselines: NLL of other densities by name.
+        tell: Called with a line about what could not be drawn.
+    """
     pictures: dict[str, Path] = {}
+    rows, context = test.rows, test.context
 
     def picture(name: str, draw: Callable[[Path], None]) -> None:
         path = run.pictures / f"{name}.png"
@@ -137,21 +171,28 @@ def draw_pictures(
         else:
             pictures[name] = path
 
-    n = min(_SAMPLES, max(1_000, len(test)))
-    drawn = density.sample(n if context is None else len(test), context, seed=1)
+    if context is None:
+        drawn = drawn[: max(1_000, len(rows))]
     names = dataset.schema.names
     if len(names) == 2 and context is None:
         truth = None if dataset.toy is None else dataset.toy.log_prob
-        picture("density", lambda path: density_2d(density.flow, drawn, test, truth, path, columns=names))
+        picture("density", lambda path: density_2d(density.flow, drawn, rows, truth, path, columns=names))
     else:
-        picture("corner", lambda path: corner(drawn, test, names, path))
-    if len(test) > 1:
+        picture("corner", lambda path: corner(drawn, rows, names, path))
+    if len(rows) > 1:
         seen = None if context is None else context[:_SAMPLES]
-        picture("latent", lambda path: latent(latent_noise(density.flow, test[:_SAMPLES], seen), path))
+        picture("latent", lambda path: latent(latent_noise(density.flow, rows[:_SAMPLES], seen), path))
     metrics = read_metrics(run.metrics)
     if any("val/nll" in row for row in metrics):
         picture("training", lambda path: training_curves(metrics, path, baselines))
     return pictures
+
+
+def _contexts(prepared: Prepared) -> Contexts | None:
+    train, validation, test = (part.context for part in (prepared.train, prepared.validation, prepared.test))
+    if train is None or validation is None or test is None:
+        return None
+    return train, validation, test
 
 
 def _repeat(context: Array, n: int) -> Array:

@@ -6,14 +6,12 @@ read without this package and listed without importing torch.
 
 import contextlib
 import json
-import math
 import os
 import platform
 import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -217,7 +215,9 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write JSON so that a reader sees the old file or the new one, never half; NaN becomes null."""
-        text = json.dumps(_json_ready(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        from pushforward.evaluate.json_safe import json_safe  # torch comes with it
+
+        text = json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         return self._write(self.path / name, text)
 
     def write_config(self, config: Config) -> Path:
@@ -256,16 +256,13 @@ class RunFolder:
         return _summary(self.path).status
 
     def _write(self, path: Path, text: str) -> Path:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        # numpy comes with it, for which the list of runs must not wait.
+        from pushforward.datasets.whole_file import whole_file
+
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            with whole_file(path, sync=True) as temporary:
+                temporary.write_text(text, encoding="utf-8")
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise RunError(f"{path}: cannot write: {_reason(error)}") from None
         return path
 
@@ -344,21 +341,6 @@ def _in_use(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _json_ready(value: Any) -> Any:
-    """Turn numbers of numpy and torch, paths and non-finite numbers into what JSON has."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_json_ready(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy arrays and scalars, torch tensors
-        return _json_ready(value.tolist())
-    return str(value)
 
 
 def _reason(error: OSError) -> str:

@@ -5,14 +5,20 @@ in one line and the exit code of their kind: 1 failed, 2 usage or configuration,
 for signals.
 """
 
+import atexit
+import contextlib
 import difflib
+import gc
 import json
 import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +27,7 @@ from pushforward import __version__
 
 if TYPE_CHECKING:
     from pushforward.evaluate.fitted import FittedDensity
+    from pushforward.evaluate.likelihood import Array
     from pushforward.train import Fit
 
 # By class name: the classes live in modules that take seconds to import.
@@ -71,6 +78,10 @@ class _Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Fit, score, sample and evaluate densities with normalizing flows."""
+    # Imports make a million objects that stay: to look through them for those that nobody uses any more, again and
+    # again while they come and once more at the end, takes over a second.
+    gc.set_threshold(100_000, 20, 20)
+    atexit.register(gc.freeze)
 
 
 def _common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -194,27 +205,58 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
     """Write the log-density of each row of DATA, in nats and in the units of the data, one line a row, in order.
 
     DATA needs the columns RUN was fitted to, in any order. A value of a column with a grid stands for its cell;
-    --draws averages the density over more points of the cell.
+    --draws averages the density over more points of the cell. The file is read and scored a part at a time, in memory
+    that does not grow with it; --out appears when all of it is there.
     """
-    from pushforward.datasets import read_rows
-    from pushforward.evaluate.likelihood import nll_from
-    from pushforward.evaluate.scores import write_scores
+    from pushforward.datasets import RowStream
+    from pushforward.evaluate.row_progress import RowProgress
+    from pushforward.evaluate.scores import ScoreFile, score_parts
 
     density = _load_density(run, device)
-    rows, context, notes = read_rows(data, density.schema)
-    for note in notes:
+    rows = RowStream(data, density.schema)
+    for note in rows.notes:
         _say(note)
-    scores = density.log_prob(rows, context if density.flow.context else None, draws=draws)
-    summary = nll_from(scores)
-    if out is not None or not as_json:
-        write_scores(scores, out)
+    # Without a file the scores go where the numbers go: nothing that was computed is thrown away.
+    kept: list[float | None] | None = [] if as_json and out is None else None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_ended_by_sigterm())
+        file = ScoreFile(out) if kept is None else None
+        if file is not None:
+            stack.enter_context(file)
+        shown = out is not None or not sys.stdout.isatty()
+        progress = stack.enter_context(RowProgress(shown=shown))
+
+        def write(scores: "Array") -> None:
+            if file is not None:
+                file.write(scores)
+            if kept is not None:
+                kept.extend(value if math.isfinite(value) else None for value in scores.tolist())
+            progress.add(len(scores), rows.rows)
+
+        summary = score_parts(density, rows, write, draws=draws)
     if as_json:
         facts = {"run": str(run), "data": data, "rows": summary.rows, "nll": summary.nll, "nll_se": summary.se}
-        # Without a file the scores go where the numbers go: nothing that was computed is thrown away.
-        scored = {"log_prob": [_finite({"": value})[""] for value in scores.tolist()]} if out is None else {}
+        scored = {} if kept is None else {"log_prob": kept}
         click.echo(json.dumps(_finite(facts | {"out": None if out is None else str(out)}) | scored))
     else:
         _say(f"NLL {summary}" + (f"; written to {out}" if out is not None else ""))
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block like an error, so that what it has begun is taken away; exit code 143."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 @main.command(short_help="Draw synthetic rows.")

@@ -1,0 +1,81 @@
+"""How many rows of a long file are done: a bar on a terminal, nothing elsewhere."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import IO, Any
+
+_INTERVAL_SECONDS = 0.1
+
+
+class RowProgress:
+    """Shows rows done, rows a second and, where the number of rows is known, their share.
+
+    Args:
+        stream: Where to show it; stderr.
+        clock: Seconds that only grow.
+        shown: Whether to show anything; a bar does not go with lines on the same terminal.
+    """
+
+    def __init__(
+        self,
+        stream: IO[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        shown: bool = True,
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._began = clock()
+        self._shown_at = self._began
+        self._rows = 0
+        self._bar: Any = None
+        self._task: Any = None
+        terminal = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+        self._shown = shown and terminal
+
+    def add(self, rows: int, total: int | None = None) -> None:
+        """Say that so many more rows are done.
+
+        Args:
+            rows: Rows done since the last call.
+            total: Rows there are, as far as is known.
+        """
+        self._rows += rows
+        now = self._clock()
+        if not self._shown or now - self._shown_at < _INTERVAL_SECONDS:
+            return
+        self._shown_at = now
+        if self._bar is None:
+            self._open()
+        rate = self._rows / (now - self._began)
+        text = f"{self._rows:,} rows  {rate:,.0f} rows/s  {now - self._began:.0f}s"
+        # An estimate may be a little short: the bar is then full, and no more.
+        share = None if not total else max(total, self._rows)
+        self._bar.update(self._task, completed=self._rows, total=share, description=text)
+
+    def __enter__(self) -> "RowProgress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        console = Console(file=self._stream, force_terminal=True, force_jupyter=False)
+        self._bar = Progress(
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            refresh_per_second=5,
+            transient=True,
+            redirect_stdout=False,  # stdout belongs to the caller
+        )
+        self._task = self._bar.add_task("starting", total=None)
+        self._bar.start()

@@ -9,7 +9,6 @@ from torch import Tensor
 from pushforward.flows import native
 
 Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-KINDS = {torch.float32: "f32", torch.float64: "f64"}
 
 
 def usable(*tensors: Tensor | None) -> bool:
@@ -40,7 +39,12 @@ def are_plain(*tensors: Tensor | None) -> bool:
         if tensor is None:
             continue
         dtype = dtype or tensor.dtype
-        if tensor.dtype != dtype or dtype not in KINDS or type(tensor) not in PLAIN or tensor.device.type != "cpu":
+        if (
+            tensor.dtype != dtype
+            or dtype not in native.KINDS
+            or type(tensor) not in PLAIN
+            or tensor.device.type != "cpu"
+        ):
             return False
         if tensor.is_neg() or tensor._is_zerotensor() or torch._C._functorch.is_legacy_batchedtensor(tensor):
             return False
@@ -77,7 +81,7 @@ def apply_map(
 def _forward(values: Tensor, parameters: Tensor, kernel: native.Map, size: int, inverse: bool) -> tuple[Tensor, Tensor]:
     z, log_derivative = torch.empty_like(values), torch.empty_like(values)
     call = native.Call(points=values.numel(), size=size, values=1, inverse=inverse, map=kernel)
-    native.run("map_forward", KINDS[values.dtype], call, values, parameters, z, log_derivative)
+    native.run("map_forward", native.KINDS[values.dtype], call, values, parameters, z, log_derivative)
     return z, log_derivative
 
 
@@ -101,7 +105,7 @@ class _Map(torch.autograd.Function):
         points, parameters = (result if ctx.inverse else values).contiguous(), parameters.contiguous()
         g_values, g_parameters = torch.empty_like(points), torch.empty_like(parameters)
         call = native.Call(points=points.numel(), size=ctx.size, values=1, inverse=ctx.inverse, map=ctx.kernel)
-        kind = KINDS[points.dtype]
+        kind = native.KINDS[points.dtype]
         native.run("map_backward", kind, call, points, parameters, gz, gl, g_values, g_parameters)
         return g_values, g_parameters, None, None, None, None
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pushforward.flows import native
 from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet, _Block, _MaskedLinear
-from pushforward.flows.elementwise import KINDS, PLAIN, are_plain, differentiate, is_observed, usable
+from pushforward.flows.elementwise import PLAIN, are_plain, differentiate, is_observed, usable
 from pushforward.flows.incremental import Affinity, IncrementalPass
 from pushforward.flows.univariate import Univariate
 
@@ -231,7 +231,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, _Lease | None]:
     rows, tensors = rows.contiguous(), [None if t is None else t.contiguous() for t in tensors]
     call = _call(plan, rows, tensors)
-    kind = KINDS[rows.dtype]
+    kind = native.KINDS[rows.dtype]
     saved = None
     if save:
         tile = native.points_of_tile(kind)
@@ -266,7 +266,7 @@ class _Layer(torch.autograd.Function):
         found = [None if t is None or i in keeps else torch.empty_like(t) for i, t in enumerate(tensors)]
         call.g_terms = _addresses([found[i] for i in terms])
         call.g_tensors = _addresses([found[i] for i in weights])
-        native.run("layer_backward", KINDS[x.dtype], call, x, gz, gl, ctx.saved.tensor, gx)
+        native.run("layer_backward", native.KINDS[x.dtype], call, x, gz, gl, ctx.saved.tensor, gx)
         if not torch._C._autograd._get_current_graph_task_keep_graph():
             ctx.saved = None  # nobody can come back: the next layer may have the memory
         return (None, gx, *found)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows.bijection import Bijection
+from pushforward.flows.elementwise import is_observed
 
 _LEAST, _MOST = 256, 16_384
 """Points of the smallest and of the largest graph. Beyond, a GPU is busy enough for launches not to matter."""
@@ -45,14 +46,10 @@ def inverse(bijection: Bijection, z: Tensor, context: Tensor | None) -> Points:
 def _possible(z: Tensor, context: Tensor | None) -> bool:
     """Whether these are plain tensors on a GPU, and nobody follows the operations."""
     return not (
-        torch.compiler.is_compiling()
+        is_observed()
         or z.device.type != "cuda"
         or z.numel() == 0
         or torch.is_grad_enabled()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch.jit.is_tracing()
         or torch.is_autocast_enabled("cuda")
         or any(type(t) is not Tensor for t in (z, context) if t is not None)
         or torch.cuda.is_current_stream_capturing()

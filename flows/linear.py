@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.bijection import Bijection
+from pushforward.flows.elementwise import differentiate, usable
 
 
 class Permutation(Bijection):
@@ -81,13 +82,16 @@ class LULinear(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
-        lower, upper = self._factors()
-        z = x @ (lower @ upper).transpose(-1, -2) + self.bias
-        return z, self.log_diagonal.sum().expand(x.shape[:-1])
+        tensors = self.lower, self.upper, self.log_diagonal, self.bias
+        if torch.is_grad_enabled() and usable(x, *tensors):
+            z, log_det = _Product.apply(x.reshape(-1, self.features), *tensors)  # type: ignore[no-untyped-call]
+        else:
+            z, log_det = _product(x, *tensors)
+        return z.reshape(x.shape), log_det.expand(x.shape[:-1])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
-        lower, upper = self._factors()
+        lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
         # One matrix of all points: a batch of one-row systems would copy the factors once a point.
         y = (z - self.bias).reshape(-1, self.features)
         # y = x U^T L^T, solved from the right: first for x U^T, then for x.
@@ -98,6 +102,38 @@ class LULinear(Bijection):
     def config(self) -> dict[str, Any]:
         return {"features": self.features}
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        eye = torch.eye(self.features, dtype=self.lower.dtype, device=self.lower.device)
-        return self.lower.tril(-1) + eye, self.upper.triu(1) + torch.diag(self.log_diagonal.exp())
+
+def _factors(lower: Tensor, upper: Tensor, log_diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    return lower.tril(-1) + eye, upper.triu(1) + torch.diag(log_diagonal.exp())
+
+
+def _product(x: Tensor, lower: Tensor, upper: Tensor, log_diagonal: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Points ``(..., D)`` times the matrix, and the log-determinant ``()`` of all of them."""
+    lower, upper = _factors(lower, upper, log_diagonal)
+    return x @ (lower @ upper).transpose(-1, -2) + bias, log_diagonal.sum()
+
+
+class _Product(torch.autograd.Function):
+    """The same with a gradient by hand: on small matrices, autograd's bookkeeping takes longer than the products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper, log_diagonal, bias = tensors
+        unit, scaled = lower.tril(-1), upper.triu(1)
+        unit.diagonal().fill_(1.0)
+        scaled.diagonal().copy_(log_diagonal.exp())
+        matrix = unit @ scaled
+        ctx.factors = unit, scaled, matrix
+        ctx.save_for_backward(x, *tensors)
+        return torch.addmm(bias, x, matrix.t()), log_diagonal.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # somebody will differentiate this once more
+            return tuple(differentiate(_product, ctx.saved_tensors, gradients))
+        x, (unit, scaled, matrix), (gz, g_log) = ctx.saved_tensors[0], ctx.factors, gradients
+        g_matrix = gz.t() @ x
+        g_scaled = unit.t() @ g_matrix
+        g_diagonal = torch.addcmul(g_log, g_scaled.diagonal(), scaled.diagonal())
+        return gz @ matrix, (g_matrix @ scaled.t()).tril_(-1), g_scaled.triu_(1), g_diagonal, gz.sum(0)

@@ -17,7 +17,9 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +39,10 @@ _TUNING = [
     [],
 ]
 _TIMEOUT_SECONDS = 120.0
+
+
+KINDS = {torch.float32: "f32", torch.float64: "f64"}
+"""What the kernels are compiled for, and how their names end."""
 
 
 class NativeWarning(UserWarning):
@@ -199,6 +205,10 @@ def _load(path: Path) -> ctypes.CDLL:
             function = getattr(loaded, f"{name}_{kind}")
             function.argtypes = [ctypes.POINTER(Call), *[ctypes.c_void_p] * count]  # ctypes takes a Call by reference
             function.restype = ctypes.c_int
+    for kind in ("f32", "f64"):
+        function = getattr(loaded, f"adamw_{kind}")
+        function.argtypes = [ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_double] * 7, ctypes.c_int64]
+        function.restype = ctypes.c_double
     loaded.points_of_tile.argtypes = [ctypes.c_int]
     loaded.points_of_tile.restype = ctypes.c_int64
     return loaded
@@ -222,3 +232,11 @@ def run(name: str, kind: str, call: Call, *tensors: Tensor | None) -> None:
     call.threads = torch.get_num_threads()
     if getattr(loaded, f"{name}_{kind}")(call, *[None if t is None else t.data_ptr() for t in tensors]):
         raise MemoryError(f"{name}: not enough memory for {call.points} points")
+
+
+def adamw(table: np.ndarray[Any, np.dtype[np.int64]], kind: str, *numbers: float) -> float:
+    """Call the optimiser's kernel: rows as ``parameter`` in optimizer.h, and the numbers of its arguments in order."""
+    loaded = _loaded()
+    assert loaded is not None
+    threads = torch.get_num_threads()
+    return float(getattr(loaded, f"adamw_{kind}")(table.ctypes.data, len(table), *numbers, threads))

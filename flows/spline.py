@@ -27,7 +27,8 @@ class RationalQuadraticSpline(Univariate):
     Numerics: float32 parameters are computed with in float64, because the position in a narrow bin is a small
     difference of sums (with logits of standard deviation 5 that costs 1e-2 nats otherwise, and 1e-6 so; reading the
     parameters takes longer than the arithmetic). Bin widths and heights are taken from the softmax and never as
-    differences of knots; values are clamped into the interval before any division, so gradients are finite everywhere; the discriminant of the inverse is a sum of squares, and its root is chosen without cancellation.
+    differences of knots; values are clamped into the interval before any division, so gradients are finite
+    everywhere; the discriminant of the inverse is a sum of squares, and its root is chosen without cancellation.
 
     Args:
         bins: Number of bins :math:`K`, at least 2.

@@ -12,8 +12,10 @@
 #ifdef _OPENMP
 #include <omp.h>
 #define MEMBER omp_get_thread_num()
+#define MEMBERS omp_get_num_threads()
 #else
 #define MEMBER 0
+#define MEMBERS 1
 #endif
 
 #include "vector.h"
@@ -124,6 +126,7 @@ static void *take(arena *a, size_t bytes) {
 
 #define REAL float
 #define INTEGER int32_t
+#define ROOT __builtin_sqrtf
 #define NAME(name) name##_f32
 #define LOAD load_f32
 #define STORE store_f32
@@ -142,8 +145,10 @@ static void *take(arena *a, size_t bytes) {
 #include "product.h"
 #include "layer.h"
 #include "elementwise.h"
+#include "optimizer.h"
 #undef REAL
 #undef INTEGER
+#undef ROOT
 #undef NAME
 #undef LOAD
 #undef STORE
@@ -153,6 +158,7 @@ static void *take(arena *a, size_t bytes) {
 
 #define REAL double
 #define INTEGER int64_t
+#define ROOT __builtin_sqrt
 #define NAME(name) name##_f64
 #define LOAD load_f64
 #define STORE store_f64
@@ -171,5 +177,6 @@ static void *take(arena *a, size_t bytes) {
 #include "product.h"
 #include "layer.h"
 #include "elementwise.h"
+#include "optimizer.h"
 
 int64_t points_of_tile(int is_double) { return 4 * VECTOR_BYTES / (is_double ? 8 : 4); }

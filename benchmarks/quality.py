@@ -172,7 +172,8 @@ def _same_loop(table: uci.Table, library: str, rate: float, seconds: float, seed
     import rivals
 
     rival = rivals.build(library, "nsf-ar", table.features, seed=seed)
-    optimizer, parameters = rival.optimizer(rate), rival.parameters()
+    optimizer = rival.optimizer(rate)
+    update = rival.updating(optimizer)
     validation = table.validation[:VALIDATION_ROWS]
     generator = torch.Generator().manual_seed(seed)
     batch = min(512, len(table.train))
@@ -202,8 +203,7 @@ def _same_loop(table: uci.Table, library: str, rate: float, seconds: float, seed
         optimizer.zero_grad(set_to_none=True)
         loss = -rival.log_prob(x).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimizer.step()
+        update()
         steps += 1
         if steps == 1:
             start = clock.seconds()

@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pushforward.train.optimizer import ClippedAdamW
+
 FLOWS = ("realnvp", "maf", "nsf-c", "nsf-ar")
 PEERS = ("nflows", "nflows-plain", "nflows-fused", "zuko", "zuko-mlp", "normflows", "torchflows")
 _COUPLINGS = ("realnvp", "nsf-c")
@@ -37,7 +39,7 @@ warnings.filterwarnings("ignore", module=r"(nflows|zuko|normflows|torchflows)(\.
 
 @dataclass(frozen=True)
 class Sizes:
-    """The architecture of ``study/performance.md``."""
+    """The sizes of every conditioner, the same in each library as far as it can be said there."""
 
     layers: int = 5
     hidden: int = 128
@@ -55,6 +57,9 @@ class Rival:
     log_prob: Callable[[Tensor], Tensor]
     sample: Callable[[int], Tensor]
     fused: bool = False
+    """Whether it trains with fused AdamW."""
+    ours: bool = False
+    """Whether it trains with pushforward's optimiser."""
     within: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
 
     def parameters(self) -> list[nn.Parameter]:
@@ -65,20 +70,35 @@ class Rival:
         return sum(p.numel() for p in self.parameters())
 
     def optimizer(self, learning_rate: float) -> Optimizer:
+        if self.ours:
+            return ClippedAdamW([{"params": self.parameters(), "weight_decay": 0.0}], learning_rate)
         if self.fused:
             return torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
         return torch.optim.Adam(self.parameters(), lr=learning_rate)
 
+    def updating(self, optimizer: Optimizer) -> Callable[[], None]:
+        """Clip the gradient and take a step, as users of the library do."""
+        parameters = self.parameters()
+
+        def call() -> None:
+            if isinstance(optimizer, ClippedAdamW):
+                optimizer.clipped_step(parameters, 5.0)
+                return
+            torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+            optimizer.step()
+
+        return call
+
     def step(self, x: Tensor, learning_rate: float = 1e-4) -> Callable[[], None]:
         """A training step on fixed points: gradient of the mean, clipping, update."""
-        optimizer, parameters = self.optimizer(learning_rate), self.parameters()
+        optimizer = self.optimizer(learning_rate)
+        update = self.updating(optimizer)
 
         def call() -> None:
             with self.within():
                 optimizer.zero_grad(set_to_none=True)
                 (-self.log_prob(x).mean()).backward()
-                torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-                optimizer.step()
+                update()
 
         return call
 
@@ -249,7 +269,7 @@ def _pushforward(library: str, flow: str, features: int, sizes: Sizes) -> Rival:
             print("pushforward-eager: this version has no native kernels to turn off, so the row repeats the first")
         else:
             within = native.disabled
-    return Rival(library, made, made.log_prob, made.sample, fused=True, within=within)
+    return Rival(library, made, made.log_prob, made.sample, ours=library == "pushforward", fused=True, within=within)
 
 
 def _nflows(library: str, flow: str, features: int, sizes: Sizes) -> Rival:

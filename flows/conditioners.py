@@ -72,10 +72,6 @@ class ResidualNet(nn.Module):
         """See ``MaskedResidualNet.tensors``."""
         return _tensors(self, lead, context, dropout=dropout)
 
-    def is_hooked(self) -> bool:
-        """See ``MaskedResidualNet.is_hooked``."""
-        return _is_hooked(self)
-
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this network (without its weights)."""
         return {
@@ -108,7 +104,8 @@ def _tensors(
     def term(layer: nn.Linear | None) -> Tensor | None:
         return None if layer is None else layer(context).expand(*lead, -1).reshape(-1, net.hidden)
 
-    found = [net.first.weight, net.first.bias, term(net.first_context)]
+    first: Any = net.first
+    found: list[Tensor | None] = [first.weight, first.bias, term(net.first_context)]
     body: list[Any] = list(net.body)  # to mypy, the members of a ModuleList are any Module
     for block in body:
         keep = None
@@ -118,14 +115,6 @@ def _tensors(
         found += [block.first.weight, block.first.bias, term(block.context), keep]
         found += [block.second.weight, block.second.bias]
     return (*found, net.last.weight, net.last.bias)
-
-
-def _is_hooked(net: "ResidualNet | MaskedResidualNet") -> bool:
-    body: list[Any] = list(net.body)
-    layers = [net, net.first, net.last, *body]
-    for block in body:
-        layers += [block.first, block.second, block.dropout]
-    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in layers)
 
 
 class _Constant(nn.Module):
@@ -259,10 +248,6 @@ class MaskedResidualNet(nn.Module):
             what the context adds, factors ``(points, hidden)`` are what dropout multiplies with; each may be None.
         """
         return _tensors(self, lead, context, dropout=dropout)
-
-    def is_hooked(self) -> bool:
-        """Whether somebody waits to see the calls of a layer, which therefore must take place."""
-        return _is_hooked(self)
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this network (without its weights)."""

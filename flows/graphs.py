@@ -1,9 +1,8 @@
 """Sampling on a GPU as CUDA graphs: an inverse is recorded once and replayed.
 
-An autoregressive inverse is thousands of small operations, one after the other, and launching one takes a GPU's host
-longer than the GPU takes to compute it. A graph launches all of them at once. It reads the weights where they lie, so
-an optimiser's steps are seen; a graph whose weights have been moved or replaced is thrown away. What it cannot see is
-a Python attribute of a layer that is changed by hand after sampling.
+An autoregressive inverse is thousands of small operations, and launching one takes longer than computing it. A graph
+launches all of them at once. It reads the weights where they lie, so an optimiser's steps are seen; one whose weights
+have been moved or replaced is thrown away. A Python attribute of a layer that is changed by hand is not seen.
 """
 
 import contextlib
@@ -18,8 +17,7 @@ from torch import Tensor
 from pushforward.flows.bijection import Bijection
 from pushforward.flows.elementwise import is_observed
 
-_LEAST, _MOST = 256, 16_384
-"""Points of the smallest and of the largest graph. Beyond, a GPU is busy enough for launches not to matter."""
+_LEAST, _MOST = 256, 16_384  # points of a graph; beyond, a GPU is busy enough for launches not to matter
 
 Points = tuple[Tensor, Tensor]
 
@@ -27,9 +25,7 @@ Points = tuple[Tensor, Tensor]
 def inverse(bijection: Bijection, z: Tensor, context: Tensor | None) -> Points:
     """Evaluate ``bijection.inverse(z, context)``, by a graph where that is possible and pays.
 
-    Recording takes about as long as three calls: it happens in the second call for a number of points (rounded up to
-    a power of two, at most ``_MOST`` at a time; the last batch is padded). A bijection that cannot be recorded, for
-    instance because its host waits for a result, is evaluated as it is from then on.
+    The second call for a number of points, rounded up to a power of two, is recorded: that takes as long as a few.
     """
     if not _possible(z, context):
         return bijection.inverse(z, context)
@@ -56,14 +52,11 @@ def _possible(z: Tensor, context: Tensor | None) -> bool:
     )
 
 
-class _Graphs:
-    """The graphs of one bijection, valid for one state of its modules."""
-
+class _Graphs:  # of one bijection, valid for one state of its modules
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock, self.seen = threading.Lock(), set[Any]()
         self.state: tuple[Any, ...] | None = None
-        self.graphs: dict[tuple[Any, ...], _Graph | None] = {}  # None: it cannot be recorded
-        self.seen: set[tuple[Any, ...]] = set()
+        self.graphs: dict[Any, _Graph | None] = {}  # None: it cannot be recorded
 
     def find(self, bijection: Bijection, z: Tensor, context: Tensor | None) -> Points | None:
         """The inverse by a graph; None if there is no graph, or not yet."""
@@ -93,26 +86,21 @@ class _Graphs:
         if graph is None:
             return None
         x, log_det = torch.empty_like(rows), rows.new_empty(len(rows))
-        for start in range(0, len(rows), size):
-            part = slice(start, start + size)
-            graph(rows[part], None if context is None else context[part], x[part], log_det[part])
+        for i in range(0, len(rows), size):
+            given = None if context is None else context[i : i + size]
+            graph(rows[i : i + size], given, x[i : i + size], log_det[i : i + size])
         return x.reshape(*lead, x.shape[-1]), log_det.reshape(lead)
 
 
 _graphs: weakref.WeakKeyDictionary[Bijection, _Graphs] = weakref.WeakKeyDictionary()
 
 
-class _Graph:
-    """The inverse of a fixed number of points, with buffers for what goes in and what comes out."""
-
+class _Graph:  # of a fixed number of points, with buffers for what goes in and what comes out
     def __init__(self, bijection: Bijection, rows: Tensor, context: Tensor | None, size: int) -> None:
         # The buffers are written in later calls too, which tensors of inference mode would not allow.
         with torch.inference_mode(False), torch.no_grad(), _constants_on(bijection, rows.device) as self.constants:
             self.z = rows.new_zeros(size, rows.shape[-1])
-            self.z[: len(rows)] = rows[:size]
             self.context = None if context is None else context.new_zeros(size, context.shape[-1])
-            if self.context is not None and context is not None:
-                self.context[: len(context)] = context[:size]
             self.replay, (self.x, self.log_det) = _record(lambda: bijection.inverse(self.z, self.context), rows.device)
 
     def __call__(self, rows: Tensor, context: Tensor | None, x: Tensor, log_det: Tensor) -> None:
@@ -128,8 +116,7 @@ class _Graph:
 def _record(work: Callable[[], Points], device: torch.device) -> tuple[Callable[[], object], Points]:
     """Record work into a graph: what replays it, and where its results will lie."""
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        (stream := torch.cuda.Stream()).wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             work()  # what happens once in a process, such as making cuBLAS's workspace, must not be recorded
         torch.cuda.current_stream().wait_stream(stream)
@@ -143,32 +130,29 @@ def _record(work: Callable[[], Points], device: torch.device) -> tuple[Callable[
 @contextlib.contextmanager
 def _constants_on(bijection: Bijection, device: torch.device) -> Iterator[list[Tensor]]:
     """Have the plain tensors of all modules on the device: a copy from main memory cannot be recorded."""
-    before = [(vars(m), k, v) for m in bijection.modules() for k, v in vars(m).items() if isinstance(v, Tensor)]
-    moved = [value.to(device) for *_, value in before]
+    found = [(vars(m), k, v) for m in bijection.modules() for k, v in vars(m).items() if isinstance(v, Tensor)]
+    moved = [value.to(device) for *_, value in found]
+    for (attributes, name, _), value in zip(found, moved, strict=True):
+        attributes[name] = value
     try:
-        for (attributes, name, _), value in zip(before, moved, strict=True):
-            attributes[name] = value
         yield moved
     finally:
-        for attributes, name, value in before:
+        for attributes, name, value in found:
             attributes[name] = value
 
 
 def _state(bijection: Bijection) -> tuple[Any, ...] | None:
     """What a graph depends on besides its inputs; None if there are hooks, which a graph would not call."""
-    parts: list[Any] = []
-    for module in bijection.modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            return None
-        parts += [id(module), module.training]
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                parts += [tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype]
-    return tuple(parts)
+    modules = list(bijection.modules())
+    if any(m._forward_hooks or m._forward_pre_hooks for m in modules):
+        return None
+    tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+    places = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors]
+    return (*places, *((id(m), m.training) for m in modules))
 
 
 def _kind(tensor: Tensor) -> tuple[Any, ...]:
-    """What a graph's buffers and kernels depend on; a stream has its own graph, or two could share the buffers."""
+    """What buffers and kernels depend on; a stream has its own graph, or two would share the buffers."""
     products = torch.backends.cuda.matmul
     precision = getattr(products, "fp32_precision", None) or products.allow_tf32
     stream = torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0

@@ -1,9 +1,10 @@
 """The contract, for every bijection: CASES holds at least one of each."""
 
+import contextlib
 import copy
 import inspect
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ from pushforward.flows import (
     Standardize,
     Univariate,
     check_bijection,
+    native,
 )
 
 BOUND = 3.0
@@ -137,6 +139,16 @@ def made(name: str, perturb: Perturb, dtype: torch.dtype = torch.float64) -> Bij
     return bijection
 
 
+@pytest.fixture(params=["kernels", "torch"])
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Layers as kernels in C, and as torch's operations."""
+    with native.disabled() if request.param == "torch" else contextlib.nullcontext():
+        yield
+
+
+in_both_engines = pytest.mark.usefixtures("engine")
+
+
 def draw(bijection: Bijection, *lead: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor | None]:
     points = torch.randn(*lead, bijection.features, dtype=dtype)
     return points, torch.randn(*lead, bijection.context, dtype=dtype) if bijection.context else None
@@ -148,12 +160,14 @@ def test_every_bijection_has_a_case() -> None:
     assert kinds == {type(make()) for make in CASES.values()}
 
 
+@in_both_engines
 @pytest.mark.parametrize("name", CASES)
 def test_contract(name: str, perturb: Perturb) -> None:
     # Data at 1e6 are known to 1e-10 only, so the round trip of the standardisation cannot be better.
     check_bijection(made(name, perturb), tolerance=1e-8 if name == "Standardize" else 1e-9)
 
 
+@in_both_engines
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 @pytest.mark.parametrize("lead", [(), (1,), (2, 3), (0,)], ids=str)
 @pytest.mark.parametrize("name", CASES)
@@ -246,6 +260,7 @@ def test_wrong_context_is_named(name: str, direction: str) -> None:
         getattr(bijection, direction)(points, torch.zeros(4, size + 1))
 
 
+@in_both_engines
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 @pytest.mark.parametrize("name", OURS)
 def test_every_parameter_gets_a_gradient(name: str, direction: str, perturb: Perturb) -> None:
@@ -276,6 +291,7 @@ def test_copies_compute_the_same(name: str, how: str, perturb: Perturb) -> None:
     assert_close(twin(points, context), bijection(points, context), rtol=0, atol=0)
 
 
+@in_both_engines
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 @pytest.mark.parametrize("name", OURS)
@@ -511,6 +527,7 @@ def test_masked_net_wastes_no_hidden_unit(features: int, hidden: int, context: i
     assert bool(reads_something.all())
 
 
+@in_both_engines
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_cached_inverse_equals_one_pass_a_feature(name: str, grad: bool, perturb: Perturb) -> None:
@@ -521,6 +538,7 @@ def test_cached_inverse_equals_one_pass_a_feature(name: str, grad: bool, perturb
         assert_close(layer.inverse(z, context), one_pass_a_feature(layer, z, context), rtol=1e-9, atol=1e-9)
 
 
+@in_both_engines
 @pytest.mark.parametrize("name", AUTOREGRESSIVE)
 def test_gradients_of_the_cached_inverse_equal_those_of_one_pass_a_feature(name: str, perturb: Perturb) -> None:
     layer = made(name, perturb)
@@ -538,6 +556,7 @@ def test_gradients_of_the_cached_inverse_equal_those_of_one_pass_a_feature(name:
     assert_close(ours, naive, rtol=1e-8, atol=1e-9)
 
 
+@in_both_engines
 @pytest.mark.parametrize("univariate", [Affine(), SPLINE, Bend()], ids=["affine", "spline", "bend"])
 def test_gradcheck_of_the_cached_inverse(univariate: Univariate, perturb: Perturb) -> None:
     layer = autoregressive(2, univariate, context=1, blocks=1).double()
@@ -547,6 +566,7 @@ def test_gradcheck_of_the_cached_inverse(univariate: Univariate, perturb: Pertur
     assert torch.autograd.gradcheck(layer.inverse, (z, context))
 
 
+@in_both_engines
 def test_inverse_undoes_one_map_in_training_too(perturb: Perturb) -> None:
     layer = autoregressive(3, Affine(), dropout=0.5)
     perturb(layer)
@@ -593,6 +613,7 @@ def test_standardize_keeps_the_digits_of_a_large_offset() -> None:
     assert layer.log_det == pytest.approx(6.907755278982137)
 
 
+@in_both_engines
 def test_bijections_start_as_the_identity() -> None:
     makers: list[Bijection] = [
         coupling(4, Affine()),

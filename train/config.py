@@ -165,7 +165,13 @@ class TrainConfig(Section):
         description="share of the budget without a better validation NLL after which to stop; 1 never stops",
     )
     compile: Literal["auto", "on", "off"] = Field(
-        default="auto", description="torch.compile the log-density: pays for fits of many minutes; auto is off"
+        default="auto",
+        description="auto: kernels in C on a CPU, torch.compile of the layers on CUDA for fits of a minute or more; "
+        "off: torch's own operations; on: torch.compile also for short fits, and on a CPU where there is no kernel",
+    )
+    precision: Literal["auto", "float32", "tf32", "bf16"] = Field(
+        default="auto",
+        description="of matrix products while training; auto is tf32 on CUDA, else float32; bf16: of conditioners only",
     )
     checkpoint_seconds: Positive = Field(default=30.0, description="time between checkpoints")
     log_every: Count | Auto = Field(default="auto", description="steps between rows of metrics")

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from pushforward.evaluate.fitted import FittedDensity
-from pushforward.evaluate.likelihood import Nll, kl_to_truth, log_prob, nll, nll_from, paired_difference
-from pushforward.evaluate.report import EvaluationReport
+from pushforward.evaluate.likelihood import Nll, kl_to_truth, log_prob, nll_from, paired_difference
+from pushforward.evaluate.report import EvaluationReport, SplitScores
 from pushforward.flows import Chain, Flow, build
 from pushforward.flows import load as load_flow
 from pushforward.flows import save as save_flow
 from pushforward.train.checkpoint import load_checkpoint, save_checkpoint
 from pushforward.train.config import Config
-from pushforward.train.device import choose_device
-from pushforward.train.evaluation import evaluate_fit
+from pushforward.train.device import choose_device, kernel_trouble
+from pushforward.train.evaluation import evaluate_fit, score_prepared
 from pushforward.train.gaussian import gaussian_flow, initialize_base
 from pushforward.train.loop import DivergedError, Metrics, State, maximize_likelihood, start
 from pushforward.train.overrides import ConfigError, load_config
@@ -30,8 +30,6 @@ from pushforward.train.signals import StopOnSignal
 from pushforward.train.tracking import Tracking
 
 _INITIAL_ROWS = 20_000
-_SAMPLES = 10_000
-_TRAIN_ROWS_SCORED = 20_000
 
 
 @dataclass(frozen=True)
@@ -142,6 +140,7 @@ def fit(config: Config, *, out: Path | None = None, quiet: bool = False) -> Fit:
         run.write_environment(config.seed, config.device)
         run.write_json("schema.json", _schema(prepared))
         device = choose_device(config.device)
+        trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
         torch.manual_seed(config.seed)
         points = prepared.training_points(device)
         core = core.to(device)
@@ -149,7 +148,8 @@ def fit(config: Config, *, out: Path | None = None, quiet: bool = False) -> Fit:
         initialize_base(core, points.noised()[rows], None if points.context is None else points.context[rows])
         # The flow as it starts: what a resumed fit is built from, and what the result is compared with.
         save_flow(core, run.checkpoints / "start")
-        return _run(run, config, prepared, start(core, settings(config.train)), quiet=quiet)
+        state = start(core, settings(config.train))
+        return _run(run, config, prepared, state, quiet=quiet, trouble=trouble)
     except BaseException:
         _mark_failed(run, prepared.dataset.name, config.flow.name)
         raise
@@ -190,7 +190,7 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
         run.write_config(config)
         run.set_status("running")
         try:
-            return _run(run, config, prepared, state, quiet=quiet, resumed=True)
+            return _run(run, config, prepared, state, quiet=quiet, resumed=True, trouble=kernel_trouble())
         except BaseException:
             _mark_failed(run, prepared.dataset.name, config.flow.name)
             raise
@@ -199,7 +199,14 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
 
 
 def _run(
-    run: RunFolder, config: Config, prepared: Prepared, state: State, *, quiet: bool, resumed: bool = False
+    run: RunFolder,
+    config: Config,
+    prepared: Prepared,
+    state: State,
+    *,
+    quiet: bool,
+    resumed: bool = False,
+    trouble: str = "",
 ) -> Fit:
     """Train, keep the better of flow and Gaussian, score it, and write everything down."""
     dataset, told = prepared.dataset, settings(config.train)
@@ -220,7 +227,7 @@ def _run(
     )
     exit_code = 1
     try:
-        for note in (*dataset.notes, prepared.ties):
+        for note in (*dataset.notes, prepared.ties, trouble and f"warning: {trouble}"):
             if note:
                 progress.message(note)
         with StopOnSignal() as signals:
@@ -265,6 +272,7 @@ def _run(
                         log=log,
                         checkpoint=checkpoint,
                         stop=stop,
+                        warn=lambda text: warn_once(f"warning: {text}"),
                     )
             except DivergedError as error:
                 run.set_status("diverged", dataset=dataset.name, flow=config.flow.name)
@@ -278,7 +286,8 @@ def _run(
                 progress.message(message)
             density = FittedDensity(_in_data_units(core, prepared), dataset.schema, prepared.cells.tolist())
             density.save(run.model, extra={"dataset": dataset.name})
-            results = _results(run, config, prepared, state, density, fell_back=bool(message))
+            scores = score_prepared(prepared, density, seed=config.seed)
+            results = _results(run, config, prepared, state, density, scores, fell_back=bool(message))
             run.write_json("results.json", results)
             record(lambda: tracking.summary(_summary(results)))
             run.set_status("stopped" if signals.signum else "finished", **_facts(results))
@@ -287,7 +296,9 @@ def _run(
             if signals.signum is None and config.train.evaluate and len(prepared.test.rows):
                 progress.message("evaluating: baselines, samples, pictures")
                 step = state.progress.step
-                report = evaluate_fit(run, prepared, density, config, tracking, step, stop, progress.message)
+                report = evaluate_fit(
+                    run, prepared, density, config, tracking, step, stop, progress.message, scores=scores
+                )
             exit_code = 128 + signals.signum if signals.signum else 0
             return Fit(run, density, results, report, signals.signum, note=message)
     except KeyboardInterrupt:
@@ -363,13 +374,17 @@ def _in_data_units(core: Flow, prepared: Prepared) -> Flow:
 
 
 def _results(
-    run: RunFolder, config: Config, prepared: Prepared, state: State, density: FittedDensity, *, fell_back: bool
+    run: RunFolder,
+    config: Config,
+    prepared: Prepared,
+    state: State,
+    density: FittedDensity,
+    scores: SplitScores,
+    *,
+    fell_back: bool,
 ) -> dict[str, Any]:
     dataset, test = prepared.dataset, prepared.test
-    scores = log_prob(density.flow, test.rows, test.context)
-    test_nll = nll_from(scores) if len(test.rows) else Nll(math.nan, math.nan, 0)
-    seen = _TRAIN_ROWS_SCORED
-    train_context = None if prepared.train.context is None else prepared.train.context[:seen]
+    test_nll = nll_from(scores.test) if len(test.rows) else Nll(math.nan, math.nan, 0)
     results: dict[str, Any] = {
         "run": str(run.path),
         "dataset": dataset.name,
@@ -380,14 +395,14 @@ def _results(
         "steps": state.progress.step,
         "seconds": round(state.progress.seconds, 3),
         "stop_reason": state.progress.stop_reason,
-        "train_nll": nll(density.flow, prepared.train.rows[:seen], train_context).nll,
-        "val_nll": nll(density.flow, prepared.validation.rows, prepared.validation.context).nll,
+        "train_nll": nll_from(scores.train).nll,
+        "val_nll": nll_from(scores.validation).nll,
         "test_nll": test_nll.nll,
         "test_nll_se": test_nll.se,
         "test_nll_standardized": test_nll.nll + prepared.standardize.log_det,
     }
     if dataset.toy is not None and len(test.rows):
-        kl, se = kl_to_truth(dataset.toy.log_prob(test.rows), scores)
+        kl, se = kl_to_truth(dataset.toy.log_prob(test.rows), scores.test)
         results |= {"kl_to_truth": kl, "kl_to_truth_se": se}
     return results
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from torch.optim import AdamW
 
 from pushforward.evaluate.likelihood import nll
 from pushforward.flows import Flow
+from pushforward.train.device import Steps
 from pushforward.train.settings import Settings
 
 Metrics = dict[str, float]
@@ -96,13 +98,14 @@ def maximize_likelihood(
     log: Callable[[str, int, float, Metrics], None] = lambda kind, step, seconds, metrics: None,
     checkpoint: Callable[[State], None] = lambda state: None,
     stop: Callable[[], str] = lambda: "",
+    warn: Callable[[str], object] = warnings.warn,
 ) -> State:
     """Fit a flow by maximum likelihood until the budget is spent, validation stops improving, or it is told to stop.
 
     Every step draws a batch without replacement within an epoch, adds uniform noise over the cells of recorded
     values, and takes one AdamW step; the learning rate warms up and then follows a cosine to zero over the budget.
     What is validated and kept are the averaged weights. No step waits for the device: numbers are read when they
-    are logged.
+    are logged. Kernels and precision of a step are those of ``train.device.Steps``; validation is exact.
 
     Args:
         state: From ``start`` or a checkpoint.
@@ -113,6 +116,7 @@ def maximize_likelihood(
             points given.
         checkpoint: Called about every ``checkpoint_seconds`` and at the end.
         stop: Asked at every step for a reason to stop; an empty string means go on.
+        warn: Told, in one line, what does not work as asked and is done in another way.
 
     Returns:
         The state; ``state.flow`` holds the best weights, ``state.progress.stop_reason`` says why it ended.
@@ -122,7 +126,7 @@ def maximize_likelihood(
     """
     flow, optimizer, progress = state.flow, state.optimizer, state.progress
     parameters: list[Tensor] = list(flow.parameters())
-    log_prob_terms = torch.compile(flow.log_prob_terms, dynamic=False) if settings.compile else flow.log_prob_terms
+    steps = Steps(flow, settings, warn)
     batches = _Batches(train, settings.batch_size, progress.step)
     clock = time.perf_counter
     began = clock() - progress.seconds
@@ -133,7 +137,7 @@ def maximize_likelihood(
     def validate() -> None:
         nonlocal last_validation, validation_seconds
         before = clock()
-        with _swapped(parameters, state.average if settings.averaging else parameters):
+        with steps.exact(), _swapped(parameters, state.average if settings.averaging else parameters):
             flow.eval()
             score = nll(flow, validation.x, validation.context)
             flow.train()
@@ -191,10 +195,7 @@ def maximize_likelihood(
         rate = settings.learning_rate * 0.5**progress.rollbacks * _schedule(progress.step, spent)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        base_term, log_det = log_prob_terms(x, context)
-        base_nll, log_det_nll = -base_term.mean(), -log_det.mean()
-        optimizer.zero_grad(set_to_none=True)
-        (base_nll + log_det_nll).backward()
+        base_nll, log_det_nll = steps.run(_differentiate, flow, optimizer, x, context)
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
         optimizer.step()
         progress.step += 1
@@ -203,7 +204,7 @@ def maximize_likelihood(
             decay = min(settings.averaging, (1 + progress.step) / (10 + progress.step))
             with torch.no_grad():
                 torch._foreach_lerp_(state.average, parameters, 1.0 - decay)
-        window.add(base_nll.detach(), log_det_nll.detach(), norm)
+        window.add(base_nll, log_det_nll, norm)
 
         if progress.step % settings.log_every == 0:
             metrics = window.read(len(x))
@@ -222,6 +223,15 @@ def maximize_likelihood(
     flow.load_state_dict(state.best)
     flow.eval()
     return state
+
+
+def _differentiate(flow: Flow, optimizer: AdamW, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Compute the gradients of a batch's NLL anew, and return its two terms."""
+    optimizer.zero_grad(set_to_none=True)
+    base_term, log_det = flow.log_prob_terms(x, context)
+    base_nll, log_det_nll = -base_term.mean(), -log_det.mean()
+    (base_nll + log_det_nll).backward()
+    return base_nll.detach(), log_det_nll.detach()
 
 
 def _schedule(step: int, spent: float) -> float:
@@ -261,7 +271,7 @@ class _Batches:
     def __init__(self, points: Points, batch_size: int, step: int) -> None:
         self.points = points
         self.batch_size = min(batch_size, len(points))
-        # A ragged last batch would change the shapes a compiled step has seen: its rows wait for the next epoch.
+        # A ragged last batch would be compiled once more: its rows wait for the next epoch.
         self.per_epoch = max(1, len(points) // self.batch_size)
         self.epoch, self.position = divmod(step, self.per_epoch)
         self.generator = torch.Generator(points.x.device)

@@ -23,6 +23,7 @@ _SYNONYMS = {
     "epochs": "train.steps",
     "iterations": "train.steps",
     "max_steps": "train.steps",
+    "dtype": "train.precision",
     "num_layers": "flow.layers",
     "hidden_features": "flow.hidden",
     "num_bins": "flow.bins",

@@ -1,7 +1,7 @@
 """What ``auto`` means: sizes, regularisation and schedule from the numbers of rows and columns."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pushforward.train.config import Config, FlowConfig, TrainConfig
 
@@ -26,8 +26,10 @@ class Settings:
     """Decay of the averaged weights that are validated and kept; 0 turns averaging off."""
     patience: float = 1.0
     """Share of the budget without a better validation NLL after which to stop; 1 never stops."""
-    compile: bool = False
-    """Whether to compile the log-density."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """How layers are computed; ``auto`` is decided by the device and the budget, see ``train.device.Steps``."""
+    precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
+    """Precision of matrix products; ``auto`` is ``tf32`` on CUDA, else ``float32``."""
     checkpoint_seconds: float = 30.0
     """Time between checkpoints."""
     log_every: int = 25
@@ -48,7 +50,8 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
         is_toy: Whether the data are drawn from a toy law, of which there is as much as wanted.
 
     Returns:
-        A configuration without ``auto`` in ``flow`` and ``train``.
+        A configuration without ``auto`` in ``flow`` and ``train``, but for the budget that is not used, and for
+        ``train.compile`` and ``train.precision``, which the device decides: a resumed fit may run on another one.
     """
     flow, train = config.flow, config.train
     name = "nsf-ar" if flow.name == "auto" else flow.name
@@ -75,7 +78,6 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
         "patience": 1.0 if is_toy or tier == "large" else 0.3,
         "log_every": 25,
         "seconds": "auto" if train.steps != "auto" else seconds,
-        "compile": "off",
     }
     return config.model_copy(
         update={
@@ -87,12 +89,9 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
 
 def settings(train: TrainConfig) -> Settings:
     """The loop's settings from a resolved configuration."""
-
-    def decided(value: Any) -> Any:
-        return None if value == "auto" else value
-
-    values = train.model_dump(exclude={"objective", "evaluate", "compile"})
-    return Settings(compile=train.compile == "on", **{key: decided(value) for key, value in values.items()})
+    values = train.model_dump(exclude={"objective", "evaluate"})
+    budget = {key: None if values[key] == "auto" else values[key] for key in ("steps", "seconds")}
+    return Settings(**(values | budget))
 
 
 def _filled(section: FlowConfig | TrainConfig, defaults: dict[str, Any]) -> dict[str, Any]:

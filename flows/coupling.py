@@ -88,7 +88,7 @@ class Coupling(Bijection):
         passing, moving = points[..., self._passing], points[..., self._moving]
         # Under autocast the conditioner may answer in half precision; the map is computed in that of the points.
         parameters = self.conditioner(passing, context).to(points.dtype)
-        parameters = parameters.unflatten(-1, (len(self.moving), self.univariate.size))
+        parameters = parameters.unflatten(-1, (-1, self.univariate.size))
         apply = self.univariate.inverse if inverse else self.univariate.forward
         moved, log_derivative = apply(moving, parameters)
         if context is not None:  # it may have brought leading dimensions that the passing part has not seen

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW
 
 from pushforward.evaluate.likelihood import nll
 from pushforward.flows import Flow
 from pushforward.train.device import Steps
+from pushforward.train.optimizer import ClippedAdamW
 from pushforward.train.settings import Settings
 
 Metrics = dict[str, float]
@@ -70,7 +70,7 @@ class State:
 
     flow: Flow
     average: list[Tensor]
-    optimizer: AdamW
+    optimizer: ClippedAdamW
     best: dict[str, Tensor]
     progress: Standing = field(default_factory=Standing)
 
@@ -84,7 +84,7 @@ def start(flow: Flow, settings: Settings) -> State:
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    optimizer = AdamW([g for g in groups if g["params"]], lr=settings.learning_rate, fused=True)
+    optimizer = ClippedAdamW([g for g in groups if g["params"]], settings.learning_rate)
     average = [p.detach().clone() for p in flow.parameters()]
     return State(flow, average, optimizer, copy.deepcopy(flow.state_dict()))
 
@@ -196,14 +196,12 @@ def maximize_likelihood(
         for group in optimizer.param_groups:
             group["lr"] = rate
         base_nll, log_det_nll = steps.run(_differentiate, flow, optimizer, x, context)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
-        optimizer.step()
         progress.step += 1
-        if settings.averaging:
-            # Young averages forget faster, or the first weights would stay in them for long.
-            decay = min(settings.averaging, (1 + progress.step) / (10 + progress.step))
-            with torch.no_grad():
-                torch._foreach_lerp_(state.average, parameters, 1.0 - decay)
+        # Young averages forget faster, or the first weights would stay in them for long.
+        decay = min(settings.averaging, (1 + progress.step) / (10 + progress.step))
+        with steps.exact():
+            average = state.average if settings.averaging else []
+            norm = optimizer.clipped_step(parameters, settings.gradient_clip, average, decay)
         window.add(base_nll, log_det_nll, norm)
 
         if progress.step % settings.log_every == 0:
@@ -225,7 +223,7 @@ def maximize_likelihood(
     return state
 
 
-def _differentiate(flow: Flow, optimizer: AdamW, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+def _differentiate(flow: Flow, optimizer: ClippedAdamW, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
     """Compute the gradients of a batch's NLL anew, and return its two terms."""
     optimizer.zero_grad(set_to_none=True)
     base_term, log_det = flow.log_prob_terms(x, context)

@@ -82,10 +82,10 @@ class _Lease:
 class _Plan:
     """What a layer computes, besides its tensors."""
 
+    net: ResidualNet | MaskedResidualNet
     univariate: Univariate
     kernel: native.Map
     blocks: int
-    masks: tuple[Tensor, ...] | None
     known: tuple[int, ...] | None
     passing: tuple[int, ...] | None
     moving: tuple[int, ...] | None
@@ -121,7 +121,10 @@ def layer(
         The mapped points ``(..., features)`` and the log-determinants ``(...)``; None if the kernels do not know this
         layer or must not be used here.
     """
-    if not usable(points, context) or not _speaks_for_itself(type(univariate)) or not _is_known(net, points):
+    if not usable(points, context) or not _speaks_for_itself(type(univariate)):
+        return None
+    weights = _weights(net, points)
+    if weights is None:
         return None
     kernel = univariate.kernel()
     if kernel is None:
@@ -131,8 +134,12 @@ def layer(
     if context is not None:
         lead = torch.broadcast_shapes(lead, context.shape[:-1])
     rows = points.expand(*lead, points.shape[-1]).reshape(-1, points.shape[-1])
-    tensors = net.tensors(lead, context, dropout=not sequential)
-    plan = _Plan(univariate, kernel, net.blocks, net.masks(), net.known, passing, moving, inverse, sequential)
+    tensors = (
+        _placed(weights)
+        if context is None and not (net.training and net.dropout)
+        else net.tensors(lead, context, dropout=not sequential)
+    )
+    plan = _Plan(net, univariate, kernel, net.blocks, net.known, passing, moving, inverse, sequential)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (rows, *tensors)):
         z, log_det = _Layer.apply(plan, rows, *tensors)  # type: ignore[no-untyped-call]
     else:
@@ -151,15 +158,15 @@ _FORMULAS = ("kernel", "size", "forward", "inverse")
 _LINEAR: dict[type, Any] = {ResidualNet: nn.Linear, MaskedResidualNet: _MaskedLinear}
 
 
-def _is_known(net: ResidualNet | MaskedResidualNet, points: Tensor) -> bool:
-    """Whether the network is still what its class makes, so that its weights say everything.
+def _weights(net: ResidualNet | MaskedResidualNet, points: Tensor) -> list[Tensor] | None:
+    """Weight and bias of each layer, if the network is still what its class makes, so that they say everything.
 
     People replace layers, hook or parametrize them, and switch dropout on and off. This is asked at every call, so it
     reads the dictionaries of the modules: ``module.name`` takes ten times as long.
     """
     linear = _LINEAR.get(type(net))
     if linear is None or net.blocks > _MOST_BLOCKS or nn.modules.module._has_any_global_hook():
-        return False
+        return None
     if isinstance(net, MaskedResidualNet):
         inputs, outputs = net.features, net.features * net.outputs_per_feature
     else:
@@ -167,30 +174,33 @@ def _is_known(net: ResidualNet | MaskedResidualNet, points: Tensor) -> bool:
     hidden, members = net.hidden, net._modules
     body: Any = members["body"]
     whole: list[Any] = [net]
-    layers: list[tuple[Any, int, int]] = [(members["first"], hidden, inputs), (members["last"], outputs, hidden)]
+    layers: list[tuple[Any, int, int]] = [(members["first"], hidden, inputs)]
     for block in body._modules.values():
         if type(block) is not _Block:
-            return False
+            return None
         parts = block._modules
         dropout: Any = parts["dropout"]
         if type(dropout) is not nn.Dropout or dropout.p != net.dropout or dropout.training != net.training:
-            return False
+            return None
         layers += [(parts["first"], hidden, hidden), (parts["second"], hidden, hidden)]
         whole += [block, dropout]
+    layers.append((members["last"], outputs, hidden))
     if not inputs or len(layers) != 2 + 2 * net.blocks:
-        return False
+        return None
+    found: list[Tensor] = []
     for affine, rows, columns in layers:
         if type(affine) is not linear:
-            return False
+            return None
         weight, bias = affine._parameters.get("weight"), affine._parameters.get("bias")
         if not _is_plain(weight, points, (rows, columns)) or not _is_plain(bias, points, (rows,)):
-            return False
+            return None
+        found += [weight, bias]
         whole.append(affine)
     for module in whole:
         own = module.__dict__
         if "forward" in own or any(own[hooks] for hooks in _HOOKS):
-            return False
-    return True
+            return None
+    return found
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -276,8 +286,9 @@ def _formula(plan: _Plan, rows: Tensor, *tensors: Tensor | None) -> tuple[Tensor
     """The same in torch's operations, as a function of every tensor it depends on."""
     given: Any = tensors
     weights = [given[0], *(w for b in range(plan.blocks) for w in (given[3 + 6 * b], given[7 + 6 * b])), given[-2]]
-    if plan.masks is not None:
-        weights = [w * m for w, m in zip(weights, plan.masks, strict=True)]
+    masks = plan.net.masks()
+    if masks is not None:
+        weights = [w * m for w, m in zip(weights, masks, strict=True)]
     if plan.sequential:
         return _incremental(plan, rows, weights, given).solve(plan.univariate, rows)
     inputs = moved = rows
@@ -310,6 +321,14 @@ def _incremental(plan: _Plan, rows: Tensor, weights: list[Tensor], given: Any) -
     first = Affinity(weights[0], given[1], transposed(given[2]))
     assert plan.known is not None
     return IncrementalPass(plan.known, first, blocks, Affinity(weights[-1], given[-1]), rows)
+
+
+def _placed(weights: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """As ``net.tensors`` does, where neither context nor dropout adds anything."""
+    tensors: list[Tensor | None] = [*weights[:2], None]
+    for i in range(2, len(weights) - 2, 4):
+        tensors += [*weights[i : i + 2], None, None, *weights[i + 2 : i + 4]]
+    return (*tensors, *weights[-2:])
 
 
 @functools.lru_cache

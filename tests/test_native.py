@@ -422,10 +422,10 @@ def test_gradcheck_of_a_spline(direction: str) -> None:
 def plan_of(layer: Any) -> fused._Plan:
     net = layer.conditioner
     return fused._Plan(
+        net=net,
         univariate=layer.univariate,
         kernel=layer.univariate.kernel(),
         blocks=net.blocks,
-        masks=net.masks(),
         known=net.known,
         passing=layer.passing if isinstance(layer, Coupling) else None,
         moving=layer.moving if isinstance(layer, Coupling) else None,

@@ -1,7 +1,7 @@
 """What test log-likelihood does a minute of wall-clock buy, compile time included?
 
     python benchmarks/quality.py [--quick] [--seconds 60] [--sets protein magic ...] [--seeds 1] [--cold] [--out]
-    python benchmarks/quality.py --data /path/to/data      (default: ../shared/data beside the repository)
+    python benchmarks/quality.py --data FOLDER      (default: benchmarks/data; README.md says what belongs in it)
 
 Every run is a fresh process. Its clock starts when torch is imported and the data are in memory, before the library is
 imported: building the flow, and compiling or loading native kernels, are inside. ``--cold`` gives every run of ours an
@@ -55,6 +55,9 @@ def main() -> None:
     parser.add_argument("--rivals", nargs="+", default=["nflows"], help="peers; nflows is what the targets speak of")
     parser.add_argument("--rates", nargs="+", type=float, default=[5e-4, 1e-3], help="learning rates in the same loop")
     parser.add_argument("--small", nargs="+", type=float, help="small budgets of ours (default: 1/12, 1/6, 1/4)")
+    parser.add_argument(
+        "--ours", nargs="+", choices=["loop", "fit"], default=["loop", "fit"], help="which runs of ours"
+    )
     parser.add_argument("--data", type=Path, default=uci.DEFAULT_FOLDER, help="folder with raw/ and uci/")
     parser.add_argument("--cold", action="store_true", help="an empty kernel cache for every run of ours")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -91,10 +94,12 @@ def _runs_of(
 ) -> list[dict[str, Any]]:
     """Every contestant once a seed, the order turned from seed to seed."""
     contestants: list[tuple[str, float | None, float]] = [
-        (library, rate, arguments.seconds) for rate in arguments.rates for library in [*peers, "pushforward"]
+        (library, rate, arguments.seconds)
+        for rate in arguments.rates
+        for library in [*peers, *(["pushforward"] if "loop" in arguments.ours else [])]
     ]
-    contestants.append((FIT, None, arguments.seconds))
-    contestants += [(FIT, None, budget) for budget in small]
+    if "fit" in arguments.ours:
+        contestants += [(FIT, None, budget) for budget in (arguments.seconds, *small)]
     found = []
     for seed in range(arguments.seeds):
         first = seed % len(contestants)

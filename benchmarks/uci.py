@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-DEFAULT_FOLDER = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+DEFAULT_FOLDER = Path(__file__).resolve().parent / "data"
 
 
 @dataclass(frozen=True)

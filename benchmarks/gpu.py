@@ -27,6 +27,10 @@ OPERATIONS = ("step", "log_prob", "sample")
 PRODUCTS = "matrix products"
 
 
+FITS = (("tf32", False), ("bf16", False), ("tf32", True), ("bf16", True))
+"""Precision of a fit's step, and whether its layers are compiled; the row ``pushforward`` is float32, eager."""
+
+
 def main() -> None:
     parser = measure.parser(__doc__, repeats=20)
     parser.add_argument("--flows", nargs="+", choices=rivals.FLOWS, default=list(rivals.FLOWS))
@@ -34,7 +38,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[512, 4096, 32768])
     parser.add_argument("--rivals", nargs="+", choices=rivals.PEERS, default=["nflows", "nflows-fused", "zuko"])
     parser.add_argument("--sample-points", nargs="+", type=int, default=[512, 10_000])
-    parser.add_argument("--compile", action="store_true", help="one more row: ours under torch.compile")
+    parser.add_argument("--compile", action="store_true", help="rows of ours with compiled layers too")
     parser.add_argument("--cell-seconds", type=float, default=15.0, help="time for the repeats of one cell")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run of this script")
     arguments = parser.parse_args()
@@ -77,13 +81,10 @@ def _cells(
     torch.manual_seed(1)
     points = torch.randn(max(arguments.batches), features, device=device)
     built: dict[str, rivals.Rival] = {}
-    for name in ["pushforward", *(["pushforward, compiled"] if arguments.compile else []), *peers]:
+    for name in ["pushforward", *peers]:
         try:
-            rival = rivals.build(name.split(",")[0], flow, features, away=0.02, device=device)
+            rival = rivals.build(name, flow, features, away=0.02, device=device)
             rival.log_prob(points[:512])  # layers that initialise themselves from data do it here
-            if "compiled" in name:
-                # Samples stay as they are: what a fit compiles is the density.
-                rival = rivals.Rival(name, rival.module, torch.compile(rival.log_prob), rival.sample, fused=True)
         except Exception as error:
             print(f"{name} cannot run {flow} of {features} features here: {' '.join(str(error).split())[:100]}\n")
         else:
@@ -92,7 +93,7 @@ def _cells(
         for rows in arguments.sample_points if operation == "sample" else arguments.batches:
             calls: dict[str, Callable[[], object]] = {}
             for name, rival in built.items():
-                if (operation == "sample" and "compiled" in name) or (operation != "step" and name == "nflows-fused"):
+                if operation != "step" and name == "nflows-fused":
                     continue
                 rival.module.train(operation == "step")
                 if operation == "step":
@@ -100,6 +101,10 @@ def _cells(
                 else:
                     calls[name] = rival.scoring(points[:rows]) if operation == "log_prob" else rival.sampling(rows)
             backward = operation == "step"
+            if backward:
+                for precision, compiled in FITS if arguments.compile else FITS[:2]:
+                    label = f"pushforward, {precision}{', compiled' if compiled else ''}"
+                    calls[label] = _fitting(built["pushforward"], points[:rows], precision, compiled)
             calls[PRODUCTS] = rivals.products(shapes, rows, backward=backward, device=device)
             all_times = measure.interleave(
                 calls,
@@ -120,6 +125,27 @@ def _cells(
             columns = ["", "parameters", "first call", "warm-up", "median", "quartiles", "times ours"]
             columns += ["points/s", "kernels", "copies, fills", "share of rate"]
             measure.table(columns, lines, title=f"{operation}, {flow}, {features} features, {rows} rows: milliseconds")
+
+
+def _fitting(rival: rivals.Rival, points: torch.Tensor, precision: str, compiled: bool) -> Callable[[], None]:
+    """A step as ``pushforward fit`` takes it: in its precision, its layers compiled or not."""
+    from pushforward.train.device import Steps
+    from pushforward.train.settings import Settings
+
+    settings = Settings(steps=10_000, precision=precision, compile="on" if compiled else "off")
+    steps = Steps(rival.module, settings, lambda text: print(text, file=sys.stderr))
+    optimizer = rival.optimizer(1e-4)
+    update = rival.updating(optimizer)
+
+    def differentiate() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        (-rival.log_prob(points).mean()).backward()
+
+    def call() -> None:
+        steps.run(differentiate)
+        update()
+
+    return call
 
 
 def _record(

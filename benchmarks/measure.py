@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import socket
 import statistics
 import sys
 import time
@@ -129,6 +128,11 @@ def parser(description: str | None, *, repeats: int = 15) -> argparse.ArgumentPa
     return made
 
 
+def _said(arguments: Sequence[str]) -> list[str]:
+    """The arguments without folders: they say something of a machine, and nothing to whoever reads the result."""
+    return [Path(word).name if "/" in word else word for word in arguments]
+
+
 def machine(threads: int | None = None, libraries: Sequence[str] = ()) -> dict[str, Any]:
     """Versions and machine; sets the threads if asked to."""
     import torch
@@ -141,14 +145,13 @@ def machine(threads: int | None = None, libraries: Sequence[str] = ()) -> dict[s
             versions[name] = importlib.metadata.version(name)
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name, *_said(sys.argv[1:])]),
         "python": platform.python_version(),
         "versions": versions,
         "cpu": _cpu(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
-        "host": socket.gethostname(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 

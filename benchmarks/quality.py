@@ -9,11 +9,11 @@ empty kernel cache, as on a new machine.
 
 The same loop for all: nsf-ar (5 layers, 128 hidden, 2 blocks, 8 bins), batches of 512 without replacement, gradient
 clip at 5, a cosine from the learning rate to zero over the time budget, weights of the best validation score. Peers
-train with Adam, ours with fused AdamW without decay, which is the same update. The clock stands still while a score is
-computed (20 times a run, on at most 2,000 validation rows; not the first time, when something may have to be compiled),
-for everybody. The row ``pushforward fit`` is the product
-itself: the loop and the defaults of ``pushforward fit`` (width, batch, averaging, warm-up and so on are its own
-choice), on the same split; its validations are inside its clock, because they are part of what it does.
+train with Adam, ours with its own AdamW without decay, which is the same update. The clock stands still while a score
+is computed (20 times a run, on at most 2,000 validation rows; not the first time, when something may have to be
+compiled), for everybody. The row ``pushforward fit`` is the product itself: the loop and the defaults of
+``pushforward fit`` (width, batch, averaging, warm-up and so on are its own choice), on the same split; its validations
+are inside its clock, because they are part of what it does.
 
 A schedule of 60 s says little about 15 s, so ours runs with small budgets too: the seconds to reach what nflows reaches
 are those of the shortest run whose test score is no worse. A budget that compiling alone exceeds is overrun: the
@@ -205,10 +205,11 @@ def _same_loop(table: uci.Table, library: str, rate: float, seconds: float, seed
         position += batch
         for group in optimizer.param_groups:
             group["lr"] = rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, spent)))
-        optimizer.zero_grad(set_to_none=True)
-        loss = -rival.log_prob(x).mean()
-        loss.backward()
-        update()
+        with rival.within():
+            optimizer.zero_grad(set_to_none=True)
+            loss = -rival.log_prob(x).mean()
+            loss.backward()
+            update()
         steps += 1
         if steps == 1:
             start = clock.seconds()
@@ -300,7 +301,7 @@ def _report(name: str, records: list[dict[str, Any]], seconds: float, targets: l
     ended: dict[tuple[str, float], float] = {}
     for key, members in groups.items():
         tests = [r["test"] for r in members if not r["error"]]
-        ended[key] = statistics.median(r["ended"] for r in members)
+        ended[key] = statistics.median([r["ended"] for r in members if not r["error"]] or [math.nan])
         medians[key] = statistics.median(tests) if tests else math.nan
         least, most = (min(tests), max(tests)) if tests else (math.nan, math.nan)
         rows.append(
@@ -308,7 +309,7 @@ def _report(name: str, records: list[dict[str, Any]], seconds: float, targets: l
                 key[0],
                 f"{key[1]:g}",
                 f"{members[0]['parameters']:,}",
-                f"{statistics.median(r['start'] for r in members):.1f}",
+                f"{statistics.median([r['start'] for r in members if not r['error']] or [math.nan]):.1f}",
                 f"{ended[key]:.1f}",
                 f"{statistics.median(r['steps'] for r in members):,.0f}",
                 f"{medians[key]:.3f}" if tests else members[0]["error"],
@@ -342,7 +343,7 @@ def _best_of_nflows(records: Sequence[dict[str, Any]], seconds: float) -> float:
     """The test score of nflows at its better learning rate, the median over seeds."""
     tests: dict[float, list[float]] = {}
     for record in records:
-        if record["library"].startswith("nflows") and record["seconds"] == seconds and not record["error"]:
+        if record["library"] == "nflows" and record["seconds"] == seconds and not record["error"]:
             tests.setdefault(record["rate"], []).append(record["test"])
     return max((statistics.median(scores) for scores in tests.values()), default=math.nan)
 

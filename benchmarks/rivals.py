@@ -5,7 +5,7 @@ What "the same" means here: the same number of layers, conditioners of the same 
 library can offer of a permutation with an LU layer (spline flows) or of ActNorm (affine flows). What differs:
 
 - ``nflows``: the same transforms in the same order as ours, masks included. ``nflows-plain`` leaves out LU layers and
-  ActNorm and only reverses the features: lighter than ours. ``nflows-fused`` trains with fused AdamW as we do.
+  ActNorm and only reverses the features: lighter than ours. ``nflows-fused`` trains with torch's fused AdamW.
 - ``zuko``: has no LU layers and no ActNorm; features are reversed between layers. ``MaskedMLP(residual=True)`` has our
   six linear layers. ``zuko-mlp`` has three hidden layers instead (what its examples use): fewer parameters.
 - ``normflows``: nflows' splines; its couplings also spline the passing half. Its masked affine layer runs in the

@@ -59,4 +59,4 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]
         yield taken()
     finally:
         over.set()
-        thread.join()
+        thread.join(timeout=5.0)  # a source that blocks must not hold up an interrupt

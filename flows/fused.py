@@ -123,11 +123,14 @@ def layer(
     """
     if not usable(points, context) or not _speaks_for_itself(type(univariate)):
         return None
-    weights = _weights(net, points)
-    if weights is None:
-        return None
     kernel = univariate.kernel()
     if kernel is None:
+        return None
+    features = points.shape[-1]
+    inputs = features if passing is None else len(passing)
+    values = features if moving is None else len(moving)
+    weights = _weights(net, points, inputs, values * univariate.size)
+    if weights is None:
         return None
     sequential = inverse and net.known is not None
     lead = points.shape[:-1]
@@ -150,6 +153,8 @@ def layer(
 @functools.lru_cache
 def _speaks_for_itself(kind: type[Univariate]) -> bool:
     """Whether what a map says of its kernel holds: a subclass may have changed the formulas and said nothing new."""
+    if not issubclass(kind, Univariate):
+        return False
     depth = {name: next(i for i, c in enumerate(kind.__mro__) if name in vars(c)) for name in _FORMULAS}
     return depth["kernel"] == min(depth.values())
 
@@ -158,19 +163,19 @@ _FORMULAS = ("kernel", "size", "forward", "inverse")
 _LINEAR: dict[type, Any] = {ResidualNet: nn.Linear, MaskedResidualNet: _MaskedLinear}
 
 
-def _weights(net: ResidualNet | MaskedResidualNet, points: Tensor) -> list[Tensor] | None:
+def _weights(net: ResidualNet | MaskedResidualNet, points: Tensor, inputs: int, outputs: int) -> list[Tensor] | None:
     """Weight and bias of each layer, if the network is still what its class makes, so that they say everything.
 
-    People replace layers, hook or parametrize them, and switch dropout on and off. This is asked at every call, so it
-    reads the dictionaries of the modules: ``module.name`` takes ten times as long.
+    People replace layers, hook or parametrize them, and switch dropout on and off; that somebody has changed a mask in
+    place is not seen. The sizes are those of the call, not what the network says of itself. This is asked at every
+    call, so it reads the dictionaries of the modules: ``module.name`` takes ten times as long.
     """
     linear = _LINEAR.get(type(net))
     if linear is None or net.blocks > _MOST_BLOCKS or nn.modules.module._has_any_global_hook():
         return None
-    if isinstance(net, MaskedResidualNet):
-        inputs, outputs = net.features, net.features * net.outputs_per_feature
-    else:
-        inputs, outputs = net.inputs, net.outputs
+    known = net.known
+    if known is not None and (len(known) != inputs + 1 or known[-1] != net.hidden):
+        return None
     hidden, members = net.hidden, net._modules
     body: Any = members["body"]
     whole: list[Any] = [net]

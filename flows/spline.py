@@ -25,9 +25,9 @@ class RationalQuadraticSpline(Univariate):
     :math:`K` width logits, :math:`K` height logits and :math:`K - 1` slopes; zeros give the identity.
 
     Numerics: float32 parameters are computed with in float64, because the position in a narrow bin is a small
-    difference of sums (with logits of standard deviation 5 that costs 1e-2 nats otherwise, and 1e-6 so; reading the
-    parameters takes longer than the arithmetic). Bin widths and heights are taken from the softmax and never as
-    differences of knots; values are clamped into the interval before any division, so gradients are finite
+    difference of sums (with logits of standard deviation 5 that costs 1e-2 nats otherwise, and 1e-6 so). On a GPU
+    whose float64 is slow this is the price of those digits. Bin widths and heights are taken from the softmax and never
+    as differences of knots; values are clamped into the interval before any division, so gradients are finite
     everywhere; the discriminant of the inverse is a sum of squares, and its root is chosen without cancellation.
 
     Args:

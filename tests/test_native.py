@@ -1310,6 +1310,33 @@ def test_weights_of_another_kind_are_refused(perturb: Perturb) -> None:
     assert layer(points.to("meta"))[0].device.type == "meta"
 
 
+@pytest.mark.parametrize("make", [coupling, autoregressive])
+def test_parts_that_no_longer_fit_are_left_to_torch(make: Callable[..., Any], perturb: Perturb) -> None:
+    """A kernel would read beyond the weights; torch says what is wrong."""
+    points = torch.randn(5, 3, dtype=DOUBLE)
+    for change in (more_bins, fewer_bins, other_conditioner):
+        layer = perturb(make(3))
+        change(layer)
+        with pytest.raises((RuntimeError, IndexError, ValueError)):
+            layer(points)
+    layer = perturb(autoregressive(3))
+    layer.conditioner.known = layer.conditioner.known[:-1]
+    assert kernels_in(*layer(points)) == set()
+
+
+def more_bins(layer: Any) -> None:
+    layer.univariate = RationalQuadraticSpline(bins=40)
+
+
+def fewer_bins(layer: Any) -> None:
+    layer.univariate = RationalQuadraticSpline(bins=2)
+
+
+def other_conditioner(layer: Any) -> None:
+    kind = type(layer.conditioner)
+    layer.conditioner = kind(5, 7, hidden=4).double()
+
+
 def test_shared_weights(perturb: Perturb) -> None:
     layer = perturb(autoregressive(3, blocks=2))
     body = layer.conditioner.body

@@ -1,5 +1,6 @@
 """The optimiser's one kernel against torch's three operations."""
 
+import contextlib
 import copy
 from typing import Any
 
@@ -115,3 +116,99 @@ def test_parameters_without_a_gradient_are_left_to_torch() -> None:
     parameters[2].grad = None
     optimizer.clipped_step(parameters, 3.0)
     assert_close(parameters[2].detach(), before, rtol=0, atol=0)
+
+
+def both_engines(kernels: bool) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if kernels else native.disabled()
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_a_cleared_state_starts_anew(kernels: bool) -> None:
+    """What the loop does after a divergence: biases are corrected from the first step on again."""
+    parameters = made(torch.float32)
+    optimizer = ClippedAdamW(groups(parameters), 0.01)
+    with both_engines(kernels):
+        for _ in range(20):
+            differentiate(parameters, 1.0)
+            optimizer.clipped_step(parameters, 3.0)
+        optimizer.state.clear()
+        theirs = copy.deepcopy(parameters)
+        peer = torch.optim.AdamW(groups(theirs), lr=0.01)
+        for _ in range(2):
+            differentiate(parameters, 1.0)
+            for p, q in zip(parameters, theirs, strict=True):
+                assert p.grad is not None
+                q.grad = p.grad.clone()
+            optimizer.clipped_step(parameters, 3.0)
+            torch_step(peer, theirs, [])
+    assert_close(parameters, theirs)
+
+
+def test_without_kernels_a_gradient_that_is_not_finite_changes_nothing_either() -> None:
+    parameters = made(torch.float32)
+    before = copy.deepcopy(parameters)
+    optimizer = ClippedAdamW(groups(parameters), 0.01)
+    differentiate(parameters, 1.0)
+    assert parameters[0].grad is not None
+    parameters[0].grad[0] = float("nan")
+    with native.disabled():
+        assert not bool(torch.isfinite(optimizer.clipped_step(parameters, 3.0)))
+    assert_close(parameters, before, rtol=0, atol=0)
+
+
+def test_autograd_hears_of_the_step() -> None:
+    parameters = made(torch.float32)
+    optimizer = ClippedAdamW(groups(parameters), 0.01)
+    loss = torch.stack([p.square().sum() for p in parameters]).sum()
+    differentiate(parameters, 1.0)
+    optimizer.clipped_step(parameters, 3.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_copy_goes_on_where_the_original_stands() -> None:
+    parameters = made(torch.float32)
+    optimizer = ClippedAdamW(groups(parameters), 0.01)
+    for _ in range(3):
+        differentiate(parameters, 1.0)
+        optimizer.clipped_step(parameters, 3.0)
+    gradients = [torch.randn_like(p) for p in parameters]
+    copies, other = copy.deepcopy((parameters, optimizer))
+    for ps, o in ((parameters, optimizer), (copies, other)):
+        for p, g in zip(ps, gradients, strict=True):
+            p.grad = g.clone()
+        o.clipped_step(ps, 3.0)
+        assert all(state["step"] == 4 for state in o.state_dict()["state"].values())
+    assert_close(parameters, copies, rtol=0, atol=0)
+
+
+def test_gradients_that_come_late_and_mixed_dtypes_are_left_to_torch() -> None:
+    parameters = [*made(torch.float32), nn.Parameter(torch.randn(5, dtype=torch.float64))]
+    theirs = copy.deepcopy(parameters)
+    optimizer, peer = ClippedAdamW(groups(parameters), 0.01), torch.optim.AdamW(groups(theirs), lr=0.01)
+    for late in (True, False, False):
+        differentiate(parameters, 1e-2)
+        if late:
+            parameters[1].grad = None
+        for p, q in zip(parameters, theirs, strict=True):
+            q.grad = None if p.grad is None else p.grad.clone()
+        optimizer.clipped_step(parameters, 1e9)
+        peer.step()
+    # A parameter that came late has its own count of steps in torch, and the others' here.
+    for i in (0, 2, 3, 4, 5):
+        assert_close(parameters[i], theirs[i])
+
+
+def test_groups_that_differ_in_more_than_decay_are_left_to_torch() -> None:
+    parameters = made(torch.float32)
+    theirs = copy.deepcopy(parameters)
+    optimizer, peer = ClippedAdamW(groups(parameters), 0.01), torch.optim.AdamW(groups(theirs), lr=0.01)
+    for one in (optimizer, peer):
+        one.param_groups[1]["lr"] = 0.1
+    differentiate(parameters, 1e-3)
+    for p, q in zip(parameters, theirs, strict=True):
+        assert p.grad is not None
+        q.grad = p.grad.clone()
+    optimizer.clipped_step(parameters, 3.0)
+    peer.step()
+    assert_close(parameters, theirs)

@@ -80,7 +80,13 @@ class Steps:
             # Layers that their owner has compiled stay as they are.
             self._compiled = [m for m in layers if m._compiled_call_impl is None]
         if self._compiled and self.device.type == "cpu":
-            self._compiled = [m for m in self._compiled if (self._in_half or not _is_kernel(m)) and _cxx()]
+            self._compiled = [m for m in self._compiled if self._in_half or not _is_kernel(m)]
+            if self._compiled and not _cxx():
+                self._compiled = []
+                if native.library() is not None:  # otherwise the kernels have said that there is no compiler
+                    warn(
+                        "train.compile=on: no C++ compiler found; layers that the kernels do not know are not compiled"
+                    )
         self._function: Evaluation | None = None
         self._warn = warn
 
@@ -165,7 +171,7 @@ def _is_kernel(layer: Any) -> bool:
 
 
 def _cxx() -> bool:
-    """Whether there is a C++ compiler; where there is none the kernels in C have said so, and once is enough."""
+    """Whether there is a C++ compiler."""
     return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "c++", "cl") if name)
 
 

@@ -118,6 +118,8 @@ def maximize_likelihood(
         stop: Asked at every step for a reason to stop; an empty string means go on.
         warn: Told, in one line, what does not work as asked and is done in another way.
 
+    A loss or a gradient that is not finite sends the fit back to the best weights with half the learning rate.
+
     Returns:
         The state; ``state.flow`` holds the best weights, ``state.progress.stop_reason`` says why it ended.
 
@@ -238,7 +240,7 @@ def _schedule(step: int, spent: float) -> float:
 
 
 def _roll_back(state: State, settings: Settings) -> None:
-    """Return to the best weights with half the learning rate: a step has left the finite numbers."""
+    """Return to the best weights with half the learning rate: the loss or its gradient was not finite."""
     progress = state.progress
     progress.rollbacks += 1
     if progress.rollbacks > _ROLLBACKS or not math.isfinite(progress.best_nll):

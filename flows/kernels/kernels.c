@@ -86,13 +86,14 @@ static void free_arenas(void *owned) {
     is_registered = 0;
 }
 
-static void make_key(void) { pthread_key_create(&leaving, free_arenas); }
+static int has_key;
+static void make_key(void) { has_key = pthread_key_create(&leaving, free_arenas) == 0; }
 
 static arena *open_arena(int which) {
     arena *a = &arenas[which];
     if (!is_registered) {
         pthread_once(&once, make_key);
-        pthread_setspecific(leaving, arenas);
+        if (has_key) pthread_setspecific(leaving, arenas);
         is_registered = 1;
     }
     drop_spills(a);

@@ -80,8 +80,9 @@ def main(debug: bool) -> None:
     """Fit, score, sample and evaluate densities with normalizing flows."""
     # Imports make a million objects that stay: to look through them for those that nobody uses any more, again and
     # again while they come and once more at the end, takes over a second.
-    gc.set_threshold(100_000, 20, 20)
-    atexit.register(gc.freeze)
+    if gc.get_threshold()[0] < 100_000:
+        gc.set_threshold(100_000, 20, 20)
+        atexit.register(gc.freeze)
 
 
 def _common(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -206,7 +207,7 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
 
     DATA needs the columns RUN was fitted to, in any order. A value of a column with a grid stands for its cell;
     --draws averages the density over more points of the cell. The file is read and scored a part at a time, in memory
-    that does not grow with it; --out appears when all of it is there.
+    that does not grow with it; --out appears when all of it is there. (--json without --out keeps all scores.)
     """
     from pushforward.datasets import RowStream
     from pushforward.evaluate.row_progress import RowProgress

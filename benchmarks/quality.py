@@ -44,7 +44,7 @@ SCORES = 20
 VALIDATION_ROWS = 2_000
 FIT = "pushforward fit"
 # What each small budget stands for, as shares of the budget the peers get: 5, 10 and 15 s of 60.
-SMALL_SHARES = (1 / 12, 1 / 6, 1 / 4)
+SMALL_SHARES = (1 / 12, 1 / 6, 14 / 60)
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="runs of everything, each with its own seed")
     parser.add_argument("--rivals", nargs="+", default=["nflows"], help="peers; nflows is what the targets speak of")
     parser.add_argument("--rates", nargs="+", type=float, default=[5e-4, 1e-3], help="learning rates in the same loop")
-    parser.add_argument("--small", nargs="+", type=float, help="small budgets of ours (default: 1/12, 1/6, 1/4)")
+    parser.add_argument("--small", nargs="+", type=float, help="small budgets of ours (default: 5, 10 and 14 of 60)")
     parser.add_argument(
         "--ours", nargs="+", choices=["loop", "fit"], default=["loop", "fit"], help="which runs of ours"
     )

@@ -1321,7 +1321,7 @@ def test_parts_that_no_longer_fit_are_left_to_torch(make: Callable[..., Any], pe
             layer(points)
     layer = perturb(autoregressive(3))
     layer.conditioner.known = layer.conditioner.known[:-1]
-    assert kernels_in(*layer(points)) == set()
+    assert "_LayerBackward" not in kernels_in(*layer(points))
 
 
 def more_bins(layer: Any) -> None:

@@ -140,7 +140,7 @@ def test_a_cleared_state_starts_anew(kernels: bool) -> None:
                 assert p.grad is not None
                 q.grad = p.grad.clone()
             optimizer.clipped_step(parameters, 3.0)
-            torch_step(peer, theirs, [])
+            torch_step(peer, theirs, [torch.zeros_like(p) for p in theirs])
     assert_close(parameters, theirs)
 
 

@@ -124,11 +124,11 @@ class ClippedAdamW(AdamW):
 
     def __getstate__(self) -> dict[str, Any]:
         self._write_steps()
-        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
-        return state
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # load_state_dict comes here too
+        # load_state_dict comes here too
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._checked = ()
         steps = [s["step"] for s in self.state.values() if "step" in s]
         self._steps = int(steps[0]) if steps else 0

@@ -233,7 +233,7 @@ def test_engines_agree_on_memory_of_any_order(pattern: str, direction: str, pert
     every_other = torch.randn(70, 8, dtype=DOUBLE)[:, ::2]
     repeated = torch.randn(1, 4, dtype=DOUBLE).expand(70, 4)
     offset = torch.randn(70 * 4 + 1, dtype=DOUBLE)[1:].view(70, 4)
-    negated = torch._neg_view(torch.randn(70, 4, dtype=DOUBLE))
+    negated = torch._neg_view(torch.randn(70, 4, dtype=DOUBLE))  # pyright: ignore[reportPrivateImportUsage]
     context = torch.randn(2, 70, dtype=DOUBLE).t()
     for points in (transposed, every_other, repeated, offset):
         assert_engines_agree(layer, direction, points, context)
@@ -1205,8 +1205,8 @@ def test_subclass_that_changes_nothing_is_fast(perturb: Perturb) -> None:
 
 
 class Bent(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(super().forward(x))
+    def forward(self, input: Tensor) -> Tensor:
+        return torch.sin(super().forward(input))
 
 
 def replaced_last(net: Any) -> None:
@@ -1222,8 +1222,8 @@ def replaced_block(net: Any) -> None:
 
 
 class Linear3(nn.Linear):
-    def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
-        return super().forward(h)
+    def forward(self, input: Tensor, context: Tensor | None = None) -> Tensor:
+        return super().forward(input)
 
 
 def without_bias(net: Any) -> None:

@@ -1,6 +1,7 @@
 """Fixtures that every test file shares."""
 
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+
+from pushforward.flows import native
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -36,3 +39,11 @@ def perturb() -> Callable[[Module], Module]:
         return module
 
     return move
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kernels() -> None:
+    """Build the kernels, or be told once that they cannot be had: most tests are as good without them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", native.NativeWarning)
+        native.library()

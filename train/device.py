@@ -124,6 +124,11 @@ class Steps:
                 stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
                 self._function = _compiled_evaluation()
+            if self._compiled and self.device.type == "cpu":
+                # With several threads, inductor's code for the backward pass of a coupling crashes (torch 2.13).
+                from torch._inductor import config
+
+                stack.enter_context(config.patch({"cpp.threads": 1}))
             for layer in self._compiled:
                 vars(layer)["_compiled_call_impl"] = functools.partial(self._evaluate, layer)
                 stack.callback(vars(layer).pop, "_compiled_call_impl", None)

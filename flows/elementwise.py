@@ -98,8 +98,7 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, parameters, result = ctx.saved_tensors
-        # Somebody will differentiate this once more, or asks for several gradients at once.
-        if torch.is_grad_enabled() or is_observed() or not are_plain(*gradients):
+        if must_be_formula(gradients):
             return (*differentiate(ctx.formula, (values, parameters), gradients), None, None, None, None)
         gz, gl = (g.contiguous() for g in gradients)
         points, parameters = (result if ctx.inverse else values).contiguous(), parameters.contiguous()
@@ -108,6 +107,11 @@ class _Map(torch.autograd.Function):
         kind = native.KINDS[points.dtype]
         native.run("map_backward", kind, call, points, parameters, gz, gl, g_values, g_parameters)
         return g_values, g_parameters, None, None, None, None
+
+
+def must_be_formula(gradients: tuple[Tensor, ...]) -> bool:
+    """Whether a backward pass needs torch's operations: somebody will differentiate it once more, or watches it."""
+    return torch.is_grad_enabled() or is_observed() or not are_plain(*gradients)
 
 
 def differentiate(

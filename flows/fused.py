@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pushforward.flows import native
 from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet, _Block, _MaskedLinear
-from pushforward.flows.elementwise import PLAIN, are_plain, differentiate, is_observed, usable
+from pushforward.flows.elementwise import PLAIN, differentiate, must_be_formula, usable
 from pushforward.flows.incremental import Affinity, IncrementalPass
 from pushforward.flows.univariate import Univariate
 
@@ -269,8 +269,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
         result, rows, *tensors = ctx.saved_tensors
-        # Somebody will differentiate this once more, or asks for several gradients at once.
-        if torch.is_grad_enabled() or is_observed() or not are_plain(*gradients):
+        if must_be_formula(gradients):
             return (None, *differentiate(functools.partial(_formula, plan), (rows, *tensors), gradients))
         gz, gl = (g.contiguous() for g in gradients)
         x = (rows if result is None else result).contiguous()

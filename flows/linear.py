@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.bijection import Bijection
-from pushforward.flows.elementwise import are_plain, differentiate, is_observed, usable
+from pushforward.flows.elementwise import differentiate, must_be_formula, usable
 
 
 class Permutation(Bijection):
@@ -130,7 +130,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() or is_observed() or not are_plain(*gradients):
+        if must_be_formula(gradients):
             return tuple(differentiate(_product, ctx.saved_tensors, gradients))
         x, (unit, scaled, matrix), (gz, g_log) = ctx.saved_tensors[0], ctx.factors, gradients
         g_matrix = gz.t() @ x

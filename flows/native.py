@@ -201,11 +201,11 @@ def _load(path: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(path))
     pointers = {"layer_forward": 4, "layer_backward": 5, "map_forward": 4, "map_backward": 6}
     for name, count in pointers.items():
-        for kind in ("f32", "f64"):
+        for kind in KINDS.values():
             function = getattr(loaded, f"{name}_{kind}")
             function.argtypes = [ctypes.POINTER(Call), *[ctypes.c_void_p] * count]  # ctypes takes a Call by reference
             function.restype = ctypes.c_int
-    for kind in ("f32", "f64"):
+    for kind in KINDS.values():
         function = getattr(loaded, f"adamw_{kind}")
         function.argtypes = [ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_double] * 7, ctypes.c_int64]
         function.restype = ctypes.c_double

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.bijection import Bijection
-from pushforward.flows.elementwise import are_plain, differentiate, is_observed, usable
+from pushforward.flows.elementwise import differentiate, must_be_formula, usable
 
 
 class Standardize(Bijection):
@@ -131,7 +131,7 @@ class _Normalization(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, log_scale = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_observed() or not are_plain(*gradients):
+        if must_be_formula(gradients):
             return tuple(differentiate(_normalize, (x, shift, log_scale), gradients))
         gz, g_log = gradients
         gx = gz * ctx.scale

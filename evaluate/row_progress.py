@@ -1,10 +1,11 @@
 """How many rows of a long file are done: a bar on a terminal, nothing elsewhere."""
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from typing import IO, Any
+
+from pushforward.evaluate.terminal_bar import is_terminal, open_bar
 
 _INTERVAL_SECONDS = 0.1
 
@@ -32,8 +33,7 @@ class RowProgress:
         self._rows = 0
         self._bar: Any = None
         self._task: Any = None
-        terminal = self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
-        self._shown = shown and terminal
+        self._shown = shown and is_terminal(self._stream)
 
     def add(self, rows: int, total: int | None = None) -> None:
         """Say that so many more rows are done.
@@ -48,7 +48,7 @@ class RowProgress:
             return
         self._shown_at = now
         if self._bar is None:
-            self._open()
+            self._bar, self._task = open_bar(self._stream, total=None)
         rate = self._rows / (now - self._began)
         text = f"{self._rows:,} rows  {rate:,.0f} rows/s  {now - self._began:.0f}s"
         # An estimate may be a little short: the bar is then full, and no more.
@@ -62,20 +62,3 @@ class RowProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-    def _open(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        console = Console(file=self._stream, force_terminal=True, force_jupyter=False)
-        self._bar = Progress(
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=console,
-            refresh_per_second=5,
-            transient=True,
-            redirect_stdout=False,  # stdout belongs to the caller
-        )
-        self._task = self._bar.add_task("starting", total=None)
-        self._bar.start()

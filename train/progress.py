@@ -1,7 +1,6 @@
 """What a fit shows while it runs: a bar on a terminal, a few plain lines elsewhere, always on stderr."""
 
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -59,8 +58,10 @@ class Progress:
         self._log = log
         self._bar: Any = None
         self._task: Any = None
-        if not quiet and self._is_terminal():
-            self._open_bar()
+        from pushforward.evaluate.terminal_bar import is_terminal, open_bar  # not above: the package imports torch
+
+        if not quiet and is_terminal(self._stream):
+            self._bar, self._task = open_bar(self._stream, total=1.0 if self.steps or self.seconds else None)
         if title:
             self.message(title)
 
@@ -138,28 +139,6 @@ class Progress:
             pace = (self._elapsed - self._first[1]) / (self._step - self._first[0])
             left.append((self.steps - self._step) * pace)
         return max(0.0, min(left)) if left else None
-
-    def _is_terminal(self) -> bool:
-        return self._stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
-
-    def _open_bar(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-
-        # The stream decides, not rich's guess from FORCE_COLOR and the like; NO_COLOR is rich's own to respect.
-        console = Console(file=self._stream, force_terminal=True, force_jupyter=False)
-        self._bar = Progress(
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=console,
-            refresh_per_second=5,
-            transient=True,
-            redirect_stdout=False,  # stdout belongs to the caller
-            redirect_stderr=True,
-        )
-        self._task = self._bar.add_task("starting", total=1.0 if self.steps or self.seconds else None)
-        self._bar.start()
 
     def _update_bar(self) -> None:
         fraction = self.fraction

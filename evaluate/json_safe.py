@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 
 def json_safe(value: Any) -> Any:
@@ -31,7 +31,7 @@ def json_safe(value: Any) -> Any:
     """
     if value is None or isinstance(value, str | bool):
         return value
-    if isinstance(value, np.ndarray | np.generic | Tensor):
+    if isinstance(value, np.ndarray | np.generic) or _is_tensor(value):
         return json_safe(value.tolist())
     if isinstance(value, Path):
         return str(value)
@@ -46,3 +46,8 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [json_safe(item) for item in value]
     raise TypeError(f"json_safe: expected numbers, text and containers of them; got {type(value).__name__}")
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")  # where nobody has imported it, nothing is a tensor
+    return torch is not None and isinstance(value, torch.Tensor)

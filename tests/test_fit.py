@@ -440,3 +440,20 @@ def test_the_configuration_knows_the_flows_there_are() -> None:
 def test_sizes_that_cannot_be_built_are_configuration_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^flow: .*expected bins of 2 to 500; got 1$"):
         plan(load_config("moons", overrides=["flow=nsf-ar", "flow.bins=1", "data.rows=500"]))
+
+
+def test_a_watcher_sees_every_validation_and_may_end_the_fit(tmp_path: Path) -> None:
+    seen: list[tuple[float, float]] = []
+
+    def watch(fraction: float, nll: float) -> str:
+        seen.append((fraction, nll))
+        return "pruned" if len(seen) == 3 else ""
+
+    config = load_config("moons", overrides=["train.steps=400", "data.rows=2000", "train.evaluate=false", "wandb=off"])
+    done = fit(config, out=tmp_path / "run", quiet=True, watch=watch)
+    assert done.results["stop_reason"] == "pruned"
+    assert len(seen) == 3
+    assert [fraction for fraction, _ in seen] == sorted(fraction for fraction, _ in seen)
+    assert seen[-1][0] < 0.2
+    rows = [row for row in read_metrics(done.run.metrics) if row["kind"] == "validation"]
+    assert [row["val/nll"] for row in rows] == [nll for _, nll in seen]

@@ -153,6 +153,8 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     expected = {f"pushforward/{p.relative_to(PACKAGE)}" for p in PACKAGE.glob("*.py")} | {"pushforward/py.typed"}
+    expected |= {f"pushforward/{p.relative_to(PACKAGE)}" for p in (PACKAGE / "commands").glob("*.py")}
     expected |= {f"pushforward/{p.relative_to(ROOT)}" for folder in FOLDERS for p in (ROOT / folder).glob("*.py")}
-    expected |= {f"pushforward/{p.relative_to(ROOT)}" for p in (ROOT / "flows" / "kernels").iterdir()}
+    for data in (ROOT / "flows" / "kernels", ROOT / "train" / "spaces"):
+        expected |= {f"pushforward/{p.relative_to(ROOT)}" for p in data.iterdir()}
     assert {name for name in names if ".dist-info/" not in name} == expected

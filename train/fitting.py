@@ -114,13 +114,27 @@ def plan(config: Config) -> Plan:
     return Plan(config, prepared, core)
 
 
-def fit(config: Config, *, out: Path | None = None, quiet: bool = False) -> Fit:
+Watch = Callable[[float, float], str]
+"""Told after every validation the share of the budget spent and the validation NLL, in nats and in data units; answers
+with a reason to stop, or an empty string to go on."""
+
+
+def fit(
+    config: Config,
+    *,
+    out: Path | None = None,
+    quiet: bool = False,
+    watch: Watch = lambda fraction, nll: "",
+    job_type: str = "fit",
+) -> Fit:
     """Fit a density and leave a run folder.
 
     Args:
         config: What to fit and how, for instance from ``load_config``.
         out: Exactly this folder becomes the run; None makes one below ``runs/``.
         quiet: Show warnings and messages only.
+        watch: Told how validation goes; what it answers ends the fit early and becomes its ``stop_reason``.
+        job_type: What Weights & Biases calls this process.
 
     Returns:
         The fit; after a signal, what there was, with ``signum`` set.
@@ -149,7 +163,7 @@ def fit(config: Config, *, out: Path | None = None, quiet: bool = False) -> Fit:
         # The flow as it starts: what a resumed fit is built from, and what the result is compared with.
         save_flow(core, run.checkpoints / "start")
         state = start(core, settings(config.train))
-        return _run(run, config, prepared, state, quiet=quiet, trouble=trouble)
+        return _run(run, config, prepared, state, quiet=quiet, trouble=trouble, watch=watch, job_type=job_type)
     except BaseException:
         _mark_failed(run, prepared.dataset.name, config.flow.name)
         raise
@@ -207,6 +221,8 @@ def _run(
     quiet: bool,
     resumed: bool = False,
     trouble: str = "",
+    watch: Watch = lambda fraction, nll: "",
+    job_type: str = "fit",
 ) -> Fit:
     """Train, keep the better of flow and Gaussian, score it, and write everything down."""
     dataset, told = prepared.dataset, settings(config.train)
@@ -224,6 +240,7 @@ def _run(
         flow=config.flow.name,
         warn=progress.message,
         resume_step=state.progress.step if resumed else None,
+        job_type=job_type,
     )
     exit_code = 1
     try:
@@ -232,6 +249,7 @@ def _run(
                 progress.message(note)
         with StopOnSignal() as signals:
             warned: set[str] = set()
+            unwanted = ""  # why the watcher wants no more of this fit
 
             def warn_once(text: str) -> None:
                 if text not in warned:
@@ -245,6 +263,7 @@ def _run(
                     warn_once(f"warning: {error}; the fit goes on")
 
             def log(kind: str, step: int, seconds: float, metrics: Metrics) -> None:
+                nonlocal unwanted
                 shifted = {
                     k: v + offset if k in ("train/nll", "train/log_det", "val/nll") else v for k, v in metrics.items()
                 }
@@ -252,6 +271,7 @@ def _run(
                 record(lambda: tracking.log(shifted, step, seconds=seconds, kind=kind))
                 if kind == "validation":
                     record(lambda: tracking.flush(sync=True))
+                    unwanted = watch(progress.fraction or 0.0, shifted["val/nll"])
 
             def checkpoint(state: State) -> None:
                 try:
@@ -260,7 +280,7 @@ def _run(
                     warn_once(f"warning: {run.checkpoints / 'last.pt'}: {_reason(error)}; the fit goes on")
 
             def stop() -> str:
-                return {2: "sigint", 15: "sigterm"}.get(signals.signum or 0, "")
+                return {2: "sigint", 15: "sigterm"}.get(signals.signum or 0, unwanted)
 
             try:
                 with _threads_for(config, dataset.rows.shape[1]):

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from pushforward.evaluate.terminal_bar import is_terminal, open_bar
+
 _PLAIN_SECONDS = 10.0
 _BAR_SECONDS = 0.1
 
@@ -58,8 +60,6 @@ class Progress:
         self._log = log
         self._bar: Any = None
         self._task: Any = None
-        from pushforward.evaluate.terminal_bar import is_terminal, open_bar  # not above: the package imports torch
-
         if not quiet and is_terminal(self._stream):
             self._bar, self._task = open_bar(self._stream, total=1.0 if self.steps or self.seconds else None)
         if title:

@@ -215,7 +215,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write JSON so that a reader sees the old file or the new one, never half; NaN becomes null."""
-        from pushforward.evaluate.json_safe import json_safe  # torch comes with it
+        from pushforward.evaluate.json_safe import json_safe  # numpy comes with it
 
         text = json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         return self._write(self.path / name, text)

@@ -1,0 +1,107 @@
+"""``pushforward fit``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pushforward.commands.common import common_options, finite, say
+
+if TYPE_CHECKING:
+    from pushforward.train import Fit
+
+
+class _Fit(click.Command):
+    """The fit command; its help ends with the keys."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from pushforward.train.overrides import describe_keys
+
+        with formatter.section("Keys"):
+            rows = [
+                (f"{key.key}={key.default}", key.description) for key in describe_keys() if key.key != "data.source"
+            ]
+            formatter.write_dl(rows)
+
+
+@click.command(cls=_Fit)
+@click.argument("arguments", nargs=-1, metavar="DATA [KEY=VALUE ...]")
+@click.option("-c", "--config", "files", multiple=True, type=click.Path(path_type=Path), help="YAML file of keys.")
+@click.option("--out", type=click.Path(path_type=Path), help="Make exactly this folder the run.")
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
+@click.option("--wandb", type=click.Choice(["auto", "online", "offline", "off"]), help="Where W&B records the run.")
+@click.option("--dry-run", is_flag=True, help="Check the configuration and the data, build the flow, and stop.")
+@click.option("--print-config", is_flag=True, help="Print the configuration as YAML, and stop.")
+@common_options("seed", "device", "json")
+def fit(
+    arguments: tuple[str, ...],
+    files: tuple[Path, ...],
+    out: Path | None,
+    resumed: Path | None,
+    wandb: str | None,
+    dry_run: bool,
+    print_config: bool,
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Fit a density to DATA and leave a run folder.
+
+    DATA is a toy's name, an embedded data set's name (see `pushforward datasets`), or a CSV, Parquet or .npy file.
+    KEY=VALUE sets a key of the configuration, such as flow=nsf-ar, train.seconds=60 or data.drop=id;
+    --print-config shows them all.
+    """
+    from pushforward.train.overrides import ConfigError, load_config
+
+    # DATA is optional: --resume knows it, and a YAML file may name it.
+    has_data = bool(arguments) and ("=" not in arguments[0] or Path(arguments[0]).exists())
+    data, overrides = (arguments[0], arguments[1:]) if has_data else (None, arguments)
+    if resumed is not None:
+        if data is not None or files or seed is not None or out is not None:
+            raise ConfigError("--resume: takes the data, -c, --seed and --out from the run; leave them out")
+        if dry_run or print_config:
+            raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
+        from pushforward.train import resume
+
+        _finish_fit(resume(resumed, overrides, quiet=False, device=device, wandb=wandb), as_json)
+        return
+    config = load_config(data, files, overrides, seed=seed, device=device, wandb=wandb)
+    if print_config:
+        click.echo(config.to_yaml(), nl=False)
+        return
+    if dry_run:
+        from pushforward.train import plan
+
+        planned = plan(config)
+        rows = {name: len(getattr(planned.prepared.splits, name)) for name in ("train", "validation", "test")}
+        facts = {
+            "dataset": planned.prepared.dataset.name,
+            "features": planned.flow.features,
+            "context": planned.flow.context,
+            **rows,
+            "flow": planned.config.flow.name,
+            "parameters": planned.parameters,
+        }
+        if as_json:
+            click.echo(json.dumps(facts | {"config": planned.config.model_dump(mode="json")}))
+        else:
+            for note in planned.prepared.dataset.notes:
+                say(note)
+            click.echo(planned.config.to_yaml() + "# " + ", ".join(f"{k}: {v}" for k, v in facts.items()))
+        return
+    from pushforward.train import fit as run_fit
+
+    _finish_fit(run_fit(config, out=out), as_json)
+
+
+def _finish_fit(result: "Fit", as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(finite(result.results)))
+    else:
+        for line in result.lines():
+            click.echo(line)
+    if result.signum is not None:
+        say(f"stopped by a signal; the best weights are saved; go on with: pushforward fit --resume {result.run.path}")
+        sys.exit(128 + result.signum)

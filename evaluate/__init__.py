@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from pushforward.evaluate import plots
     from pushforward.evaluate.baselines import Baseline, fit_baselines
     from pushforward.evaluate.inversion import LogDetError, RoundTrip, log_det_error, round_trip
-    from pushforward.evaluate.json_safe import json_safe
     from pushforward.evaluate.latent import LatentReport, latent_normality
     from pushforward.evaluate.likelihood import (
         Density,
@@ -45,7 +44,6 @@ _HOMES = {
     "draw_samples": "report",
     "evaluate_flow": "report",
     "fit_baselines": "baselines",
-    "json_safe": "json_safe",
     "kl_to_truth": "likelihood",
     "latent_noise": "report",
     "latent_normality": "latent",
@@ -73,7 +71,6 @@ __all__ = [
     "draw_samples",
     "evaluate_flow",
     "fit_baselines",
-    "json_safe",
     "kl_to_truth",
     "latent_noise",
     "latent_normality",

@@ -33,6 +33,7 @@ class Baseline:
         name: ``gaussian``, ``gaussian-mixture`` or ``kde``.
         label: What a table calls it.
         nll: Score on the test rows.
+        validation_nll: Mean NLL of the validation rows that chose it, in nats; a reference for curves of validation.
         log_probs: Log-densities of the test rows ``(n,)`` in nats, in their order.
         parameters: Numbers that the density stores; a kernel density stores its rows.
         detail: What was chosen, on which rows, in words.
@@ -43,6 +44,7 @@ class Baseline:
     name: str
     label: str
     nll: Nll
+    validation_nll: float
     log_probs: Array
     parameters: int
     detail: str
@@ -96,29 +98,36 @@ def fit_baselines(
     log_det = -float(np.log(std).sum())
     with one_thread():
         return [
-            _gaussian(fitted, scored, log_det),
+            _gaussian(fitted, chosen_by, scored, log_det),
             _gaussian_mixture(fitted, chosen_by, scored, log_det, seed=seed, max_rows=max_rows, seconds=seconds),
             _kde(fitted, chosen_by, scored, log_det, seed=seed, max_rows=max_rows),
         ]
 
 
-def _gaussian(train: Array, test: Array, log_det: float) -> Baseline:
+def _gaussian(train: Array, validation: Array, test: Array, log_det: float) -> Baseline:
     began = time.perf_counter()
     rows, features = train.shape
     variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(train, rowvar=False, ddof=0)))
     # Collinear columns have an unbounded likelihood; the floor is the least that keeps the answer finite.
     ridge = max(0.0, SMALLEST_VARIANCE - float(variances[0]))
     variances = variances + ridge
-    centred = (test - train.mean(axis=0)) @ axes
-    log_probs = log_det - 0.5 * (
-        (centred**2 / variances).sum(axis=1) + np.log(variances).sum() + features * math.log(2 * math.pi)
-    )
+    mean, constant = train.mean(axis=0), np.log(variances).sum() + features * math.log(2 * math.pi)
+
+    def score(points: Array) -> Array:
+        centred = (points - mean) @ axes
+        log_probs: Array = log_det - 0.5 * ((centred**2 / variances).sum(axis=1) + constant)
+        return log_probs
+
+    log_probs = score(test)
     detail = f"full covariance, maximum likelihood on {rows:,} rows"
     if ridge:
         detail += f", ridge {ridge:.1e} for collinear columns"
     parameters = features + features * (features + 1) // 2
     seconds = time.perf_counter() - began
-    return Baseline("gaussian", "Gaussian", nll_from(log_probs), log_probs, parameters, detail, seconds, rows)
+    validation_nll = -float(score(validation).mean())
+    return Baseline(
+        "gaussian", "Gaussian", nll_from(log_probs), validation_nll, log_probs, parameters, detail, seconds, rows
+    )
 
 
 def _gaussian_mixture(
@@ -157,7 +166,7 @@ def _gaussian_mixture(
     if len(rows) < len(more) and best_seconds * len(more) / len(rows) < remaining:
         score, again = _fit_mixture(int(best.n_components), more, validation, seed, start=best)
         if again is not None and score > best_score:
-            best, fitted_rows = again, len(more)
+            best, best_score, fitted_rows = again, score, len(more)
     log_probs = np.asarray(best.score_samples(test)) + log_det
     count, features = int(best.n_components), train.shape[1]
     parameters = count - 1 + count * (features + features * (features + 1) // 2)
@@ -169,6 +178,7 @@ def _gaussian_mixture(
         "gaussian-mixture",
         f"Gaussian mixture ({count})",
         nll_from(log_probs),
+        -(best_score + log_det),
         log_probs,
         parameters,
         detail,
@@ -199,14 +209,15 @@ def _kde(train: Array, validation: Array, test: Array, log_det: float, *, seed: 
     rows = _subsample(train, max_rows, seed)
     judges = _subsample(validation, SELECTION_ROWS, seed)
 
-    def best_of(bandwidths: Array) -> float:
+    def best_of(bandwidths: Array) -> tuple[float, float]:
         scores = kernel_log_densities(rows, judges, bandwidths).mean(axis=1)
-        return float(bandwidths[int(np.argmax(scores))])
+        best = int(np.argmax(scores))
+        return float(bandwidths[best]), float(scores[best])
 
     coarse = np.geomspace(0.003, 3.0, 16)
     ratio = coarse[1] / coarse[0]
-    bandwidth = best_of(coarse)
-    bandwidth = best_of(bandwidth * np.geomspace(1 / ratio, ratio, 9))
+    bandwidth, _ = best_of(coarse)
+    bandwidth, score = best_of(bandwidth * np.geomspace(1 / ratio, ratio, 9))
     log_probs = kernel_log_densities(rows, test, np.array([bandwidth]))[0] + log_det
     detail = (
         f"Gaussian kernel, bandwidth {bandwidth:.3g} standard deviations chosen on"
@@ -214,7 +225,17 @@ def _kde(train: Array, validation: Array, test: Array, log_det: float, *, seed: 
     )
     seconds = time.perf_counter() - began
     parameters = rows.size + 1
-    return Baseline("kde", "Kernel density", nll_from(log_probs), log_probs, parameters, detail, seconds, len(rows))
+    return Baseline(
+        "kde",
+        "Kernel density",
+        nll_from(log_probs),
+        -(score + log_det),
+        log_probs,
+        parameters,
+        detail,
+        seconds,
+        len(rows),
+    )
 
 
 def _subsample(rows: Array, most: int, seed: int) -> Array:

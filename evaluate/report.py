@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pushforward.evaluate.baselines import Baseline, fit_baselines
+from pushforward.evaluate.calibration import Calibration, calibrate
 from pushforward.evaluate.inversion import Invertible, LogDetError, RoundTrip, log_det_error, round_trip
 from pushforward.evaluate.json_safe import json_safe
 from pushforward.evaluate.latent import LatentReport, latent_normality
@@ -112,6 +113,7 @@ class EvaluationReport:
         kl_to_truth: KL(truth || flow) and its standard error, when the truth is known.
         samples: Samples against the test rows; ``None`` when too few were finite.
         latent: Noise behind the test rows; ``None`` when too few were finite.
+        calibration: PIT histograms and quantiles of the columns; ``None`` when too few were finite.
         round_trip: Error of going to the base and back.
         log_det: Error of the log-determinant; the flow's densities are wrong by as much.
         seconds: Wall-clock time of the evaluation.
@@ -128,14 +130,17 @@ class EvaluationReport:
     kl_to_truth: tuple[float, float] | None
     samples: SampleReport | None
     latent: LatentReport | None
+    calibration: Calibration | None
     round_trip: RoundTrip
     log_det: LogDetError
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts, safe for JSON: what is NaN or infinite is null; baselines without their log-densities."""
-        out = {name: json_safe(value) for name, value in vars(self).items() if name != "baselines"}
+        parts = ("baselines", "calibration")  # which know themselves how they are written
+        out = {name: json_safe(value) for name, value in vars(self).items() if name not in parts}
         out["baselines"] = [baseline.to_dict() for baseline in self.baselines]
+        out["calibration"] = None if self.calibration is None else self.calibration.to_dict()
         for name in ("gains", "kl_to_truth"):
             out.pop(name)
         out["gains"] = {name: json_safe({"nats": gain, "se": se}) for name, (gain, se) in self.gains.items()}
@@ -252,6 +257,9 @@ def evaluate_flow(
     tried = np.sort(np.random.default_rng(seed).permutation(len(test))[:INVERSION_ROWS])
     context_tried = None if context_test is None else context_test[tried]
     std = train.std(axis=0)
+    noise = latent_noise(flow, test, context_test)
+    latent_rows = int(np.isfinite(noise).all(axis=1).sum())
+    sampled_rows = int(np.isfinite(drawn).all(axis=1).sum())
     return EvaluationReport(
         columns=names,
         rows={"train": len(train), "validation": len(validation), "test": len(test)},
@@ -263,11 +271,10 @@ def evaluate_flow(
         gains={baseline.name: paired_difference(log_probs, baseline.log_probs) for baseline in fitted},
         kl_to_truth=None if truth_log_prob is None else kl_to_truth(truth_log_prob(test), log_probs),
         samples=(
-            compare_samples(drawn, test, train, names, seed)
-            if min(int(np.isfinite(drawn).all(axis=1).sum()), len(test), len(train)) >= 2
-            else None
+            compare_samples(drawn, test, train, names, seed) if min(sampled_rows, len(test), len(train)) >= 2 else None
         ),
-        latent=_latent(flow, test, context_test),
+        latent=latent_normality(noise) if latent_rows >= 2 else None,
+        calibration=calibrate(noise, test, drawn, names) if latent_rows and sampled_rows else None,
         round_trip=round_trip(flow, test[tried], context_tried, std=std, float32=float32),
         log_det=log_det_error(flow, test[tried], context_tried, float32=float32),
         seconds=time.perf_counter() - began,
@@ -313,8 +320,3 @@ def latent_noise(flow: FittedFlow, x: Tensor | Array, context: Tensor | Array | 
             z = flow.transform_to_base(as_points(x[part]).to(device), given)
             out.append(flow.base.standardize(z, given).double().cpu().numpy())
     return np.concatenate(out)
-
-
-def _latent(flow: FittedFlow, test: Array, context: Array | None) -> LatentReport | None:
-    eps = latent_noise(flow, test, context)
-    return latent_normality(eps) if np.isfinite(eps).all(axis=1).sum() >= 2 else None

@@ -180,3 +180,11 @@ def test_errors_say_what_was_expected(parts: tuple[Array, Array, Array], message
 def test_max_rows_is_checked() -> None:
     with pytest.raises(ValueError, match="max_rows of at least 2; got 1"):
         fit_baselines(*(np.zeros((5, 2)),) * 3, seed=0, max_rows=1)
+
+
+def test_validation_nll_is_that_of_the_fitted_density() -> None:
+    """Validation rows scored as test rows give the same number, up to the rows that chose the bandwidth."""
+    generator = np.random.default_rng(5)
+    train, validation = generator.normal(3.0, 2.0, (400, 2)), generator.normal(3.0, 2.0, (300, 2))
+    for baseline in fit_baselines(train, validation, validation, seed=0, seconds=5.0):
+        assert baseline.validation_nll == pytest.approx(baseline.nll.nll, abs=1e-9), baseline.name

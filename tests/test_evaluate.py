@@ -16,7 +16,6 @@ from pushforward.evaluate import (
     compare_samples,
     draw_samples,
     evaluate_flow,
-    json_safe,
     kl_to_truth,
     latent_noise,
     latent_normality,
@@ -28,6 +27,7 @@ from pushforward.evaluate import (
     round_trip,
     sliced_wasserstein,
 )
+from pushforward.evaluate.json_safe import json_safe
 from pushforward.evaluate.report import EvaluationReport
 from pushforward.evaluate.samples import correlation_difference, ks_distances
 from pushforward.flows import build

@@ -121,6 +121,7 @@ def test_files_of_a_run(fitted: Fit) -> None:
         "results.json",
         "schema.json",
         "state.json",
+        "test_scores.parquet",
     }
     state = json.loads(fitted.run.state.read_text())
     assert (state["status"], state["dataset"], state["flow"], state["steps"]) == ("finished", "moons", "nsf-ar", 150)
@@ -316,7 +317,7 @@ def test_checkpoints_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     assert done.results["steps"] == 20
     warned = [line for line in run.log.read_text().splitlines() if "warning" in line]
     assert len(warned) == 1
-    assert warned[0].endswith("last.pt: not a directory; the fit goes on")
+    assert warned[0].endswith("last.pt: cannot write: not a directory; the fit goes on")
     FittedDensity.load(run.model)
 
 
@@ -339,7 +340,8 @@ def test_metrics_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [row["step"] for row in read_metrics(done.run.metrics)][-1] < 10
     warned = [line for line in done.run.log.read_text().splitlines() if "warning" in line]
     assert len(warned) <= 2  # /dev/full has a second error of its own, for syncing
-    assert warned[0].endswith("metrics.jsonl: cannot write: no space left on device; the fit goes on")
+    text = "no space left on device; the fit goes on, and writes what is missing at its end"
+    assert warned[0].endswith(f"{done.run.path}: {text}")
 
 
 def test_a_picture_that_fails_does_not_fail_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +354,12 @@ def test_a_picture_that_fails_does_not_fail_the_fit(tmp_path: Path, monkeypatch:
     done = tiny(table(tmp_path / "x.csv", {"a": normals(60, 1)[:, 0]}), tmp_path / "run", "train.evaluate=true")
     assert done.run.status == "finished"
     assert re.search(r"warning: no picture 'training': no ink at all$", done.run.log.read_text(), re.MULTILINE)
-    assert {path.name for path in done.run.pictures.iterdir()} == {"corner.png", "latent.png"}
+    assert {path.name for path in done.run.pictures.iterdir()} == {
+        "corner.png",
+        "latent.png",
+        "quantiles.png",
+        "pit.png",
+    }
 
 
 def test_a_flow_without_columns_is_not_a_fitted_density(tmp_path: Path) -> None:
@@ -457,3 +464,54 @@ def test_a_watcher_sees_every_validation_and_may_end_the_fit(tmp_path: Path) -> 
     assert seen[-1][0] < 0.2
     rows = [row for row in read_metrics(done.run.metrics) if row["kind"] == "validation"]
     assert [row["val/nll"] for row in rows] == [nll for _, nll in seen]
+
+
+def test_the_seed_of_the_data_is_that_of_the_fit_or_its_own() -> None:
+    keys = ("data.rows=500", "flow=gaussian")
+    first, again, other = (
+        plan(load_config("moons", overrides=(*keys, *more))).prepared.test.rows
+        for more in (("seed=1", "data.seed=7"), ("seed=2", "data.seed=7"), ("seed=2",))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_evaluation_says_which_rows_are_worst_and_keeps_every_score(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    values = normals(400, 2)
+    values[17] = [9.0, -9.0]
+    source = table(tmp_path / "x.csv", {"a": values[:, 0], "b": values[:, 1]})
+    done = tiny(source, tmp_path / "run", "train.evaluate=true", "data.test_fraction=0.5")
+    evaluation = json.loads((done.run.path / "evaluation.json").read_text())
+    scores = parquet.read_table(done.run.test_scores)
+    rows, log_probs = scores["row"].to_numpy(), scores["log_prob"].to_numpy()
+    assert len(rows) == 200
+    assert -log_probs.mean() == pytest.approx(done.results["test_nll"])
+    worst, best = evaluation["extreme_rows"]["worst"][0], evaluation["extreme_rows"]["best"][0]
+    assert worst["row"] == rows[log_probs.argmin()]
+    assert (best["row"], best["log_prob"]) == (rows[log_probs.argmax()], log_probs.max())
+    assert list(worst["values"].values()) == pytest.approx(values[worst["row"]].tolist())
+    assert sum(evaluation["calibration"]["pit"]["counts"][0]) == 200
+    assert {baseline["name"] for baseline in evaluation["baselines"]} == {"gaussian", "gaussian-mixture", "kde"}
+    # A run from before these files is completed by evaluating it again.
+    fingerprint = done.results["test_rows_sha256"]
+    done.run.test_scores.unlink()
+    done.run.write_json("results.json", {**done.results, "test_rows_sha256": None})
+    evaluate_run(done.run)
+    assert json.loads(done.run.results.read_text())["test_rows_sha256"] == fingerprint
+    np.testing.assert_allclose(parquet.read_table(done.run.test_scores)["log_prob"].to_numpy(), log_probs, atol=1e-4)
+
+
+def test_the_fingerprint_is_of_names_values_and_order() -> None:
+    from pushforward.train.row_scores import rows_fingerprint
+
+    rows = normals(5, 2)
+    found = {
+        rows_fingerprint(("a", "b"), rows),
+        rows_fingerprint(("a", "c"), rows),
+        rows_fingerprint(("a", "b"), rows[::-1]),
+        rows_fingerprint(("a", "b"), rows + 1e-15),
+    }
+    assert len(found) == 4
+    assert rows_fingerprint(("a", "b"), np.asfortranarray(rows)) in found

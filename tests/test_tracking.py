@@ -195,7 +195,7 @@ def core():
             return int(line.split()[0])
 
 start = time.monotonic()
-tracking = Tracking.open(run, config, dataset="moons", flow="maf", warn=warn)
+tracking = Tracking.open(run, config, dataset="moons", flow="maf", facts={"features": 2}, warn=warn)
 opened = time.monotonic() - start
 (run.pictures / "a.png").write_bytes(bytes.fromhex(os.environ["PICTURE"]))
 for step in range(0, 50, 10):

@@ -121,6 +121,9 @@ class DataConfig(Section):
     drop: Names = Field(default=(), description="columns to leave out")
     context: Names = Field(default=(), description="columns to condition on")
     dequantize: Literal["auto", "off"] = Field(default="auto", description="spread whole numbers over their unit cell")
+    seed: CountOrZero | Auto = Field(
+        default="auto", description="seed of the split, and of a toy's rows; auto is that of the fit"
+    )
     validation_fraction: Share = Field(default=0.1, description="share of the rows that decides when to stop")
     test_fraction: ShareOrZero = Field(default=0.1, description="share of the rows that is scored once, at the end")
 
@@ -215,6 +218,11 @@ class Config(BaseModel):
         default="auto", description="auto, cpu, cuda, cuda:N or mps"
     )
     wandb: WandbConfig = Field(default=WandbConfig(), description="Weights & Biases")
+
+    @property
+    def data_seed(self) -> int:
+        """The seed that decides which rows there are and which part each is in."""
+        return self.seed if self.data.seed == "auto" else self.data.seed
 
     def flat(self) -> dict[str, Scalar]:
         """Return every key as it is typed on the command line, with its value; lists become ``a,b``."""

@@ -1,15 +1,19 @@
 """What is said and drawn of a fit once it is there: right after training, or later of a run folder."""
 
+import json
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pushforward.datasets import DataError, Dataset, read_rows, write_table
+from pushforward.evaluate.calibration import Calibration
+from pushforward.evaluate.calibration_plots import pit, quantiles
 from pushforward.evaluate.corner import corner
 from pushforward.evaluate.curves import training_curves
+from pushforward.evaluate.extremes import Extremes, ScoredRow, extreme_rows
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.likelihood import Array
 from pushforward.evaluate.plots import density_2d, latent
@@ -25,47 +29,97 @@ from pushforward.train.config import Config
 from pushforward.train.device import choose_device
 from pushforward.train.overrides import load_config
 from pushforward.train.prepare import Part, Prepared, check_same_data, load_data, prepare
+from pushforward.train.row_scores import rows_fingerprint, write_row_scores
 from pushforward.train.runs import RunFolder
 from pushforward.train.tracking import Tracking, read_metrics
 
 _SAMPLES = 10_000
 
+_CAPTIONS = {
+    "density": "Fitted density and samples of the flow",
+    "corner": "Samples of the flow against test rows, every pair of columns",
+    "latent": "Noise that the flow makes of test rows, against N(0, 1)",
+    "quantiles": "Quantiles of samples against those of test rows, column by column",
+    "pit": "Probability integral transform of test rows: flat under a perfect fit",
+    "training": "Training record, with the baselines' NLL on the validation rows",
+}
 
-def evaluate_fit(
-    run: RunFolder,
-    prepared: Prepared,
-    density: FittedDensity,
-    config: Config,
-    tracking: Tracking,
-    step: int,
-    stop: Callable[[], str],
-    tell: Callable[[str], None],
-    *,
-    scores: SplitScores,
-) -> EvaluationReport:
-    """Baselines, samples, latents, inversion, and pictures of all that, as far as there is time."""
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was found out about a fit.
+
+    Attributes:
+        report: The numbers.
+        extremes: The test rows with the lowest and the highest density.
+        drawn: Samples ``(n, D)`` behind the numbers and the pictures; with context one for each test row.
+        seed: What decided them.
+    """
+
+    report: EvaluationReport
+    extremes: Extremes
+    drawn: Array
+    seed: int
+
+
+def evaluate_fit(prepared: Prepared, density: FittedDensity, config: Config, scores: SplitScores) -> Evaluation:
+    """Baselines, samples, latents, calibration and inversion of a density that was just fitted."""
     # Drawn once: what is compared, drawn and written are the same points.
     context = prepared.test.context
     drawn = density.sample(_SAMPLES if context is None else len(context), context, seed=config.seed)
     report = evaluate_prepared(prepared, density, seed=config.seed, samples=drawn, scores=scores)
-    run.write_json("evaluation.json", report.to_dict())
+    return Evaluation(report, find_extremes(prepared, scores), drawn, config.seed)
+
+
+def write_evaluation(
+    run: RunFolder,
+    prepared: Prepared,
+    density: FittedDensity,
+    evaluation: Evaluation,
+    tracking: Tracking,
+    step: int,
+    stop: Callable[[], str] = lambda: "",
+    tell: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Write the numbers, the pictures and the samples, as far as there is time.
+
+    Args:
+        run: Where to.
+        prepared: The data.
+        density: What was evaluated.
+        evaluation: What was found.
+        tracking: What else is told of it.
+        step: Steps of training behind it.
+        stop: Asked for a reason to leave out the rest.
+        tell: Called with a line about what could not be drawn.
+
+    Raises:
+        RunError: If the numbers cannot be written.
+        OSError: If the samples cannot.
+    """
+    report, extremes, drawn = evaluation.report, evaluation.extremes, evaluation.drawn
+    _write_numbers(run, report, extremes)
+    tracking.table("tables/worst_rows", *_as_table(extremes.worst), step=step)
+    tracking.reference_lines({f"baseline/{b.name}": b.validation_nll for b in report.baselines}, step)
+    tracking.summary({f"gain/{name}": gain for name, (gain, _) in report.gains.items()})
     if stop():
-        return report
-    # Named by their rows: the curves are of training and validation rows.
-    baselines = {f"{baseline.label}, test": baseline.nll.nll for baseline in report.baselines}
+        return
+    baselines = {baseline.label: baseline.validation_nll for baseline in report.baselines}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pictures = draw_pictures(run, prepared.dataset, prepared.test, density, drawn, baselines, tell)
+        pictures = draw_pictures(
+            run, prepared.dataset, prepared.test, density, drawn, baselines, report.calibration, tell
+        )
     for key, path in pictures.items():
-        tracking.image(f"pictures/{key}", path, step=step)
+        tracking.image(f"pictures/{key}", path, _CAPTIONS[key], step)
     n = min(_SAMPLES, len(prepared.dataset.rows))
+    context = prepared.test.context
     if context is None:
         shown, rows = np.empty((n, 0)), drawn[:n]
     else:
         shown = _repeat(context, n)
-        rows = density.sample(n, shown, seed=config.seed)
+        rows = density.sample(n, shown, seed=evaluation.seed)
     write_table(run.samples / "samples.csv", rows, shown, density.schema)
-    return report
 
 
 def evaluate_run(
@@ -86,22 +140,43 @@ def evaluate_run(
     config = load_config(files=[run.config])
     density = FittedDensity.load(run.model, device=str(choose_device(device)))
     if data is None:
-        prepared = prepare(load_data(config), config.data, config.seed)
+        prepared = prepare(load_data(config), config.data, config.data_seed)
         check_same_data(run.schema, run.path, prepared.dataset)
         if not len(prepared.test.rows):
             raise DataError(f"{run.path}: has no test rows (data.test_fraction=0); give a table to evaluate on")
-        report = evaluate_prepared(prepared, density, seed=config.seed)
-        run.write_json("evaluation.json", report.to_dict())
+        scores = score_prepared(prepared, density, seed=config.seed)
+        report = evaluate_prepared(prepared, density, seed=config.seed, scores=scores)
+        _write_numbers(run, report, find_extremes(prepared, scores))
+        write_row_scores(run, prepared.splits.test, scores.test)
+        results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.exists() else {}
+        fingerprint = rows_fingerprint(prepared.dataset.schema.names, prepared.test.rows)
+        run.write_json("results.json", results | {"test_rows_sha256": fingerprint})
         return report
     rows, context, notes = read_rows(data, density.schema)
     for note in notes:
         tell(note)
     test = Part(density.dequantizer.fixed(rows), context if density.flow.context else None)
-    prepared = prepare(load_data(config), config.data, config.seed)
+    prepared = prepare(load_data(config), config.data, config.data_seed)
     check_same_data(run.schema, run.path, prepared.dataset)
     # Rows of a table do not follow the toy's law, even where the run was fitted to one.
     prepared = replace(prepared, test=test, dataset=replace(prepared.dataset, toy=None))
     return evaluate_prepared(prepared, density, seed=config.seed)
+
+
+def find_extremes(prepared: Prepared, scores: SplitScores) -> Extremes:
+    """The test rows that the density finds least and most likely, as recorded, with their context."""
+    dataset, numbers = prepared.dataset, prepared.splits.test
+    rows = np.concatenate([dataset.rows[numbers], dataset.context[numbers]], axis=1)
+    return extreme_rows(scores.test, rows, numbers, (*dataset.schema.names, *dataset.schema.context_names))
+
+
+def _write_numbers(run: RunFolder, report: EvaluationReport, extremes: Extremes) -> None:
+    run.write_json("evaluation.json", report.to_dict() | {"extreme_rows": extremes.to_dict()})
+
+
+def _as_table(rows: list[ScoredRow]) -> tuple[list[str], list[list[float]]]:
+    columns = ["row", "log_prob", *(rows[0].values if rows else ())]
+    return columns, [[row.row, row.log_prob, *row.values.values()] for row in rows]
 
 
 def score_prepared(prepared: Prepared, density: FittedDensity, *, seed: int) -> SplitScores:
@@ -146,6 +221,7 @@ def draw_pictures(
     density: FittedDensity,
     drawn: Array,
     baselines: dict[str, float],
+    calibration: Calibration | None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Path]:
     """Draw what there is to see; returns the pictures by name. What cannot be drawn is told and left out.
@@ -156,7 +232,8 @@ def draw_pictures(
         test: The test rows.
         density: The fitted density.
         drawn: Points drawn from it ``(n, D)``, with context one for each test row.
-        baselines: NLL of other densities by name.
+        baselines: NLL of other densities on the validation rows, by name.
+        calibration: What the calibration plots show, if there is anything.
         tell: Called with a line about what could not be drawn.
     """
     pictures: dict[str, Path] = {}
@@ -182,6 +259,9 @@ def draw_pictures(
     if len(rows) > 1:
         seen = None if context is None else context[:_SAMPLES]
         picture("latent", lambda path: latent(latent_noise(density.flow, rows[:_SAMPLES], seen), path))
+    if calibration is not None:
+        picture("quantiles", lambda path: quantiles(calibration, path))
+        picture("pit", lambda path: pit(calibration, path))
     metrics = read_metrics(run.metrics)
     if any("val/nll" in row for row in metrics):
         picture("training", lambda path: training_curves(metrics, path, baselines))

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,26 +10,32 @@ from typing import Any
 import torch
 
 from pushforward.evaluate.fitted import FittedDensity
-from pushforward.evaluate.likelihood import Nll, kl_to_truth, log_prob, nll_from, paired_difference
-from pushforward.evaluate.report import EvaluationReport, SplitScores
-from pushforward.flows import Chain, Flow, build
+from pushforward.evaluate.report import EvaluationReport
+from pushforward.flows import Flow, build
 from pushforward.flows import load as load_flow
 from pushforward.flows import save as save_flow
-from pushforward.train.checkpoint import load_checkpoint, save_checkpoint
+from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device, kernel_trouble
-from pushforward.train.evaluation import evaluate_fit, score_prepared
-from pushforward.train.gaussian import gaussian_flow, initialize_base
-from pushforward.train.loop import DivergedError, Metrics, State, maximize_likelihood, start
+from pushforward.train.evaluation import evaluate_fit, score_prepared, write_evaluation
+from pushforward.train.gaussian import better_of_flow_and_gaussian, initialize_base
+from pushforward.train.loop import DivergedError, State, maximize_likelihood, start
 from pushforward.train.overrides import ConfigError, load_config
 from pushforward.train.prepare import Prepared, check_same_data, load_data, prepare
 from pushforward.train.progress import Progress
+from pushforward.train.recording import Recording, Watch
+from pushforward.train.reserve import Reserve
+from pushforward.train.results import results_of, schema_of, status_facts, summary_of
+from pushforward.train.row_scores import write_row_scores
 from pushforward.train.runs import RunError, RunFolder
 from pushforward.train.settings import resolve, settings
 from pushforward.train.signals import StopOnSignal
 from pushforward.train.tracking import Tracking
 
 _INITIAL_ROWS = 20_000
+
+# Room for the report, the samples and the pictures, where the disk fills up during the fit.
+_REPORT_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def plan(config: Config) -> Plan:
         DataError: If the data cannot be used.
     """
     choose_device(config.device)
-    prepared = prepare(load_data(config), config.data, config.seed)
+    prepared = prepare(load_data(config), config.data, config.data_seed)
     dataset = prepared.dataset
     rows, features = prepared.recorded.shape
     config = resolve(config, rows=rows, features=features, is_toy=dataset.toy is not None)
@@ -112,11 +118,6 @@ def plan(config: Config) -> Plan:
         except ValueError as error:
             raise ConfigError(f"flow: {error}") from None
     return Plan(config, prepared, core)
-
-
-Watch = Callable[[float, float], str]
-"""Told after every validation the share of the budget spent and the validation NLL, in nats and in data units; answers
-with a reason to stop, or an empty string to go on."""
 
 
 def fit(
@@ -152,7 +153,7 @@ def fit(
     try:
         run.write_config(config)
         run.write_environment(config.seed, config.device)
-        run.write_json("schema.json", _schema(prepared))
+        run.write_json("schema.json", schema_of(prepared))
         device = choose_device(config.device)
         trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
         torch.manual_seed(config.seed)
@@ -194,7 +195,7 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             raise ConfigError(f"{group}: a resumed fit keeps its {group}; start a new fit to change it")
     run.claim()
     try:
-        prepared = prepare(load_data(config), config.data, config.seed)
+        prepared = prepare(load_data(config), config.data, config.data_seed)
         check_same_data(run.schema, run.path, prepared.dataset)
         rows, features = prepared.recorded.shape
         config = resolve(config, rows=rows, features=features, is_toy=prepared.dataset.toy is not None)
@@ -227,97 +228,75 @@ def _run(
     """Train, keep the better of flow and Gaussian, score it, and write everything down."""
     dataset, told = prepared.dataset, settings(config.train)
     parameters = sum(p.numel() for p in state.flow.parameters())
-    offset = -prepared.standardize.log_det  # what turns a standardised NLL into one in data units
+    reserve = Reserve(run.path / ".reserve", 4 * parameters + 16 * len(prepared.test.rows) + _REPORT_BYTES)
     title = (
         f"{dataset.name}: {len(dataset.rows):,} rows x {dataset.rows.shape[1]} columns; "
         f"{config.flow.name}, {parameters:,} parameters; {_budget(config)}; run {run.path}"
     )
     progress = Progress(steps=told.steps, seconds=told.seconds, title=title, log=run.log, quiet=quiet)
+    facts = {"features": dataset.rows.shape[1], "rows": len(dataset.rows), "parameters": parameters}
     tracking = Tracking.open(
         run,
         config,
         dataset=dataset.name,
         flow=config.flow.name,
+        facts=facts,
         warn=progress.message,
         resume_step=state.progress.step if resumed else None,
         job_type=job_type,
     )
+    recording = Recording(run, prepared, tracking, progress, watch)
     exit_code = 1
     try:
         for note in (*dataset.notes, prepared.ties, trouble and f"warning: {trouble}"):
             if note:
                 progress.message(note)
         with StopOnSignal() as signals:
-            warned: set[str] = set()
-            unwanted = ""  # why the watcher wants no more of this fit
-
-            def warn_once(text: str) -> None:
-                if text not in warned:
-                    warned.add(text)
-                    progress.message(text)
-
-            def record(call: Callable[[], None]) -> None:
-                try:
-                    call()
-                except RunError as error:  # a full disk must not end a fit that may still be saved elsewhere
-                    warn_once(f"warning: {error}; the fit goes on")
-
-            def log(kind: str, step: int, seconds: float, metrics: Metrics) -> None:
-                nonlocal unwanted
-                shifted = {
-                    k: v + offset if k in ("train/nll", "train/log_det", "val/nll") else v for k, v in metrics.items()
-                }
-                progress.update(step, seconds, shifted)
-                record(lambda: tracking.log(shifted, step, seconds=seconds, kind=kind))
-                if kind == "validation":
-                    record(lambda: tracking.flush(sync=True))
-                    unwanted = watch(progress.fraction or 0.0, shifted["val/nll"])
-
-            def checkpoint(state: State) -> None:
-                try:
-                    save_checkpoint(state, run.checkpoints / "last.pt")
-                except OSError as error:
-                    warn_once(f"warning: {run.checkpoints / 'last.pt'}: {_reason(error)}; the fit goes on")
 
             def stop() -> str:
-                return {2: "sigint", 15: "sigterm"}.get(signals.signum or 0, unwanted)
+                return {2: "sigint", 15: "sigterm"}.get(signals.signum or 0, recording.unwanted)
 
+            device = state.average[0].device
             try:
                 with _threads_for(config, dataset.rows.shape[1]):
                     state = maximize_likelihood(
                         state,
-                        prepared.training_points(state.average[0].device),
-                        prepared.validation_points(state.average[0].device),
+                        prepared.training_points(device),
+                        prepared.validation_points(device),
                         told,
-                        log=log,
-                        checkpoint=checkpoint,
+                        log=recording.log,
+                        checkpoint=recording.checkpoint,
                         stop=stop,
-                        warn=lambda text: warn_once(f"warning: {text}"),
+                        warn=recording.warn,
                     )
             except DivergedError as error:
                 run.set_status("diverged", dataset=dataset.name, flow=config.flow.name)
-                text = str(error)
-                record(lambda: tracking.alert("fit diverged", text))
+                text = f"{run.name}: {error}"
+                recording.keep(lambda: tracking.alert("fit diverged", text))
                 exit_code = 4
                 raise
             progress.close()
-            core, message = _better_of_flow_and_gaussian(prepared, state)
+            reserve.release()
+            core, message = better_of_flow_and_gaussian(prepared, state)
             if message:
                 progress.message(message)
-            density = FittedDensity(_in_data_units(core, prepared), dataset.schema, prepared.cells.tolist())
+            density = FittedDensity(prepared.in_data_units(core), dataset.schema, prepared.cells.tolist())
             density.save(run.model, extra={"dataset": dataset.name})
             scores = score_prepared(prepared, density, seed=config.seed)
-            results = _results(run, config, prepared, state, density, scores, fell_back=bool(message))
+            results = results_of(run, config, prepared, state, density, scores, fell_back=bool(message))
             run.write_json("results.json", results)
-            record(lambda: tracking.summary(_summary(results)))
-            run.set_status("stopped" if signals.signum else "finished", **_facts(results))
-            # From here on the run is whole; a signal cuts short only what is said about it.
-            report = None
+            recording.keep(lambda: tracking.summary(summary_of(results)))
+            run.set_status("stopped" if signals.signum else "finished", **status_facts(results))
+            # From here on the run is whole; a signal or a full disk cuts short only what is said about it.
+            recording.keep(lambda: write_row_scores(run, prepared.splits.test, scores.test))
+            tracking.model(run.model, results)
+            report: EvaluationReport | None = None
             if signals.signum is None and config.train.evaluate and len(prepared.test.rows):
                 progress.message("evaluating: baselines, samples, pictures")
-                step = state.progress.step
-                report = evaluate_fit(
-                    run, prepared, density, config, tracking, step, stop, progress.message, scores=scores
+                evaluation = evaluate_fit(prepared, density, config, scores)
+                report, step = evaluation.report, state.progress.step
+                recording.keep(
+                    lambda: write_evaluation(run, prepared, density, evaluation, tracking, step, stop, progress.message)
                 )
             exit_code = 128 + signals.signum if signals.signum else 0
             return Fit(run, density, results, report, signals.signum, note=message)
@@ -326,6 +305,8 @@ def _run(
         run.set_status("stopped", dataset=dataset.name, flow=config.flow.name)
         raise
     finally:
+        reserve.release()
+        recording.keep(tracking.flush)
         tracking.finish(exit_code)
         if tracking.location is not None:
             progress.message(f"W&B       {tracking.location}")
@@ -349,10 +330,6 @@ def _threads_for(config: Config, features: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror.lower() if error.strerror else str(error)
-
-
 def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
     """Say so in the run folder, unless it has said something more telling."""
     try:
@@ -363,84 +340,6 @@ def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
         return  # the folder cannot be written: that is what the first error says
 
 
-def _better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Flow, str]:
-    """The trained flow, or the Gaussian it started from where validation cannot tell them apart.
-
-    On a hundred rows a flow can look better on a handful of validation rows by luck alone; the Gaussian has fewer
-    parameters, so it needs no luck.
-    """
-    flow = state.flow.cpu().eval()
-    if flow.context or (state.progress.best_step == 0 and not list(flow.bijection.parameters())):
-        return flow, ""
-    cpu = torch.device("cpu")
-    train, validation = prepared.training_points(cpu), prepared.validation_points(cpu)
-    gaussian = gaussian_flow(train.noised())
-    gain, se = paired_difference(log_prob(flow, validation.x), log_prob(gaussian, validation.x))
-    if gain > 2.0 * se or (math.isnan(se) and gain > 0):
-        return flow, ""
-    kept = sum(p.numel() for p in gaussian.parameters())
-    how = f"better by {gain:.3f}" if gain > 0 else f"worse by {-gain:.3f}"
-    return gaussian, (
-        f"the Gaussian is kept ({kept} parameters): on the validation rows ({len(validation)}) the flow is {how} "
-        f"± {se:.3f} nats than a Gaussian with full covariance, which is no reason to prefer it"
-    )
-
-
-def _in_data_units(core: Flow, prepared: Prepared) -> Flow:
-    """Put standardising inside: the flow whose points and context are in the units of the table."""
-    members = core.bijection.bijections if isinstance(core.bijection, Chain) else [core.bijection]
-    chain = Chain([prepared.standardize, *members], features=core.features, context=core.bijection.context)
-    return Flow(core.base, chain, embedding=prepared.standardize_context)
-
-
-def _results(
-    run: RunFolder,
-    config: Config,
-    prepared: Prepared,
-    state: State,
-    density: FittedDensity,
-    scores: SplitScores,
-    *,
-    fell_back: bool,
-) -> dict[str, Any]:
-    dataset, test = prepared.dataset, prepared.test
-    test_nll = nll_from(scores.test) if len(test.rows) else Nll(math.nan, math.nan, 0)
-    results: dict[str, Any] = {
-        "run": str(run.path),
-        "dataset": dataset.name,
-        "flow": "gaussian" if fell_back else config.flow.name,
-        "features": dataset.rows.shape[1],
-        "rows": len(dataset.rows),
-        "parameters": sum(p.numel() for p in density.flow.parameters()),
-        "steps": state.progress.step,
-        "seconds": round(state.progress.seconds, 3),
-        "stop_reason": state.progress.stop_reason,
-        "train_nll": nll_from(scores.train).nll,
-        "val_nll": nll_from(scores.validation).nll,
-        "test_nll": test_nll.nll,
-        "test_nll_se": test_nll.se,
-        "test_nll_standardized": test_nll.nll + prepared.standardize.log_det,
-    }
-    if dataset.toy is not None and len(test.rows):
-        kl, se = kl_to_truth(dataset.toy.log_prob(test.rows), scores.test)
-        results |= {"kl_to_truth": kl, "kl_to_truth_se": se}
-    return results
-
-
-def _schema(prepared: Prepared) -> dict[str, Any]:
-    dataset = prepared.dataset
-    parts = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
-    return {
-        "dataset": dataset.name,
-        "source": dataset.source,
-        "sha256": dataset.sha256,
-        "rows": {name: len(part.rows) for name, part in parts.items()},
-        "notes": list(dataset.notes),
-        "cells": prepared.cells.tolist(),
-        **dataset.schema.to_dict(),
-    }
-
-
 def _budget(config: Config) -> str:
     parts = []
     if config.train.steps != "auto":
@@ -448,12 +347,3 @@ def _budget(config: Config) -> str:
     if config.train.seconds != "auto":
         parts.append(f"{config.train.seconds:g} s")
     return " or ".join(parts)
-
-
-def _facts(results: dict[str, Any]) -> dict[str, Any]:
-    return {key: results[key] for key in ("dataset", "flow", "steps", "val_nll", "test_nll")}
-
-
-def _summary(results: dict[str, Any]) -> dict[str, Any]:
-    renamed = {"val_nll": "best/val_nll", "test_nll": "test/nll", "test_nll_se": "test/nll_se"}
-    return {renamed.get(key, key): value for key, value in results.items() if key not in ("run", "dataset")}

@@ -13,6 +13,7 @@ from torch import Tensor
 from pushforward.evaluate.likelihood import nll
 from pushforward.flows import Flow
 from pushforward.train.device import Steps
+from pushforward.train.layers import gradient_norms, log_det_terms, named_layers
 from pushforward.train.optimizer import ClippedAdamW
 from pushforward.train.settings import Settings
 
@@ -21,6 +22,7 @@ Metrics = dict[str, float]
 WARMUP_STEPS = 100
 VALIDATIONS = 40
 _ROLLBACKS = 5
+_LAYER_ROWS = 1_000  # validation rows behind the log-determinants of single layers
 
 
 class DivergedError(RuntimeError):
@@ -113,7 +115,8 @@ def maximize_likelihood(
         validation: Validation rows, noise already added.
         settings: The budget and everything else.
         log: Called with ``"train"`` or ``"validation"``, the step, the seconds spent, and metrics in the units of the
-            points given.
+            points given: with validation also each layer's term of the NLL, ``log_det/<layer>``, and with training the
+            norm of its gradient in the last step before clipping, ``grad_norm/<layer>``.
         checkpoint: Called about every ``checkpoint_seconds`` and at the end.
         stop: Asked at every step for a reason to stop; an empty string means go on.
         warn: Told, in one line, what does not work as asked and is done in another way.
@@ -128,6 +131,7 @@ def maximize_likelihood(
     """
     flow, optimizer, progress = state.flow, state.optimizer, state.progress
     parameters: list[Tensor] = list(flow.parameters())
+    layers = named_layers(flow)
     steps = Steps(flow, settings, warn)
     batches = _Batches(train, settings.batch_size, progress.step)
     clock = time.perf_counter
@@ -142,14 +146,18 @@ def maximize_likelihood(
         with steps.exact(), _swapped(parameters, state.average if settings.averaging else parameters):
             flow.eval()
             score = nll(flow, validation.x, validation.context)
+            context = None if validation.context is None else validation.context[:_LAYER_ROWS]
+            terms = log_det_terms(flow, validation.x[:_LAYER_ROWS], context)
             flow.train()
             metrics = {"val/nll": score.nll, "val/nll_se": score.se}
+            metrics |= {f"log_det/{name}": -float(term) for name, term in terms.items()}
             if not math.isfinite(progress.start_nll):
                 progress.start_nll = score.nll
             if score.nll < progress.best_nll:
                 progress.best_nll = score.nll
                 progress.best_step, progress.best_fraction = progress.step, fraction()
                 state.best = copy.deepcopy(flow.state_dict())
+            metrics["best/val_nll"] = progress.best_nll
         progress.validated_step = progress.step
         log("validation", progress.step, clock() - began, metrics)
         last_validation = clock()
@@ -199,6 +207,8 @@ def maximize_likelihood(
             group["lr"] = rate
         base_nll, log_det_nll = steps.run(_differentiate, flow, optimizer, x, context)
         progress.step += 1
+        due_row = progress.step % settings.log_every == 0
+        norms = gradient_norms(layers) if due_row else {}  # now: clipping may work in place
         # Young averages forget faster, or the first weights would stay in them for long.
         decay = min(settings.averaging, (1 + progress.step) / (10 + progress.step))
         with steps.exact():
@@ -206,8 +216,9 @@ def maximize_likelihood(
             norm = optimizer.clipped_step(parameters, settings.gradient_clip, average, decay)
         window.add(base_nll, log_det_nll, norm)
 
-        if progress.step % settings.log_every == 0:
-            metrics = window.read(len(x))
+        if due_row:
+            metrics = window.read(len(x)) | {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
+            metrics["train/epoch"] = progress.step / batches.per_epoch
             progress.seconds = clock() - began
             log("train", progress.step, progress.seconds, metrics | {"train/learning_rate": rate})
             if not math.isfinite(metrics["train/nll"]) or not math.isfinite(metrics["train/grad_norm"]):

@@ -12,7 +12,7 @@ import torch
 from pushforward.datasets import DataError, Dataset, Dequantizer, Splits, split
 from pushforward.datasets import load as load_dataset
 from pushforward.datasets.errors import leave_out
-from pushforward.flows import Standardize
+from pushforward.flows import Chain, Flow, Standardize
 from pushforward.train.config import Config, DataConfig
 from pushforward.train.loop import Points
 
@@ -79,6 +79,12 @@ class Prepared:
         part, most = self.validation, MAX_VALIDATION_ROWS
         context = None if part.context is None else part.context[:most]
         return Points(self._standardized(part.rows[:most], device), self._context(context, device))
+
+    def in_data_units(self, core: Flow) -> Flow:
+        """Put standardising inside: the flow whose points and context are in the units of the table."""
+        members = core.bijection.bijections if isinstance(core.bijection, Chain) else [core.bijection]
+        chain = Chain([self.standardize, *members], features=core.features, context=core.bijection.context)
+        return Flow(core.base, chain, embedding=self.standardize_context)
 
     def _standardized(self, rows: Array, device: torch.device) -> torch.Tensor:
         # In float64, then rounded: large offsets would not survive the other order.
@@ -147,7 +153,7 @@ def load_data(config: Config) -> Dataset:
     return load_dataset(
         data.source,
         rows=None if data.rows == "auto" else data.rows,
-        seed=config.seed,
+        seed=config.data_seed,
         columns=None if data.columns == "all" else data.columns,
         drop=data.drop,
         context=data.context,

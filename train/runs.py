@@ -169,6 +169,16 @@ class RunFolder:
         return self.path / "results.json"
 
     @property
+    def test_scores(self) -> Path:
+        """Log-density of every test row, Parquet."""
+        return self.path / "test_scores.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The page about the run, HTML."""
+        return self.path / "report.html"
+
+    @property
     def state(self) -> Path:
         """Status and progress, JSON."""
         return self.path / "state.json"

@@ -67,9 +67,10 @@ class WandbTracker:
         }
         self._warn = warn
         self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._calls: queue.Queue[Callable[[Any], None] | None] = queue.Queue(_QUEUE_ROWS)
+        self._calls: queue.Queue[Callable[[Any], object] | None] = queue.Queue(_QUEUE_ROWS)
         self._gave_up = threading.Event()
         self._exit_code = 0
+        self._left_out = ""
         self._thread: threading.Thread | None = None
         if self.mode != "off":
             # A daemon: a client that never answers must not keep the process alive.
@@ -91,6 +92,46 @@ class WandbTracker:
 
         self._queue(log)
 
+    def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int = 0) -> None:
+        """Queue a table; keep it to a thousand rows, which take the client a tenth of a second."""
+        names: list[str | int] = list(columns)
+        data = [list(row) for row in rows]
+
+        def log(run: Any) -> None:
+            import wandb
+
+            run.log({key: wandb.Table(columns=names, data=data), "global_step": step})
+
+        self._queue(log)
+
+    def reference_lines(self, values: Mapping[str, float], last_step: int) -> None:
+        """Queue numbers at the first and at the last step, between which a chart draws a line."""
+        ends = [{**values, "global_step": step} for step in (0, last_step)]
+        self._queue(lambda run: [run.log(row) for row in ends])
+
+    def model(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Queue the files of a folder as an artifact of type ``model`` with the alias ``best``.
+
+        The client is told that they do not change: it points at them where they are and makes no copy.
+        """
+        metadata = dict(facts)
+
+        def log(run: Any) -> None:
+            import wandb
+
+            artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=metadata)
+            for path in sorted(Path(folder).resolve().iterdir()):
+                artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)
+            try:
+                run.log_artifact(artifact, aliases=["best"])
+            except OSError:  # the client itself has gone
+                raise
+            except Exception as error:
+                # The one call that asks the server before it records: without network it takes twenty seconds.
+                self._left_out = f"W&B did not take the model ({_short(error)})"
+
+        self._queue(log)
+
     def summary(self, values: Mapping[str, Any]) -> None:
         """Queue final numbers."""
         final = dict(values)
@@ -98,7 +139,7 @@ class WandbTracker:
 
     def alert(self, title: str, text: str) -> None:
         """Queue a message to the owner of the run."""
-        self._queue(lambda run: run.alert(title, text))
+        self._queue(lambda run: run.alert(title, text, level="ERROR"))
 
     def finish(self, exit_code: int = 0) -> None:
         """Wait until everything is recorded, at most about as long as the client's own timeouts."""
@@ -120,7 +161,7 @@ class WandbTracker:
         self._gave_up.set()
         self._pass_on_warnings()
 
-    def _queue(self, call: Callable[[Any], None]) -> None:
+    def _queue(self, call: Callable[[Any], object]) -> None:
         if not self._gave_up.is_set():
             try:
                 self._calls.put_nowait(call)
@@ -147,16 +188,27 @@ class WandbTracker:
             run = self._start()
             while (call := self._calls.get()) is not None and not self._gave_up.is_set():
                 call(run)
-            run.finish(exit_code=self._exit_code)
+            self._finish(run)
         except ImportError:
             self._give_up("W&B is not installed (pip install wandb)")
         except BaseException as error:  # the client raises what it likes, SystemExit and assertions included
             self._give_up(f"W&B failed ({_short(error)})")
-            if run is not None:
-                _abandon(run)
+            _abandon(run)
         finally:
             if data_dir is None:
                 os.environ.pop("WANDB_DATA_DIR", None)
+
+    def _finish(self, run: Any) -> None:
+        """End the run, and say so where the server has not got all of it."""
+        trouble = self._left_out
+        try:
+            run.finish(exit_code=self._exit_code)
+        except TimeoutError:
+            trouble = f"W&B did not take everything within {_setting('WANDB_FINISH_TIMEOUT', 60):g} s"
+        if trouble:
+            self._warnings.put(
+                f"{trouble}; it is in the run folder, upload it with: pushforward wandb sync {self.folder}"
+            )
 
     def _start(self) -> Any:
         """Start the client, online if asked for and possible, else offline."""
@@ -167,6 +219,7 @@ class WandbTracker:
             "console": "off",
             "init_timeout": _setting("WANDB_INIT_TIMEOUT", 30),
             "finish_timeout": _setting("WANDB_FINISH_TIMEOUT", 60),
+            "finish_timeout_raises": True,
         }
         known = wandb.Settings.model_fields
         settings = wandb.Settings(**{name: value for name, value in fields.items() if name in known})
@@ -233,8 +286,9 @@ def _abandon(run: Any) -> None:
     import wandb
 
     with contextlib.suppress(BaseException):
-        run.finish(exit_code=1)
-        return
+        if run is not None:
+            run.finish(exit_code=1)
+            return
     with contextlib.suppress(BaseException):
         wandb.teardown(exit_code=1)
 

@@ -1,0 +1,127 @@
+"""What a fit tells while it trains: a bar, rows of metrics, checkpoints, pictures, each trouble once."""
+
+import copy
+import errno
+import time
+import warnings
+from collections.abc import Callable
+
+from pushforward.train.checkpoint import save_checkpoint
+from pushforward.train.loop import Metrics, State
+from pushforward.train.prepare import Prepared
+from pushforward.train.progress import Progress
+from pushforward.train.progress_picture import draw_progress
+from pushforward.train.runs import RunError, RunFolder
+from pushforward.train.tracking import Tracking
+
+Watch = Callable[[float, float], str]
+"""Told after every validation the share of the budget spent and the validation NLL, in nats and in data units; answers
+with a reason to stop, or an empty string to go on."""
+
+# What the loop gives in standardised units and a reader wants in those of the data.
+_SHIFTED = ("train/nll", "train/log_det", "val/nll", "best/val_nll")
+
+# Pictures of a fit in progress may take a fiftieth of its time, and are at most eight.
+_PICTURE_PACE = 50.0
+_PICTURES = 8
+_FIRST_PICTURE_SECONDS = 0.7
+
+
+class Recording:
+    """The loop's listener; nothing that goes wrong here ends the fit.
+
+    Args:
+        run: Where everything is written.
+        prepared: The data.
+        tracking: Where numbers and pictures go.
+        progress: What the user sees.
+        watch: Told of every validation.
+    """
+
+    def __init__(
+        self, run: RunFolder, prepared: Prepared, tracking: Tracking, progress: Progress, watch: Watch
+    ) -> None:
+        self.run = run
+        self.prepared = prepared
+        self.tracking = tracking
+        self.progress = progress
+        self.unwanted = ""
+        """Why the watcher wants no more of this fit."""
+        self._watch = watch
+        self._told: set[str] = set()
+        self._offset = -prepared.standardize.log_det  # what turns a standardised NLL into one in data units
+        self._picture_at = 0.0
+        self._picture_seconds = _FIRST_PICTURE_SECONDS
+
+    def log(self, kind: str, step: int, seconds: float, metrics: Metrics) -> None:
+        """Pass on a row of numbers, in data units."""
+        shifted = {key: value + self._offset if key in _SHIFTED else value for key, value in metrics.items()}
+        if kind == "validation":
+            shifted["log_det/standardize"] = self._offset
+        self.progress.update(step, seconds, shifted)
+        self.keep(lambda: self.tracking.log(shifted, step, seconds=seconds, kind=kind))
+        if kind == "validation":
+            self.keep(lambda: self.tracking.flush(sync=True))
+            self.unwanted = self._watch(self.progress.fraction or 0.0, shifted["val/nll"])
+
+    def picture(self, state: State, seconds: float) -> None:
+        """Draw the best flow so far where somebody may be watching, seldom enough not to be missed in the budget."""
+        budget = self.progress.seconds or 0.0
+        pace = max(_PICTURE_PACE * self._picture_seconds, budget / _PICTURES)
+        if not self.tracking.others or self.prepared.train.context is not None:
+            return
+        if seconds - self._picture_at < pace or state.progress.stop_reason:  # at the end there are better ones
+            return
+        began = time.perf_counter()
+        self._picture_at = seconds
+        step = state.progress.step
+        path = self.run.pictures / "progress" / f"step-{step:07d}.png"
+        flow = copy.deepcopy(state.flow)
+        flow.load_state_dict(state.best)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                draw_progress(self.prepared.in_data_units(flow.cpu().double().eval()), self.prepared, path)
+            self.tracking.image("progress/samples", path, f"best weights at step {step:,}", step)
+        except Exception as error:  # a picture is not worth a fit
+            self.warn(f"no picture of the progress: {' '.join(str(error).split())}")
+        self._picture_seconds = time.perf_counter() - began
+
+    def checkpoint(self, state: State) -> None:
+        """Write a checkpoint, and what could not be written earlier."""
+
+        def save() -> None:
+            path = self.run.checkpoints / "last.pt"
+            try:
+                save_checkpoint(state, path)
+            except OSError as error:
+                raise RunError(f"{path}: cannot write: {_reason(error)}") from error
+
+        self.keep(save)
+        self.picture(state, state.progress.seconds)
+
+    def keep(self, write: Callable[[], object]) -> bool:
+        """Write something; a full disk must not end a fit that may still be saved. Says whether it worked."""
+        try:
+            write()
+        except (RunError, OSError) as error:
+            # All that a full disk brings about is one trouble, told once.
+            cause = error if isinstance(error, OSError) else error.__cause__
+            full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+            if full:
+                text = f"{self.run.path}: {_reason(cause)}; the fit goes on, and writes what is missing at its end"
+            else:
+                text = f"{error}; the fit goes on"
+            self.warn(text, once_for="full" if full else text)
+            return False
+        return True
+
+    def warn(self, text: str, once_for: str = "") -> None:
+        """Tell a trouble, the first time it comes."""
+        if (once_for or text) not in self._told:
+            self._told.add(once_for or text)
+            self.progress.message(f"warning: {text}")
+
+
+def _reason(error: BaseException | None) -> str:
+    return ((getattr(error, "strerror", None) or str(error)) if error else "").lower()

@@ -143,6 +143,15 @@ class Recorder:
     def image(self, key: str, path: Path, caption: str = "", step: int = 0) -> None:
         self.calls.append(key)
 
+    def table(self, key: str, columns: Any, rows: Any, step: int = 0) -> None:
+        self.calls.append((key, list(columns), rows))
+
+    def reference_lines(self, values: Any, last_step: int) -> None:
+        self.calls.append((dict(values), last_step))
+
+    def model(self, folder: Path, facts: Any) -> None:
+        self.calls.append((folder, dict(facts)))
+
     def summary(self, values: Any) -> None:
         self.calls.append(values)
 
@@ -162,14 +171,20 @@ def test_everything_goes_to_the_file_first_then_to_all(tmp_path: Path) -> None:
         with tracking:
             tracking.log({"a": 1.0}, 1, seconds=0.1, kind="evaluation")
             tracking.image("k", tmp_path / "x.png")
+            tracking.table("t", ["c"], [[1]])
+            tracking.reference_lines({"baseline/kde": 2.0}, 9)
+            tracking.model(tmp_path, {"rows": 3})
             tracking.summary({"s": 1})
             tracking.alert("t", "u")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fit()
-    assert recorder.calls == [({"a": 1.0}, 1, "evaluation"), "k", {"s": 1}, "t", 1]
-    assert [row["kind"] for row in read_metrics(path)] == ["evaluation", "image", "summary", "alert"]
+    told = [("t", ["c"], [[1]]), ({"baseline/kde": 2.0}, 9), (tmp_path, {"rows": 3})]
+    assert recorder.calls == [({"a": 1.0}, 1, "evaluation"), "k", *told, {"s": 1}, "t", 1]
+    rows = read_metrics(path)
+    assert [row["kind"] for row in rows] == ["evaluation", "image", "reference", "summary", "alert"]
+    assert (rows[2]["step"], rows[2]["baseline/kde"]) == (9, 2.0)
 
 
 # Weights & Biases: the real client, in a process of its own.
@@ -413,3 +428,27 @@ def test_a_client_that_hangs_does_not_hold_the_fit(tmp_path: Path, monkeypatch: 
     tracker.finish()
     assert len(warnings) == 1
     assert warnings[0].startswith("W&B takes no more rows (100 wait); it is off")
+
+
+def test_rows_that_found_no_room_are_written_when_there_is_some(tmp_path: Path) -> None:
+    code = (  # a file that may not grow past 500 bytes, until the limit goes
+        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.train.tracking import MetricsFile\n"
+        "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))\n"
+        "file = MetricsFile(Path(sys.argv[1]))\n"
+        "refused = 0\n"
+        "for step in range(30):\n"
+        "    if step == 20: resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"
+        "    try: file.log({'train/nll': 1.0}, step, seconds=step)\n"
+        "    except Exception: refused += 1\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (Path(sys.argv[1]).stat().st_size, hard))\n"
+        "try: file.log({'train/nll': 1.0}, 30, seconds=30)\n"
+        "except Exception: refused += 1\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))\n"
+        "file.finish()\n"
+        "print(refused)\n"
+    )
+    path = tmp_path / "m.jsonl"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10
+    assert steps(path) == list(range(31))

@@ -46,7 +46,7 @@ def quantiles(calibration: Calibration, path: str | Path) -> None:
 
     levels = calibration.levels
     title = f"Quantiles {100 * levels[0]:g} % to {100 * levels[-1]:g} %: samples of the flow against held-out rows"
-    _panels(calibration, worst, draw, title, path, labels=("held out", "samples"))
+    _panels(calibration.columns, worst, draw, title, path, labels=("held out", "samples"))
 
 
 def pit(calibration: Calibration, path: str | Path) -> None:
@@ -72,11 +72,13 @@ def pit(calibration: Calibration, path: str | Path) -> None:
         axis.set(xlim=(0, 1), ylim=(0, top), xticks=(0, 0.5, 1))
 
     title = "Probability integral transform of held-out rows, with the 95 % band of a perfect fit"
-    _panels(calibration, worst, draw, title, path, labels=("PIT", "relative to uniform"))
+    # A feature of the noise is no column: layers permute and mix them.
+    names = [f"noise {place}" for place in range(len(counts))]
+    _panels(names, worst, draw, title, path, labels=("PIT", "relative to uniform"))
 
 
 def _panels(
-    calibration: Calibration,
+    names: list[str],
     worst: Array,
     draw: Callable[["Axes", int], None],
     title: str,
@@ -84,12 +86,12 @@ def _panels(
     *,
     labels: tuple[str, str],
 ) -> None:
-    features = len(calibration.columns)
+    features = len(names)
     shown = sorted(np.argsort(-worst, kind="stable")[:PANELS].tolist())
     across = min(4, len(shown))
     down = -(-len(shown) // across)
     if len(shown) < features:
-        title += f"\nthe {len(shown)} of {features} columns that differ most"
+        title += f"\nthe {len(shown)} of {features} that differ most"
     with canvas(path, max(2.1 * across + 0.6, 4.8), 2.1 * down + 0.7) as figure:
         axes: Any = figure.subplots(down, across, squeeze=False, sharey=labels[0] == "PIT")
         for place, axis in enumerate(axes.flat):
@@ -98,7 +100,7 @@ def _panels(
                 continue
             column = shown[place]
             draw(axis, column)
-            name = calibration.columns[column]
+            name = names[column]
             axis.set_title(name if len(name) <= 24 else name[:23] + "…", fontsize=8.5)
         figure.supxlabel(labels[0], fontsize=9)
         figure.supylabel(labels[1], fontsize=9)

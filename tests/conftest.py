@@ -3,6 +3,7 @@
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from pushforward.flows import native
+from tests.wandb_server import WandbServer
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -47,3 +49,11 @@ def _kernels() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", native.NativeWarning)
         native.library()
+
+
+@pytest.fixture
+def wandb_server(tmp_path: Path) -> Iterator[WandbServer]:
+    """A Weights & Biases server on the loopback interface; the test fails if the client asked what it does not know."""
+    with WandbServer(tmp_path / "wandb-home") as server:
+        yield server
+    assert not server.unknown, f"the stand-in server does not know: {server.unknown}"

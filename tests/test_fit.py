@@ -118,6 +118,7 @@ def test_files_of_a_run(fitted: Fit) -> None:
         "metrics.jsonl",
         "model/config.json",
         "model/model.safetensors",
+        "report.html",
         "results.json",
         "schema.json",
         "state.json",
@@ -445,8 +446,8 @@ def test_the_configuration_knows_the_flows_there_are() -> None:
 
 
 def test_sizes_that_cannot_be_built_are_configuration_errors(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^flow: .*expected bins of 2 to 500; got 1$"):
-        plan(load_config("moons", overrides=["flow=nsf-ar", "flow.bins=1", "data.rows=500"]))
+    with pytest.raises(ConfigError, match=r"^flow: .*expected bins of 2 to 500; got 501$"):
+        plan(load_config("moons", overrides=["flow=nsf-ar", "flow.bins=501", "data.rows=500"]))
 
 
 def test_a_watcher_sees_every_validation_and_may_end_the_fit(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from pushforward.cli import main
 from pushforward.train.overrides import load_config
 from pushforward.train.runs import RunError, RunFolder, list_runs
 
@@ -149,6 +151,109 @@ def test_list_runs(root: Path) -> None:
     )
     assert one.started
     assert (runs["two"].status, runs["two"].steps, runs["two"].test_nll) == ("diverged", 20, 1.3)
+
+
+@pytest.fixture
+def many(root: Path) -> Path:
+    """Runs beside each other, and the trials of a sweep, the best of which has a link."""
+    for number, (flow, layers, nll) in enumerate([("maf", 5, 1.5), ("nsf-ar", 5, 1.25), ("nsf-c", 3, None)]):
+        run = RunFolder.create(root / flow)
+        rate = [f"train.learning_rate={nll}"] if nll else []
+        run.write_config(load_config("moons", overrides=[f"flow={flow}", f"flow.layers={layers}", *rate]))
+        run.set_status("finished" if nll else "failed", dataset="moons", flow=flow, started=f"2026-01-0{number + 1}")
+        if nll is not None:
+            run.write_json("results.json", {"test_nll": nll, "steps": 100 * layers, "kl_to_truth": nll / 100})
+    for trial in ("0000", "0001"):
+        run = RunFolder.create(root / "sweep-1" / "trials" / trial)
+        run.write_config(load_config("power.csv", overrides=["flow=iaf", "flow.layers=2"]))
+        run.set_status("finished", dataset="power", flow="iaf", started=f"2026-02-{trial}", steps=7)
+    (root / "sweep-1" / "best").symlink_to(Path("trials") / "0001")
+    return root
+
+
+def listed(root: Path, *arguments: str) -> list[str]:
+    done = CliRunner().invoke(main, ["runs", "--root", str(root), "--json", *arguments], prog_name="pushforward")
+    assert done.exit_code == 0, done.output
+    return [run["name"] for run in json.loads(done.stdout)["runs"]]
+
+
+ALL = ["maf", "nsf-ar", "nsf-c", "sweep-1/trials/0000", "sweep-1/trials/0001"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", ALL),
+        ("--limit 2", ALL[:2]),
+        ("--reverse --limit 1", [ALL[-1]]),
+        ("--dataset moons", ALL[:3]),
+        ("--flow nsf-*", ["nsf-ar", "nsf-c"]),
+        ("--flow maf --flow iaf", [ALL[0], *ALL[3:]]),
+        ("--status failed", ["nsf-c"]),
+        ("--where flow.layers=5", ["maf", "nsf-ar"]),
+        ("--where flow.layers!=5", ALL[2:]),
+        ("--where flow.layers>=3 --where flow.layers<5", ["nsf-c"]),
+        ("--where train.learning_rate>1.3", ["maf"]),
+        ("--where train.learning_rate=auto --dataset moons", ["nsf-c"]),
+        ("--where flow.name=nsf-*", ["nsf-ar", "nsf-c"]),
+        ("--where test_nll<1.3", ["nsf-ar"]),
+        ("--where kl_to_truth<=0.0125", ["nsf-ar"]),
+        ("--where status=finished --where dataset=power", ALL[3:]),
+        ("--where data.source=power.csv", ALL[3:]),
+        ("--sort test_nll", ["nsf-ar", "maf", *ALL[2:]]),
+        ("--sort test_nll --reverse", ["maf", "nsf-ar", *ALL[2:]]),
+        ("--sort flow.layers --dataset moons", ["nsf-c", "maf", "nsf-ar"]),
+        ("--sort flow --reverse --limit 2", ["nsf-c", "nsf-ar"]),
+        ("--sort kl_to_truth --limit 1", ["nsf-ar"]),
+    ],
+)
+def test_which_runs(arguments: str, expected: list[str], many: Path) -> None:
+    assert listed(many, *arguments.split()) == expected
+
+
+def test_a_sweep_is_listed_by_its_own_folder(many: Path) -> None:
+    assert listed(many / "sweep-1") == ["trials/0000", "trials/0001"], "the link to the best is no other run"
+    (many / "sweep-1" / "trials").rename(many / "elsewhere")
+    (many / "sweep-1" / "best").unlink()
+    (many / "sweep-1" / "linked").symlink_to(many / "elsewhere" / "0000")
+    assert listed(many / "sweep-1") == ["linked"]
+
+
+def test_json_says_all_and_the_table_what_was_asked_for(many: Path) -> None:
+    arguments = ["runs", "--root", str(many), "--flow", "nsf-ar"]
+    (run,) = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)["runs"]
+    assert run["path"] == str(many / "nsf-ar")
+    assert run["kl_to_truth"] == 0.0125
+    assert run["config"]["flow.layers"] == "5"
+    assert run["config"]["data.source"] == "moons"
+    table = CliRunner().invoke(main, [*arguments, "--where", "flow.layers=5", "--sort", "kl_to_truth"]).stdout
+    head, row = table.splitlines()
+    assert head.split()[-2:] == ["kl_to_truth", "flow.layers"]
+    assert row.split()[-2:] == ["0.0125", "5"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--sort", "tst_nll"],
+            "--sort: unknown field 'tst_nll'; did you mean 'test_nll'? known: name, status, dataset",
+        ),
+        (["--where", "flow.lyers=5"], "--where: unknown field 'flow.lyers'; did you mean 'flow.layers'? known: name"),
+        (["--where", "flow.layers"], "--where: expected KEY=VALUE, or KEY and one of != < <= > >=; got 'flow.layers'"),
+        (["--where", "steps<many"], "--where: expected a number after steps<; got 'many'"),
+    ],
+)
+def test_what_can_not_be_asked(arguments: list[str], said: str, many: Path) -> None:
+    done = CliRunner().invoke(main, ["runs", "--root", str(many), *arguments], prog_name="pushforward")
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"pushforward runs: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_none_fit(many: Path) -> None:
+    done = CliRunner().invoke(main, ["runs", "--root", str(many), "--dataset", "none"])
+    assert (done.stdout, done.stderr) == ("", f"no runs below {many} that fit\n")
 
 
 def test_unknown_status(root: Path) -> None:

@@ -1,15 +1,11 @@
 """What a fit records: metrics.jsonl through crashes, and the real Weights & Biases client, offline and broken."""
 
-import json
 import math
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ import pytest
 
 from pushforward.train.runs import RunError
 from pushforward.train.tracking import MetricsFile, Tracking, read_metrics
+from pushforward.train.wandb_record import read_record
 from pushforward.train.wandb_tracker import WandbTracker
 
 PICTURE = (  # a PNG of one pixel
@@ -205,7 +202,7 @@ def warn(text):
     print("WARN", text, file=sys.stderr)
 
 def core():
-    for line in subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines():
+    for line in subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True).stdout.splitlines():
         if f"--pid {os.getpid()}" in line and "wandb-core" in line:
             return int(line.split()[0])
 
@@ -266,36 +263,6 @@ class Fit:
         return sorted(path for path in (self.out / "wandb").glob("*run-*/run-*.wandb"))
 
 
-def records(path: Path) -> Iterator[Any]:
-    """Read the records of an offline run: a header, then LevelDB's log format, 32 KiB blocks of framed parts."""
-    from wandb.proto import wandb_internal_pb2
-
-    new_record: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]  # made when it is imported
-    data = path.read_bytes()
-    assert data[:4] == b":W&B"
-    position, parts = 7, b""
-    while position + 7 <= len(data):
-        room = 32768 - position % 32768
-        if room < 7:
-            position += room
-            continue
-        checksum, length, kind = struct.unpack_from("<IHB", data, position)
-        body = data[position + 7 : position + 7 + length]
-        if kind == 0 or len(body) < length:
-            return
-        assert checksum == zlib.crc32(body, zlib.crc32(bytes([kind])))
-        position += 7 + length
-        parts = body if kind in (1, 2) else parts + body
-        if kind in (1, 4):
-            record = new_record()
-            record.ParseFromString(parts)
-            yield record
-
-
-def items(group: Any) -> dict[str, Any]:
-    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in group}
-
-
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     return Fit(tmp_path_factory.mktemp("offline") / "run", "auto", "exit 3")
@@ -310,39 +277,28 @@ def test_offline_says_nothing_and_costs_no_start(offline: Fit) -> None:
 
 
 def test_offline_record_is_complete(offline: Fit) -> None:
-    found: dict[str, list[Any]] = {}
-    for record in records(offline.runs()[0]):
-        kind = record.WhichOneof("record_type")
-        found.setdefault(kind, []).append(getattr(record, kind))
-    run = found["run"][0]
-    assert (run.project, run.run_group, run.job_type) == ("pushforward", "g", "fit")
-    assert set(run.tags) == {"maf", "moons"}
-    assert run.display_name == "run"
-    assert run.run_id == (offline.out / "wandb" / "id").read_text().strip()
-    config = items(run.config.update)
-    for update in found.get("config", []):
-        config |= items(update.update)
-    assert config["flow.name"] == "maf"
-    assert config["train.learning_rate"] == 1e-3
-    assert config["data.columns"] == "all"
-    assert "flow" not in config
-    history = [items(row.item) for row in found["history"]]
+    record = read_record(offline.runs()[0])
+    assert (record.project, record.group, record.job_type) == ("pushforward", "g", "fit")
+    assert set(record.tags) == {"maf", "moons"}
+    assert record.name == "run"
+    assert record.id == (offline.out / "wandb" / "id").read_text().strip()
+    assert record.config["flow.name"] == "maf"
+    assert record.config["train.learning_rate"] == 1e-3
+    assert record.config["data.columns"] == "all"
+    assert "flow" not in record.config
+    history = record.history
     assert [row["global_step"] for row in history] == [0, 10, 20, 30, 40, 40, 40]
     assert [row["train/nll"] for row in history if "train/nll" in row] == [2.0, 1.9, 1.8, 1.7, 1.6]
     assert history[5]["val/nll"] == 1.25
     assert history[1]["seconds"] == 1.0
-    assert history[6]["samples/caption"] == "some points"
-    picture = offline.runs()[0].parent / "files" / history[6]["samples/path"]
+    assert history[6]["samples"]["caption"] == "some points"
+    picture = offline.runs()[0].parent / "files" / history[6]["samples"]["path"]
     assert picture.read_bytes() == bytes.fromhex(PICTURE)
-    summary: dict[str, Any] = {}
-    for update in found["summary"]:
-        summary |= items(update.update)
-    assert summary["best/val_nll"] == 1.25
-    assert summary["stop_reason"] == "steps"
-    axes = {metric.glob_name or metric.name: metric.step_metric for metric in found["metric"]}
-    assert axes["*"] == "global_step"
-    assert [(alert.title, alert.text) for alert in found["alert"]] == [("title", "text")]
-    assert [end.exit_code for end in found["exit"]] == [3]
+    assert record.summary["best/val_nll"] == 1.25
+    assert record.summary["stop_reason"] == "steps"
+    assert record.metrics["*"].step_metric == "global_step"
+    assert [alert[:2] for alert in record.alerts] == [("title", "text")]
+    assert (record.exit_code, record.torn) == (3, False)
 
 
 def test_resumed_run_keeps_its_id(offline: Fit) -> None:
@@ -383,8 +339,7 @@ def test_online_without_network_records_offline(tmp_path: Path) -> None:
     assert fit.warnings[0].endswith("); recording offline")
     offline = [path for path in fit.runs() if "offline-run" in str(path)]
     assert len(offline) == 1
-    rows = [record.history for record in records(offline[0]) if record.WhichOneof("record_type") == "history"]
-    assert len(rows) == 7, "what was logged while the client tried is not lost"
+    assert len(read_record(offline[0]).history) == 7, "what was logged while the client tried is not lost"
     assert fit.rest == ["OPENED True", "ENVIRONMENT set()"]
 
 

@@ -83,6 +83,7 @@ def _device(value: Any) -> Any:
 
 Auto = Literal["auto"]
 Count = Annotated[int, BeforeValidator(_whole), Field(gt=0), Expected("a whole number above 0")]
+Several = Annotated[int, BeforeValidator(_whole), Field(gt=1), Expected("a whole number above 1")]
 CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0), Expected("a whole number, 0 or above")]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False), Expected("a number above 0")]
 PositiveOrZero = Annotated[
@@ -144,7 +145,7 @@ class FlowConfig(Section):
     layers: Count | Auto = Field(default="auto", description="bijections with parameters, one after the other")
     hidden: Count | Auto = Field(default="auto", description="width of the conditioners")
     blocks: Count | Auto = Field(default="auto", description="residual blocks in each conditioner")
-    bins: Count | Auto = Field(default="auto", description="bins of each spline")
+    bins: Several | Auto = Field(default="auto", description="bins of each spline")
     bound: Positive | Auto = Field(default="auto", description="half-width of the interval on which splines act")
     dropout: ShareOrZero | Auto = Field(default="auto", description="dropout in the conditioners")
     base: Literal["auto", "diagonal", "full"] = Field(default="auto", description="covariance of the base density")

@@ -30,6 +30,7 @@ from pushforward.train.device import choose_device
 from pushforward.train.overrides import load_config
 from pushforward.train.prepare import Part, Prepared, check_same_data, load_data, prepare
 from pushforward.train.row_scores import rows_fingerprint, write_row_scores
+from pushforward.train.run_page import write_report
 from pushforward.train.runs import RunFolder
 from pushforward.train.tracking import Tracking, read_metrics
 
@@ -151,6 +152,7 @@ def evaluate_run(
         results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.exists() else {}
         fingerprint = rows_fingerprint(prepared.dataset.schema.names, prepared.test.rows)
         run.write_json("results.json", results | {"test_rows_sha256": fingerprint})
+        write_report(run)
         return report
     rows, context, notes = read_rows(data, density.schema)
     for note in notes:

@@ -27,6 +27,7 @@ from pushforward.train.recording import Recording, Watch
 from pushforward.train.reserve import Reserve
 from pushforward.train.results import results_of, schema_of, status_facts, summary_of
 from pushforward.train.row_scores import write_row_scores
+from pushforward.train.run_page import write_report
 from pushforward.train.runs import RunError, RunFolder
 from pushforward.train.settings import resolve, settings
 from pushforward.train.signals import StopOnSignal
@@ -72,6 +73,8 @@ class Fit:
             out.append(self.note)
         out.append(f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}")
         out.append(f"run       {self.run.path}")
+        if self.run.report.exists():
+            out.append(f"report    {self.run.report}")
         for label, folder in (("pictures", self.run.pictures), ("samples", self.run.samples)):
             files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
             if files:
@@ -245,7 +248,7 @@ def _run(
         resume_step=state.progress.step if resumed else None,
         job_type=job_type,
     )
-    recording = Recording(run, prepared, tracking, progress, watch)
+    recording = Recording(run, prepared, tracking, progress, state, watch)
     exit_code = 1
     try:
         for note in (*dataset.notes, prepared.ties, trouble and f"warning: {trouble}"):
@@ -307,6 +310,7 @@ def _run(
     finally:
         reserve.release()
         recording.keep(tracking.flush)
+        recording.keep(lambda: write_report(run))
         tracking.finish(exit_code)
         if tracking.location is not None:
             progress.message(f"W&B       {tracking.location}")

@@ -266,8 +266,8 @@ def _roll_back(state: State, settings: Settings) -> None:
 def _diverged(progress: Standing, settings: Settings) -> DivergedError:
     return DivergedError(
         f"the loss is not finite at step {progress.step}, after {max(0, progress.rollbacks - 1)} returns to the best "
-        f"weights with half the learning rate each (best validation NLL {progress.best_nll:.4f} nats at step "
-        f"{progress.best_step}); try train.learning_rate={settings.learning_rate / 10:g}"
+        f"weights with half the learning rate each (best validation NLL {progress.best_nll:.4f} nats in standardised "
+        f"units, at step {progress.best_step}); try train.learning_rate={settings.learning_rate / 10:g}"
     )
 
 

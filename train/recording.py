@@ -1,11 +1,11 @@
 """What a fit tells while it trains: a bar, rows of metrics, checkpoints, pictures, each trouble once."""
 
-import copy
 import errno
 import time
 import warnings
 from collections.abc import Callable
 
+from pushforward.flows import load as load_flow
 from pushforward.train.checkpoint import save_checkpoint
 from pushforward.train.loop import Metrics, State
 from pushforward.train.prepare import Prepared
@@ -35,11 +35,18 @@ class Recording:
         prepared: The data.
         tracking: Where numbers and pictures go.
         progress: What the user sees.
+        state: What is trained, in place.
         watch: Told of every validation.
     """
 
     def __init__(
-        self, run: RunFolder, prepared: Prepared, tracking: Tracking, progress: Progress, watch: Watch
+        self,
+        run: RunFolder,
+        prepared: Prepared,
+        tracking: Tracking,
+        progress: Progress,
+        state: State,
+        watch: Watch,
     ) -> None:
         self.run = run
         self.prepared = prepared
@@ -48,6 +55,7 @@ class Recording:
         self.unwanted = ""
         """Why the watcher wants no more of this fit."""
         self._watch = watch
+        self._state = state
         self._told: set[str] = set()
         self._offset = -prepared.standardize.log_det  # what turns a standardised NLL into one in data units
         self._picture_at = 0.0
@@ -63,32 +71,33 @@ class Recording:
         if kind == "validation":
             self.keep(lambda: self.tracking.flush(sync=True))
             self.unwanted = self._watch(self.progress.fraction or 0.0, shifted["val/nll"])
+            self._picture(step, seconds)
 
-    def picture(self, state: State, seconds: float) -> None:
+    def _picture(self, step: int, seconds: float) -> None:
         """Draw the best flow so far where somebody may be watching, seldom enough not to be missed in the budget."""
         budget = self.progress.seconds or 0.0
         pace = max(_PICTURE_PACE * self._picture_seconds, budget / _PICTURES)
         if not self.tracking.others or self.prepared.train.context is not None:
             return
-        if seconds - self._picture_at < pace or state.progress.stop_reason:  # at the end there are better ones
+        if seconds - self._picture_at < pace or self._state.progress.stop_reason:  # at the end there are better ones
             return
         began = time.perf_counter()
         self._picture_at = seconds
-        step = state.progress.step
         path = self.run.pictures / "progress" / f"step-{step:07d}.png"
-        flow = copy.deepcopy(state.flow)
-        flow.load_state_dict(state.best)
         try:
+            # Built anew: the flow in training may be compiled, and holds weights that are not the best.
+            flow = load_flow(self.run.checkpoints / "start")
+            flow.load_state_dict(self._state.best)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                draw_progress(self.prepared.in_data_units(flow.cpu().double().eval()), self.prepared, path)
+                draw_progress(self.prepared.in_data_units(flow.double().eval()), self.prepared, path)
             self.tracking.image("progress/samples", path, f"best weights at step {step:,}", step)
         except Exception as error:  # a picture is not worth a fit
             self.warn(f"no picture of the progress: {' '.join(str(error).split())}")
         self._picture_seconds = time.perf_counter() - began
 
     def checkpoint(self, state: State) -> None:
-        """Write a checkpoint, and what could not be written earlier."""
+        """Write a checkpoint."""
 
         def save() -> None:
             path = self.run.checkpoints / "last.pt"
@@ -98,7 +107,6 @@ class Recording:
                 raise RunError(f"{path}: cannot write: {_reason(error)}") from error
 
         self.keep(save)
-        self.picture(state, state.progress.seconds)
 
     def keep(self, write: Callable[[], object]) -> bool:
         """Write something; a full disk must not end a fit that may still be saved. Says whether it worked."""

@@ -12,9 +12,10 @@ import re
 import secrets
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -49,7 +50,7 @@ class RunSummary:
     """One line of the list of runs; ``None`` where the run has not said (yet).
 
     ``status`` is a :data:`Status`, ``killed`` for a run that says running but whose process is gone, or
-    ``unreadable`` for a folder whose JSON is broken.
+    ``unreadable`` for a folder whose JSON is broken. ``name`` is the path below the folder that was listed.
     """
 
     name: str
@@ -59,8 +60,29 @@ class RunSummary:
     flow: str | None = None
     started: str | None = None
     steps: int | None = None
+    seconds: float | None = None
+    parameters: int | None = None
     val_nll: float | None = None
     test_nll: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """All that its status and its results say."""
+
+    @cached_property
+    def configuration(self) -> dict[str, str]:
+        """Its configuration with dotted keys, every value as text; empty if it can not be read."""
+        import yaml
+
+        # A compiled reader, where there is one, that makes only text: a list has a thousand of them.
+        loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+        try:
+            sections = yaml.load((self.path / "config.yaml").read_bytes(), Loader=loader)
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        flat: dict[str, str] = {}
+        for key, value in sections.items() if isinstance(sections, dict) else ():
+            below = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
+            flat |= {name: ",".join(map(str, item)) if isinstance(item, list) else item for name, item in below.items()}
+        return flat
 
 
 class RunFolder:
@@ -278,9 +300,36 @@ class RunFolder:
 
 
 def list_runs(root: Path = Path("runs")) -> list[RunSummary]:
-    """List the runs below a folder, oldest first, from their JSON files alone."""
-    summaries = [_summary(root / name) for name in _run_names(root)]
+    """List the runs below a folder, oldest first, from their JSON files alone.
+
+    Runs in folders of folders count too, such as the trials of a sweep; a run is not looked into. Cost: about a tenth
+    of a millisecond a run.
+    """
+    summaries = [_summary(path, path.relative_to(root).as_posix()) for path in _run_paths(root)]
     return sorted(summaries, key=lambda summary: (summary.started or "", summary.name))
+
+
+def _run_paths(root: Path, depth: int = 4) -> list[Path]:
+    """Find the run folders below a folder; a link to one that was found is not another run."""
+    found: list[Path] = []
+    links: list[Path] = []
+
+    def look(folder: str, depth: int) -> None:
+        try:
+            with os.scandir(folder) as entries:
+                below = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        except OSError:
+            return
+        for name in below:
+            path = f"{folder}/{name}"
+            if os.path.exists(f"{path}/config.yaml") or os.path.exists(f"{path}/state.json"):
+                (links if os.path.islink(path) else found).append(Path(path))
+            elif depth > 1 and not os.path.islink(path):
+                look(path, depth - 1)
+
+    look(str(root), depth)
+    real = {os.path.realpath(path) for path in found} if links else set()
+    return found + [path for path in links if os.path.realpath(path) not in real]
 
 
 def _run_names(root: Path) -> list[str]:
@@ -293,8 +342,7 @@ def _run_names(root: Path) -> list[str]:
     )
 
 
-def _summary(path: Path) -> RunSummary:
-    name = path.resolve().name
+def _summary(path: Path, name: str = "") -> RunSummary:
     try:
         facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
         status = str(facts["status"])
@@ -312,8 +360,11 @@ def _summary(path: Path) -> RunSummary:
         flow=facts.get("flow"),
         started=facts.get("started"),
         steps=facts.get("steps"),
+        seconds=facts.get("seconds"),
+        parameters=facts.get("parameters"),
         val_nll=facts.get("val_nll"),
         test_nll=facts.get("test_nll"),
+        facts=facts,
     )
 
 

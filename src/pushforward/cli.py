@@ -6,7 +6,6 @@ data, 4 diverged, 130 and 143 for signals.
 """
 
 import atexit
-import difflib
 import gc
 import importlib
 import os
@@ -17,6 +16,7 @@ import click
 
 from pushforward import __version__
 from pushforward.commands.common import say
+from pushforward.commands.group import COMMAND, CommandGroup
 
 # Module below pushforward.commands, and what the list of commands says.
 _COMMANDS = {
@@ -24,7 +24,11 @@ _COMMANDS = {
     "sample": ("rows", "Draw synthetic rows."),
     "score": ("rows", "Log-densities of the rows of a table."),
     "evaluate": ("runs", "Say what a fitted density is worth."),
+    "report": ("pages", "Write a run as one HTML page."),
+    "compare": ("pages", "Compare runs on the same test rows."),
     "runs": ("runs", "List the runs there are."),
+    "sweep": ("sweep", "Search for the best parameters."),
+    "wandb": ("wandb", "Upload runs to Weights & Biases; make a dashboard there."),
     "datasets": ("datasets", "List the data sets there are."),
 }
 
@@ -32,6 +36,7 @@ _COMMANDS = {
 _EXIT_CODES = {
     "ConfigError": 2,
     "RunUsageError": 2,
+    "WandbLoginError": 2,
     "DataError": 3,
     "DivergedError": 4,
     "RunError": 1,
@@ -40,8 +45,8 @@ _EXIT_CODES = {
 }
 
 
-class _Commands(click.Group):
-    """A group that imports a command when it is called, suggests the nearest, and turns errors into one line."""
+class _Commands(CommandGroup):
+    """A group that imports a command when it is called, and turns errors into one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -58,15 +63,6 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            ctx.fail(f"no command '{args[0]}'{hint}")
-        return super().resolve_command(ctx, args)
-
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -82,7 +78,7 @@ class _Commands(click.Group):
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            say(f"{ctx.info_name} {ctx.invoked_subcommand}: {_one_line(error)}")
+            say(f"{ctx.meta.get(COMMAND, ctx.info_name)}: {_one_line(error)}")
             ctx.exit(next((_EXIT_CODES[c.__name__] for c in type(error).__mro__ if c.__name__ in _EXIT_CODES), 1))
 
 

@@ -1,0 +1,115 @@
+"""What does it cost a fit to be recorded?
+
+    python benchmarks/dashboards.py [--quick] [--repeats 5] [--out]
+
+The same fits, of as many steps, in fresh processes that take turns: Weights & Biases off, offline, and online
+against a server on the loopback interface whose every answer takes 50 ms. Compared are the seconds of training and of
+the whole command without its evaluation. Rows of metrics are written in all of them; what they cost (numbers of single
+layers included) is measured by a fit that writes one in 25 steps beside one that writes none.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import measure
+from measure import Target
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET_SHARE = 0.03
+_DELAY_SECONDS = 0.05
+# A toy's step is the shortest, so its rows come fastest; the digits have the most columns that come with the package.
+CASES = {"moons": ("moons", 4_000), "digits": ("digits", 1_500)}
+MODES = ("off", "offline", "online")
+
+
+def main() -> None:
+    arguments = measure.parser(__doc__, repeats=5).parse_args()
+    repeats = 2 if arguments.quick else arguments.repeats
+    facts = measure.machine(arguments.threads, ["wandb"])
+    measure.print_header(facts)
+    records, targets = [], []
+    for name, (data, steps) in CASES.items():
+        steps = steps // 4 if arguments.quick else steps
+        fits: dict[str, list[dict[str, float]]] = {mode: [] for mode in (*MODES, "no rows")}
+        for repeat in range(repeats):
+            order = list(fits)
+            for mode in order[repeat % len(order) :] + order[: repeat % len(order)]:
+                fits[mode].append(_fit(data, steps, mode))
+        rows = []
+        for mode in fits:
+            cells = [f"{statistics.median(one['training'] for one in fits[mode]):.2f}"]
+            for part in ("training", "command"):
+                shares = [100 * (a[part] / b[part] - 1) for a, b in zip(fits[mode], fits["off"], strict=True)]
+                cells += (
+                    []
+                    if mode == "off"
+                    else [f"{statistics.median(shares):+.1f} ({min(shares):+.1f} to {max(shares):+.1f})"]
+                )
+            rows.append([f"{name}, {steps:,} steps, {mode}", *cells, *["" for _ in range(3 - len(cells))]])
+            records.append({"case": name, "steps": steps, "mode": mode, "fits": fits[mode]})
+        measure.table(["", "training, s", "against off, %", "whole command, %"], rows)
+        for mode in ("offline", "online"):
+            share = statistics.median(
+                a["training"] / b["training"] - 1 for a, b in zip(fits[mode], fits["off"], strict=True)
+            )
+            targets.append(Target(f"{name}: share of the training that W&B {mode} takes", share, TARGET_SHARE))
+        share = statistics.median(
+            b["training"] / a["training"] - 1 for a, b in zip(fits["no rows"], fits["off"], strict=True)
+        )
+        targets.append(Target(f"{name}: share of the training that rows of metrics take", share, TARGET_SHARE))
+    measure.print_targets(targets)
+    measure.write_json(arguments.out, "dashboards", facts, records, targets)
+
+
+def _fit(data: str, steps: int, mode: str) -> dict[str, float]:
+    """Seconds of the training and of the whole command."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
+        environment = clean | {"HOME": str(home), "NETRC": str(home / "netrc")}
+        environment["PUSHFORWARD_CACHE"] = os.environ.get(
+            "PUSHFORWARD_CACHE", str(Path.home() / ".cache" / "pushforward")
+        )
+        words = [
+            "fit",
+            data,
+            f"train.steps={steps}",
+            "train.patience=1",
+            "train.evaluate=false",
+            "--seed",
+            "0",
+            "--json",
+        ]
+        words += [f"train.log_every={steps}"] if mode == "no rows" else []
+        words += ["--out", "run", "--wandb", "off" if mode == "no rows" else mode]
+        if mode != "online":
+            return _timed(words, folder, environment)
+        sys.path.insert(0, str(ROOT))
+        from tests.wandb_server import WandbServer
+
+        with WandbServer(home) as server:
+            server.delay = _DELAY_SECONDS
+            return _timed(words, folder, environment | server.environment | {"OMP_NUM_THREADS": ""})
+
+
+def _timed(words: list[str], folder: str, environment: dict[str, str]) -> dict[str, float]:
+    environment = {key: value for key, value in environment.items() if value}
+    before = time.perf_counter()
+    command = [sys.executable, "-m", "pushforward", *words]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - before
+    if done.returncode:
+        raise SystemExit(f"dashboards: exit code {done.returncode}: {done.stderr.strip()[-400:]}")
+    results: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {"training": float(results["seconds"]), "command": seconds}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Numbers as they are read: as many digits as their standard error knows, and none more."""
+
+import math
+
+NOTHING = "\u2013"
+"""What stands where there is no number."""
+
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def measured(value: float | None, se: float | None = None, *, signed: bool = False) -> str:
+    """A number and its standard error, which is written with two significant digits and decides those of both.
+
+    Example:
+        >>> measured(2.403599, 0.004739), measured(87.21, 0.93), measured(1234.5, 37.0), measured(1.5, None)
+        ('2.4036 ± 0.0047', '87.21 ± 0.93', '1,234 ± 37', '1.500')
+    """
+    if value is None or math.isnan(value):
+        return NOTHING
+    if not math.isfinite(value):
+        return _infinity(value)
+    if se is None or not math.isfinite(se) or se <= 0:
+        return significant(value, signed=signed)
+    digits = min(8, max(0, 1 - math.floor(math.log10(se))))
+    sign = "+" if signed else ""
+    return _minus(f"{value:{sign},.{digits}f} ± {se:,.{digits}f}")
+
+
+def significant(value: float | None, digits: int = 4, *, signed: bool = False) -> str:
+    r"""A number with so many significant digits; powers of ten where it is very large or very small.
+
+    Example:
+        >>> significant(1.23456), significant(1.1e-14, 2), significant(250000.0), significant(-0.5), significant(0.0)
+        ('1.235', '1.1\xa0×\xa010⁻¹⁴', '250,000', '−0.5000', '0')
+    """
+    if value is None or math.isnan(value):
+        return NOTHING
+    if not math.isfinite(value):
+        return _infinity(value)
+    if value == 0:
+        return "0"
+    sign = "+" if signed else ""
+    power = math.floor(math.log10(abs(value)))
+    if not -4 <= power <= 6:
+        mantissa, _, exponent = f"{value:{sign}.{digits - 1}e}".partition("e")
+        return _minus(f"{mantissa}\u00a0\u00d7\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}")
+    return _minus(f"{value:{sign},.{max(0, digits - 1 - power)}f}")
+
+
+def plain(value: float | None, digits: int = 6) -> str:
+    """A value of a table: whole numbers whole, others with the digits they need.
+
+    Example:
+        >>> plain(3.0), plain(0.25), plain(12.3456789)
+        ('3', '0.25', '12.3457')
+    """
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if value == int(value) and abs(value) < 1e15:
+        return _minus(f"{int(value):,}")
+    return _minus(f"{value:.{digits}g}")
+
+
+def count(value: float | None) -> str:
+    """A whole number with its thousands apart."""
+    return NOTHING if value is None or not math.isfinite(value) else _minus(f"{value:,.0f}")
+
+
+def duration(seconds: float | None) -> str:
+    """A time as people say it.
+
+    Example:
+        >>> duration(8.0), duration(75.2), duration(7322)
+        ('8.0 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def standard_errors(value: float | None, se: float | None) -> float | None:
+    """How many standard errors a number is from zero; None where nobody knows."""
+    if value is None or se is None or not (math.isfinite(value) and math.isfinite(se)) or se <= 0:
+        return None
+    return value / se
+
+
+def _infinity(value: float) -> str:
+    return "∞" if value > 0 else "\u2212∞"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\u2212")

@@ -1,0 +1,56 @@
+"""``pushforward report`` and ``pushforward compare``: runs as pages that open without a network."""
+
+import json
+from pathlib import Path
+
+import click
+
+from pushforward.commands.common import common_options, open_run, print_table
+
+
+@click.command
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="HTML file to write; RUN/report.html if not given.")
+@common_options("json")
+def report(run: Path, out: Path | None, as_json: bool) -> None:
+    """Write one HTML page about RUN, which needs nothing but itself: numbers, curves, pictures, calibration, rows.
+
+    RUN may be in any state, also while it is being fitted. Nothing is computed anew: what the page lacks, `pushforward
+    evaluate RUN` may add.
+    """
+    from pushforward.train.run_page import write_report
+
+    path = write_report(open_run(run), out)
+    if as_json:
+        click.echo(json.dumps({"run": str(run), "out": str(path), "bytes": path.stat().st_size}))
+    else:
+        click.echo(f"report written to {path}")
+
+
+@click.command
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN ...")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("comparison.html"),
+    show_default=True,
+    help="HTML file to write; an earlier comparison is replaced, nothing else is.",
+)
+@common_options("json")
+def compare(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Compare runs on the same test rows: a table, and a page with curves, differences and where they come from.
+
+    Differences of test NLL are paired, row by row. Runs that were scored on different rows are not compared;
+    data.seed=N gives fits with different seeds the same split.
+    """
+    from pushforward.train.comparison import compare_runs
+    from pushforward.train.comparison_page import write_comparison
+
+    comparison = compare_runs([open_run(run) for run in runs])
+    path = write_comparison(comparison, out)
+    if as_json:
+        click.echo(json.dumps(comparison.to_dict() | {"out": str(path)}))
+        return
+    print_table(comparison.table())
+    click.echo(f"{len(comparison.contenders[0].rows):,} test rows; {comparison.verdict()}")
+    click.echo(f"page written to {path}")

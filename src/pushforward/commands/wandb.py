@@ -1,0 +1,74 @@
+"""``pushforward wandb``: what to do with Weights & Biases beside recording there."""
+
+import json
+from pathlib import Path
+
+import click
+
+from pushforward.commands.common import common_options, open_run, say
+from pushforward.commands.group import CommandGroup
+
+
+@click.group(cls=CommandGroup)
+def wandb() -> None:
+    """Upload offline runs to Weights & Biases, and make a dashboard there."""
+
+
+@wandb.command
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--entity", help="User or team whose run it shall be; the recorded one, or you.")
+@click.option("--project", help="Project it shall be in; the recorded one.")
+@click.option("--force", is_flag=True, help="Upload again what was uploaded before.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=20.0,
+    show_default=True,
+    help="Seconds the server may take for an answer.",
+)
+@common_options("json")
+def sync(run: Path, entity: str | None, project: str | None, force: bool, timeout: float, as_json: bool) -> None:
+    """Upload what W&B recorded of RUN while it was offline, or lost its network, and check that the server has it.
+
+    Every file of every artifact is looked for before the upload, also in a run folder that was moved, and asked for
+    after it. What was uploaded before is only checked. Log in first, with `wandb login` or WANDB_API_KEY.
+    """
+    folder = open_run(run)
+    from pushforward.train.wandb_sync import sync_run
+
+    report = sync_run(folder, tell=say, entity=entity, project=project, force=force, timeout=timeout)
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        for line in report.lines():
+            click.echo(line)
+
+
+@wandb.command
+@click.option("--entity", help="User or team; you.")
+@click.option("--project", default="pushforward", show_default=True, help="Project whose runs are shown.")
+@click.option("--name", default="pushforward", show_default=True, help="Name of the workspace.")
+@click.option("--tag", "tags", multiple=True, help="Show runs with this tag, such as a data set or a flow; repeatable.")
+@click.option("--dry-run", is_flag=True, help="Print the workspace as JSON; needs no account and no network.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=20.0,
+    show_default=True,
+    help="Seconds the server may take for an answer.",
+)
+@common_options("json")
+def dashboard(
+    entity: str | None, project: str, name: str, tags: tuple[str, ...], dry_run: bool, timeout: float, as_json: bool
+) -> None:
+    """Save a W&B workspace that shows the runs of a project: outcome, curves, terms, layers, pictures, comparisons.
+
+    Every call saves a new one. Needs pushforward[workspaces].
+    """
+    from pushforward.train import wandb_dashboard
+
+    if dry_run:
+        click.echo(wandb_dashboard.dashboard_json(entity or "", project, name, tags=tags))
+        return
+    url = wandb_dashboard.save_dashboard(entity, project, name, tags=tags, timeout=timeout)
+    click.echo(json.dumps({"project": project, "name": name, "url": url}) if as_json else url)

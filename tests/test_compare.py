@@ -1,0 +1,228 @@
+"""Comparing runs: paired differences on the same rows, and nothing else is compared."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner, Result
+
+from pushforward.cli import main
+from pushforward.evaluate.likelihood import paired_difference
+from pushforward.evaluate.numbers import measured
+from pushforward.train import fit, load_config
+from pushforward.train.comparison import compare_runs, labels
+from pushforward.train.comparison_page import MATRIX, comparison_page, write_comparison
+from pushforward.train.row_scores import rows_fingerprint, write_row_scores
+from pushforward.train.runs import RunFolder, RunUsageError
+
+Array = npt.NDArray[np.float64]
+
+ROWS: Array = np.random.default_rng(0).standard_normal((500, 2))
+NUMBERS = np.arange(1_000, 1_500)
+
+
+def make(
+    path: Path,
+    log_probs: Array,
+    *,
+    rows: Array = ROWS,
+    columns: tuple[str, ...] = ("a", "b"),
+    dataset: str = "wine",
+    **config: Any,
+) -> RunFolder:
+    """A run with these scores."""
+    run = RunFolder.create(path)
+    run.write_config(load_config(dataset, overrides=[f"{key.replace('__', '.')}={v}" for key, v in config.items()]))
+    named = [{"name": name} for name in columns]
+    run.write_json("schema.json", {"dataset": dataset, "columns": named, "rows": {"test": len(rows)}})
+    results = {"dataset": dataset, "flow": "maf", "parameters": 1234, "steps": 20, "seconds": 2.0, "val_nll": 1.25}
+    results["test_nll"] = -log_probs.sum() / max(len(rows), 1)
+    results["test_rows_sha256"] = rows_fingerprint(columns, rows)
+    run.write_json("results.json", results)
+    curve = [
+        {"step": i, "seconds": i / 2, "kind": "validation", "val/nll": 3 - i / 10, "val/nll_se": 0.1} for i in range(9)
+    ]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in curve))
+    write_row_scores(run, np.arange(1_000, 1_000 + len(rows)), log_probs)
+    run.set_status("finished")
+    run.release()
+    return run
+
+
+def scores(seed: int, shift: float = 0.0) -> Array:
+    """Log-densities that agree on which rows are hard."""
+    hard: Array = -np.square(ROWS).sum(axis=1)
+    return hard + 0.1 * np.random.default_rng(seed).standard_normal(len(ROWS)) - shift
+
+
+def test_differences_are_paired(tmp_path: Path) -> None:
+    given = [scores(1, 0.05), scores(2), scores(3, 1.0)]
+    comparison = compare_runs([make(tmp_path / name, values) for name, values in zip("abc", given, strict=True)])
+    assert comparison.best == 1
+    for i in range(3):
+        for j in range(3):
+            gap = comparison.difference(i, j)
+            assert (gap.nats, gap.se) == pytest.approx(paired_difference(given[j], given[i]), rel=1e-12)
+    near, far = comparison.difference(0, 1), comparison.difference(2, 1)
+    assert near.se < comparison.contenders[0].test_nll_se / 5  # what pairing is for
+    assert near.clear
+    assert far.standard_errors is not None
+    assert far.standard_errors > 50
+    assert comparison.verdict().startswith(f"b is best, ahead of a by {measured(near.nats, near.se)} nats")
+    assert [run["run"] for run in comparison.to_dict()["runs"]] == ["a", "b", "c"]
+    assert comparison.to_dict()["best"] == "b"
+
+
+def test_a_small_difference_is_no_victory(tmp_path: Path) -> None:
+    comparison = compare_runs([make(tmp_path / "a", scores(1)), make(tmp_path / "b", scores(2))])
+    assert comparison.verdict().startswith("No clear winner: ")
+    assert not comparison.difference(0, 1).clear
+
+
+def test_rows_without_density(tmp_path: Path) -> None:
+    impossible, undefined = scores(1), scores(2)
+    impossible[3], undefined[4] = -math.inf, math.nan
+    both = scores(3)
+    both[3] = -math.inf
+    given = [undefined, scores(0), impossible, both]
+    runs = [make(tmp_path / name, values) for name, values in zip("abcd", given, strict=True)]
+    comparison = compare_runs(runs)
+    assert comparison.best == 1
+    for i in range(4):
+        for j in range(4):
+            gap = comparison.difference(i, j)
+            assert (gap.nats, gap.se) == pytest.approx(paired_difference(given[j], given[i]), nan_ok=True)
+    json.dumps(comparison.to_dict(), allow_nan=False)
+    text = comparison_page(comparison)
+    assert not re.search(r'="[^"]*\b(nan|inf)\b[^"]*"', text)
+    comparison_page(compare_runs([runs[2], runs[3]]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"dataset": "iris", "rows": ROWS + 1}, "data set wine against iris"),
+        ({"columns": ("a", "c")}, r"columns \(b, c in one of them only\)"),
+        ({"columns": ("b", "a")}, "order of the columns"),
+        ({"rows": ROWS[:400]}, "number of test rows 500 against 400"),
+        ({"rows": ROWS + 1, "seed": 3}, r"seed of the split 0 against 3 \(data.seed=N fits both on one split\)"),
+        ({"rows": ROWS + 1}, "their values"),
+    ],
+)
+def test_other_test_rows_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    first = make(tmp_path / "a", scores(1))
+    other = make(tmp_path / "b", scores(2)[: len(change.get("rows", ROWS))], **change)
+    with pytest.raises(RunUsageError, match=rf"a and .*b were scored on different test rows: {said}$"):
+        compare_runs([first, other])
+
+
+def test_same_seed_of_the_split_is_no_difference(tmp_path: Path) -> None:
+    runs = [
+        make(tmp_path / "a", scores(1), seed=1, data__seed=7),
+        make(tmp_path / "b", scores(2), seed=2, data__seed=7),
+    ]
+    assert compare_runs(runs).differing == {"seed": [1, 2]}
+
+
+def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
+    first, second = make(tmp_path / "a", scores(1)), make(tmp_path / "b", scores(2))
+    with pytest.raises(RunUsageError, match="expected two runs or more; got 1"):
+        compare_runs([first])
+    with pytest.raises(RunUsageError, match="is given twice"):
+        compare_runs([first, second, RunFolder(first.path / ".." / "a")])
+    second.test_scores.write_bytes(b"no parquet")
+    with pytest.raises(RunUsageError, match=r"test_scores\.parquet cannot be read"):
+        compare_runs([first, second])
+    second.test_scores.unlink()
+    with pytest.raises(RunUsageError, match=f"write them with: pushforward evaluate {re.escape(str(second.path))}$"):
+        compare_runs([first, second])
+    second.results.unlink()
+    with pytest.raises(RunUsageError, match="has no results to compare; it is finished"):
+        compare_runs([first, second])
+    moved = make(tmp_path / "c", scores(3))
+    write_row_scores(moved, np.arange(500), scores(3))
+    with pytest.raises(RunUsageError, match="lists other rows"):
+        compare_runs([first, moved])
+    nothing = make(tmp_path / "d", np.empty(0), rows=np.empty((0, 2)))
+    with pytest.raises(RunUsageError, match="has no test rows"):
+        compare_runs([first, nothing])
+
+
+def test_labels_tell_runs_apart(tmp_path: Path) -> None:
+    paths = ["x/one/fit", "x/two/fit", "x/other", "y/one/fit"]
+    assert labels([RunFolder(tmp_path / path) for path in paths]) == ["x/one/fit", "two/fit", "other", "y/one/fit"]
+
+
+def test_the_page(tmp_path: Path) -> None:
+    runs = [make(tmp_path / name, scores(i, i / 10), flow__layers=i + 1) for i, name in enumerate(["<b>&", "c", "d"])]
+    comparison = compare_runs(runs)
+    text = comparison_page(comparison)
+    assert "<b>&" not in text
+    assert "&lt;b&gt;&amp;" in text
+    gap = comparison.difference(0, 1)
+    assert measured(gap.nats, gap.se, signed=True) in text
+    assert text.count('class="better"') > text.count("<caption")
+    assert '<th scope="row">flow.layers</th><td>1</td><td>2</td><td>3</td>' in text
+    assert "flow.hidden" not in text
+    assert text.count("<polyline") == 6  # three runs, against seconds and against steps
+    most = int(np.abs(comparison.contenders[0].log_probs - comparison.contenders[1].log_probs).argmax())
+    assert f'<th scope="row" class="number">{NUMBERS[most]:,}</th>' in text
+
+
+def test_many_runs_are_compared_with_the_best(tmp_path: Path) -> None:
+    comparison = compare_runs([make(tmp_path / f"r{i}", scores(i, (i - 4) ** 2 / 10)) for i in range(MATRIX + 2)])
+    text = comparison_page(comparison)
+    assert comparison.best == 4
+    assert "Each of the 10 runs is compared with the best." in text
+    assert '<th scope="col" class="number">r4</th>' in text
+    assert text.count('class="worse"') >= MATRIX
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="pushforward")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "runs" / "a", scores(1, 0.5))
+    make(tmp_path / "runs" / "b", scores(2))
+    done = invoke("compare", "a", "runs/b")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:2] == ["run", "data"]
+    assert lines[1].startswith("a ")
+    assert lines[2].endswith("best")
+    assert (tmp_path / "comparison.html").exists()
+    answer = invoke("compare", "a", "b", "--json", "--out", "other.html")
+    assert json.loads(answer.stdout)["best"] == "b"
+    assert json.loads(answer.stdout)["out"] == "other.html"
+    assert invoke("compare", "a").exit_code == 2
+    assert invoke("compare", "a", "a").exit_code == 2
+    assert invoke("compare", "a", "nothing").exit_code == 2
+
+
+def test_only_an_earlier_comparison_is_replaced(tmp_path: Path) -> None:
+    comparison = compare_runs([make(tmp_path / "a", scores(1)), make(tmp_path / "b", scores(2))])
+    ours, mine = tmp_path / "ours.html", tmp_path / "mine.html"
+    first = write_comparison(comparison, ours).read_bytes()
+    assert write_comparison(comparison, ours).read_bytes() == first
+    mine.write_text("mine")
+    with pytest.raises(RunUsageError, match="no page of pushforward compare"):
+        write_comparison(comparison, mine)
+    assert mine.read_text() == "mine"
+
+
+def test_fits_leave_what_is_compared(tmp_path: Path) -> None:
+    small = ["train.steps=5", "flow=maf", "flow.hidden=8", "flow.layers=1", "train.evaluate=false"]
+    runs = [
+        fit(load_config("wine", overrides=[*small, *more], wandb="off"), out=tmp_path / name, quiet=True).run
+        for name, more in [("a", ["seed=1", "data.seed=0"]), ("b", ["seed=2", "data.seed=0"])]
+    ]
+    comparison = compare_runs(runs)
+    for one in comparison.contenders:
+        assert one.test_nll == pytest.approx(json.loads(one.record.run.results.read_text())["test_nll"])

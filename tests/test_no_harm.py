@@ -1,0 +1,236 @@
+"""Whatever happens to the dashboard, the fit ends with its model and all of its metrics, and one warning."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+
+from pushforward.evaluate.fitted import FittedDensity
+from pushforward.train.runs import RunFolder
+from pushforward.train.tracking import read_metrics
+from tests.wandb_server import WandbServer
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, mounts and locks are POSIX")
+
+STEPS = 2_000
+KEYS = ("flow=maf", "flow.layers=1", "flow.hidden=8", "data.rows=500", "train.batch_size=32", "train.log_every=100")
+
+
+class RunningFit:
+    """A real fit of about three seconds that is watched while it runs."""
+
+    def __init__(self, environment: Mapping[str, str], folder: Path, *arguments: str, steps: int = STEPS) -> None:
+        self.run = folder / "run"
+        command = [sys.executable, "-m", "pushforward", "fit", *arguments, *KEYS, f"train.steps={steps}"]
+        if "--resume" not in arguments:
+            command += ["--out", "run"]
+        self.process = subprocess.Popen(
+            command, env=dict(environment), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream: IO[str]) -> None:
+        with stream:
+            self.lines += iter(stream.readline, "")
+
+    def wait(self) -> int:
+        """Wait for the end; returns the exit code."""
+        code = self.process.wait(timeout=120)
+        self._reader.join()
+        return code
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something to come true while the fit runs."""
+        limit = time.monotonic() + 60
+        while not condition():
+            assert self.process.poll() is None, self.lines
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+
+    def until_row(self, count: int) -> None:
+        """Wait until so many rows of metrics are there."""
+        path = self.run / "metrics.jsonl"
+        self.until(lambda: path.exists() and path.read_bytes().count(b"\n") >= count)
+
+    def until_wandb(self) -> None:
+        """Wait until the client has begun to record."""
+        self.until(lambda: bool(list(self.run.glob("wandb/*run-*/run-*.wandb"))))
+
+    def ends_well(self, *, warnings: int = 1, steps: int = STEPS) -> list[str]:
+        """Wait for the end, check model and metrics, and return the warnings."""
+        self.wait()
+        text = "".join(self.lines)
+        assert self.process.returncode == 0, text
+        assert "Traceback" not in text
+        run = RunFolder.open(self.run)
+        assert run.status == "finished"
+        assert np.isfinite(FittedDensity.load(run.model).log_prob(np.zeros((3, 2)))).all()
+        rows = read_metrics(run.metrics)
+        assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(100, steps + 1, 100))
+        assert len([row for row in rows if row["kind"] == "validation"]) == 41
+        assert [row["kind"] for row in rows].count("summary") >= 1
+        found = [line for line in self.lines if ("W&B " in line[:4] and "W&B   " not in line) or "warning" in line]
+        assert len(found) == warnings, text
+        return found
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user without an account, in a home folder of their own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "XDG_", "NETRC"))}
+    return clean | {"HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1"}
+
+
+def core_of(parent: int) -> int:
+    """The process of the client's core that belongs to a fit."""
+    limit = time.monotonic() + 30
+    while time.monotonic() < limit:
+        listed = subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
+        for line in listed.splitlines():
+            if "wandb-core" in line and f"--pid {parent}" in line:
+                return int(line.split()[0])
+        time.sleep(0.05)
+    raise AssertionError("the client has no core process")
+
+
+def test_client_is_missing(tmp_path: Path, alone: dict[str, str]) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "wandb.py").write_text("raise ImportError('none')\n")
+    fit = RunningFit(alone | {"PYTHONPATH": str(hidden)}, tmp_path, "moons", "train.evaluate=false")
+    (warning,) = fit.ends_well()
+    assert "W&B is not installed (pip install wandb)" in warning
+
+
+def test_not_logged_in(tmp_path: Path, alone: dict[str, str]) -> None:
+    fit = RunningFit(alone, tmp_path, "moons", "train.evaluate=false", "--wandb", "online")
+    (warning,) = fit.ends_well()
+    assert "W&B has no API key (wandb login); recording offline" in warning
+
+
+def test_core_process_is_killed(tmp_path: Path, alone: dict[str, str]) -> None:
+    fit = RunningFit(alone, tmp_path, "moons", "train.evaluate=false", "--wandb", "offline")
+    fit.until_wandb()
+    os.kill(core_of(fit.process.pid), signal.SIGKILL)
+    (warning,) = fit.ends_well()
+    assert "it is off for the rest of this fit, metrics.jsonl goes on" in warning
+
+
+@pytest.mark.parametrize("how", ["refuse", pytest.param("silent", marks=pytest.mark.slow)])
+def test_network_is_lost(how: str, tmp_path: Path, wandb_server: WandbServer) -> None:
+    environment = wandb_server.environment | {"WANDB_FINISH_TIMEOUT": "2", "WANDB_INIT_TIMEOUT": "20"}
+    began = time.monotonic()
+    fit = RunningFit(environment, tmp_path, "moons", "train.evaluate=false", "--wandb", "online")
+    fit.until(lambda: bool(wandb_server.runs))
+    wandb_server.misbehave(how)  # type: ignore[arg-type]  # one of its words
+    (warning,) = fit.ends_well()
+    assert time.monotonic() - began < 90, "the client waits for ever if nobody stops it"
+    assert "W&B" in warning
+    assert "pushforward wandb sync" in warning
+
+
+def test_its_folder_cannot_be_written(tmp_path: Path, alone: dict[str, str]) -> None:
+    first = RunningFit(alone, tmp_path, "moons", "train.evaluate=false", "--wandb", "off", steps=100)
+    assert first.wait() == 0
+    (tmp_path / "run" / "wandb").write_text("not a folder")
+    fit = RunningFit(alone, tmp_path, "--resume", "run", "--wandb", "offline", steps=STEPS)
+    code, text = fit.wait(), "".join(fit.lines)
+    assert code == 0, text
+    found = [line for line in fit.lines if line.startswith("W&B")]
+    assert len(found) == 1, text
+    assert "metrics.jsonl goes on" in found[0]
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(100, STEPS + 1, 100))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small disk: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("mode", ["offline", pytest.param("off", marks=pytest.mark.slow)])
+def test_disk_is_full(mode: str, tmp_path: Path, alone: dict[str, str]) -> None:
+    """The disk fills up in the middle and stays full: what was kept free is enough for the model and all rows."""
+    disk = tmp_path / "disk"
+    with small_disk(disk, "24m"):
+        fit = RunningFit(alone, disk, "moons", "--wandb", mode)
+        if mode == "offline":
+            fit.until_wandb()
+        fit.until_row(5)
+        with open(disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        (warning,) = fit.ends_well()
+        assert "no space left on device; the fit goes on, and writes what is missing at its end" in warning
+        assert (fit.run / "results.json").exists()
+        assert not (fit.run / ".reserve").exists()
+
+
+def test_disk_is_too_small_for_the_model(tmp_path: Path, alone: dict[str, str]) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "2m"):
+        fit = RunningFit(alone, disk, "moons", "--wandb", "off")
+        assert fit.wait() == 1
+        assert fit.lines[-1].endswith("for the model and its report: no space left on device\n")
+        assert "Traceback" not in "".join(fit.lines)
+
+
+def killed_at_random(folder: Path, environment: Mapping[str, str], moment: random.Random) -> None:
+    """Kill a fit without warning; everything it had told of is in its metrics."""
+    folder.mkdir()
+    told = folder / "told"
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom pushforward.train import fit, load_config\n"
+        "told = open(sys.argv[1], 'ab', buffering=0)\n"
+        "def watch(fraction, nll):\n"
+        "    told.write(f'{nll!r}\\n'.encode())\n"
+        "    return ''\n"
+        "config = load_config('moons', overrides=sys.argv[2:])\n"
+        "fit(config, out=Path('run'), quiet=True, watch=watch)\n"
+    )
+    keys = (*KEYS, "train.steps=4000", "train.checkpoint_seconds=0.2", "wandb=offline", "train.evaluate=false")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(told), *keys], cwd=folder, env=dict(environment), stderr=subprocess.DEVNULL
+    )
+    limit = time.monotonic() + 60
+    while not told.exists() or not told.read_bytes():
+        assert process.poll() is None
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    time.sleep(moment.uniform(0.0, 3.0))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    heard = [float(line) for line in told.read_text().splitlines()]
+    rows = read_metrics(folder / "run" / "metrics.jsonl")
+    found = [row["val/nll"] for row in rows if row["kind"] == "validation"]
+    assert found[: len(heard)] == heard
+    assert len(found) <= len(heard) + 1
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+
+
+@pytest.mark.parametrize("trial", [pytest.param(i, marks=[pytest.mark.slow] if i else []) for i in range(20)])
+def test_sigkill_at_a_random_moment(trial: int, tmp_path: Path, alone: dict[str, str]) -> None:
+    killed_at_random(tmp_path / "fit", alone, random.Random(trial))

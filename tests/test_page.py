@@ -1,0 +1,321 @@
+"""The page of a run: whole, closed to the outside, escaped, small, and there for a run in any state."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from pushforward.cli import main
+from pushforward.evaluate.numbers import measured, significant
+from pushforward.evaluate.page import Html, document, tag
+from pushforward.evaluate.page_style import STYLE
+from pushforward.train import fit, load_config
+from pushforward.train.run_page import run_page, write_report
+from pushforward.train.run_record import TRAINING_ROWS, read_run
+from pushforward.train.runs import RunFolder, RunUsageError
+
+HOSTILE = '<img src=x onerror=alert(1)> & "größe" \'\u2028'
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A table with a hostile column name, fitted and evaluated."""
+    folder = tmp_path_factory.mktemp("page")
+    x = np.random.default_rng(0).standard_normal((200, 3)) @ np.triu(np.ones((3, 3)))
+    header = ",".join(['"' + HOSTILE.replace('"', '""') + '"', "b", "c"])
+    np.savetxt(folder / "data.csv", x, delimiter=",", header=header, comments="", encoding="utf-8")
+    config = load_config(
+        str(folder / "data.csv"),
+        overrides=["train.steps=30", "flow=maf", "flow.hidden=8", "flow.layers=1", "train.log_every=2"],
+        wandb="off",
+    )
+    return fit(config, out=folder / "my run", quiet=True).run
+
+
+class Page(HTMLParser):
+    """What matters of a page: elements, text, headings."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not set(self.open) & {"style", "script"}:
+            self.text += data + " "
+
+    def of(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def check(text: str) -> Page:
+    """Everything that holds of every page."""
+    page = Page(text)
+    assert page.open == []
+    assert {name for name, _ in page.elements} <= {
+        "html", "head", "meta", "title", "style", "body", "main", "header", "nav", "section", "footer", "script",
+        "h1", "h2", "h3", "p", "a", "ul", "li", "dl", "dt", "dd", "div", "span", "b", "small", "code", "pre", "figure",
+        "figcaption", "details", "summary", "table", "caption", "thead", "tbody", "tr", "th", "td", "img",
+        "svg", "text", "line", "rect", "circle", "polyline", "polygon",
+    }  # fmt: skip
+    for _, attributes in page.elements:
+        assert not [key for key in attributes if key.startswith("on")]
+        for key in ("src", "href", "xlink:href", "srcset", "action"):
+            assert re.match(r"#|data:image/png;base64,", attributes.get(key, "#"))
+    assert all(image["alt"].strip() for image in page.of("img"))
+    for drawing in page.of("svg"):
+        assert (drawing.get("role") == "img" and drawing["aria-label"].strip()) or drawing.get("aria-hidden") == "true"
+    levels = [int(name[1]) for name, _ in page.elements if re.fullmatch("h[1-6]", name)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert all(link["href"][1:] in ids for link in page.of("a"))
+    assert len(page.of("caption")) == len(page.of("table"))
+    assert all(head.get("scope") in ("col", "row") for head in page.of("th"))
+    assert "nan" not in re.findall(r"\w+", page.text)
+    (policy,) = [meta["content"] for meta in page.of("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    return page
+
+
+def test_a_finished_run(fitted: RunFolder) -> None:
+    path = write_report(fitted)
+    assert path == fitted.path / "report.html"
+    page = check(path.read_text(encoding="utf-8"))
+    results = json.loads(fitted.results.read_text())
+    assert measured(results["test_nll"], results["test_nll_se"]) in page.text
+    evaluation = json.loads((fitted.path / "evaluation.json").read_text())
+    for baseline in evaluation["baselines"]:
+        assert baseline["label"] in page.text
+        gain = evaluation["gains"][baseline["name"]]
+        assert measured(gain["nats"], gain["se"], signed=True) in page.text
+    best = min(evaluation["baselines"], key=lambda baseline: baseline["nll"]["nll"])
+    assert f"{best['label']}: {significant(best['nll']['nll'])}; paired on the test rows" in page.text
+    for said in ("PIT histograms", "Lowest log-density", "Calibration", "pushforward fit -c 'my run/config.yaml'"):
+        assert said in page.text
+    assert str(evaluation["extreme_rows"]["worst"][0]["row"]) in page.text
+    steps, values = read_run(fitted).curve("val/nll")
+    assert f" at step {steps[values.argmin()]:.0f}" in page.text
+    assert len(page.of("img")) >= 2
+    assert "Left out" not in page.text
+    assert HOSTILE.split(" & ")[0] in page.text
+
+
+def test_no_partial_file_is_left_and_what_is_not_ours_is_kept(fitted: RunFolder, tmp_path: Path) -> None:
+    ours, mine = tmp_path / "ours.html", tmp_path / "mine.html"
+    write_report(fitted, ours)
+    write_report(fitted, ours)
+    mine.write_text("<html>my own notes</html>")
+    with pytest.raises(RunUsageError, match="no page of pushforward report"):
+        write_report(fitted, mine)
+    assert mine.read_text() == "<html>my own notes</html>"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.html", "ours.html"]
+
+
+def test_the_command(fitted: RunFolder, tmp_path: Path) -> None:
+    out = tmp_path / "a.html"
+    done = CliRunner().invoke(main, ["report", str(fitted.path), "--out", str(out), "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {"run": str(fitted.path), "out": str(out), "bytes": out.stat().st_size}
+    assert CliRunner().invoke(main, ["report", str(tmp_path / "none")]).exit_code == 2
+    lost = CliRunner().invoke(main, ["report", str(fitted.path), "--out", str(tmp_path / "no" / "a.html")])
+    assert lost.exit_code == 1
+    assert "no such file" in lost.output
+
+
+def test_pages_do_not_wait_for_torch() -> None:
+    code = (
+        "import sys, pushforward.train.run_page, pushforward.train.comparison_page\n"
+        "print([name for name in ('torch', 'matplotlib', 'wandb', 'scipy', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+STATES: dict[str, dict[str, Any]] = {
+    "running": {"status": "running", "said": "The fit is running", "claimed": True, "rows": 3},
+    "starting": {"status": "running", "said": "has no likelihoods", "claimed": True, "rows": 0},
+    "killed": {"status": "running", "said": "is gone without having finished", "rows": 3},
+    "stopped": {"status": "stopped", "said": "was stopped by a signal", "rows": 3},
+    "failed": {"status": "failed", "said": "The fit failed", "rows": 1},
+    "diverged": {"status": "diverged", "said": "The fit diverged", "rows": 2},
+}
+
+
+def make(path: Path, state: dict[str, Any]) -> RunFolder:
+    run = RunFolder.create(path)
+    run.write_config(load_config("moons"))
+    run.set_status(state["status"], dataset="moons", flow="maf")
+    rows = [
+        {"step": 10 * i, "seconds": 0.1 * i, "kind": "validation", "val/nll": 3.0 - i} for i in range(state["rows"])
+    ]
+    rows += [{"step": 99, "seconds": 9.0, "kind": "train", "train/nll": None, "train/grad_norm": None}]
+    rows += [{"step": 99, "seconds": 9.0, "kind": "alert", "title": "t", "text": "the loss is <not> finite"}]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
+    if not state.get("claimed"):
+        run.release()
+    return run
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_every_state_has_a_page(name: str, tmp_path: Path) -> None:
+    run = make(tmp_path / "run", STATES[name])
+    page = check(write_report(run).read_text(encoding="utf-8"))
+    assert STATES[name]["said"] in page.text
+    assert "The loss is <not> finite" in page.text
+    assert "Left out" not in page.text
+    assert ("polyline" in {tag for tag, _ in page.elements}) == (STATES[name]["rows"] >= 2)
+    run.release()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "results.json", "evaluation.json", "schema.json", "environment.json",
+                                  "config.yaml", "state.json", "pictures/corner.png", "log.txt"])  # fmt: skip
+@pytest.mark.parametrize("damage", [None, b"", b"[1, 2]", b'{"a": \xff', b'{"columns": 3, "rows": [], "samples": 1}'])
+def test_missing_and_damaged_files(fitted: RunFolder, tmp_path: Path, name: str, damage: bytes | None) -> None:
+    run = RunFolder(tmp_path / "run")
+    for path in fitted.path.rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".jsonl", ".yaml", ".png", ".txt"):
+            target = run.path / path.relative_to(fitted.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    (run.path / name).unlink()
+    if damage is not None:
+        (run.path / name).write_bytes(damage)
+    check(write_report(run).read_text(encoding="utf-8"))
+
+
+def test_damaged_sections_are_left_out_with_a_sentence(fitted: RunFolder) -> None:
+    record = read_run(fitted)
+    evaluation = {**record.evaluation, "calibration": {"pit": {"counts": [[1, 2], [3]]}}}
+    page = check(run_page(type(record)(**{**vars(record), "evaluation": evaluation})))
+    assert page.text.count("Left out") == 1
+    assert "Test NLL, best first" in page.text
+
+
+def test_what_there_is_no_evaluation_of(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", STATES["stopped"])
+    run.write_json("results.json", {"flow": "maf", "test_nll": 1.5, "test_nll_se": 0.1, "steps": 20, "seconds": 2.0})
+    page = check(write_report(run).read_text(encoding="utf-8"))
+    assert "1.50 ± 0.10" in re.sub(r"\s+", " ", page.text)
+    assert "has not been evaluated" in page.text
+    run.write_json("results.json", {"flow": "maf", "test_nll": None, "val_nll": 1.0, "steps": 20, "seconds": 2.0})
+    page = check(write_report(run).read_text(encoding="utf-8"))
+    assert "There are no test rows" in page.text
+
+
+def test_fifty_columns_and_a_long_fit_stay_small(tmp_path: Path) -> None:
+    run, rng = make(tmp_path / "wide", STATES["stopped"]), np.random.default_rng(0)
+    names = [f"a rather long name of a column, number {i}" for i in range(50)]
+    layers = [f"{i:02d}-masked-autoregressive" for i in range(12)]
+    with open(run.metrics, "w") as file:
+        for step in range(20_000):
+            noise = rng.standard_normal(30)
+            row = {"step": step, "seconds": step / 10, "kind": "train", "train/nll": noise[0], "train/grad_norm": 2.0}
+            row |= {f"grad_norm/{layer}": abs(noise[i]) + 0.1 for i, layer in enumerate(layers)}
+            row |= {f"log_det/{layer}": noise[i] for i, layer in enumerate(layers)}
+            file.write(json.dumps(row | {"val/nll": noise[1], "val/nll_se": 0.1}) + "\n")
+    for name in ("density", "corner", "latent", "another"):
+        (run.pictures / f"{name}.png").write_bytes(rng.bytes(900_000))
+    levels = np.linspace(0.01, 0.99, 27)
+    values = np.sort(rng.standard_normal((50, 27))).tolist()
+    row = {name: float(value) for name, value in zip(names, rng.standard_normal(50), strict=True)}
+    scored = [{"row": i, "log_prob": -1.5, "values": row} for i in range(10)]
+    pit = {"edges": np.linspace(0, 1, 21).tolist(), "counts": rng.integers(50, 100, (50, 20)).tolist()}
+    run.write_json("evaluation.json", {
+        "calibration": {"rows": 1500, "columns": names, "pit": pit,
+                        "quantiles": {"levels": levels.tolist(), "held_out": values, "samples": values}},
+        "extreme_rows": {"worst": scored, "best": scored},
+        "samples": {"rows": 10, "held_out_rows": 10, "ks": dict.fromkeys(names, 0.1), "c2st": {}},
+    })  # fmt: skip
+    columns = [{"name": name, "type": "double", "minimum": 0.0, "maximum": 1.0, "distinct": 9} for name in names]
+    run.write_json("schema.json", {"dataset": "wide", "columns": columns, "rows": {"train": 1, "test": 1}})
+    run.write_json("results.json", {"test_nll": 1.0, "test_nll_se": 0.1})
+    path = write_report(run)
+    page = check(path.read_text(encoding="utf-8"))
+    assert path.stat().st_size < 3_000_000
+    assert len(page.of("img")) == 2
+    assert "latent.png, another.png" in page.text
+    assert "The other 38" in page.text
+    assert "12 of 50 columns" in page.text
+
+
+def test_long_records_are_thinned_and_keep_their_validation_and_their_end(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", STATES["stopped"])
+    rows = [{"step": i, "seconds": i / 10, "kind": "train", "train/nll": 1.0} for i in range(2 * TRAINING_ROWS + 8)]
+    rows[100::100] = [{**row, "kind": "validation", "val/nll": 2.0} for row in rows[100::100]]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + "[]\n")
+    record = read_run(run)
+    assert len(record.curve("val/nll")[0]) == len(rows[100::100])
+    assert TRAINING_ROWS / 2 < len(record.curve("train/nll")[0]) <= 1.1 * TRAINING_ROWS
+    assert record.every == 2
+    assert record.step == rows[-1]["step"]
+    assert record.problems == [f"metrics.jsonl: 1 of {len(rows) + 1} lines hold no JSON object"]
+    assert "One in 2 of the recorded batches" in check(run_page(record)).text
+
+
+def test_a_fit_that_is_running_shows_its_last_picture(fitted: RunFolder, tmp_path: Path) -> None:
+    run = make(tmp_path / "run", STATES["running"])
+    image = (fitted.pictures / "corner.png").read_bytes()
+    for step in range(0, 90, 10):
+        (run.pictures / "progress").mkdir(exist_ok=True)
+        (run.pictures / "progress" / f"step-{step:07d}.png").write_bytes(image)
+    page = check(write_report(run).read_text(encoding="utf-8"))
+    assert [re.sub(r".*at (step \d+).*", r"\1", image["alt"]) for image in page.of("img")] == [
+        "step 80", "step 0", "step 20", "step 40", "step 60"
+    ]  # fmt: skip
+    run.release()
+
+
+def test_only_html_stays_html() -> None:
+    assert tag("p", "<b>", Html("<b></b>"), title='"<&') == '<p title="&quot;&lt;&amp;">&lt;b&gt;<b></b></p>'
+    text = document("</title><script>x</script>", tag("h1", "</script>"), generator="g")
+    assert Page(text).of("script") == [{}]
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_contrast(theme: int) -> None:
+    blocks = re.findall(r":root \{(.*?)\}", STYLE, flags=re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[theme]))
+
+    def contrast(a: str, b: str) -> float:
+        high, low = sorted((_luminance(colours[a]), _luminance(colours[b])), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    for text in ("text", "muted", "link", "good", "fair", "bad"):
+        for ground in ("ground", "card", "soft"):
+            assert contrast(text, ground) >= 4.5, (text, ground)
+    for kind in ("good", "fair", "bad"):
+        assert contrast(kind, f"{kind}-soft") >= 4.5
+        assert contrast("text", f"{kind}-soft") >= 4.5
+    for number in range(8):
+        assert contrast(f"s{number}", "card") >= 3.0

@@ -1,0 +1,311 @@
+"""The page of a run: everything a run folder says, as one HTML file that opens without a network."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pushforward.datasets.whole_file import whole_file
+from pushforward.evaluate.numbers import NOTHING, count, duration, measured, plain, significant, standard_errors
+from pushforward.evaluate.page import (
+    Card,
+    Child,
+    Html,
+    cards,
+    command,
+    contents,
+    details,
+    document,
+    facts,
+    join,
+    made_by,
+    note,
+    pill,
+    section,
+    table,
+    tag,
+)
+from pushforward.train.calibration_section import calibration, calibration_card, inversion_card, rows
+from pushforward.train.evaluation_sections import UNSCORED, best_baseline, likelihood, pictures, samples_card
+from pushforward.train.run_record import RunRecord, group, items, number, read_run, shell
+from pushforward.train.runs import RunError, RunFolder, RunUsageError
+from pushforward.train.training_section import training
+
+GENERATOR = "pushforward report"
+
+_STATUS = {
+    "finished": ("good", ""),
+    "running": (
+        "fair",
+        "The fit is running: what is here is what it has written so far. Make the page again for more.",
+    ),
+    "killed": ("bad", "The process of this fit is gone without having finished it."),
+    "stopped": ("fair", "The fit was stopped by a signal; the best weights until then were kept."),
+    "diverged": ("bad", "The fit diverged: the loss did not stay finite, and no density was kept."),
+    "failed": ("bad", "The fit failed; log.txt and the terminal say why."),
+    "unreadable": ("bad", "The state of this run cannot be read."),
+}
+
+# Whose damage leaves a sentence in the place of a section: the other sections are as good as before.
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+
+def write_report(run: RunFolder, out: Path | None = None) -> Path:
+    """Write the page of a run, from its files alone.
+
+    Args:
+        run: The run, in any state.
+        out: The file to write; ``report.html`` in the run folder if not given.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        RunUsageError: If something else is in the place of ``out``.
+        RunError: If it cannot be written.
+    """
+    path = run.report if out is None else out
+    if out is not None and out.exists() and not made_by(out, GENERATOR):
+        raise RunUsageError(
+            f"{out}: is there already and is no page of pushforward report; name another file with --out"
+        )
+    page = run_page(read_run(run))
+    try:
+        with whole_file(path) as partial:
+            partial.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path}: cannot write: {(error.strerror or str(error)).lower()}") from None
+    return path
+
+
+def run_page(record: RunRecord) -> str:
+    """The page of a run as text."""
+    made: list[tuple[str, str, Callable[[RunRecord], Child], str]] = [
+        ("likelihood", "Likelihood", likelihood, "Mean negative log-likelihood (NLL); lower is better."),
+        ("training", "Training", training, ""),
+        ("pictures", "Density and samples", pictures, ""),
+        ("calibration", "Calibration", calibration, ""),
+        ("rows", "Least and most likely rows", rows, ""),
+        ("data", "Data", _data, ""),
+        ("configuration", "Configuration", _configuration, ""),
+        ("reproduce", "Reproduce", _reproduce, ""),
+    ]
+    if not record.results:  # all there is to see of a fit that has not ended well, or not yet
+        made.insert(0, made.pop(1))
+    sections, entries = [], []
+    for anchor, heading, build, lead in made:
+        content = _guarded(build, record)
+        if content is not None:
+            sections.append(section(heading, content, anchor=anchor, lead=lead))
+            entries.append((anchor, heading))
+    body = join([_header(record), contents(entries), *sections, _footer(record)])
+    return document(f"{record.dataset} · {record.flow} · {record.run.name}", body, generator=GENERATOR)
+
+
+def _guarded(build: Callable[[RunRecord], Child], record: RunRecord) -> Child:
+    try:
+        return build(record)
+    except _DAMAGE as error:
+        return note(f"Left out: a file of the run is damaged here ({type(error).__name__}: {error}).", "bad")
+
+
+def _header(record: RunRecord) -> Html:
+    kind, sentence = _STATUS.get(record.status, ("", ""))
+    parts = group(record.schema, "rows")
+    total = (
+        sum(value for value in parts.values() if isinstance(value, int)) if parts else number(record.results, "rows")
+    )
+    width = len(record.columns)
+    about = [
+        f"{count(total)} rows" if total else "",
+        f"{width} column{'s' if width != 1 else ''}" if width else "",
+        f"conditioned on {', '.join(record.context)}" if record.context else "",
+        f"{count(number(record.results, 'parameters'))} parameters" if "parameters" in record.results else "",
+        f"started {str(record.state.get('started', '')).replace('T', ' ')[:16]}" if record.state.get("started") else "",
+    ]
+    return tag(
+        "header",
+        tag("p", f"Run {record.run.name}", class_="eyebrow"),
+        tag(
+            "div",
+            tag("h1", f"{record.dataset} · {record.flow}"),
+            pill(record.status, kind),
+            class_="headline",
+        ),
+        tag("p", " · ".join(text for text in about if text), class_="about"),
+        note(sentence, kind) if sentence else None,
+        *(note(text, "fair") for text in (*_alerts(record), *record.told, *record.problems)),
+        _guarded(_glance, record),
+    )
+
+
+def _alerts(record: RunRecord) -> list[str]:
+    texts = [str(row.get("text") or row.get("title") or "") for row in record.metrics if row.get("kind") == "alert"]
+    return [f"{text[0].upper()}{text[1:]}" for text in dict.fromkeys(texts) if text]
+
+
+def _glance(record: RunRecord) -> Html:
+    """How good, by how much, can it be trusted, how did training go."""
+    found = [
+        _nll_card(record),
+        _gain_card(record),
+        _kl_card(record),
+        samples_card(record),
+        calibration_card(record),
+        inversion_card(record),
+        _training_card(record),
+    ]
+    return cards([card for card in found if card is not None])
+
+
+def _nll_card(record: RunRecord) -> Card:
+    nll, se = (number(record.results, key) for key in ("test_nll", "test_nll_se"))
+    if nll is not None:
+        scale = number(record.results, "test_nll_standardized")
+        tested = number(record.evaluation, "test", "rows") or number(record.schema, "rows", "test")
+        detail = [f"{significant(scale)} in standardised units"] if scale is not None else []
+        detail += [f"{count(tested)} test rows"] if tested is not None else []
+        return Card("Test NLL", measured(nll, se), "nats", "; ".join(detail))
+    _, values = record.curve("val/nll")
+    if len(values):
+        _, errors = record.curve("val/nll_se")
+        best = int(values.argmin())
+        error = float(errors[best]) if len(errors) == len(values) else None
+        why = "there are no test rows" if record.results else UNSCORED.get(record.status, "no test row was scored")
+        return Card("Best validation NLL", measured(float(values[best]), error), "nats", why)
+    return Card("Test NLL", NOTHING, "", "nothing has been scored yet")
+
+
+def _gain_card(record: RunRecord) -> Card | None:
+    best = best_baseline(record)
+    if best is None:
+        return None
+    gain, se = best.gain, best.gain_se
+    errors = standard_errors(gain, se)
+    verdict, word = "fair", "no clear difference"
+    if errors is not None and abs(errors) >= 2:
+        verdict, word = ("good", "better") if errors > 0 else ("bad", "worse")
+    distance = f", {abs(errors):.1f} standard errors" if errors is not None else ""
+    return Card(
+        "Gain over the best baseline",
+        measured(gain, se, signed=True),
+        "nats",
+        f"{best.label}: {significant(best.nll)}; paired on the test rows{distance}",
+        verdict,
+        word,
+    )
+
+
+def _kl_card(record: RunRecord) -> Card | None:
+    kl, se = (number(record.results, key) for key in ("kl_to_truth", "kl_to_truth_se"))
+    if kl is None:
+        return None
+    return Card("KL to the truth", measured(kl, se), "nats", "KL(truth ‖ flow) on the test rows; 0 is perfect")
+
+
+def _training_card(record: RunRecord) -> Card:
+    steps = number(record.results, "steps")
+    seconds = number(record.results, "seconds")
+    steps, seconds = record.step if steps is None else steps, record.seconds if seconds is None else seconds
+    budget = number(record.config, "train.seconds")
+    reason = record.results.get("stop_reason")
+    if reason:
+        detail = f"stopped by {reason}" + (f" of {duration(budget)}" if reason == "budget" and budget else "")
+    else:
+        detail = f"of a budget of {duration(budget)}" if budget else record.status
+    at, values = record.curve("val/nll")
+    if len(values):
+        detail += f"; best validation at step {count(float(at[int(values.argmin())]))}"
+    kind, _ = _STATUS.get(record.status, ("", ""))
+    return Card("Training", count(steps), f"steps in {duration(seconds)}", detail, kind, record.status)
+
+
+def _data(record: RunRecord) -> Child:
+    columns = items(record.schema, "columns")
+    if not columns:
+        return tag("p", "The fit has not recorded its data yet.", class_="missing")
+    parts = group(record.schema, "rows")
+    source = record.schema.get("source")
+    digest = record.schema.get("sha256")
+    told: list[tuple[str, Child]] = [
+        ("Source", str(record.config.get("data.source", source))),
+        ("Training rows", count(number(parts, "train"))),
+        ("Validation rows", count(number(parts, "validation"))),
+        ("Test rows", count(number(parts, "test"))),
+    ]
+    if digest:
+        told.append(("SHA-256 of the file", tag("code", f"{str(digest)[:16]}…", title=str(digest))))
+    listed = [
+        (
+            str(column.get("name")),
+            "given" if column in items(record.schema, "context") else "modelled",
+            str(column.get("type", NOTHING)),
+            plain(number(column, "minimum")),
+            plain(number(column, "maximum")),
+            plain(number(column, "step")) if number(column, "step") else NOTHING,
+            count(number(column, "distinct")),
+        )
+        for column in (*columns, *items(record.schema, "context"))
+    ]
+    head = ("column", "role", "type", "minimum", "maximum", "grid step", "distinct values")
+    shown = table("Columns as recorded", head, listed, text_columns=(0, 1, 2), hide_caption=True)
+    notes = [note(str(text)) for text in record.schema.get("notes") or ()]
+    what = f"{len(listed)} columns" if len(listed) > 1 else "1 column"
+    return join([facts(told), *notes, details(what, shown, opened=len(listed) <= 8)])
+
+
+def _configuration(record: RunRecord) -> Child:
+    if not record.config:
+        return tag("p", "config.yaml cannot be read.", class_="missing")
+    told = [(key, _value(value)) for key, value in record.config.items()]
+    return join([details(f"All {len(told)} keys, every choice resolved", facts(told))])
+
+
+def _reproduce(record: RunRecord) -> Child:
+    environment, name = record.environment, record.run.name
+    steps = record.results.get("steps")
+    exact = (f"train.steps={steps}", "train.seconds=auto") if steps else ()
+    parts: list[Child] = [
+        tag("p", "From the folder that holds the run, with the configuration that was resolved:"),
+        command(shell("pushforward", "fit", "-c", f"{name}/config.yaml", "--out", f"{name}-again")),
+    ]
+    if exact:
+        parts += [
+            tag("p", "A budget in seconds ends at another step on another machine. The same number of steps:"),
+            command(shell("pushforward", "fit", "-c", f"{name}/config.yaml", *exact, "--out", f"{name}-again")),
+        ]
+    argv = environment.get("argv")
+    if isinstance(argv, list):
+        parts += [tag("p", "The command that was given:"), command(shell(*(str(word) for word in argv)))]
+    if (record.run.model / "config.json").exists():
+        parts += [
+            tag("p", "What can be done with it:"),
+            command(
+                "\n".join(
+                    (
+                        shell("pushforward", "sample", name, "-n", "1000", "--out", "new.csv"),
+                        shell("pushforward", "score", name, "rows.csv", "--out", "log_prob.csv"),
+                        shell("pushforward", "evaluate", name),
+                    )
+                )
+            ),
+        ]
+    versions = group(environment, "versions")
+    told = [(key, str(environment[key])) for key in ("seed", "device", "platform", "cpus", "git_commit") if
+            environment.get(key) is not None]  # fmt: skip
+    told += [(key, str(value)) for key, value in versions.items() if value is not None]
+    return join([*parts, details("Versions and machine", facts(told)) if told else None])
+
+
+def _footer(record: RunRecord) -> Html:
+    version = group(record.environment, "versions").get("pushforward", "")
+    text = (
+        f"Written by pushforward {version} from the files of the run folder, which are the record: metrics.jsonl, "
+        "results.json, evaluation.json. Likelihoods are in nats and in the units of the data unless said otherwise; "
+        "± is one standard error."
+    )
+    return tag("footer", tag("p", text))
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value) or NOTHING
+    return NOTHING if value is None else str(value).lower() if isinstance(value, bool) else str(value)

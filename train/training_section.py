@@ -1,0 +1,129 @@
+"""How training went: likelihood and its two terms, gradients, learning rate, speed, and layers where recorded."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pushforward.evaluate.charts import Mark, Reference, Series, line_chart, rolling_mean
+from pushforward.evaluate.numbers import count, measured
+from pushforward.evaluate.page import Child, Html, details, figure, join, tag
+from pushforward.train.run_record import Array, RunRecord, group, items, number
+
+_PANELS = (
+    (("train/base", "train/log_det"), ("base term", "log-determinant"), "Terms of the NLL", "nats", False),
+    (("train/grad_norm",), ("gradient norm",), "Gradient norm before clipping", "norm", True),
+    (("train/learning_rate",), ("learning rate",), "Learning rate", "per step", False),
+    (("perf/points_per_s",), ("rows per second",), "Throughput", "rows per second", False),
+)
+
+
+def training(record: RunRecord) -> Child:
+    """The section about training."""
+    steps, nll = record.curve("train/nll")
+    at, validation = record.curve("val/nll")
+    if len(nll) + len(validation) < 2:
+        what = f"One NLL was recorded: {measured([*nll, *validation][0])} nats." if len(nll) + len(validation) else ""
+        said = tag("p", what or "metrics.jsonl has no likelihoods (yet).", class_="missing")
+        return join([said, _panels(record)])
+    series = []
+    if len(nll):
+        series.append(Series("training batches", steps, nll, faint=True))
+        series.append(Series("training, rolling mean", steps, rolling_mean(nll)))
+    mark, caption = None, "NLL of the training batches and of the validation rows, in nats and data units."
+    if len(validation):
+        error = errors_at(record, at)
+        series.append(Series("validation ± standard error", at, validation, error=error, colour=1))
+        best = int(validation.argmin())
+        step, value = float(at[best]), float(validation[best])
+        told = measured(value, float(error[best]) if error is not None else None)
+        mark = Mark(f"best: {told} at step {count(step)}", step, value)
+        caption += " The weights of the best validation are those that are kept."
+    if record.every > 1:
+        caption += f" One in {count(record.every)} of the recorded batches is read."
+    if _baselines(record):
+        caption += " Baselines are NLLs on the test rows."
+    main = line_chart(
+        series,
+        label=f"NLL against the step, for training and validation{'; ' + mark.name if mark else ''}",
+        x_name="step",
+        y_name="NLL (nats)",
+        references=_baselines(record),
+        mark=mark,
+        settle=True,
+        height=320,
+    )
+    return join([figure(main, caption), _panels(record)])
+
+
+def errors_at(record: RunRecord, at: Array) -> Array | None:
+    """Standard errors of the validation NLL at its steps ``(n,)``; None where none was recorded."""
+    known = dict(zip(*(values.tolist() for values in record.curve("val/nll_se")), strict=True))
+    return np.array([known.get(step, 0.0) for step in at.tolist()]) if known else None
+
+
+def _panels(record: RunRecord) -> Html:
+    small = [_panel(record, *panel) for panel in _PANELS]
+    panels = tag("div", *(chart for chart in small if chart is not None), class_="two")
+    layers = [
+        _layers(record, "log_det/", "Log-determinant by layer", "nats"),
+        _layers(record, "grad_norm/", "Gradient norm by layer", "norm", log=True),
+    ]
+    return join([panels, *layers])
+
+
+def _baselines(record: RunRecord) -> list[Reference]:
+    found = []
+    for place, baseline in enumerate(items(record.evaluation, "baselines")):
+        nll = number(group(baseline, "nll"), "nll")
+        if nll is not None:
+            found.append(Reference(str(baseline.get("label", "baseline")), nll, colour=2 + place, dash=1 + place))
+    return found
+
+
+def _panel(
+    record: RunRecord, keys: Sequence[str], names: Sequence[str], title: str, unit: str, log: bool
+) -> Html | None:
+    series = []
+    for colour, (key, name) in enumerate(zip(keys, names, strict=True)):
+        steps, values = record.curve(key)
+        if not np.isfinite(values).any():
+            continue
+        if key != "train/learning_rate" and len(values) >= 80:
+            series.append(Series(name, steps, values, colour=colour, faint=True))
+            values = rolling_mean(values)
+        series.append(Series(name, steps, values, colour=colour))
+    if not series:
+        return None
+    chart = line_chart(
+        series,
+        label=f"{title} against the step",
+        x_name="step",
+        y_name=unit,
+        log=log,
+        settle=not log and keys[0] == "train/base",
+        height=150,
+        legend=len(keys) > 1,
+    )
+    return figure(chart, title=title)
+
+
+def _layers(record: RunRecord, prefix: str, title: str, unit: str, *, log: bool = False) -> Html | None:
+    panels = []
+    for key in record.keys(prefix):
+        steps, values = record.curve(key)
+        if not np.isfinite(values).any():
+            continue
+        name = key.removeprefix(prefix)
+        chart = line_chart(
+            [Series(name, steps, values)],
+            label=f"{title.removesuffix(' by layer')} of layer {name} against the step",
+            x_name="step",
+            y_name=unit,
+            log=log,
+            height=110,
+            legend=False,
+        )
+        panels.append(figure(chart, title=name))
+    if not panels:
+        return None
+    return details(f"{title} ({len(panels)})", tag("div", *panels, class_="two"))

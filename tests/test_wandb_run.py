@@ -168,7 +168,7 @@ def stopped_by(number: int, environment: Mapping[str, str], folder: Path, mode: 
     return run
 
 
-@pytest.mark.parametrize("mode", ["offline", "online"])
+@pytest.mark.parametrize("mode", ["offline", pytest.param("online", marks=pytest.mark.slow)])
 def test_sigterm_loses_nothing_in_either_record(mode: str, tmp_path: Path, wandb_server: WandbServer) -> None:
     run = stopped_by(signal.SIGTERM, wandb_server.environment, tmp_path, mode)
     rows = read_metrics(run / "metrics.jsonl")
@@ -186,7 +186,8 @@ def test_sigterm_loses_nothing_in_either_record(mode: str, tmp_path: Path, wandb
     assert summary["best/val_nll"] == rows[-1]["best/val_nll"]
 
 
-@pytest.mark.parametrize("data", ["wine", pytest.param("moons", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["wine", "moons"])
 def test_pictures_of_the_progress(data: str, tmp_path: Path, alone: dict[str, str]) -> None:
     """Pictures are rare in a short fit: here they may take all the time they want."""
     program = (

@@ -20,6 +20,7 @@ from pushforward.train import fit as fit_here
 from pushforward.train import load_config
 from pushforward.train.runs import RunFolder
 from pushforward.train.tracking import read_metrics
+from pushforward.train.wandb_record import read_record
 from tests.wandb_server import WandbServer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, mounts and locks are POSIX")
@@ -97,16 +98,18 @@ def alone(tmp_path: Path) -> dict[str, str]:
     return clean | {"HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1"}
 
 
-def core_of(parent: int) -> int:
-    """The process of the client's core that belongs to a fit."""
-    limit = time.monotonic() + 30
-    while time.monotonic() < limit:
-        listed = subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
-        for line in listed.splitlines():
-            if "wandb-core" in line and f"--pid {parent}" in line:
-                return int(line.split()[0])
-        time.sleep(0.05)
-    raise AssertionError("the client has no core process")
+def client_of(fit: int) -> int:
+    """The process of a fit that talks to W&B."""
+    listed = subprocess.run(["ps", "-eww", "-o", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    return next(int(pid) for pid, parent, words in rows[1:] if int(parent) == fit and "wandb_client" in words)
+
+
+def core_of(fit: int) -> int:
+    """The core process of its client."""
+    listed = subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
+    end = f"--pid {client_of(fit)}"
+    return next(int(line.split()[0]) for line in listed.splitlines() if "wandb-core" in line and end in line)
 
 
 def test_client_is_missing(tmp_path: Path, alone: dict[str, str]) -> None:
@@ -124,10 +127,11 @@ def test_not_logged_in(tmp_path: Path, alone: dict[str, str]) -> None:
     assert "W&B has no API key (wandb login); recording offline" in warning
 
 
-def test_core_process_is_killed(tmp_path: Path, alone: dict[str, str]) -> None:
+@pytest.mark.parametrize("victim", [core_of, pytest.param(client_of, marks=pytest.mark.slow)])
+def test_a_process_of_the_client_is_killed(victim: Callable[[int], int], tmp_path: Path, alone: dict[str, str]) -> None:
     fit = RunningFit(alone, tmp_path, "moons", "train.evaluate=false", "--wandb", "offline")
     fit.until_wandb()
-    os.kill(core_of(fit.process.pid), signal.SIGKILL)
+    os.kill(victim(fit.process.pid), signal.SIGKILL)
     (warning,) = fit.ends_well()
     assert "it is off for the rest of this fit, metrics.jsonl goes on" in warning
 
@@ -228,6 +232,16 @@ def killed_at_random(folder: Path, environment: Mapping[str, str], moment: rando
     heard = [float(line) for line in told.read_text().splitlines()]
     rows = read_metrics(folder / "run" / "metrics.jsonl")
     found = [row["val/nll"] for row in rows if row["kind"] == "validation"]
+    # The client outlives the fit, and ends its record with every row that it was told.
+    limit = time.monotonic() + 30
+    record = None
+    while record is None or record.exit_code is None:
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+        for log in (folder / "run").glob("wandb/offline-run-*/run-*.wandb"):
+            record = read_record(log)
+    history = [row["val/nll"] for row in record.history if "val/nll" in row]
+    assert history[: len(heard)] == heard
     assert found[: len(heard)] == heard
     assert len(found) <= len(heard) + 1
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)

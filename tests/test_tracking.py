@@ -143,8 +143,8 @@ class Recorder:
     def table(self, key: str, columns: Any, rows: Any, step: int = 0) -> None:
         self.calls.append((key, list(columns), rows))
 
-    def reference_lines(self, values: Any, last_step: int) -> None:
-        self.calls.append((dict(values), last_step))
+    def reference_lines(self, values: Any, last_step: int, seconds: float = 0.0) -> None:
+        self.calls.append((dict(values), last_step, seconds))
 
     def model(self, folder: Path, facts: Any) -> None:
         self.calls.append((folder, dict(facts)))
@@ -177,7 +177,7 @@ def test_everything_goes_to_the_file_first_then_to_all(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fit()
-    told = [("t", ["c"], [[1]]), ({"baseline/kde": 2.0}, 9), (tmp_path, {"rows": 3})]
+    told = [("t", ["c"], [[1]]), ({"baseline/kde": 2.0}, 9, 0.1), (tmp_path, {"rows": 3})]
     assert recorder.calls == [({"a": 1.0}, 1, "evaluation"), "k", *told, {"s": 1}, "t", 1]
     rows = read_metrics(path)
     assert [row["kind"] for row in rows] == ["evaluation", "image", "reference", "summary", "alert"]
@@ -202,8 +202,9 @@ def warn(text):
     print("WARN", text, file=sys.stderr)
 
 def core():
+    client = tracking.others[0]._process.pid
     for line in subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True).stdout.splitlines():
-        if f"--pid {os.getpid()}" in line and "wandb-core" in line:
+        if f"--pid {client}" in line and "wandb-core" in line:
             return int(line.split()[0])
 
 start = time.monotonic()
@@ -351,22 +352,36 @@ def test_flag_before_variable(
     asked: str, variable: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", variable)
-    monkeypatch.setattr(WandbTracker, "_work", lambda self: None)
+    monkeypatch.setattr(WandbTracker, "_start", lambda self: None)
     assert WandbTracker(tmp_path, {}, mode=asked).mode == mode
 
 
 def test_a_client_that_hangs_does_not_hold_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushforward.train.wandb_tracker._QUEUE_ROWS", 100)
-    monkeypatch.setattr(WandbTracker, "_work", lambda self: time.sleep(0.5))
+    hangs = tmp_path / "hangs"
+    hangs.mkdir()
+    (hangs / "wandb.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(hangs))
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "0.2")
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "0.2")
+    monkeypatch.setattr("pushforward.train.wandb_tracker._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("pushforward.train.wandb_tracker._WAITING_LINES", 5_000)
     warnings: list[str] = []
-    tracker = WandbTracker(tmp_path, {}, mode="offline", warn=warnings.append)
-    start = time.monotonic()
-    for step in range(1000):
-        tracker.log({"a": 1.0}, step, seconds=step)
-    assert time.monotonic() - start < 0.3
+    tracker = WandbTracker(tmp_path / "run", {}, mode="offline", warn=warnings.append)
+    process = tracker._process
+    assert process is not None
+    for step in range(4_000):  # more than a pipe holds
+        tracker.log({"a": 1.0, "b": 2.0}, step, seconds=step)
+    assert warnings == []
     tracker.finish()
-    assert len(warnings) == 1
-    assert warnings[0].startswith("W&B takes no more rows (100 wait); it is off")
+    assert warnings == [f"W&B did not finish within 0 s; the run is in {tmp_path / 'run' / 'wandb'}"]
+    assert process.poll() is not None
+    tracker = WandbTracker(tmp_path / "run", {}, mode="offline", warn=warnings.append)
+    for step in range(20_000):
+        tracker.log({"a": 1.0, "b": 2.0}, step, seconds=step)
+    assert len(warnings) == 2
+    assert warnings[1].startswith("W&B takes no more rows (5,000 wait); it is off")
+    tracker.finish()
+    assert len(warnings) == 2
 
 
 def test_rows_that_found_no_room_are_written_when_there_is_some(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ class Tracker(Protocol):
     def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int = 0) -> None:
         """Record a table."""
 
-    def reference_lines(self, values: Mapping[str, float], last_step: int) -> None:
-        """Record numbers that hold for all steps up to the last one."""
+    def reference_lines(self, values: Mapping[str, float], last_step: int, seconds: float = 0.0) -> None:
+        """Record numbers that hold for all steps up to the last one, which was so many seconds after the first."""
 
     def model(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Record a model, which stays in its folder."""
@@ -64,7 +64,7 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
         self.path = path
         self._step = 0
-        self._seconds = 0.0
+        self.seconds = 0.0
         self._waiting: list[bytes] = []
         try:
             _keep_until(path, resume_step)
@@ -74,7 +74,7 @@ class MetricsFile:
 
     def log(self, metrics: Mapping[str, float], step: int, *, seconds: float, kind: str = "train") -> None:
         """Append a row of numbers."""
-        self._step, self._seconds = int(step), float(seconds)
+        self._step, self.seconds = int(step), float(seconds)
         self._append(kind, {key: _finite(value) for key, value in metrics.items()})
 
     def image(self, key: str, path: Path, caption: str = "", step: int = 0) -> None:
@@ -118,7 +118,7 @@ class MetricsFile:
     def _append(self, kind: str, values: Mapping[str, Any]) -> None:
         if self._file.closed:
             return
-        row = {"step": self._step, "seconds": round(self._seconds, 3), "kind": kind, **values}
+        row = {"step": self._step, "seconds": round(self.seconds, 3), "kind": kind, **values}
         self._waiting.append(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
         self._write_waiting()
 
@@ -219,7 +219,7 @@ class Tracking:
         if values:
             self.metrics.reference_lines(values, last_step)
             for tracker in self.others:
-                tracker.reference_lines(values, last_step)
+                tracker.reference_lines(values, last_step, self.metrics.seconds)
 
     def model(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Record the fitted model, which must stay in its folder."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pushforward.evaluate.numbers import minus
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 POINTS = 400
@@ -110,8 +112,8 @@ def tick_labels(ticks: Sequence[float], *, log: bool = False) -> list[str]:
     scale, unit = next(((s, u) for s, u in ((1e6, "M"), (1e3, "k")) if largest >= 10 * s), (1.0, ""))
     digits = max(0, -math.floor(math.log10(gap / scale) + 1e-9)) if gap > 0 else 0
     if unit and digits > 1:  # 99,992 is read more easily than 99.992k
-        return [_minus(f"{tick:,.{max(0, digits - (3 if unit == 'k' else 6))}f}") for tick in ticks]
-    return ["0" if tick == 0 and unit else _minus(f"{tick / scale:.{min(digits, 8)}f}{unit}") for tick in ticks]
+        return [minus(f"{tick:,.{max(0, digits - (3 if unit == 'k' else 6))}f}") for tick in ticks]
+    return ["0" if tick == 0 and unit else minus(f"{tick / scale:.{min(digits, 8)}f}{unit}") for tick in ticks]
 
 
 def worth_drawing(values: Array, points: int = POINTS) -> Array:
@@ -175,8 +177,4 @@ def _power(value: float) -> str:
 def _exponent(text: str) -> str:
     """Write 2e8 for 2e+08."""
     mantissa, e, exponent = text.partition("e")
-    return _minus(f"{mantissa}e{int(exponent)}" if e else text)
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\u2212")
+    return minus(f"{mantissa}e{int(exponent)}" if e else text)

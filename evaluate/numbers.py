@@ -23,7 +23,7 @@ def measured(value: float | None, se: float | None = None, *, signed: bool = Fal
         return significant(value, signed=signed)
     digits = min(8, max(0, 1 - math.floor(math.log10(se))))
     sign = "+" if signed else ""
-    return _minus(f"{value:{sign},.{digits}f} ± {se:,.{digits}f}")
+    return minus(f"{value:{sign},.{digits}f} ± {se:,.{digits}f}")
 
 
 def significant(value: float | None, digits: int = 4, *, signed: bool = False) -> str:
@@ -43,8 +43,8 @@ def significant(value: float | None, digits: int = 4, *, signed: bool = False) -
     power = math.floor(math.log10(abs(value)))
     if not -4 <= power <= 6:
         mantissa, _, exponent = f"{value:{sign}.{digits - 1}e}".partition("e")
-        return _minus(f"{mantissa}\u00a0\u00d7\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}")
-    return _minus(f"{value:{sign},.{max(0, digits - 1 - power)}f}")
+        return minus(f"{mantissa}\u00a0\u00d7\u00a010{str(int(exponent)).translate(_SUPERSCRIPT)}")
+    return minus(f"{value:{sign},.{max(0, digits - 1 - power)}f}")
 
 
 def plain(value: float | None, digits: int = 6) -> str:
@@ -57,13 +57,13 @@ def plain(value: float | None, digits: int = 6) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     if value == int(value) and abs(value) < 1e15:
-        return _minus(f"{int(value):,}")
-    return _minus(f"{value:.{digits}g}")
+        return minus(f"{int(value):,}")
+    return minus(f"{value:.{digits}g}")
 
 
 def count(value: float | None) -> str:
     """A whole number with its thousands apart."""
-    return NOTHING if value is None or not math.isfinite(value) else _minus(f"{value:,.0f}")
+    return NOTHING if value is None or not math.isfinite(value) else minus(f"{value:,.0f}")
 
 
 def duration(seconds: float | None) -> str:
@@ -89,9 +89,10 @@ def standard_errors(value: float | None, se: float | None) -> float | None:
     return value / se
 
 
+def minus(text: str) -> str:
+    """Text with the sign of numbers in place of the hyphen."""
+    return text.replace("-", "\u2212")
+
+
 def _infinity(value: float) -> str:
     return "∞" if value > 0 else "\u2212∞"
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "\u2212")

@@ -33,13 +33,15 @@ def make(
     rows: Array = ROWS,
     columns: tuple[str, ...] = ("a", "b"),
     dataset: str = "wine",
+    cells: list[float] | None = None,
     **config: Any,
 ) -> RunFolder:
     """A run with these scores."""
     run = RunFolder.create(path)
     run.write_config(load_config(dataset, overrides=[f"{key.replace('__', '.')}={v}" for key, v in config.items()]))
     named = [{"name": name} for name in columns]
-    run.write_json("schema.json", {"dataset": dataset, "columns": named, "rows": {"test": len(rows)}})
+    schema = {"dataset": dataset, "columns": named, "rows": {"test": len(rows)}, "cells": cells or [0.0] * len(named)}
+    run.write_json("schema.json", schema)
     results = {"dataset": dataset, "flow": "maf", "parameters": 1234, "steps": 20, "seconds": 2.0, "val_nll": 1.25}
     results["test_nll"] = -log_probs.sum() / max(len(rows), 1)
     results["test_rows_sha256"] = rows_fingerprint(columns, rows)
@@ -84,6 +86,40 @@ def test_a_small_difference_is_no_victory(tmp_path: Path) -> None:
     assert not comparison.difference(0, 1).clear
 
 
+def test_equal_runs_have_no_winner(tmp_path: Path) -> None:
+    a, b, c = (make(tmp_path / name, scores(1, shift)) for name, shift in [("a", 0.0), ("b", 0.0), ("c", 1.0)])
+    alike = compare_runs([a, b])
+    assert alike.verdict() == "There is no difference between a and b"
+    assert [row[-1] for row in alike.table()[1:]] == ["no difference"] * 2
+    assert alike.to_dict()["best"] is None
+    text = comparison_page(alike)
+    for said in (">best<", "standard error)", 'class="strong"', 'class="better"', "has the lowest"):
+        assert said not in text
+    assert text.count(">no difference<") >= 4
+    assert "a and b give every row the same density" in text
+    three = compare_runs([a, c, b])
+    assert three.verdict().startswith("There is no difference between a and b; c is behind by 1.0")
+    assert [row[-1] for row in three.table()[1:]][::2] == ["no difference"] * 2
+    assert three.to_dict()["best"] is None
+    comparison_page(three)
+
+
+def test_differences_without_a_standard_error(tmp_path: Path) -> None:
+    one = [make(tmp_path / name, np.array([value]), rows=ROWS[:1]) for name, value in [("a", -1.0), ("b", -2.0)]]
+    assert compare_runs(one).verdict() == "a has the lowest test NLL; the difference has no standard error"
+    two = [make(tmp_path / name, np.array([v, v]), rows=ROWS[:2]) for name, v in [("c", -1.0), ("d", -2.0)]]
+    assert compare_runs(two).verdict() == "c is best, ahead of d by 1.000 nats, the same on every row"
+    assert compare_runs(two).difference(1, 0).clear
+    impossible = scores(1)
+    impossible[3] = -math.inf
+    lost, other, found = (
+        make(tmp_path / name, v) for name, v in [("e", impossible), ("f", impossible), ("g", -ROWS[:, 0])]
+    )
+    assert compare_runs([lost, found]).verdict().endswith("the difference has no standard error")
+    assert compare_runs([lost, other]).verdict() == "No run has a finite test NLL"
+    assert "best" not in [row[-1] for row in compare_runs([lost, other]).table()]
+
+
 def test_rows_without_density(tmp_path: Path) -> None:
     impossible, undefined = scores(1), scores(2)
     impossible[3], undefined[4] = -math.inf, math.nan
@@ -111,6 +147,8 @@ def test_rows_without_density(tmp_path: Path) -> None:
         ({"columns": ("b", "a")}, "order of the columns"),
         ({"rows": ROWS[:400]}, "number of test rows 500 against 400"),
         ({"rows": ROWS + 1, "seed": 3}, r"seed of the split 0 against 3 \(data.seed=N fits both on one split\)"),
+        ({"rows": ROWS + 1, "data__dequantize": "off"}, "data.dequantize=auto against data.dequantize=off"),
+        ({"rows": ROWS + 1, "cells": [1.0, 0.0]}, "the cells that the values of some columns stand for"),
         ({"rows": ROWS + 1}, "their values"),
     ],
 )
@@ -204,6 +242,25 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoke("compare", "a").exit_code == 2
     assert invoke("compare", "a", "a").exit_code == 2
     assert invoke("compare", "a", "nothing").exit_code == 2
+
+
+def test_the_table_is_there_without_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 1), ("b", 2)):
+        make(tmp_path / "runs" / name, scores(seed))
+    assert "test NLL" in invoke("compare", "a", "b", "--no-page").stdout
+    answer = invoke("compare", "a", "b", "--no-page", "--json")
+    assert json.loads(answer.stdout)["out"] is None
+    assert not (tmp_path / "comparison.html").exists()
+    assert invoke("compare", "a", "b", "--no-page", "--out", "x.html").exit_code == 2
+    (tmp_path / "comparison.html").write_text("mine")
+    foreign = invoke("compare", "a", "b")
+    assert foreign.exit_code == 2
+    assert "500 test rows; " in foreign.stdout
+    assert "no page of pushforward compare" in foreign.stderr
+    lost = invoke("compare", "a", "b", "--json", "--out", "nowhere/x.html")
+    assert lost.exit_code == 1
+    assert json.loads(lost.stdout)["out"] is None
 
 
 def test_only_an_earlier_comparison_is_replaced(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Whatever happens to the dashboard, the fit ends with its model and all of its metrics, and one warning."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -10,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
 
 from pushforward.evaluate.fitted import FittedDensity
+from pushforward.train import Config, RunError, evaluate_run, evaluation, fitting, load_config, resume
 from pushforward.train import fit as fit_here
-from pushforward.train import load_config
 from pushforward.train.runs import RunFolder
 from pushforward.train.tracking import read_metrics
 from pushforward.train.wandb_record import read_record
@@ -140,7 +141,8 @@ def test_a_process_of_the_client_is_killed(victim: Callable[[int], int], tmp_pat
 def test_network_is_lost(how: str, tmp_path: Path, wandb_server: WandbServer) -> None:
     environment = wandb_server.environment | {"WANDB_FINISH_TIMEOUT": "2", "WANDB_INIT_TIMEOUT": "20"}
     began = time.monotonic()
-    fit = RunningFit(environment, tmp_path, "moons", "train.evaluate=false", "--wandb", "online")
+    evaluate = f"train.evaluate={str(how == 'silent').lower()}"
+    fit = RunningFit(environment, tmp_path, "moons", evaluate, "--wandb", "online")
     fit.until(lambda: bool(wandb_server.runs))
     wandb_server.misbehave(how)  # type: ignore[arg-type]  # one of its words
     (warning,) = fit.ends_well()
@@ -250,3 +252,69 @@ def killed_at_random(folder: Path, environment: Mapping[str, str], moment: rando
 @pytest.mark.parametrize("trial", [pytest.param(i, marks=[pytest.mark.slow] if i else []) for i in range(20)])
 def test_sigkill_at_a_random_moment(trial: int, tmp_path: Path, alone: dict[str, str]) -> None:
     killed_at_random(tmp_path / "fit", alone, random.Random(trial))
+
+
+def small(tmp_path: Path, *more: str) -> Config:
+    keys = (*KEYS, "train.steps=60", "wandb=off", *more)
+    return load_config("moons", overrides=keys)
+
+
+def test_an_evaluation_that_fails_is_one_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise MemoryError("not enough\nof it")
+
+    monkeypatch.setattr(evaluation, "evaluate_prepared", fail)
+    done = fit_here(small(tmp_path), out=tmp_path / "run", quiet=True)
+    assert done.run.status == "finished"
+    assert done.report is None
+    warned = [line for line in done.run.log.read_text().splitlines() if "warning" in line]
+    assert [line.partition("warning: ")[2] for line in warned] == ["no evaluation: MemoryError: not enough of it"]
+    assert "finished" in done.run.report.read_text()
+
+
+def test_the_page_of_a_failed_fit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fitting, "score_prepared", fail)
+    with pytest.raises(ZeroDivisionError):
+        fit_here(small(tmp_path), out=tmp_path / "run", quiet=True)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "The fit failed" in page
+    assert "The fit is running" not in page
+
+
+def test_a_resumed_fit_forgets_the_evaluation_of_the_model_before(tmp_path: Path) -> None:
+    done = fit_here(small(tmp_path), out=tmp_path / "run", quiet=True)
+    assert json.loads((done.run.path / "evaluation.json").read_text())["steps"] == 60
+    resume(done.run.path, ("train.steps=120", "train.evaluate=false"), quiet=True)
+    assert not (done.run.path / "evaluation.json").exists()
+    assert not list(done.run.pictures.glob("*.png"))
+    evaluate_run(done.run)
+    assert json.loads((done.run.path / "evaluation.json").read_text())["steps"] == 120
+    assert {path.stem for path in done.run.pictures.glob("*.png")} >= {"density", "quantiles", "training"}
+
+
+def test_a_run_that_is_being_fitted_is_not_evaluated(tmp_path: Path) -> None:
+    done = fit_here(small(tmp_path, "train.evaluate=false"), out=tmp_path / "run", quiet=True)
+    other = RunFolder(done.run.path)
+    other.claim()
+    try:
+        with pytest.raises(RunError, match="in use by another process"):
+            evaluate_run(done.run)
+    finally:
+        other.release()
+
+
+def test_what_listens_does_not_change_how_often_is_validated(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def watch(fraction: float, nll: float) -> str:
+        seen.append(fraction)
+        if len(seen) == 3:
+            time.sleep(0.4)  # a tenth of the time may go to validation: counted, this would leave none for seconds
+        return ""
+
+    config = load_config("moons", overrides=(*KEYS, "train.seconds=3", "wandb=off", "train.evaluate=false"))
+    fit_here(config, out=tmp_path / "run", quiet=True, watch=watch)
+    assert len([fraction for fraction in seen if 0.4 < fraction < 1.0]) > 3

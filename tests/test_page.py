@@ -18,9 +18,11 @@ from pushforward.evaluate.numbers import measured, significant
 from pushforward.evaluate.page import Html, document, tag
 from pushforward.evaluate.page_style import STYLE
 from pushforward.train import fit, load_config
+from pushforward.train.evaluation_sections import DRAWN_ELSEWHERE
 from pushforward.train.run_page import run_page, write_report
 from pushforward.train.run_record import TRAINING_ROWS, read_run
 from pushforward.train.runs import RunFolder, RunUsageError
+from pushforward.train.training_section import training
 
 HOSTILE = '<img src=x onerror=alert(1)> & "größe" \'\u2028'
 
@@ -38,6 +40,16 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         wandb="off",
     )
     return fit(config, out=folder / "my run", quiet=True).run
+
+
+def copied(run: RunFolder, to: Path) -> RunFolder:
+    """The files that a page is made of, to be changed."""
+    for path in run.path.rglob("*"):
+        if path.is_file() and path.suffix in (".json", ".jsonl", ".yaml", ".png", ".txt"):
+            target = to / path.relative_to(run.path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return RunFolder(to)
 
 
 class Page(HTMLParser):
@@ -196,16 +208,93 @@ def test_every_state_has_a_page(name: str, tmp_path: Path) -> None:
                                   "config.yaml", "state.json", "pictures/corner.png", "log.txt"])  # fmt: skip
 @pytest.mark.parametrize("damage", [None, b"", b"[1, 2]", b'{"a": \xff', b'{"columns": 3, "rows": [], "samples": 1}'])
 def test_missing_and_damaged_files(fitted: RunFolder, tmp_path: Path, name: str, damage: bytes | None) -> None:
-    run = RunFolder(tmp_path / "run")
-    for path in fitted.path.rglob("*"):
-        if path.is_file() and path.suffix in (".json", ".jsonl", ".yaml", ".png", ".txt"):
-            target = run.path / path.relative_to(fitted.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+    run = copied(fitted, tmp_path / "run")
     (run.path / name).unlink()
     if damage is not None:
         (run.path / name).write_bytes(damage)
     check(write_report(run).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("state.json", {"status": ["x"], "dataset": {"a": [1]}, "started": {}}),
+        ("results.json", {"flow": "\ud800", "parameters": 10**400, "steps": 10**400, "test_nll": 10**400}),
+        ("schema.json", {"dataset": "\ud800", "rows": {"train": 10**400, "test": "x"}, "columns": [{"name": []}]}),
+        ("evaluation.json", {"steps": 10**400, "baselines": [{"nll": {"nll": 10**400}, "label": []}], "gains": []}),
+        ("environment.json", {"versions": {"pushforward": {}}, "argv": [None, {}]}),
+        ("metrics.jsonl", {"step": 10**400, "seconds": 10**400, "kind": [], "val/nll": 10**400}),
+    ],
+)
+def test_numbers_and_text_that_nobody_writes(
+    fitted: RunFolder, tmp_path: Path, name: str, content: dict[str, Any]
+) -> None:
+    run = copied(fitted, tmp_path / "run")
+    (run.path / name).write_text(json.dumps(content) + "\n")
+    check(write_report(run).read_text(encoding="utf-8"))
+    for damage in ("[" * 100_000, '{"a": ' * 100_000):
+        (run.path / name).write_text(damage + "\n")
+        check(write_report(run).read_text(encoding="utf-8"))
+    (run.path / name).unlink()
+    (run.path / name).mkdir()
+    check(write_report(run).read_text(encoding="utf-8"))
+
+
+def test_baselines_beside_the_curves_are_those_of_the_validation_rows(fitted: RunFolder, tmp_path: Path) -> None:
+    run = copied(fitted, tmp_path / "run")
+    evaluation = json.loads((run.path / "evaluation.json").read_text())
+    for place, baseline in enumerate(evaluation["baselines"]):
+        baseline["validation_nll"], baseline["nll"]["nll"] = 4.25 + place / 100, 5.75 + place / 100
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    rows = [row for row in rows if row["kind"] != "reference"]
+
+    def drawn() -> str:
+        run.write_json("evaluation.json", evaluation)
+        run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(training(read_run(run)))
+
+    text = drawn()
+    assert "Baselines are NLLs on the validation rows." in text
+    assert "4.250" in text
+    assert "5.750" not in text
+    rows.append({"step": 30, "seconds": 1.0, "kind": "reference", "baseline/gaussian": 3.125, "baseline/kde": None})
+    text = drawn()
+    assert "3.125" in text
+    assert "4.250" not in text
+    del rows[-1]
+    for baseline in evaluation["baselines"]:
+        del baseline["validation_nll"]
+    text = drawn()
+    assert "Baselines are NLLs on the test rows. Those on the validation rows" in text
+    assert "5.750" in text
+
+
+def test_an_evaluation_of_an_earlier_model(fitted: RunFolder, tmp_path: Path) -> None:
+    run = copied(fitted, tmp_path / "run")
+    evaluation, results = (json.loads((run.path / f"{name}.json").read_text()) for name in ("evaluation", "results"))
+    gains = [measured(gain["nats"], gain["se"], signed=True) for gain in evaluation["gains"].values()]
+    run.write_json("evaluation.json", evaluation | {"steps": results["steps"]})
+    now = check(write_report(run).read_text(encoding="utf-8")).text
+    assert "before the fit went on" not in now
+    assert gains[0] in now
+    new = {"train_nll": 1.2345, "val_nll": 1.3456, "test_nll": 1.4567, "test_nll_se": 0.0123}
+    run.write_json("results.json", results | new | {"steps": 5000})
+    page = check(write_report(run).read_text(encoding="utf-8"))
+    said = f"of the model at step {results['steps']}, before the fit went on to step 5,000"
+    assert page.text.count(said) == 3  # pictures, calibration and rows
+    for value in ("1.234", "1.346", "1.457 ± 0.012", "Gaussian", "PIT histograms"):
+        assert value in page.text
+    old = [measured(evaluation[part]["nll"], evaluation[part]["se"]) for part in ("train", "test")]
+    for text in (*gains, *old, "Gain over", "of a classifier; 0.5", "Inversion"):
+        assert text not in page.text
+    run.results.unlink()
+    with open(run.metrics, "a") as file:
+        file.write(json.dumps({"step": 4000, "seconds": 9.0, "kind": "train", "train/nll": 2.0}) + "\n")
+    assert "went on to step 4,000" in check(write_report(run).read_text(encoding="utf-8")).text
+
+
+def test_what_is_drawn_elsewhere_are_pictures(fitted: RunFolder) -> None:
+    assert {f"{name}.png" for name in DRAWN_ELSEWHERE} <= {path.name for path in fitted.pictures.iterdir()}
 
 
 def test_damaged_sections_are_left_out_with_a_sentence(fitted: RunFolder) -> None:

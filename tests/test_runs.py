@@ -253,7 +253,7 @@ def test_what_can_not_be_asked(arguments: list[str], said: str, many: Path) -> N
 
 def test_none_fit(many: Path) -> None:
     done = CliRunner().invoke(main, ["runs", "--root", str(many), "--dataset", "none"])
-    assert (done.stdout, done.stderr) == ("", f"no runs below {many} that fit\n")
+    assert (done.stdout, done.stderr) == ("", f"no runs below {many} match\n")
 
 
 def test_unknown_status(root: Path) -> None:

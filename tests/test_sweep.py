@@ -2,6 +2,8 @@
 
 import json
 import os
+import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,8 +23,11 @@ from pushforward.train.sweep import Sweep
 from pushforward.train.sweep_parameter import Parameter
 from pushforward.train.sweep_session import Session
 from pushforward.train.sweep_space import parse_space, read_space
-from pushforward.train.sweep_study import SweepStudy
+from pushforward.train.sweep_study import SweepStudy, TrialRecord
+from pushforward.train.sweep_summary import refit_command
+from pushforward.train.sweep_worker import Worker
 from pushforward.train.tracking import read_metrics
+from pushforward.train.wandb_remote import RUN_VARIABLES, client_environment
 from tests.wandb_server import WandbServer
 
 SMALL = ("data.rows=400", "flow.blocks=1", "flow.hidden=8", "flow.layers=1", "train.batch_size=64", "wandb=off")
@@ -173,6 +178,100 @@ def test_trials_that_all_diverge_end_the_sweep_with_their_error(tmp_path: Path) 
     done = invoke("-c", path, "train.steps=60", "flow=maf", "--out", tmp_path / "s", "--trials", "9", code=4)
     assert "pushforward sweep: no trial works: " in done.stderr
     assert summary(tmp_path / "s")["counts"]["failed"] == 3
+
+
+def test_a_sweep_whose_later_trials_all_fail_ends_with_what_it_has(tmp_path: Path) -> None:
+    constants = ("  flow.name: {value: nsf-c}", "  flow.layers: {value: 1}", "  train.steps: {value: 5}")
+    path = sweep_file(tmp_path, *constants, "  flow.bins: {min: 501, max: 900}", method="random")
+    done = invoke("-c", path, "--out", tmp_path / "s", "--json", code=1)
+    found = json.loads(done.stdout)
+    assert found["counts"] == {"finished": 1, "pruned": 0, "failed": 8, "running": 0}
+    assert found["best"]["number"] == 0
+    assert "no more trials begin: the last 8 failed, the last one with: " in done.stderr
+    assert "go on with: pushforward sweep --resume" in done.stderr
+    assert "no trial" not in done.stderr
+
+
+def test_a_sweep_that_ends_before_a_result_has_failed(tmp_path: Path) -> None:
+    done = invoke("moons", *SMALL[:-2], "wandb=off", "--seconds", "0.01", "--out", tmp_path / "s", code=1)
+    assert f"no trial has a result yet; sweep {tmp_path / 's'}" in done.stderr
+    assert not done.stdout
+
+
+def test_each_worker_has_its_own_last_words(tmp_path: Path) -> None:
+    path = sweep_file(tmp_path, "  flow.layers: {min: 1, max: 3}", "  train.steps: {value: 5}")
+    with Sweep.create(read_space(path), out=tmp_path / "s") as sweep:
+        session = Session(sweep, 2, print, lambda done, text: None)
+        first = session._idle_worker()
+        first.trial = 0
+        second = session._idle_worker()
+        first.tell({"overrides": []})
+        wait_until(lambda: not first.is_alive)
+        assert session._idle_worker() is second, "the log of the first is not yet read"
+        second.tell({"out": "x"})
+        assert second.last_words() == "its process ended with code 1: KeyError: 'overrides'"
+        assert first.last_words() == "its process ended with code 1: KeyError: 'out'"
+        for worker in (first, second):
+            worker.close(5.0)
+
+
+def test_a_worker_is_no_run_of_the_client_but_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("WANDB_NAME", "WANDB_RUN_NAME", "WANDB_RUN_GROUP", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
+    assert set(names) <= set(RUN_VARIABLES)
+    for name in (*names, "WANDB_MODE"):
+        monkeypatch.setenv(name, "offline")
+    seen: dict[str, str] = {}
+
+    def popen(command: list[str], *, env: dict[str, str], **options: Any) -> None:
+        seen.update(env)
+        raise OSError("not started")
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(OSError, match="not started"):
+        Worker(1, tmp_path / "log", queue.SimpleQueue())
+    assert [name for name in seen if name in (*names, "WANDB_MODE")] == ["WANDB_MODE"]
+    assert not set(names) & set(client_environment(tmp_path))
+    assert "WANDB_MODE" not in client_environment(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "own", "refit"),
+    [
+        ("train.steps: {values: [5, 50]}", {"train.steps": 50}, ["train.steps=200", "train.seconds=12"]),
+        ("train.seconds: {min: 1.0, max: 9.0}", {"train.seconds": 2.6}, ["train.steps=28", "train.seconds=11"]),
+        ("train.steps: {values: ['1e2', auto]}", {"train.steps": "1e2"}, ["train.steps=400", "train.seconds=12"]),
+        ("train.steps: {values: [5, auto]}", {"train.steps": "auto"}, ["train.seconds=12"]),
+        ("flow.layers: {min: 1, max: 3}", {"flow.layers": 2}, ["train.steps=28", "train.seconds=12"]),
+    ],
+)
+def test_the_longer_fit_is_longer_than_the_trial(line: str, own: dict[str, Any], refit: list[str]) -> None:
+    space = parse_space(FILE.format(method="random", data="moons", mode="'off'", more=f"  {line}"), "f")
+    defaults = load_config("moons", overrides=["train.steps=7", "train.seconds=3"])
+    best = TrialRecord(1, "finished", 1.0, own, is_default=False, seconds=1.0, reason="", is_repeated=False)
+    typed = shlex.split(refit_command(space, defaults, best))
+    assert sorted(part for part in typed if part.startswith(("train.steps=", "train.seconds="))) == sorted(refit)
+
+
+def test_a_grid_is_walked_whole_unless_something_else_is_said(tmp_path: Path) -> None:
+    lines = ("  flow.layers: {min: 1, max: 5}", "  flow.bins: {min: 4, max: 9}", "  train.steps: {value: 5}")
+    space = read_space(sweep_file(tmp_path, *lines, method="grid"))
+    for name, trials, wanted in (("a", None, 31), ("b", 4, 4)):
+        with Sweep.create(space, out=tmp_path / name, trials=trials) as sweep:
+            assert sweep.trials_wanted == wanted, "the defaults are no point of it"
+        with Sweep.open(tmp_path / name) as sweep:
+            assert sweep.trials_wanted == wanted
+
+
+def test_a_trial_whose_folder_is_gone_takes_only_the_comparison_along(tmp_path: Path) -> None:
+    path = sweep_file(tmp_path, "  flow.layers: {min: 1, max: 3}", "  train.steps: {value: 5}")
+    with Sweep.create(read_space(path), out=tmp_path / "s") as sweep:
+        for val_nll in (2.0, 1.0):
+            live = sweep.study.ask(1, 20)
+            assert live is not None
+            sweep.study.finish(live, val_nll, seconds=1.0)
+        found = sweep.write(compared=True)
+    assert found["best"]["number"] == 1
+    assert "gain" not in found
 
 
 @posix
@@ -354,6 +453,8 @@ def test_help_waits_for_neither_torch_nor_optuna() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "--resume" in done.stdout
+    code = "import sys, pushforward.train.sweep_worker; assert not {'torch', 'wandb', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
 @pytest.mark.slow

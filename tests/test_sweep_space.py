@@ -165,6 +165,10 @@ def test_a_parameter_is_refused_with_its_line(line: str, message: str) -> None:
         ("early_terminate: {type: hyperband}", "early_terminate: expected min_iter, or max_iter and s"),
         ("early_terminate: {type: hyperband, min_iter: 40}", "early_terminate: no band below 40"),
         ("early_terminate: {type: hyperband, min_iter: 4, eta: 1}", "eta: expected a number above 1; got 1"),
+        (
+            "early_terminate:\n  type: hyperband\n  min_iter: 4\n  strict: true",
+            "line 9: early_terminate: strict: expected false (the strict rule is not supported)",
+        ),
         ("run_cap: 0", "line 6: run_cap: expected a whole number above 0; got 0"),
         ("command: [python, train.py]", "line 6: command: expected pushforward fit"),
         ("command: [pushforward, fit, '${args}']", "expected ${args_no_hyphens}"),
@@ -235,6 +239,13 @@ def test_bands_are_those_of_wandb() -> None:
     assert Hyperband.create(min_iter=4, eta=1.5, most=12).bands == (4, 6, 9)
     assert Hyperband.create(max_iter=27, s=2, eta=3, most=ITERATIONS).bands == (3, 9)
     assert Hyperband.create(max_iter=27, s=2, min_iter=1, eta=3, most=ITERATIONS).bands == (3, 9)
+
+
+def test_the_rule_that_is_not_strict_may_be_named() -> None:
+    rest = "early_terminate: {type: hyperband, min_iter: 4, strict: false}\n"
+    found = space("flow.bins: {min: 4, max: 8}", rest=rest)
+    assert found == space("flow.bins: {min: 4, max: 8}", rest=rest.replace(", strict: false", ""))
+    assert parse_space(found.to_yaml(), "resolved") == found
 
 
 def test_a_trial_ends_unless_it_is_among_the_best_at_its_band() -> None:

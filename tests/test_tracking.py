@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -406,3 +407,29 @@ def test_rows_that_found_no_room_are_written_when_there_is_some(tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 10
     assert steps(path) == list(range(31))
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full, which is a disk that is full")
+def test_a_full_disk_keeps_nothing_from_the_others(tmp_path: Path) -> None:
+    class Listener(Recorder):
+        def log(self, metrics: Any, step: int, *, seconds: float, kind: str = "train") -> None:
+            self.calls.append((dict(metrics), step, kind))
+
+    file = MetricsFile(tmp_path / "m.jsonl")
+    listener = Listener(tmp_path / "m.jsonl")
+    tracking = Tracking(file, [listener])
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, file._file.fileno())
+    os.close(full)
+    calls: list[Callable[[], None]] = [
+        lambda: tracking.log({"a": 1.0}, 1, seconds=0.1),
+        lambda: tracking.image("k", tmp_path / "x.png"),
+        lambda: tracking.reference_lines({"baseline/kde": 2.0}, 9),
+        lambda: tracking.summary({"s": 1}),
+        lambda: tracking.alert("t", "u"),
+    ]
+    for call in calls:
+        with pytest.raises(RunError, match="no space left on device"):
+            call()
+    assert listener.calls == [({"a": 1.0}, 1, "train"), "k", ({"baseline/kde": 2.0}, 9, 0.1), {"s": 1}, "t"]
+    file.finish()

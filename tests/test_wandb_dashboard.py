@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -58,7 +59,7 @@ def test_charts(printed: dict[str, Any]) -> None:
     outcome = [panel["config"].get("metrics") for panel in panels(printed, "Outcome")]
     assert outcome[:4] == [["best/val_nll"], ["test/nll"], ["test/nll_se"], ["kl_to_truth"]]
     assert panels(printed, "Outcome")[-1]["viewType"] == "Run Comparer"
-    baselines = ["baseline/gaussian", "baseline/gaussian-mixture", "baseline/kernel-density"]
+    baselines = ["baseline/gaussian", "baseline/gaussian-mixture", "baseline/kde"]
     curves = [(panel["config"]["xAxis"], panel["config"]["metrics"]) for panel in panels(printed, "Likelihood")]
     assert curves == [
         ("global_step", ["val/nll", *baselines]),
@@ -133,3 +134,11 @@ def test_nearest_command() -> None:
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1] == "Error: no command 'dashbord'; did you mean 'dashboard'?"
     assert Path("dashbord").exists() is False
+
+
+def test_the_baselines_of_the_panels_are_those_of_a_fit() -> None:
+    from pushforward.evaluate import fit_baselines
+    from pushforward.train.wandb_dashboard import _BASELINES
+
+    rows = np.random.default_rng(0).standard_normal((60, 1))
+    assert tuple(baseline.name for baseline in fit_baselines(rows, rows, rows, seed=0)) == _BASELINES

@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.train import wandb_sync
+from pushforward.train import wandb_check, wandb_sync
 from pushforward.train.runs import RunFolder
 from pushforward.train.wandb_record import read_record
-from tests.wandb_server import WandbServer
+from tests.wandb_server import Run, WandbServer
 
 PICTURE = (  # a PNG of one pixel
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001"
@@ -34,7 +34,7 @@ os.environ["WANDB_DATA_DIR"] = str(out / "wandb" / "data")
 import wandb
 settings = wandb.Settings(silent=True, console="off", finish_timeout=2)
 run = wandb.init(mode=mode, project="density", id="abc", resume="allow", dir=str(out), config={"flow.name": "maf"},
-                 tags=["moons"], settings=settings)
+                 tags=["moons"], name="night-1", group="night", notes="dark", job_type="trial", settings=settings)
 run.define_metric("*", step_metric="global_step")
 for step in range(first, last):
     run.log({"train/nll": 2 - step / 100, "global_step": step})
@@ -96,7 +96,7 @@ def sync(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Sync:
             monkeypatch.delenv(name)
     for name, value in wandb_server.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(wandb_sync, "_SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(wandb_check, "SETTLE_SECONDS", 0.0)
 
     def call(*arguments: str | Path, code: int = 0, **variables: str) -> Result:
         for name, value in variables.items():
@@ -330,6 +330,126 @@ def test_an_online_run_that_was_cut_off(end: str, tmp_path: Path, wandb_server: 
     if end != "kill":
         assert written == 302
         assert facts["state"] == "finished"
+
+
+def known(run: Run) -> dict[str, Any]:
+    """What a run is known by; nothing but the artifact may change when its model is added."""
+    about = ("displayName", "groupName", "jobType", "tags", "notes", "host")
+    summary = {key: value for key, value in run.summary.items() if key != "_step"}  # that of a record has none
+    return {
+        **{name: run.fields.get(name) for name in about},
+        **{"config": dict(run.config), "summary": summary, "rows": run.history, "alerts": list(run.alerts)},
+        **{"state": run.state, "exit_code": run.exit_code, "events": list(run.events)},
+        **{name: run.files.get(name) for name in ("wandb-metadata.json", "requirements.txt")},
+    }
+
+
+def without_model(out: Path, server: WandbServer) -> None:
+    """A run folder of an online run whose model has not been recorded."""
+    RunFolder(out).model.mkdir(parents=True)
+    (out / "model" / "model.safetensors").write_bytes(b"weights" * 100)
+    (out / "model" / "config.json").write_text("{}")
+    (out / "config.yaml").write_text("flow: maf\n")
+    (out / "results.json").write_text('{"run": "run", "val_nll": 1.25, "test_nll": null}')
+    command = [sys.executable, "-c", RECORD, str(out), "online", "0", "5", "stop"]
+    subprocess.run(command, env=server.environment, check=True, timeout=60, input=b"\n", stdout=subprocess.DEVNULL)
+
+
+def test_a_model_that_no_record_holds_is_added(tmp_path: Path, wandb_server: WandbServer, sync: Sync) -> None:
+    out = tmp_path / "run"
+    without_model(out, wandb_server)
+    there = wandb_server.run("abc")
+    before = known(there)
+    assert (before["displayName"], before["tags"], before["summary"]["best/val_nll"]) == ("night-1", ["moons"], 1.25)
+    aside = {"WANDB_TAGS": "other", "WANDB_RUN_GROUP": "other", "WANDB_NOTES": "other", "WANDB_NAME": "other"}
+    told = sync(out, **aside)
+    assert told.stderr.splitlines()[1:] == ["uploading the model, which no record of the run holds"]
+    assert told.stdout.splitlines()[-1] == f"the model was added from {out}/model: no record of the run held it"
+    assert known(there) == before
+    (model,) = there.artifacts
+    assert (model.name, model.type, model.state) == ("model-abc", "model", "COMMITTED")
+    assert set(model.aliases) == {"best", "latest"}
+    assert model.files == {"model.safetensors": b"weights" * 100, "config.json": b"{}"}
+    assert model.metadata == {"run": "run", "val_nll": 1.25, "test_nll": None}
+    assert markers(out) == ["offline-run"]
+    wandb_server.operations.clear()
+    again = json.loads(sync(out, "--json").stdout)
+    assert (again["uploaded"], again["notes"], again["rows"]) == ([], [], 5)
+    assert "UpsertBucket" not in wandb_server.operations
+
+
+@pytest.mark.slow
+def test_a_model_whose_upload_fails_comes_with_the_next(
+    tmp_path: Path, wandb_server: WandbServer, sync: Sync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    without_model(out, wandb_server)
+    there = wandb_server.run("abc")
+    before = known(there)
+    monkeypatch.setattr(wandb_sync, "_UPLOAD_SECONDS", 0.1)
+    assert one_line(sync(out, code=1)).startswith("the upload was given up after 0 s")
+    monkeypatch.setattr(wandb_sync, "_UPLOAD_SECONDS", 60.0)
+    assert len(json.loads(sync(out, "--json").stdout)["uploaded"]) == 1
+    assert len(list(out.glob("wandb/offline-run-*"))) == 1, "it is not recorded again"
+    assert known(there) == before
+    assert set(there.artifact("model-abc").files) == {"model.safetensors", "config.json"}
+    assert len(json.loads(sync(out, "--json", "--force").stdout)["uploaded"]) == 2
+    assert known(there)["summary"] == before["summary"]
+
+
+@pytest.mark.parametrize("missing", ["results.json", pytest.param("model/config.json", marks=pytest.mark.slow)])
+def test_no_model_is_added_where_the_fit_did_not_end(
+    missing: str, tmp_path: Path, wandb_server: WandbServer, sync: Sync
+) -> None:
+    out = tmp_path / "run"
+    without_model(out, wandb_server)
+    (out / missing).unlink()
+    facts = json.loads(sync(out, "--json").stdout)
+    assert (facts["uploaded"], facts["artifacts"], len(facts["notes"])) == ([], [], 1)
+    assert facts["notes"][0].startswith("no model: ")
+
+
+@pytest.mark.slow
+def test_a_real_fit_that_lost_its_network(tmp_path: Path, wandb_server: WandbServer, sync: Sync) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "pushforward", "fit", "moons", "--out", str(out), "--wandb", "online"]
+    command += ["flow=maf", "flow.layers=1", "flow.hidden=8", "data.rows=500", "train.batch_size=32"]
+    command += ["train.steps=1200", "train.log_every=100", "train.evaluate=false"]
+    command += ["wandb.group=night", "wandb.tags=a,b"]
+    environment = wandb_server.environment | {"WANDB_FINISH_TIMEOUT": "2", "WANDB_INIT_TIMEOUT": "20"}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as fit:
+        limit = time.monotonic() + 60
+        while not wandb_server.runs:
+            assert fit.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        wandb_server.misbehave("refuse")
+        _, said = fit.communicate(timeout=120)
+    assert fit.returncode == 0, said
+    assert "pushforward wandb sync" in said
+    (there,) = wandb_server.runs.values()
+    assert there.artifacts == []
+    wandb_server.behave()
+    facts = json.loads(sync(out, "--json").stdout)
+    assert facts["notes"] == [f"the model was added from {out}/model: no record of the run held it"]
+    assert [Path(name).name.partition("-run-")[0] for name in facts["uploaded"]][-1] == "offline"
+    online = read_record(next(out.glob("wandb/run-*/*.wandb")))
+    assert len(there.history) == len(online.history) == facts["rows"] > 10
+    assert {"train/nll", "val/nll"} <= {key for row in there.history for key in row}
+    results = json.loads((out / "results.json").read_text())
+    for name, ours in (("best/val_nll", "val_nll"), ("test/nll", "test_nll"), ("stop_reason", "stop_reason")):
+        assert there.summary[name] == results[ours]
+    assert there.summary["_runtime"] == online.summary["_runtime"]
+    assert there.config == {key: value for key, value in online.config.items() if key != "_wandb"}
+    assert (there.name, there.group, set(there.tags)) == ("run", "night", {"maf", "moons", "a", "b"})
+    assert (there.state, there.exit_code) == ("finished", 0)
+    model = there.artifact(f"model-{there.id}")
+    assert model.files == {path.name: path.read_bytes() for path in (out / "model").iterdir()}
+    assert model.metadata == results
+    wandb_server.operations.clear()
+    again = json.loads(sync(out, "--json").stdout)
+    assert (again["uploaded"], again["rows"]) == ([], facts["rows"])
+    assert "UpsertBucket" not in wandb_server.operations
 
 
 def test_digests_are_those_of_the_files(run: Path) -> None:

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from pushforward.evaluate.json_safe import json_safe
-from pushforward.evaluate.numbers import count, duration, measured, significant, standard_errors
+from pushforward.evaluate.numbers import NOTHING, count, duration, measured, significant, standard_errors
 from pushforward.train.run_record import Array, RunRecord, number, read_run
 from pushforward.train.runs import RunFolder, RunUsageError
+
+NO_DIFFERENCE = "no difference"
+"""What stands where runs are exactly equal."""
 
 # Where a run stands is no choice of whoever fitted it.
 _NOT_COMPARED = ("wandb.name", "wandb.group", "wandb.tags", "wandb.mode", "wandb.project")
@@ -67,7 +70,14 @@ class Difference:
     @property
     def clear(self) -> bool:
         """Whether it is two standard errors from zero or more."""
+        if self.se == 0:  # the same on every row
+            return self.nats != 0
         return abs(self.standard_errors or 0.0) >= 2
+
+    @property
+    def none(self) -> bool:
+        """Whether there is no difference at all, as between two runs that both kept the Gaussian."""
+        return self.nats == 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +86,7 @@ class Comparison:
 
     Attributes:
         contenders: The runs, in the order they were given.
-        best: Place of the one with the lowest test NLL.
+        best: Place of the one with the lowest test NLL, the first of them where several are equal.
         differing: Configuration keys whose values differ, with the value of each run.
     """
 
@@ -90,27 +100,57 @@ class Comparison:
         with np.errstate(invalid="ignore"):  # zero density under both: the difference of that row is undefined
             return Difference(*_mean_and_se(p - q))
 
+    @property
+    def leaders(self) -> list[int]:
+        """Places of the best run and of those without any difference from it."""
+        places = range(len(self.contenders))
+        return [i for i in places if i == self.best or self.difference(i, self.best).none]
+
+    @property
+    def winner(self) -> int | None:
+        """Place of the run that alone has the lowest test NLL; None among equals, and where no NLL is finite."""
+        alone = len(self.leaders) == 1 and math.isfinite(self.contenders[self.best].test_nll)
+        return self.best if alone else None
+
     def verdict(self) -> str:
         """The outcome in a sentence."""
-        best, others = self.contenders[self.best], [i for i in range(len(self.contenders)) if i != self.best]
+        leaders = self.leaders
+        best, names = self.contenders[self.best], [self.contenders[i].label for i in leaders]
+        if not math.isfinite(best.test_nll):
+            return "No run has a finite test NLL"
+        others = [i for i in range(len(self.contenders)) if i not in leaders]
+        equal = f"There is no difference between {', '.join(names[:-1])} and {names[-1]}" if len(leaders) > 1 else ""
+        if not others:
+            return equal
         nearest = min(others, key=lambda i: _rank(self.contenders[i].test_nll))
-        gap = self.difference(nearest, self.best)
-        if gap.standard_errors is None:
+        second, gap = self.contenders[nearest], self.difference(nearest, self.best)
+        known = f"{measured(gap.nats, gap.se)} nats"
+        if gap.standard_errors is not None:
+            known += f" ({gap.standard_errors:.1f} standard errors)"
+        elif gap.se == 0:
+            known += ", the same on every row"
+        elif equal:
+            return f"{equal}; they have the lowest test NLL, and what the others are behind has no standard error"
+        else:
             return f"{best.label} has the lowest test NLL; the difference has no standard error"
-        known = f"{measured(gap.nats, gap.se)} nats ({gap.standard_errors:.1f} standard errors)"
+        if equal:
+            return f"{equal}; {second.label} is {'' if gap.clear else 'not clearly '}behind by {known}"
         if gap.clear:
-            return f"{best.label} is best, ahead of {self.contenders[nearest].label} by {known}"
-        return f"No clear winner: {best.label} is ahead of {self.contenders[nearest].label} by {known}"
+            return f"{best.label} is best, ahead of {second.label} by {known}"
+        return f"No clear winner: {best.label} is ahead of {second.label} by {known}"
 
     def table(self) -> list[list[str]]:
         """The runs as rows of text, the head first."""
         head = ["run", "data set", "flow", "parameters", "steps", "time", "val NLL", "test NLL", "above the best"]
         body = []
+        leaders, winner = self.leaders, self.winner
         for place, one in enumerate(self.contenders):
             results, gap = one.record.results, self.difference(place, self.best)
-            behind = "best" if place == self.best else measured(gap.nats, gap.se, signed=True)
-            if place != self.best and gap.standard_errors is not None:
-                behind += f" ({gap.standard_errors:.1f} se)"
+            if place in leaders:
+                behind = "best" if place == winner else NO_DIFFERENCE if len(leaders) > 1 else NOTHING
+            else:
+                behind = measured(gap.nats, gap.se, signed=True)
+                behind += f" ({gap.standard_errors:.1f} se)" if gap.standard_errors is not None else ""
             body.append(
                 [
                     one.label,
@@ -127,7 +167,7 @@ class Comparison:
         return [head, *body]
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers, safe for JSON; differences are those to the best run."""
+        """The numbers, safe for JSON; differences are those to the best run, which is null where it is not alone."""
         runs = []
         for place, one in enumerate(self.contenders):
             gap = self.difference(place, self.best)
@@ -147,7 +187,7 @@ class Comparison:
                 }
             )
         out = {
-            "best": self.contenders[self.best].label,
+            "best": None if self.winner is None else self.contenders[self.winner].label,
             "test_rows": len(self.contenders[0].rows),
             "verdict": self.verdict(),
             "runs": runs,
@@ -242,7 +282,11 @@ def _what_differs(first: RunRecord, other: RunRecord) -> str:
         ("number of test rows", number(first.schema, "rows", "test"), number(other.schema, "rows", "test")),
         ("seed of the split", _data_seed(first), _data_seed(other)),
     ]
-    found = []
+    keys = dict.fromkeys(key for key in (*first.config, *other.config) if key.startswith("data."))
+    settings = [key for key in keys if key not in ("data.source", "data.seed")]
+    checks += [(key, first.config.get(key), other.config.get(key)) for key in settings]
+    checks.append(("cells", first.schema.get("cells"), other.schema.get("cells")))
+    found: list[str] = []
     for name, a, b in checks:
         if a == b:
             continue
@@ -254,6 +298,10 @@ def _what_differs(first: RunRecord, other: RunRecord) -> str:
                          if only else "order of the columns")  # fmt: skip
         elif name == "contents of the file":
             found.append(name)
+        elif name == "cells":  # most often what one of the keys before says already
+            found += [] if found else ["the cells that the values of some columns stand for"]
+        elif name in settings:
+            found.append(f"{name}={_said(a)} against {name}={_said(b)}")
         else:
             found.append(f"{name} {_said(a)} against {_said(b)}")
     if found == [f"seed of the split {_said(_data_seed(first))} against {_said(_data_seed(other))}"]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pushforward.datasets.whole_file import whole_file
 from pushforward.evaluate.axes import Array
 from pushforward.evaluate.charts import Dot, Series, dot_plot, histogram, line_chart
 from pushforward.evaluate.numbers import NOTHING, count, duration, measured, significant
@@ -18,15 +17,14 @@ from pushforward.evaluate.page import (
     document,
     figure,
     join,
-    made_by,
     note,
     section,
     table,
     tag,
 )
-from pushforward.train.comparison import Comparison, Difference
+from pushforward.train.comparison import NO_DIFFERENCE, Comparison, Difference
+from pushforward.train.run_page import write_page
 from pushforward.train.run_record import number
-from pushforward.train.runs import RunError, RunUsageError
 from pushforward.train.training_section import errors_at
 
 GENERATOR = "pushforward compare"
@@ -54,16 +52,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
         RunUsageError: If something else is in its place.
         RunError: If it cannot be written.
     """
-    if out.exists() and not made_by(out, GENERATOR):
-        raise RunUsageError(
-            f"{out}: is there already and is no page of pushforward compare; name another file with --out"
-        )
-    try:
-        with whole_file(out) as partial:
-            partial.write_text(comparison_page(comparison), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{out}: cannot write: {(error.strerror or str(error)).lower()}") from None
-    return out
+    return write_page(out, comparison_page(comparison), GENERATOR)
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -114,8 +103,11 @@ def _card(comparison: Comparison, place: int) -> Card:
     one, gap = comparison.contenders[place], comparison.difference(place, comparison.best)
     time = duration(number(one.record.results, "seconds"))
     about = f"{one.record.flow}, {count(number(one.record.results, 'parameters'))} parameters, {time}"
-    if place == comparison.best:
+    if place == comparison.winner:
         return Card(one.label, measured(one.test_nll, one.test_nll_se), "nats", about, "good", "best")
+    if place in comparison.leaders:
+        word = NO_DIFFERENCE if len(comparison.leaders) > 1 else ""
+        return Card(one.label, measured(one.test_nll, one.test_nll_se), "nats", about, "", word)
     word = f"{measured(gap.nats, gap.se, signed=True)} nats"
     return Card(one.label, measured(one.test_nll, one.test_nll_se), "nats", about, "bad" if gap.clear else "fair", word)
 
@@ -143,7 +135,7 @@ def _likelihood(comparison: Comparison) -> Child:
             title=f"Above {best}",
         ),
     ]
-    shown = table("The runs", head, body, text_columns=(0, 1, 2), strong_row=comparison.best, hide_caption=True)
+    shown = table("The runs", head, body, text_columns=(0, 1, 2), strong_row=comparison.winner, hide_caption=True)
     return join([tag("div", *both, class_="two"), figure(shown)])
 
 
@@ -166,6 +158,8 @@ def _differences(comparison: Comparison) -> Child:
 def _cell(gap: Difference | None) -> Child:
     if gap is None:
         return tag("span", "·", class_="same")
+    if gap.none:
+        return tag("span", NO_DIFFERENCE, class_="same")
     look = "same" if not gap.clear else "better" if gap.nats < 0 else "worse"
     errors = gap.standard_errors
     small = tag("small", f" {abs(errors):.1f} se") if errors is not None else None
@@ -202,6 +196,8 @@ def _where(comparison: Comparison) -> Child:
     finite = np.isfinite(gains)
     if not finite.any():
         return tag("p", "No test row has a finite density under both runs.", class_="missing")
+    if not gains[finite].any():
+        return tag("p", f"{first.label} and {second.label} give every row the same density.", class_="missing")
     edges, counts = _bins(gains[finite])
     share = float((gains[finite] > 0).mean())
     shown = histogram(

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,21 +56,29 @@ class Evaluation:
         extremes: The test rows with the lowest and the highest density.
         drawn: Samples ``(n, D)`` behind the numbers and the pictures; with context one for each test row.
         seed: What decided them.
+        steps: Steps of training behind the density.
     """
 
     report: EvaluationReport
     extremes: Extremes
     drawn: Array
     seed: int
+    steps: int
 
 
-def evaluate_fit(prepared: Prepared, density: FittedDensity, config: Config, scores: SplitScores) -> Evaluation:
-    """Baselines, samples, latents, calibration and inversion of a density that was just fitted."""
+Keep = Callable[[Callable[[], object]], object]
+"""Does something that may find no room on the disk, and goes on where it does not."""
+
+
+def evaluate_fit(
+    prepared: Prepared, density: FittedDensity, config: Config, scores: SplitScores, steps: int
+) -> Evaluation:
+    """Baselines, samples, latents, calibration and inversion of a density after so many steps of training."""
     # Drawn once: what is compared, drawn and written are the same points.
     context = prepared.test.context
     drawn = density.sample(_SAMPLES if context is None else len(context), context, seed=config.seed)
     report = evaluate_prepared(prepared, density, seed=config.seed, samples=drawn, scores=scores)
-    return Evaluation(report, find_extremes(prepared, scores), drawn, config.seed)
+    return Evaluation(report, find_extremes(prepared, scores), drawn, config.seed, steps)
 
 
 def write_evaluation(
@@ -77,8 +86,8 @@ def write_evaluation(
     prepared: Prepared,
     density: FittedDensity,
     evaluation: Evaluation,
-    tracking: Tracking,
-    step: int,
+    tracking: Tracking | None = None,
+    keep: Keep = lambda write: write(),
     stop: Callable[[], str] = lambda: "",
     tell: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -90,19 +99,18 @@ def write_evaluation(
         density: What was evaluated.
         evaluation: What was found.
         tracking: What else is told of it.
-        step: Steps of training behind it.
+        keep: Called with each thing to be written.
         stop: Asked for a reason to leave out the rest.
         tell: Called with a line about what could not be drawn.
-
-    Raises:
-        RunError: If the numbers cannot be written.
-        OSError: If the samples cannot.
     """
-    report, extremes, drawn = evaluation.report, evaluation.extremes, evaluation.drawn
-    _write_numbers(run, report, extremes)
-    tracking.table("tables/worst_rows", *_as_table(extremes.worst), step=step)
-    tracking.reference_lines({f"baseline/{b.name}": b.validation_nll for b in report.baselines}, step)
-    tracking.summary({f"gain/{name}": gain for name, (gain, _) in report.gains.items()})
+    report, extremes, drawn, step = evaluation.report, evaluation.extremes, evaluation.drawn, evaluation.steps
+    numbers = report.to_dict() | {"extreme_rows": extremes.to_dict(), "steps": step}
+    keep(lambda: run.write_json("evaluation.json", numbers))
+    if tracking is not None:
+        tracking.table("tables/worst_rows", *_as_table(extremes.worst), step=step)
+        lines = {f"baseline/{b.name}": b.validation_nll for b in report.baselines}
+        keep(lambda: tracking.reference_lines(lines, step))
+        keep(lambda: tracking.summary({f"gain/{name}": gain for name, (gain, _) in report.gains.items()}))
     if stop():
         return
     baselines = {baseline.label: baseline.validation_nll for baseline in report.baselines}
@@ -111,8 +119,10 @@ def write_evaluation(
         pictures = draw_pictures(
             run, prepared.dataset, prepared.test, density, drawn, baselines, report.calibration, tell
         )
-    for key, path in pictures.items():
-        tracking.image(f"pictures/{key}", path, _CAPTIONS[key], step)
+    if tracking is not None:
+        image = tracking.image
+        for key, path in pictures.items():
+            keep(partial(image, f"pictures/{key}", path, _CAPTIONS[key], step))
     n = min(_SAMPLES, len(prepared.dataset.rows))
     context = prepared.test.context
     if context is None:
@@ -120,13 +130,19 @@ def write_evaluation(
     else:
         shown = _repeat(context, n)
         rows = density.sample(n, shown, seed=evaluation.seed)
-    write_table(run.samples / "samples.csv", rows, shown, density.schema)
+    keep(lambda: write_table(run.samples / "samples.csv", rows, shown, density.schema))
+
+
+def forget_evaluation(run: RunFolder) -> None:
+    """Remove what :func:`write_evaluation` wrote: the model it is about has been replaced."""
+    for path in (run.path / "evaluation.json", run.samples / "samples.csv", *run.pictures.glob("*.png")):
+        path.unlink(missing_ok=True)
 
 
 def evaluate_run(
     run: RunFolder, data: str | None = None, *, device: str = "cpu", tell: Callable[[str], None] = lambda text: None
 ) -> EvaluationReport:
-    """Evaluate a finished run again, on its own test rows or on others.
+    """Evaluate a finished run again: on its own test rows, which renews its files and its page, or on others.
 
     Args:
         run: The run.
@@ -137,23 +153,16 @@ def evaluate_run(
     Raises:
         DataError: If the run's data are gone or changed, or the table does not fit.
         ModelFileError: If the model is missing or damaged.
+        RunError: If the run is being fitted.
     """
     config = load_config(files=[run.config])
-    density = FittedDensity.load(run.model, device=str(choose_device(device)))
     if data is None:
-        prepared = prepare(load_data(config), config.data, config.data_seed)
-        check_same_data(run.schema, run.path, prepared.dataset)
-        if not len(prepared.test.rows):
-            raise DataError(f"{run.path}: has no test rows (data.test_fraction=0); give a table to evaluate on")
-        scores = score_prepared(prepared, density, seed=config.seed)
-        report = evaluate_prepared(prepared, density, seed=config.seed, scores=scores)
-        _write_numbers(run, report, find_extremes(prepared, scores))
-        write_row_scores(run, prepared.splits.test, scores.test)
-        results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.exists() else {}
-        fingerprint = rows_fingerprint(prepared.dataset.schema.names, prepared.test.rows)
-        run.write_json("results.json", results | {"test_rows_sha256": fingerprint})
-        write_report(run)
-        return report
+        run.claim()
+        try:
+            return _evaluate_again(run, config, device, tell)
+        finally:
+            run.release()
+    density = FittedDensity.load(run.model, device=str(choose_device(device)))
     rows, context, notes = read_rows(data, density.schema)
     for note in notes:
         tell(note)
@@ -165,15 +174,28 @@ def evaluate_run(
     return evaluate_prepared(prepared, density, seed=config.seed)
 
 
+def _evaluate_again(run: RunFolder, config: Config, device: str, tell: Callable[[str], None]) -> EvaluationReport:
+    density = FittedDensity.load(run.model, device=str(choose_device(device)))
+    prepared = prepare(load_data(config), config.data, config.data_seed)
+    check_same_data(run.schema, run.path, prepared.dataset)
+    if not len(prepared.test.rows):
+        raise DataError(f"{run.path}: has no test rows (data.test_fraction=0); give a table to evaluate on")
+    scores = score_prepared(prepared, density, seed=config.seed)
+    results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.exists() else {}
+    evaluation = evaluate_fit(prepared, density, config, scores, results.get("steps", 0))
+    write_row_scores(run, prepared.splits.test, scores.test)
+    fingerprint = rows_fingerprint(prepared.dataset.schema.names, prepared.test.rows)
+    run.write_json("results.json", results | {"test_rows_sha256": fingerprint})
+    write_evaluation(run, prepared, density, evaluation, tell=tell)
+    write_report(run)
+    return evaluation.report
+
+
 def find_extremes(prepared: Prepared, scores: SplitScores) -> Extremes:
     """The test rows that the density finds least and most likely, as recorded, with their context."""
     dataset, numbers = prepared.dataset, prepared.splits.test
     rows = np.concatenate([dataset.rows[numbers], dataset.context[numbers]], axis=1)
     return extreme_rows(scores.test, rows, numbers, (*dataset.schema.names, *dataset.schema.context_names))
-
-
-def _write_numbers(run: RunFolder, report: EvaluationReport, extremes: Extremes) -> None:
-    run.write_json("evaluation.json", report.to_dict() | {"extreme_rows": extremes.to_dict()})
 
 
 def _as_table(rows: list[ScoredRow]) -> tuple[list[str], list[list[float]]]:
@@ -264,9 +286,8 @@ def draw_pictures(
     if calibration is not None:
         picture("quantiles", lambda path: quantiles(calibration, path))
         picture("pit", lambda path: pit(calibration, path))
-    metrics = read_metrics(run.metrics)
-    if any("val/nll" in row for row in metrics):
-        picture("training", lambda path: training_curves(metrics, path, baselines))
+    if run.metrics.exists():
+        picture("training", lambda path: training_curves(read_metrics(run.metrics), path, baselines))
     return pictures
 
 

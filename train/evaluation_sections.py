@@ -43,7 +43,7 @@ _ALTS = {
 }
 
 # Its curves are in the page already, where they can be read out; calibration has its own charts.
-_DRAWN_ELSEWHERE = ("training", "calibration", "pit", "quantiles")
+DRAWN_ELSEWHERE = ("training", "pit", "quantiles")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class BaselineScore:
 
 def baseline_scores(record: RunRecord) -> list[BaselineScore]:
     """The baselines, as the evaluation lists them."""
-    gains = group(record.evaluation, "gains")
+    # What an earlier model gained is no gain of this one; the baselines are what they were.
+    gains = group(record.evaluation, "gains") if record.evaluated_step is None else {}
     return [
         BaselineScore(
             str(item.get("label", "baseline")),
@@ -72,6 +73,17 @@ def baseline_scores(record: RunRecord) -> list[BaselineScore]:
         )
         for item in items(record.evaluation, "baselines")
     ]
+
+
+def earlier_model(record: RunRecord) -> str:
+    """What to know of an evaluation that was made before the fit went on; empty where it is of the model as it is."""
+    step = record.evaluated_step
+    if step is None:
+        return ""
+    return (
+        f"This is of the model at step {count(step)}, before the fit went on to step {count(record.kept_step)}: "
+        "pushforward evaluate RUN looks at the model as it is now."
+    )
 
 
 def best_baseline(record: RunRecord) -> BaselineScore | None:
@@ -106,12 +118,12 @@ def likelihood(record: RunRecord) -> Child:
             zero=True,
             signed=True,
         )
-        both = [
-            figure(chart, "Bars are two standard errors to either side.", title="Test NLL, best first"),
-            figure(differences, "Paired differences: row by row on the same rows.", title="Gain over each baseline"),
-        ]
-        out.append(tag("div", *both, class_="two"))
-        out.append(figure(_baseline_table(record, baselines, nll, se), _how(baselines)))
+        both = [figure(chart, "Bars are two standard errors to either side.", title="Test NLL, best first")]
+        if gains:
+            said = "Paired differences: row by row on the same rows."
+            both.append(figure(differences, said, title="Gain over each baseline"))
+        out.append(tag("div", *both, class_="two") if gains else both[0])
+        out.append(figure(_baseline_table(record, baselines, nll, se), _how(record, baselines)))
     elif nll is not None:
         if record.context:
             why = "Baselines are fitted to densities without context only, so there are none beside this one."
@@ -210,28 +222,39 @@ def _baseline_table(record: RunRecord, baselines: list[BaselineScore], nll: floa
     return table("Test NLL beside baselines, with paired differences", head, body, strong_row=0, hide_caption=True)
 
 
-def _how(baselines: list[BaselineScore]) -> Child:
+def _how(record: RunRecord, baselines: list[BaselineScore]) -> Child:
     parts = [tag("span", f"{one.label}: {one.detail}. ") for one in baselines if one.detail]
-    return join(["Differences are paired, row by row on the test rows. ", *parts])
+    said = "Differences are paired, row by row on the test rows. "
+    if record.evaluated_step is not None:
+        said = (
+            f"Paired differences are left out: they are known of the model at step {count(record.evaluated_step)}, "
+            "before the fit went on. "
+        )
+    return join([said, *parts])
 
 
 def _parts(record: RunRecord) -> Child:
     evaluation, results = record.evaluation, record.results
     body = []
+    nlls, errors = dict[str, float | None](), dict[str, float | None]()
     for part in ("train", "validation", "test"):
         key = {"train": "train_nll", "validation": "val_nll", "test": "test_nll"}[part]
-        nll = number(evaluation, part, "nll")
-        nll = number(results, key) if nll is None else nll
-        se = number(evaluation, part, "se")
+        nll, se = number(results, key), number(results, f"{key}_se")
+        if record.evaluated_step is None:
+            nll = number(evaluation, part, "nll") if nll is None else nll
+            se = number(evaluation, part, "se") if se is None else se
+        nlls[part], errors[part] = nll, se
+        # How many rows are scored is a matter of the data, not of the model.
         scored, of = number(evaluation, part, "rows"), number(record.schema, "rows", part)
         if nll is not None:
             body.append((part, measured(nll, se), count(of if scored is None else scored), count(of)))
     if not body:
         return None
-    train, test = (number(evaluation, part, "nll") for part in ("train", "test"))
+    train, test = nlls["train"], nlls["test"]
     said = None
     if train is not None and test is not None:
-        spread = sum((number(evaluation, part, "se") or 0.0) ** 2 for part in ("train", "test")) ** 0.5
+        one, other = errors["train"], errors["test"]
+        spread = None if one is None or other is None else (one**2 + other**2) ** 0.5
         side = "above" if test >= train else "below"
         said = f"The test NLL is {measured(abs(test - train), spread)} nats {side} that of the training rows."
     head = ("rows", "NLL (nats)", "rows scored", "rows there are")
@@ -276,7 +299,7 @@ def _pictures(folder: Path) -> list[Path]:
     except OSError:
         return []
     order = list(_ALTS)
-    kept = [path for path in found if path.stem not in _DRAWN_ELSEWHERE]
+    kept = [path for path in found if path.stem not in DRAWN_ELSEWHERE]
     return sorted(kept, key=lambda path: (order.index(path.stem) if path.stem in order else len(order), path.name))
 
 

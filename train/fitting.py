@@ -17,7 +17,7 @@ from pushforward.flows import save as save_flow
 from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device, kernel_trouble
-from pushforward.train.evaluation import evaluate_fit, score_prepared, write_evaluation
+from pushforward.train.evaluation import evaluate_fit, forget_evaluation, score_prepared, write_evaluation
 from pushforward.train.gaussian import better_of_flow_and_gaussian, initialize_base
 from pushforward.train.loop import DivergedError, State, maximize_likelihood, start
 from pushforward.train.overrides import ConfigError, load_config
@@ -29,7 +29,7 @@ from pushforward.train.results import results_of, schema_of, status_facts, summa
 from pushforward.train.row_scores import write_row_scores
 from pushforward.train.run_page import write_report
 from pushforward.train.runs import RunError, RunFolder
-from pushforward.train.settings import resolve, settings
+from pushforward.train.settings import Settings, resolve, settings
 from pushforward.train.signals import StopOnSignal
 from pushforward.train.tracking import Tracking
 
@@ -157,6 +157,7 @@ def fit(
         run.write_config(config)
         run.write_environment(config.seed, config.device)
         run.write_json("schema.json", schema_of(prepared))
+        run.set_status("running", dataset=prepared.dataset.name, flow=config.flow.name)
         device = choose_device(config.device)
         trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
         torch.manual_seed(config.seed)
@@ -254,6 +255,8 @@ def _run(
         for note in (*dataset.notes, prepared.ties, trouble and f"warning: {trouble}"):
             if note:
                 progress.message(note)
+        if resumed and _spent(state, told) >= 1.0:
+            progress.message(f"nothing is left of the budget ({_budget(config)}); give a larger one to train on")
         with StopOnSignal() as signals:
 
             def stop() -> str:
@@ -273,10 +276,11 @@ def _run(
                         warn=recording.warn,
                     )
             except DivergedError as error:
-                run.set_status("diverged", dataset=dataset.name, flow=config.flow.name)
-                text = f"{run.name}: {error}"
-                recording.keep(lambda: tracking.alert("fit diverged", text))
                 exit_code = 4
+                reserve.release()
+                status, text = {"dataset": dataset.name, "flow": config.flow.name}, f"{run.name}: {error}"
+                recording.keep(lambda: run.set_status("diverged", **status))
+                recording.keep(lambda: tracking.alert("fit diverged", text))
                 raise
             progress.close()
             reserve.release()
@@ -285,6 +289,7 @@ def _run(
                 progress.message(message)
             density = FittedDensity(prepared.in_data_units(core), dataset.schema, prepared.cells.tolist())
             density.save(run.model, extra={"dataset": dataset.name})
+            recording.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
             scores = score_prepared(prepared, density, seed=config.seed)
             results = results_of(run, config, prepared, state, density, scores, fell_back=bool(message))
             run.write_json("results.json", results)
@@ -296,21 +301,29 @@ def _run(
             report: EvaluationReport | None = None
             if signals.signum is None and config.train.evaluate and len(prepared.test.rows):
                 progress.message("evaluating: baselines, samples, pictures")
-                evaluation = evaluate_fit(prepared, density, config, scores)
-                report, step = evaluation.report, state.progress.step
-                recording.keep(
-                    lambda: write_evaluation(run, prepared, density, evaluation, tracking, step, stop, progress.message)
-                )
+
+                def evaluate() -> None:
+                    nonlocal report
+                    evaluation = evaluate_fit(prepared, density, config, scores, state.progress.step)
+                    report = evaluation.report
+                    write_evaluation(
+                        run, prepared, density, evaluation, tracking, recording.keep, stop, progress.message
+                    )
+
+                recording.attempt("no evaluation", evaluate)
             exit_code = 128 + signals.signum if signals.signum else 0
             return Fit(run, density, results, report, signals.signum, note=message)
     except KeyboardInterrupt:
         exit_code = 130
-        run.set_status("stopped", dataset=dataset.name, flow=config.flow.name)
+        recording.keep(lambda: run.set_status("stopped", dataset=dataset.name, flow=config.flow.name))
+        raise
+    except BaseException:
+        _mark_failed(run, dataset.name, config.flow.name)  # before the page says how it is
         raise
     finally:
         reserve.release()
         recording.keep(tracking.flush)
-        recording.keep(lambda: write_report(run))
+        recording.attempt("no report", lambda: write_report(run))
         tracking.finish(exit_code)
         if tracking.location is not None:
             progress.message(f"W&B       {tracking.location}")
@@ -342,6 +355,11 @@ def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
         run.set_status("failed", dataset=dataset, flow=flow)
     except RunError:
         return  # the folder cannot be written: that is what the first error says
+
+
+def _spent(state: State, told: Settings) -> float:
+    """Share of the budget that is spent."""
+    return max(state.progress.step / (told.steps or math.inf), state.progress.seconds / (told.seconds or math.inf))
 
 
 def _budget(config: Config) -> str:

@@ -4,6 +4,7 @@ import copy
 import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -137,11 +138,11 @@ def maximize_likelihood(
     clock = time.perf_counter
     began = clock() - progress.seconds
     last_checkpoint = last_validation = clock()
-    validation_seconds = 0.0
+    validation_seconds: deque[float] = deque(maxlen=3)
     window = _Window(train.x.device)
 
     def validate() -> None:
-        nonlocal last_validation, validation_seconds
+        nonlocal last_validation
         before = clock()
         with steps.exact(), _swapped(parameters, state.average if settings.averaging else parameters):
             flow.eval()
@@ -159,9 +160,11 @@ def maximize_likelihood(
                 state.best = copy.deepcopy(flow.state_dict())
             metrics["best/val_nll"] = progress.best_nll
         progress.validated_step = progress.step
+        # Without what the listener does: who watches must not change how often is validated.
+        validation_seconds.append(clock() - before)
         log("validation", progress.step, clock() - began, metrics)
         last_validation = clock()
-        validation_seconds = last_validation - before
+        window.began += last_validation - before
 
     def fraction() -> float:
         """Share of the budget spent."""
@@ -172,7 +175,8 @@ def maximize_likelihood(
     def due() -> bool:
         """Whether to validate now: evenly over the budget, and never more than a tenth of the time."""
         if settings.seconds:
-            interval = max(settings.seconds / VALIDATIONS, 10.0 * validation_seconds)
+            # The least of the last: one that was slow for reasons of its own must not put off the next for long.
+            interval = max(settings.seconds / VALIDATIONS, 10.0 * min(validation_seconds, default=0.0))
             return clock() - last_validation >= interval
         assert settings.steps is not None  # Settings has made sure
         return progress.step % math.ceil(settings.steps / VALIDATIONS) == 0

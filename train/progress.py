@@ -1,6 +1,7 @@
 """What a fit shows while it runs: a bar on a terminal, a few plain lines elsewhere, always on stderr."""
 
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -153,6 +154,9 @@ class Progress:
         for key, name in (("train/nll", "train"), ("val/nll", "val")):
             if key in self._metrics:
                 parts.append(f"{name} {self._metrics[key]:.4f}")
+        best = self._metrics.get("best/val_nll", math.inf)
+        if math.isfinite(best) and best < self._metrics.get("val/nll", best):  # what is kept is not what is seen
+            parts.append(f"best {best:.4f}")
         if "perf/points_per_s" in self._metrics:
             parts.append(f"{_count(self._metrics['perf/points_per_s'])} points/s")
         parts.append(f"{_duration(self._elapsed)}")

@@ -21,7 +21,7 @@ with a reason to stop, or an empty string to go on."""
 # What the loop gives in standardised units and a reader wants in those of the data.
 _SHIFTED = ("train/nll", "train/log_det", "val/nll", "best/val_nll")
 
-# Pictures of a fit in progress may take a fiftieth of its time, and are at most eight.
+# Pictures of a fit in progress may take a fiftieth of its time, and are at most eight, evenly over the budget.
 _PICTURE_PACE = 50.0
 _PICTURES = 8
 _FIRST_PICTURE_SECONDS = 0.7
@@ -58,7 +58,8 @@ class Recording:
         self._state = state
         self._told: set[str] = set()
         self._offset = -prepared.standardize.log_det  # what turns a standardised NLL into one in data units
-        self._picture_at = 0.0
+        self._picture_at = state.progress.seconds
+        self._picture_fraction = 0.0
         self._picture_seconds = _FIRST_PICTURE_SECONDS
 
     def log(self, kind: str, step: int, seconds: float, metrics: Metrics) -> None:
@@ -75,15 +76,15 @@ class Recording:
 
     def _picture(self, step: int, seconds: float) -> None:
         """Draw the best flow so far where somebody may be watching, seldom enough not to be missed in the budget."""
-        budget = self.progress.seconds or 0.0
-        pace = max(_PICTURE_PACE * self._picture_seconds, budget / _PICTURES)
-        if not self.tracking.others or self.prepared.train.context is not None:
-            return
-        if seconds - self._picture_at < pace or self._state.progress.stop_reason:  # at the end there are better ones
+        if not self.tracking.others or self.prepared.train.context is not None or self._state.progress.stop_reason:
+            return  # at the end there are better ones
+        fraction, folder = self.progress.fraction or 0.0, self.run.pictures / "progress"
+        too_soon = seconds - self._picture_at < _PICTURE_PACE * self._picture_seconds
+        if too_soon or fraction - self._picture_fraction < 1 / _PICTURES or len(list(folder.glob("*"))) >= _PICTURES:
             return
         began = time.perf_counter()
-        self._picture_at = seconds
-        path = self.run.pictures / "progress" / f"step-{step:07d}.png"
+        self._picture_at, self._picture_fraction = seconds, fraction
+        path = folder / f"step-{step:07d}.png"
         try:
             # Built anew: the flow in training may be compiled, and holds weights that are not the best.
             flow = load_flow(self.run.checkpoints / "start")
@@ -123,6 +124,20 @@ class Recording:
             self.warn(text, once_for="full" if full else text)
             return False
         return True
+
+    def attempt(self, what: str, call: Callable[[], object]) -> None:
+        """Do what the fit can do without, such as its evaluation: no error of it ends the fit, all are told."""
+
+        def guarded() -> None:
+            try:
+                call()
+            except (RunError, OSError):
+                raise
+            except Exception as error:
+                text = " ".join(str(error).split()) or "no more is known"
+                self.warn(f"{what}: {type(error).__name__}: {text}")
+
+        self.keep(guarded)
 
     def warn(self, text: str, once_for: str = "") -> None:
         """Tell a trouble, the first time it comes."""

@@ -17,7 +17,7 @@ class Reserve:
     Where the file system does not know how to allocate (``ENOTSUP``), zeros are written.
 
     Args:
-        path: The file; it must not exist.
+        path: The file; what a killed fit left there is replaced.
         size_bytes: Space to keep.
 
     Raises:

@@ -24,7 +24,14 @@ from pushforward.evaluate.page import (
     tag,
 )
 from pushforward.train.calibration_section import calibration, calibration_card, inversion_card, rows
-from pushforward.train.evaluation_sections import UNSCORED, best_baseline, likelihood, pictures, samples_card
+from pushforward.train.evaluation_sections import (
+    UNSCORED,
+    best_baseline,
+    earlier_model,
+    likelihood,
+    pictures,
+    samples_card,
+)
 from pushforward.train.run_record import RunRecord, group, items, number, read_run, shell
 from pushforward.train.runs import RunError, RunFolder, RunUsageError
 from pushforward.train.training_section import training
@@ -44,8 +51,8 @@ _STATUS = {
     "unreadable": ("bad", "The state of this run cannot be read."),
 }
 
-# Whose damage leaves a sentence in the place of a section: the other sections are as good as before.
-_DAMAGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+# What says nothing of the model that is kept, where the evaluation is of an earlier one.
+_OF_THE_EVALUATION = ("pictures", "calibration", "rows")
 
 
 def write_report(run: RunFolder, out: Path | None = None) -> Path:
@@ -63,14 +70,28 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
         RunError: If it cannot be written.
     """
     path = run.report if out is None else out
-    if out is not None and out.exists() and not made_by(out, GENERATOR):
-        raise RunUsageError(
-            f"{out}: is there already and is no page of pushforward report; name another file with --out"
-        )
-    page = run_page(read_run(run))
+    return write_page(path, run_page(read_run(run)), GENERATOR, keep_others=out is not None)
+
+
+def write_page(path: Path, page: str, generator: str, *, keep_others: bool = True) -> Path:
+    """Write a page where there is none, or an earlier one of the same generator.
+
+    Args:
+        path: The file to write.
+        page: The page as text.
+        generator: What made it.
+        keep_others: Whether any other file in its place stays.
+
+    Raises:
+        RunUsageError: If such a file is in its place.
+        RunError: If it cannot be written.
+    """
     try:
+        if keep_others and path.exists() and not made_by(path, generator):
+            raise RunUsageError(f"{path}: is there already and is no page of {generator}; name another file with --out")
         with whole_file(path) as partial:
-            partial.write_text(page, encoding="utf-8")
+            # JSON may hold halves of characters, which no file can.
+            partial.write_bytes(page.encode("utf-8", "replace"))
     except OSError as error:
         raise RunError(f"{path}: cannot write: {(error.strerror or str(error)).lower()}") from None
     return path
@@ -94,21 +115,42 @@ def run_page(record: RunRecord) -> str:
     for anchor, heading, build, lead in made:
         content = _guarded(build, record)
         if content is not None:
+            earlier = earlier_model(record) if anchor in _OF_THE_EVALUATION else None
+            content = join([note(earlier, "fair"), content]) if earlier else content
             sections.append(section(heading, content, anchor=anchor, lead=lead))
             entries.append((anchor, heading))
-    body = join([_header(record), contents(entries), *sections, _footer(record)])
-    return document(f"{record.dataset} · {record.flow} · {record.run.name}", body, generator=GENERATOR)
+    body = join([_header(record), contents(entries), *sections, _guarded(_footer, record)])
+    return document(f"{_name(record)} · {record.run.name}", body, generator=GENERATOR)
 
 
 def _guarded(build: Callable[[RunRecord], Child], record: RunRecord) -> Child:
     try:
         return build(record)
-    except _DAMAGE as error:
+    except Exception as error:  # whatever a file holds, what the others say is as good as before
         return note(f"Left out: a file of the run is damaged here ({type(error).__name__}: {error}).", "bad")
 
 
 def _header(record: RunRecord) -> Html:
     kind, sentence = _STATUS.get(record.status, ("", ""))
+    return tag(
+        "header",
+        tag("p", f"Run {record.run.name}", class_="eyebrow"),
+        tag("div", tag("h1", _name(record)), pill(record.status, kind), class_="headline"),
+        _guarded(_about, record),
+        note(sentence, kind) if sentence else None,
+        _guarded(_notes, record),
+        _guarded(_glance, record),
+    )
+
+
+def _name(record: RunRecord) -> str:
+    try:
+        return f"{record.dataset} · {record.flow}"
+    except Exception:  # a name that is no name
+        return "A run"
+
+
+def _about(record: RunRecord) -> Html:
     parts = group(record.schema, "rows")
     total = (
         sum(value for value in parts.values() if isinstance(value, int)) if parts else number(record.results, "rows")
@@ -121,38 +163,21 @@ def _header(record: RunRecord) -> Html:
         f"{count(number(record.results, 'parameters'))} parameters" if "parameters" in record.results else "",
         f"started {str(record.state.get('started', '')).replace('T', ' ')[:16]}" if record.state.get("started") else "",
     ]
-    return tag(
-        "header",
-        tag("p", f"Run {record.run.name}", class_="eyebrow"),
-        tag(
-            "div",
-            tag("h1", f"{record.dataset} · {record.flow}"),
-            pill(record.status, kind),
-            class_="headline",
-        ),
-        tag("p", " · ".join(text for text in about if text), class_="about"),
-        note(sentence, kind) if sentence else None,
-        *(note(text, "fair") for text in (*_alerts(record), *record.told, *record.problems)),
-        _guarded(_glance, record),
-    )
+    return tag("p", " · ".join(text for text in about if text), class_="about")
 
 
-def _alerts(record: RunRecord) -> list[str]:
+def _notes(record: RunRecord) -> Html:
     texts = [str(row.get("text") or row.get("title") or "") for row in record.metrics if row.get("kind") == "alert"]
-    return [f"{text[0].upper()}{text[1:]}" for text in dict.fromkeys(texts) if text]
+    alerts = [f"{text[0].upper()}{text[1:]}" for text in dict.fromkeys(texts) if text]
+    return join(note(text, "fair") for text in (*alerts, *record.told, *record.problems))
 
 
 def _glance(record: RunRecord) -> Html:
-    """How good, by how much, can it be trusted, how did training go."""
-    found = [
-        _nll_card(record),
-        _gain_card(record),
-        _kl_card(record),
-        samples_card(record),
-        calibration_card(record),
-        inversion_card(record),
-        _training_card(record),
-    ]
+    """How good, by how much, can it be trusted, how did training go: of the model that is kept alone."""
+    found = [_nll_card(record), _kl_card(record), _training_card(record)]
+    if record.evaluated_step is None:
+        evaluated = [samples_card(record), calibration_card(record), inversion_card(record)]
+        found = [found[0], _gain_card(record), found[1], *evaluated, found[2]]
     return cards([card for card in found if card is not None])
 
 

@@ -78,17 +78,37 @@ class RunRecord:
     @property
     def step(self) -> int:
         """The last step there is a row of."""
-        return max((int(row["step"]) for row in self.metrics if isinstance(row.get("step"), int)), default=0)
+        steps = [row.get("step") for row in self.metrics]
+        return max((step for step in steps if isinstance(step, int) and _fits(step)), default=0)
 
     @property
     def seconds(self) -> float:
         """The time of fitting at the last row."""
         return max((number(row, "seconds") or 0.0 for row in self.metrics), default=0.0)
 
+    @property
+    def kept_step(self) -> float:
+        """Steps of training behind the model that is kept; the last step recorded as long as there is none."""
+        steps = number(self.results, "steps")
+        return self.step if steps is None else steps
+
+    @property
+    def evaluated_step(self) -> float | None:
+        """Steps behind the evaluation, where the fit went on after it; None where it is of the model that is kept.
+
+        Evaluations of before this was recorded are taken as they are.
+        """
+        steps = number(self.evaluation, "steps")
+        if steps is None or (self.results and number(self.results, "steps") is None):
+            return None
+        # A fit that has not ended may have logged no row at its last step.
+        differs = steps != self.kept_step if self.results else steps < self.kept_step
+        return steps if differs else None
+
     def curve(self, key: str, axis: str = "step") -> tuple[Array, Array]:
         """Values of a metric ``(n,)`` and where they stand, ``step`` or ``seconds``, without those that are missing."""
         pairs = [(row.get(axis), row.get(key)) for row in self.metrics]
-        kept = [(x, y) for x, y in pairs if isinstance(x, int | float) and isinstance(y, int | float)]
+        kept = [(x, y) for x, y in pairs if _fits(x) and _fits(y)]
         table = np.array(kept, dtype=np.float64).reshape(-1, 2)
         return table[:, 0], table[:, 1]
 
@@ -103,7 +123,7 @@ def read_run(run: RunFolder) -> RunRecord:
     metrics, every = _metrics(run.metrics, problems)
     return RunRecord(
         run,
-        run.status,
+        _status(run),
         config=_flat(_yaml(run.config, problems)),
         environment=_json(run.environment, problems),
         schema=_json(run.schema, problems),
@@ -117,6 +137,13 @@ def read_run(run: RunFolder) -> RunRecord:
     )
 
 
+def _status(run: RunFolder) -> str:
+    try:
+        return str(run.status)
+    except Exception:  # whatever is in its place
+        return "unreadable"
+
+
 def number(facts: Facts, *keys: str) -> float | None:
     """A number at the end of a path of keys; None where there is none."""
     value: Any = facts
@@ -124,9 +151,7 @@ def number(facts: Facts, *keys: str) -> float | None:
         if not isinstance(value, Mapping):
             return None
         value = value.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    return float(value) if _fits(value) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def group(facts: Facts, key: str) -> Facts:
@@ -146,10 +171,17 @@ def shell(*words: str) -> str:
     return shlex.join(words)
 
 
+def _fits(value: object) -> bool:
+    """Tell whether a value is a number that a double holds, infinities among them; JSON has larger integers."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e300)
+
+
 def _metrics(path: Path, problems: list[str]) -> tuple[list[Facts], int]:
     """Rows of the record, and of how many rows of training one was read; a torn last line is left out."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return [], 1
     except OSError as error:
         problems.append(f"{path.name} cannot be read: {error.strerror}")
         return [], 1
@@ -163,7 +195,7 @@ def _metrics(path: Path, problems: list[str]) -> tuple[list[Facts], int]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):
             rows.append(row)
@@ -175,11 +207,11 @@ def _metrics(path: Path, problems: list[str]) -> tuple[list[Facts], int]:
 
 
 def _json(path: Path, problems: list[str]) -> Facts:
-    if not path.exists():
-        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{path.name} cannot be read: {' '.join(str(error).split())}")
         return {}
     if not isinstance(content, dict):
@@ -189,11 +221,11 @@ def _json(path: Path, problems: list[str]) -> Facts:
 
 
 def _yaml(path: Path, problems: list[str]) -> Facts:
-    if not path.exists():
-        return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # tags that do not fit their values raise what they like
         problems.append(f"{path.name} cannot be read: {' '.join(str(error).split())}")
         return {}
     return content if isinstance(content, dict) else {}

@@ -47,6 +47,7 @@ class Sweep:
         self.facts = facts
         self._validation = planned.prepared.validation
         self.signum: int | None = None
+        self.has_given_up = False
         self._folder = folder
         self.study = SweepStudy(self.path / "sweep.db", space, planned.config, planned.config.seed)
 
@@ -59,7 +60,7 @@ class Sweep:
         Args:
             space: What is searched; its constants name the data.
             out: Exactly this folder; None makes ``sweeps/<data>-<date>-<time>-<id>``.
-            trials: Trials in total, 20 or what the space says if not given.
+            trials: Trials in total; what the space says, all points of a grid, or 20 if not given.
             seconds: No trial runs longer than this after the sweep has begun; None for no limit.
 
         Raises:
@@ -97,11 +98,13 @@ class Sweep:
             "data": dataset.name,
             "sha256": dataset.sha256,
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "trials_wanted": trials or space.run_cap or DEFAULT_TRIALS,
+            "trials_wanted": trials or space.run_cap,
             "seconds_wanted": seconds,
         }
         try:
             sweep = cls(folder, space, planned, facts)
+            if facts["trials_wanted"] is None:
+                facts["trials_wanted"] = int(sweep.study.size) if space.method == "grid" else DEFAULT_TRIALS
             sweep.write()
         except BaseException:
             folder.release()
@@ -161,6 +164,8 @@ class Sweep:
     ) -> dict[str, Any]:
         """Fit trials until there are enough, the time is over, or a signal comes (then ``signum`` is set).
 
+        Where there is a result and from then on all trials fail, it ends too (then ``has_given_up`` is set).
+
         Args:
             workers: Trials side by side; each has its share of the cores.
             tell: Takes a line for each trial that ends.
@@ -195,9 +200,14 @@ class Sweep:
         return summary
 
     def _compared(self, best: TrialRecord | None, records: list[TrialRecord]) -> dict[str, Any]:
-        """By how much the best is better than the defaults, row by row, on the rows that chose it."""
+        """By how much the best is better than the defaults, row by row, on the rows that chose it.
+
+        Nothing where one of the two models is not there any more: the rest of the summary stands without them.
+        """
+        from pushforward.datasets import DataError
         from pushforward.evaluate.fitted import FittedDensity
         from pushforward.evaluate.likelihood import log_prob, paired_difference
+        from pushforward.flows import ModelFileError
 
         default = next((t for t in records if t.is_default and t.status == "finished"), None)
         if best is None or default is None or best.number == default.number:
@@ -205,7 +215,10 @@ class Sweep:
         part = self._validation
         scores = []
         for number in (best.number, default.number):
-            density = FittedDensity.load(self.path / "trials" / str(number) / "model")
+            try:
+                density = FittedDensity.load(self.path / "trials" / str(number) / "model")
+            except (ModelFileError, DataError, OSError):
+                return {}
             scores.append(log_prob(density.flow, part.rows, part.context))
         gain, se = paired_difference(*scores)
         return {"gain": gain, "gain_se": se, "validation_rows": len(part.rows)}

@@ -12,11 +12,16 @@ a whole ``eta``; its successive halving lets fewer trials through. They are not 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pushforward.train.overrides import ConfigError, nearest
 
 History = Sequence[tuple[int, float]]
 """Iterations and the best validation NLL until then, in order."""
+
+_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,42 @@ class Hyperband:
             raise ValueError(f"no band below {most}, the iterations of a trial")
         given = {"type": "hyperband", "min_iter": min_iter, "max_iter": max_iter, "s": s, "eta": eta}
         return cls(tuple((k, v) for k, v in given.items() if v is not None), found, eta)
+
+    @classmethod
+    def read(cls, spec: Any, at: Callable[..., str], *, most: int) -> "Hyperband":
+        """Read what a sweep file says below ``early_terminate``.
+
+        Args:
+            spec: What stands there.
+            at: Gives file and line of a key, by the keys that lead to it.
+            most: Iterations of a whole trial.
+
+        Raises:
+            ConfigError: With one line: a rule or a key that is not known, not supported, or out of its bounds.
+        """
+        where = f"{at('early_terminate')}early_terminate: "
+        if not isinstance(spec, dict) or spec.get("type") != "hyperband":
+            raise ConfigError(f"{where}expected type: hyperband, with min_iter, or max_iter and s")
+        for key, value in spec.items():
+            here = f"{at('early_terminate', key)}early_terminate: "
+            if key not in _KEYS:
+                raise ConfigError(f"{here}unknown key '{key}'; {nearest(str(key), _KEYS)}known: {', '.join(_KEYS)}")
+            if key == "strict" and value is not False:
+                raise ConfigError(f"{here}strict: expected false (the strict rule is not supported); got {value!r}")
+            if key in ("type", "strict"):
+                continue
+            whole = key in ("min_iter", "max_iter")
+            kind = int if whole else int | float
+            if isinstance(value, bool) or not isinstance(value, kind) or value < 1 or (key == "eta" and value == 1):
+                expected = "a number above 1" if key == "eta" else "a whole number above 0" if whole else "1 or more"
+                raise ConfigError(f"{here}{key}: expected {expected}; got {value!r}")
+        if "min_iter" not in spec and not ("max_iter" in spec and "s" in spec):
+            raise ConfigError(f"{where}expected min_iter, or max_iter and s")
+        told = {key: value for key, value in spec.items() if key not in ("type", "strict")}
+        try:
+            return cls.create(**told, most=most)
+        except ValueError as error:
+            raise ConfigError(f"{where}{error} (a fit validates so often)") from None
 
     def is_hopeless(self, number: int, histories: Mapping[int, History]) -> bool:
         """Whether a trial is not among those that pass the last band it has come to.

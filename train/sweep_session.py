@@ -1,6 +1,7 @@
 """The running of a sweep: workers, what they are at, and what is decided from what they report."""
 
 import contextlib
+import itertools
 import math
 import os
 import queue
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pushforward.train.sweep import Sweep
 
 OUT_OF_TIME = "out of time"
+HOPELESS = "hopeless"
 
 # After so many failures in a row, of the same kind, nothing else is to be expected: from the start, and later on.
 _HOPELESS_START, _HOPELESS_LATER = 3, 8
@@ -64,7 +66,7 @@ class Session:
                         self._hear(self.inbox.get(timeout=0.1))
                     if signals.signum is not None and self.ending != INTERRUPTED:
                         self._end_trials(INTERRUPTED)
-                    elif limit is not None and time.monotonic() - began > limit and not self.ending:
+                    elif limit is not None and time.monotonic() - began > limit and not self._is_cut_short:
                         self._end_trials(OUT_OF_TIME)
                     if time.monotonic() > self.until:
                         self.tell("trials that do not end are killed")
@@ -105,12 +107,15 @@ class Session:
             self._idle_worker().order(live.number, sweep.path / "trials" / str(live.number), self._overrides(live))
 
     def _idle_worker(self) -> Worker:
-        self.workers = [worker for worker in self.workers if worker.is_alive]
+        # One that has died keeps its place, and its log, until its last words have been heard.
+        self.workers = [worker for worker in self.workers if worker.is_alive or worker.trial is not None]
         for worker in self.workers:
             if worker.trial is None:
                 return worker
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        worker = Worker(max(1, cores // self.most_workers), self.sweep.path / "workers.log", self.inbox)
+        logs = (self.sweep.path / f"worker-{number}.log" for number in itertools.count())
+        log = next(log for log in logs if log not in {worker.log for worker in self.workers})
+        worker = Worker(max(1, cores // self.most_workers), log, self.inbox)
         self.workers.append(worker)
         return worker
 
@@ -158,7 +163,7 @@ class Session:
 
     def _conclude(self, live: LiveTrial, body: dict[str, Any] | None, last_words: str) -> None:
         """Record what came of a trial."""
-        stopped = self.ending if self.ending in (INTERRUPTED, OUT_OF_TIME) else ""
+        stopped = self.ending if self._is_cut_short else ""
         done = (body or {}).get("done")
         if done is not None and done["val_nll"] is not None and (body or {})["signum"] is None:
             pruned = "pruned" if done["stop_reason"] == "pruned" else ""
@@ -178,11 +183,24 @@ class Session:
             self.study.fail(live, text)
 
     def _give_up_if_hopeless(self) -> None:
-        some = any(t.status in ("finished", "pruned") for t in self.study.records())
-        allowed = _HOPELESS_LATER if some else _HOPELESS_START
+        """Begin no more trials where all fail; without a result there is but the error of the last one."""
+        if self.ending:
+            return
+        has_best = best_of(self.study.records()) is not None
+        allowed = _HOPELESS_LATER if has_best else _HOPELESS_START
         last = self.failures[-allowed:]
-        if len(last) == allowed and len({kinds[0] for _, kinds in last}) == 1:
+        if len(last) < allowed or len({kinds[0] for _, kinds in last}) > 1:
+            return
+        if not has_best:
             raise _as_error(*last[-1])
+        self.tell(f"no more trials begin: the last {allowed} failed, the last one with: {last[-1][0]}")
+        self.ending = HOPELESS
+        self.sweep.has_given_up = True
+
+    @property
+    def _is_cut_short(self) -> bool:
+        """Whether the trials that run were told to end."""
+        return self.ending in (INTERRUPTED, OUT_OF_TIME)
 
     def _end_trials(self, why: str) -> None:
         self.ending = why

@@ -206,10 +206,11 @@ def parse_space(text: str, name: str) -> SweepSpace:
     cap = top.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
         raise ConfigError(f"{file.at('run_cap')}run_cap: expected a whole number above 0; got {cap!r}")
+    ends = top.get("early_terminate")
     return SweepSpace(
         parameters=tuple(parameters),
         method=method,
-        hyperband=_hyperband(top.get("early_terminate"), file),
+        hyperband=None if ends is None else Hyperband.read(ends, file.at, most=ITERATIONS),
         run_cap=cap,
         target=_target(top.get("metric"), file),
         head={key: top[key] for key in _PASSED_ON if key in top},
@@ -276,33 +277,6 @@ def _typed_in_command(command: Any, where: str) -> list[Parameter]:
         key, equals, value = part.partition("=")
         found.append(Parameter.constant(*(_full(key), value) if equals else ("data.source", part), where))
     return found
-
-
-def _hyperband(spec: Any, file: _File) -> Hyperband | None:
-    if spec is None:
-        return None
-    at = f"{file.at('early_terminate')}early_terminate: "
-    if not isinstance(spec, dict) or spec.get("type") != "hyperband":
-        raise ConfigError(f"{at}expected type: hyperband, with min_iter, or max_iter and s")
-    known = ("type", "min_iter", "max_iter", "s", "eta", "strict")
-    for key, value in spec.items():
-        where = f"{file.at('early_terminate', key)}early_terminate: "
-        if key not in known:
-            raise ConfigError(f"{where}unknown key '{key}'; {nearest(str(key), known)}known: {', '.join(known)}")
-        if key in ("type", "strict"):
-            continue
-        whole = key in ("min_iter", "max_iter")
-        kind = int if whole else int | float
-        if isinstance(value, bool) or not isinstance(value, kind) or value < 1 or (key == "eta" and value == 1):
-            expected = "a number above 1" if key == "eta" else "a whole number above 0" if whole else "1 or more"
-            raise ConfigError(f"{where}{key}: expected {expected}; got {value!r}")
-    if "min_iter" not in spec and not ("max_iter" in spec and "s" in spec):
-        raise ConfigError(f"{at}expected min_iter, or max_iter and s")
-    told = {key: value for key, value in spec.items() if key not in ("type", "strict")}
-    try:
-        return Hyperband.create(**told, most=ITERATIONS)
-    except ValueError as error:
-        raise ConfigError(f"{at}{error} (a fit validates so often)") from None
 
 
 def _target(metric: Any, file: _File) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pushforward.train.config import Config
-from pushforward.train.sweep_space import SweepSpace
+from pushforward.train.sweep_space import SweepSpace, typed_constants
 from pushforward.train.sweep_study import INTERRUPTED, TrialRecord
 
 # The best deserves more than a trial gets.
@@ -71,10 +71,12 @@ def refit_command(space: SweepSpace, defaults: Config, best: TrialRecord) -> str
     keys = {k: v for k, v in space.constants.items() if k not in budget and not k.startswith("wandb.")}
     source = keys.pop("data.source", defaults.data.source)
     keys |= {} if best.is_default else best.values
-    if defaults.train.seconds != "auto":
-        keys["train.seconds"] = math.ceil(_LONGER * defaults.train.seconds)
-    if defaults.train.steps != "auto":
-        keys["train.steps"] = _LONGER * defaults.train.steps
+    flat = defaults.flat()
+    for key in ("train.seconds", "train.steps"):
+        # The trial's own where it has one, as a number also where the file has a text.
+        own = {p.key: p.only for p in typed_constants([f"{key}={keys.pop(key, flat[key])}"])}[key]
+        if own != "auto":
+            keys[key] = math.ceil(_LONGER * own)
     typed = [f"{key}={value}" for key, value in keys.items()]
     return shlex.join(["pushforward", "fit", str(source), *typed])
 

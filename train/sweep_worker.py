@@ -19,8 +19,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-# What an agent of Weights & Biases, or a fit around the sweep, says about one run would otherwise hold for all trials.
-_NOT_INHERITED = ("WANDB_RUN_ID", "WANDB_RUN_NAME", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+from pushforward.train.wandb_remote import RUN_VARIABLES
 
 
 class Message(NamedTuple):
@@ -35,20 +34,22 @@ class Worker:
 
     Args:
         threads: Threads that its fits may use.
-        log: Takes what the process writes on stderr; appended to.
+        log: Takes what the process writes on stderr; appended to, and its own while it is there.
         inbox: Where its messages go, from a thread of its own.
     """
 
     def __init__(self, threads: int, log: Path, inbox: "queue.SimpleQueue[Message]") -> None:
         self.trial: int | None = None
         self.log = log
-        environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
+        # What an agent of Weights & Biases says about one run would otherwise hold for all trials.
+        environment = {key: value for key, value in os.environ.items() if key not in RUN_VARIABLES}
         with contextlib.suppress(KeyError, ValueError):
             threads = min(threads, int(environment["OMP_NUM_THREADS"]))
         environment["OMP_NUM_THREADS"] = str(max(1, threads))
         # A process group of its own: Ctrl-C in the terminal reaches the sweep, which tells its workers once.
         alone: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         with open(log, "ab") as stderr:
+            self._log_start = stderr.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "pushforward.train.sweep_worker"],
                 stdin=subprocess.PIPE,
@@ -104,9 +105,10 @@ class Worker:
             killed = " (often: out of memory)" if code == -9 else ""
             return f"its process was ended by {signal.Signals(-code).name}{killed}"
         try:
-            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            written = self.log.read_bytes()[self._log_start :]
         except OSError:
-            lines = []
+            written = b""
+        lines = written.decode("utf-8", errors="replace").strip().splitlines()
         return f"its process ended with code {code}" + (f": {lines[-1].strip()}" if code and lines else "")
 
     def _listen(self, inbox: "queue.SimpleQueue[Message]") -> None:

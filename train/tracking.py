@@ -199,15 +199,19 @@ class Tracking:
 
     def log(self, metrics: Mapping[str, float], step: int, *, seconds: float, kind: str = "train") -> None:
         """Record numbers at a step."""
-        self.metrics.log(metrics, step, seconds=seconds, kind=kind)
-        for tracker in self.others:
-            tracker.log(metrics, step, seconds=seconds, kind=kind)
+        try:
+            self.metrics.log(metrics, step, seconds=seconds, kind=kind)
+        finally:  # a full disk is no reason to tell nobody
+            for tracker in self.others:
+                tracker.log(metrics, step, seconds=seconds, kind=kind)
 
     def image(self, key: str, path: Path, caption: str = "", step: int = 0) -> None:
         """Record a picture, which must stay as it is until :meth:`finish`."""
-        self.metrics.image(key, path, caption, step)
-        for tracker in self.others:
-            tracker.image(key, path, caption, step)
+        try:
+            self.metrics.image(key, path, caption, step)
+        finally:
+            for tracker in self.others:
+                tracker.image(key, path, caption, step)
 
     def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int = 0) -> None:
         """Record a table where tables are shown; its numbers are in a file of the run already."""
@@ -217,9 +221,11 @@ class Tracking:
     def reference_lines(self, values: Mapping[str, float], last_step: int) -> None:
         """Record numbers that hold for all steps, such as the NLL of a baseline: curves are read against them."""
         if values:
-            self.metrics.reference_lines(values, last_step)
-            for tracker in self.others:
-                tracker.reference_lines(values, last_step, self.metrics.seconds)
+            try:
+                self.metrics.reference_lines(values, last_step)
+            finally:
+                for tracker in self.others:
+                    tracker.reference_lines(values, last_step, self.metrics.seconds)
 
     def model(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Record the fitted model, which must stay in its folder."""
@@ -228,15 +234,19 @@ class Tracking:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record final numbers."""
-        self.metrics.summary(values)
-        for tracker in self.others:
-            tracker.summary(values)
+        try:
+            self.metrics.summary(values)
+        finally:
+            for tracker in self.others:
+                tracker.summary(values)
 
     def alert(self, title: str, text: str) -> None:
         """Tell someone who is not watching, for instance that the fit diverged."""
-        self.metrics.alert(title, text)
-        for tracker in self.others:
-            tracker.alert(title, text)
+        try:
+            self.metrics.alert(title, text)
+        finally:
+            for tracker in self.others:
+                tracker.alert(title, text)
 
     def flush(self, *, sync: bool = False) -> None:
         """Make the metrics file survive a power cut (``sync``)."""

@@ -7,7 +7,7 @@ import numpy as np
 from pushforward.evaluate.charts import Mark, Reference, Series, line_chart, rolling_mean
 from pushforward.evaluate.numbers import count, measured
 from pushforward.evaluate.page import Child, Html, details, figure, join, tag
-from pushforward.train.run_record import Array, RunRecord, group, items, number
+from pushforward.train.run_record import Array, RunRecord, items, number
 
 _PANELS = (
     (("train/base", "train/log_det"), ("base term", "log-determinant"), "Terms of the NLL", "nats", False),
@@ -15,6 +15,8 @@ _PANELS = (
     (("train/learning_rate",), ("learning rate",), "Learning rate", "per step", False),
     (("perf/points_per_s",), ("rows per second",), "Throughput", "rows per second", False),
 )
+
+_BASELINE = "baseline/"
 
 
 def training(record: RunRecord) -> Child:
@@ -40,14 +42,17 @@ def training(record: RunRecord) -> Child:
         caption += " The weights of the best validation are those that are kept."
     if record.every > 1:
         caption += f" One in {count(record.every)} of the recorded batches is read."
-    if _baselines(record):
-        caption += " Baselines are NLLs on the test rows."
+    references, rows = _baselines(record)
+    if references:
+        caption += f" Baselines are NLLs on the {rows} rows."
+        if rows == "test":
+            caption += " Those on the validation rows, which would compare with the curve, were not recorded."
     main = line_chart(
         series,
         label=f"NLL against the step, for training and validation{'; ' + mark.name if mark else ''}",
         x_name="step",
         y_name="NLL (nats)",
-        references=_baselines(record),
+        references=references,
         mark=mark,
         settle=True,
         height=320,
@@ -71,13 +76,24 @@ def _panels(record: RunRecord) -> Html:
     return join([panels, *layers])
 
 
-def _baselines(record: RunRecord) -> list[Reference]:
-    found = []
-    for place, baseline in enumerate(items(record.evaluation, "baselines")):
-        nll = number(group(baseline, "nll"), "nll")
-        if nll is not None:
-            found.append(Reference(str(baseline.get("label", "baseline")), nll, colour=2 + place, dash=1 + place))
-    return found
+def _baselines(record: RunRecord) -> tuple[list[Reference], str]:
+    """Baselines as lines beside the curves, and which rows were scored; test rows where nothing else was recorded."""
+    listed = {str(item.get("name")): item for item in items(record.evaluation, "baselines")}
+    validation: dict[str, float | None] = {name: number(item, "validation_nll") for name, item in listed.items()}
+    for row in record.metrics:
+        if row.get("kind") == "reference":
+            keys = [key for key in row if key.startswith(_BASELINE)]
+            validation |= {key.removeprefix(_BASELINE): number(row, key) for key in keys}
+    known = {name: nll for name, nll in validation.items() if nll is not None}
+    rows = "validation" if known else "test"
+    if not known:
+        tested = {name: number(item, "nll", "nll") for name, item in listed.items()}
+        known = {name: nll for name, nll in tested.items() if nll is not None}
+    lines = []
+    for place, (name, nll) in enumerate(known.items()):
+        label = str(listed.get(name, {}).get("label") or name.replace("-", " "))
+        lines.append(Reference(label, nll, colour=2 + place % 6, dash=1 + place))
+    return lines, rows
 
 
 def _panel(

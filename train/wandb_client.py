@@ -92,7 +92,7 @@ class Client:
                 run.log({value["key"]: picture, "global_step": value["step"]})
             case "table":
                 table = wandb.Table(columns=value["columns"], data=value["rows"])
-                run.log({value["key"]: table, "global_step": value["step"]})
+                self._ask("a table", lambda: run.log({value["key"]: table, "global_step": value["step"]}))
             case "summary":
                 run.summary.update(value)
             case "alert":
@@ -118,13 +118,18 @@ class Client:
         for path in sorted(folder.iterdir()):
             # Told that the files do not change, the client points at them where they are and makes no copy.
             artifact.add_file(str(path), name=path.name, policy="immutable", skip_cache=True)
+        self._ask("the model", lambda: self._run.log_artifact(artifact, aliases=["best"]))
+
+    def _ask(self, what: str, call: Callable[[], object]) -> None:
+        """Make a call that asks the server before it records: without network each takes twenty seconds to fail."""
+        if self._left_out:
+            return
         try:
-            self._run.log_artifact(artifact, aliases=["best"])
+            call()
         except OSError:  # the service of the client has gone
             raise
         except Exception as error:
-            # The one call that asks the server before it records: without network it takes twenty seconds.
-            self._left_out = f"W&B did not take the model ({short(error)})"
+            self._left_out = f"W&B did not take {what} ({short(error)})"
 
     def _started(self, run: Any) -> None:
         run.define_metric("global_step", hidden=True)

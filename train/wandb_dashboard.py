@@ -15,7 +15,7 @@ from typing import Any
 from pushforward.train.overrides import ConfigError
 from pushforward.train.wandb_remote import WandbServerError, client_environment, default_entity
 
-_BASELINES = ("gaussian", "gaussian-mixture", "kernel-density")
+_BASELINES = ("gaussian", "gaussian-mixture", "kde")
 _PICTURES = ("density", "corner", "latent", "quantiles", "pit", "training")
 # Keys of the configuration that decide what a fit is worth, and whether their axis is logarithmic.
 _TUNED = {"flow.name": False, "flow.layers": False, "flow.hidden": True, "flow.bins": False, "flow.dropout": False}

@@ -16,8 +16,16 @@ from typing import Any
 
 from pushforward.train.runs import RunError
 
-# Variables that say what a run of the client shall be; who asks or uploads is none.
-_RUN_VARIABLES = ("WANDB_MODE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_NAME", "WANDB_RUN_GROUP")
+# Variables that say which run a process of the client is; another process is another run, or none.
+RUN_VARIABLES = (
+    "WANDB_RUN_ID",
+    "WANDB_RESUME",
+    "WANDB_NAME",
+    "WANDB_RUN_NAME",  # in no documentation, and read all the same
+    "WANDB_RUN_GROUP",
+    "WANDB_SWEEP_ID",
+    "WANDB_SWEEP_PARAM_PATH",
+)
 
 
 class WandbServerError(RunError):
@@ -81,7 +89,7 @@ def remote_run(entity: str, project: str, run_id: str, timeout: float = 60.0) ->
 
 def client_environment(scratch: Path) -> dict[str, str]:
     """Variables for a process of the client that is no run and leaves nothing but in ``scratch``."""
-    found = {name: value for name, value in os.environ.items() if name not in _RUN_VARIABLES}
+    found = {name: value for name, value in os.environ.items() if name not in (*RUN_VARIABLES, "WANDB_MODE")}
     return found | {"WANDB_DIR": str(scratch)}
 
 

@@ -5,38 +5,36 @@ and ends with code 0 then, and also when it could not read the record. So every 
 for after.
 """
 
-import base64
 import contextlib
-import hashlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pushforward.train import wandb_check
 from pushforward.train.runs import RunError, RunFolder
+from pushforward.train.wandb_check import has_model, lacking, settled
 from pushforward.train.wandb_log import LogReader, write_log
-from pushforward.train.wandb_record import Artifact, ArtifactFile, WandbRecord, find_log, read_messages, read_record
+from pushforward.train.wandb_record import read_messages
 from pushforward.train.wandb_remote import (
-    RemoteArtifact,
     RemoteRun,
     WandbServerError,
     client_environment,
     default_entity,
     remote_run,
 )
+from pushforward.train.wandb_segment import Segment, find_segments, locate, record_model
 
 # An upload may take this long, and what a slow network (bytes a second) needs besides.
 _UPLOAD_SECONDS = 60.0
 _SLOW = 100_000
-# How long the server may take to show what it was sent.
-_SETTLE_SECONDS = 30.0
 
 
 @dataclass
@@ -68,29 +66,6 @@ class SyncReport:
         return [f"{done} and checked: {self.url}", f"the server has {kept}", *artifacts, *self.notes]
 
 
-@dataclass
-class _Segment:
-    """One start of the client: a folder with a record."""
-
-    folder: Path
-    record: WandbRecord
-    moved: dict[str, str] = field(default_factory=dict)
-    """Where files are now, by where they were when they were logged."""
-
-    @property
-    def online(self) -> bool:
-        return self.folder.name.startswith("run-")
-
-    @property
-    def marker(self) -> Path:
-        """The file with which the client marks a record that it has uploaded."""
-        return self.record.path.with_name(f"{self.record.path.name}.synced")
-
-    @property
-    def media(self) -> list[str]:
-        return [name for name in self.record.saved if name.startswith("media/")]
-
-
 def sync_run(
     run: RunFolder,
     *,
@@ -104,6 +79,9 @@ def sync_run(
 
     A run folder that was moved, also to another machine, is uploaded from where it is now. What was uploaded before is
     only checked. Nothing in the run folder is lost, whatever happens.
+
+    A client that loses its network while it is online writes down everything but its artifacts. So where the server has
+    no model afterwards and the run folder has one, it is recorded there as one more segment, and uploaded too.
 
     Args:
         run: The run.
@@ -119,9 +97,9 @@ def sync_run(
         RunError: If there is no record, it is damaged, the fit goes on, or files of it are missing.
     """
     with _claimed(run):
-        segments = _segments(run)
+        segments = find_segments(run)
         for segment in segments:
-            missing = _locate(segment, run.path)
+            missing = locate(segment, run.path)
             if missing and (force or not segment.marker.exists()):
                 raise RunError(f"{run.path}: {missing}")
         first = segments[0].record
@@ -137,8 +115,37 @@ def sync_run(
             report.uploaded = [segment.folder.name for segment in waiting]
             _upload(waiting, report)
             remote = None
-        _check(segments, waiting, report, remote, timeout)
+        remote = _check(segments, waiting, report, remote, timeout)
+        if not has_model(remote):
+            remote = _add_model(run, segments, report, tell, timeout) or remote
+        _describe(remote, report)
     return report
+
+
+def _add_model(
+    run: RunFolder, segments: Sequence[Segment], report: SyncReport, tell: Callable[[str], None], timeout: float
+) -> RemoteRun | None:
+    """Bring the server the model that no record holds; returns what it has then, ``None`` if nothing was brought."""
+    try:
+        results = json.loads(run.results.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        results = None
+    if not results or not all((run.model / name).is_file() for name in ("model.safetensors", "config.json")):
+        if any(segment.online for segment in segments):
+            lost = "the record of an online run that was cut off does not hold its artifacts"
+            report.notes.append(f"no model: {lost}, and the run folder has no finished model")
+        return None
+    tell("uploading the model, which no record of the run holds")
+    try:
+        added = record_model(run, segments, results)
+    except RunError as error:
+        report.notes.append(f"no model: {error}")
+        return None
+    report.uploaded.append(added.folder.name)
+    _upload([added], report)
+    remote = _check([*segments, added], [added], report, None, timeout)
+    report.notes.append(f"the model was added from {run.model}: no record of the run held it")
+    return remote
 
 
 @contextlib.contextmanager
@@ -156,70 +163,7 @@ def _claimed(run: RunFolder) -> Iterator[None]:
         run.release()
 
 
-def _segments(run: RunFolder) -> list[_Segment]:
-    """Read the records of the run, oldest first; one without a run, of a fit killed at its start, is left out."""
-    folders = [path for path in run.wandb.glob("*run-*-*") if path.is_dir() and not path.is_symlink()]
-    folders.sort(key=lambda path: path.name.removeprefix("offline-"))
-    segments = [_Segment(folder, read_record(find_log(folder))) for folder in folders]
-    segments = [segment for segment in segments if segment.record.id]
-    if not segments:
-        raise RunError(f"{run.path}: expected W&B records in {run.wandb}; got none (was it fitted with wandb=off?)")
-    ids = list(dict.fromkeys(segment.record.id for segment in segments))
-    if len(ids) > 1:
-        raise RunError(f"{run.wandb}: expected the records of one W&B run; got those of {', '.join(ids)}")
-    return segments
-
-
-def _locate(segment: _Segment, run: Path) -> str:
-    """Find the files of the record where they were, or at the same place in the run folder of today.
-
-    Returns what to say about those that are not there, nothing if all are.
-    """
-    missing = [(name, segment.folder / "files" / name) for name in segment.media]
-    missing = [(name, path) for name, path in missing if not path.exists()]
-    for artifact in segment.record.artifacts:
-        for file in artifact.files:
-            found = _find(file, run)
-            if found is None:
-                missing.append((f"{file.path} of the artifact {artifact.name}", file.local))
-            elif found != file.local:
-                segment.moved[str(file.local)] = str(found)
-    if not missing:
-        return ""
-    name, place = missing[0]
-    more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
-    return (
-        f"{name}{more} missing or changed since it was recorded ({place}); put it back, or upload what is left with: "
-        f"wandb sync --include-online {segment.folder}"
-    )
-
-
-def _find(file: ArtifactFile, run: Path) -> Path | None:
-    """Return where a file is: where it was logged, or, as the folder may have been moved, below the run."""
-    if file.local.is_absolute() and _is(file, file.local):
-        return file.local
-    parts = file.local.parts[1:] if file.local.is_absolute() else file.local.parts
-    below = (run.resolve().joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((path for path in below if _is(file, path)), None)
-
-
-def _is(file: ArtifactFile, path: Path) -> bool:
-    """Tell whether a path holds what was logged."""
-    try:
-        if path.stat().st_size != file.size:
-            return False
-        if file.digest is None:
-            return True
-        with open(path, "rb") as content:
-            digest = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).digest()
-    except OSError:
-        return False
-    return base64.b64encode(digest).decode() == file.digest
-
-
-def _waiting(
-    segments: Sequence[_Segment], report: SyncReport, timeout: float
-) -> tuple[list[_Segment], RemoteRun | None]:
+def _waiting(segments: Sequence[Segment], report: SyncReport, timeout: float) -> tuple[list[Segment], RemoteRun | None]:
     """Return the segments to upload, and what the server has if it was asked for that.
 
     They are those without the client's mark; online ones, which never have it, if the server lacks something of them.
@@ -229,12 +173,12 @@ def _waiting(
         return waiting, None
     there = [segment for segment in segments if segment.online or segment not in waiting]
     remote = remote_run(report.entity, report.project, report.id, timeout)
-    if not _lacking(there, remote):
+    if not lacking(there, remote):
         waiting = [segment for segment in waiting if not segment.online]
     return waiting, remote
 
 
-def _upload(segments: Sequence[_Segment], report: SyncReport) -> None:
+def _upload(segments: Sequence[Segment], report: SyncReport) -> None:
     """Run ``wandb sync`` on copies of the records."""
     with tempfile.TemporaryDirectory(prefix="pushforward-sync-") as scratch:
         folders = [_copied(segment, report, Path(scratch)) for segment in segments]
@@ -254,7 +198,7 @@ def _upload(segments: Sequence[_Segment], report: SyncReport) -> None:
         raise WandbServerError(f"{report.run}: the upload failed, nothing local is lost: {reason}")
 
 
-def _copied(segment: _Segment, report: SyncReport, scratch: Path) -> Path:
+def _copied(segment: Segment, report: SyncReport, scratch: Path) -> Path:
     """Return a folder with a copy of the record that the client uploads whole.
 
     As it is, the client would pass over files that are not where they were when they were recorded, send the artifacts
@@ -307,70 +251,39 @@ def _run(command: Sequence[str], scratch: Path, seconds: float) -> list[str]:
     return output.splitlines()
 
 
-def _size(segments: Sequence[_Segment]) -> int:
+def _size(segments: Sequence[Segment]) -> int:
     """Bytes to upload, about."""
     files = sum(file.size for s in segments for artifact in s.record.artifacts for file in artifact.files)
     return files + sum(path.stat().st_size for s in segments for path in s.folder.rglob("*") if path.is_file())
 
 
 def _check(
-    segments: Sequence[_Segment],
-    uploaded: Sequence[_Segment],
+    segments: Sequence[Segment],
+    uploaded: Sequence[Segment],
     report: SyncReport,
     remote: RemoteRun | None,
     timeout: float,
-) -> None:
-    """Ask the server for everything, again and again for a while: it may need time for what it has just been sent."""
-    until = time.monotonic() + (_SETTLE_SECONDS if uploaded else 0)
-    while True:
-        remote = remote or remote_run(report.entity, report.project, report.id, timeout)
-        lacking = _lacking(segments, remote)
-        if not lacking or time.monotonic() >= until:
-            break
-        time.sleep(1)
-        remote = None
-    if remote is None or lacking:
+) -> RemoteRun:
+    """Return what the server has, if that is everything."""
+    remote, missing = settled(
+        segments,
+        remote,
+        lambda: remote_run(report.entity, report.project, report.id, timeout),
+        wandb_check.SETTLE_SECONDS if uploaded else 0,
+    )
+    if remote is None or missing:
         for segment in uploaded:
             with contextlib.suppress(OSError):
                 segment.marker.unlink(missing_ok=True)
         again = "upload it again" if uploaded else "upload it again with --force"
-        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        raise WandbServerError(f"{report.run}: the W&B server lacks {lacking[0]}{more}; nothing local is lost, {again}")
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise WandbServerError(f"{report.run}: the W&B server lacks {missing[0]}{more}; nothing local is lost, {again}")
+    return remote
+
+
+def _describe(remote: RemoteRun, report: SyncReport) -> None:
+    """Note what the server has."""
     report.url, report.state, report.rows, report.files = remote.url, remote.state, remote.rows, len(remote.files)
     for artifact in remote.artifacts:
         facts = {"name": artifact.name, "version": artifact.version, "type": artifact.type, "state": artifact.state}
         report.artifacts.append(facts | {"aliases": list(artifact.aliases), "files": len(artifact.files)})
-    if any(segment.online for segment in segments) and not any(a.type == "model" for a in remote.artifacts):
-        # The client does not write them down when it is online.
-        report.notes.append("no model: a record of an online run that was cut off does not hold its artifacts")
-
-
-def _lacking(segments: Sequence[_Segment], remote: RemoteRun | None) -> list[str]:
-    """Name what the records hold and the server does not."""
-    if remote is None:
-        return ["the run"]
-    found = []
-    rows = sum(len(segment.record.history) for segment in segments)
-    if remote.rows < rows:
-        found.append(f"{rows - remote.rows:,} of {rows:,} rows")
-    if segments[-1].record.exit_code is not None and remote.state == "running":
-        found.append("the end of the run")
-    found += [name for segment in segments for name in segment.media if name not in remote.files]
-    for artifact in dict.fromkeys(artifact for segment in segments for artifact in segment.record.artifacts):
-        same = [a for a in remote.artifacts if (a.name, a.type, a.state) == (artifact.name, artifact.type, "COMMITTED")]
-        if not same:
-            found.append(f"the artifact {artifact.name}")
-        else:
-            least: list[str] = min((_lacking_files(artifact, candidate) for candidate in same), key=len)
-            found += least
-    return found
-
-
-def _lacking_files(artifact: Artifact, remote: RemoteArtifact) -> list[str]:
-    """Name the files of an artifact that the server does not have, or has in another form."""
-    found = []
-    for file in artifact.files:
-        size, digest = remote.files.get(file.path, (None, None))
-        if size != file.size or (digest and file.digest and digest != file.digest):
-            found.append(f"{file.path} of the artifact {artifact.name}")
-    return found

@@ -74,6 +74,9 @@ class WandbTracker:
             "job_type": job_type,
         }
         self._warn = warn
+        asked = os.environ.get("WANDB_MODE", "")
+        if mode == "auto" and asked and asked not in _MODES:
+            warn(f"WANDB_MODE={asked}: expected one of {', '.join(_MODES)}; taken as if it were not set")
         self._waiting: deque[bytes] = deque()
         self._heard = b""
         self._process: subprocess.Popen[bytes] | None = None

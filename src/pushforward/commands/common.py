@@ -39,6 +39,12 @@ def open_run(path: Path) -> "RunFolder":
 def load_density(run: Path, device: str | None) -> "FittedDensity":
     """Load the density of a run, for scores and samples."""
     folder = open_run(run)
+    if not (folder.model / "config.json").exists() and folder.status == "running":
+        from pushforward.train.runs import RunError
+
+        raise RunError(
+            f"{run}: is still being fitted and has no model yet; `pushforward report {run}` shows how it goes"
+        )
     from pushforward.evaluate.fitted import FittedDensity
     from pushforward.train import choose_device
 

@@ -32,12 +32,12 @@ def report(run: Path, out: Path | None, as_json: bool) -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    default=Path("comparison.html"),
-    show_default=True,
+    show_default="comparison.html",
     help="HTML file to write; an earlier comparison is replaced, nothing else is.",
 )
+@click.option("--page/--no-page", default=True, help="Write the page beside the table, or the table alone.")
 @common_options("json")
-def compare(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
+def compare(runs: tuple[Path, ...], out: Path | None, page: bool, as_json: bool) -> None:
     """Compare runs on the same test rows: a table, and a page with curves, differences and where they come from.
 
     Differences of test NLL are paired, row by row. Runs that were scored on different rows are not compared;
@@ -46,11 +46,18 @@ def compare(runs: tuple[Path, ...], out: Path, as_json: bool) -> None:
     from pushforward.train.comparison import compare_runs
     from pushforward.train.comparison_page import write_comparison
 
+    if out is not None and not page:
+        raise click.UsageError("--out names the page that --no-page leaves out; give one of them")
     comparison = compare_runs([open_run(run) for run in runs])
-    path = write_comparison(comparison, out)
-    if as_json:
-        click.echo(json.dumps(comparison.to_dict() | {"out": str(path)}))
-        return
-    print_table(comparison.table())
-    click.echo(f"{len(comparison.contenders[0].rows):,} test rows; {comparison.verdict()}")
-    click.echo(f"page written to {path}")
+    if not as_json:
+        print_table(comparison.table())
+        click.echo(f"{len(comparison.contenders[0].rows):,} test rows; {comparison.verdict()}")
+    path = None
+    try:
+        if page:
+            path = write_comparison(comparison, out or Path("comparison.html"))
+    finally:  # the numbers are known whether or not there is a place for the page
+        if as_json:
+            click.echo(json.dumps(comparison.to_dict() | {"out": None if path is None else str(path)}))
+    if path is not None and not as_json:
+        click.echo(f"page written to {path}")

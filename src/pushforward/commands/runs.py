@@ -79,7 +79,7 @@ def runs(
         click.echo(json.dumps({"runs": [finite(facts) for facts in objects]}))
         return
     if not found:
-        say(f"no runs below {root}" + (" that fit" if asked or any(one_of.values()) else ""))
+        say(f"no runs below {root}" + (" match" if asked or any(one_of.values()) else ""))
         return
     # What was asked for is shown.
     fields += list(dict.fromkeys(key for key in [sort, *(c.key for c in asked)] if key not in fields))

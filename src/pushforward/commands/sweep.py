@@ -23,7 +23,9 @@ _SHOWN = 5
 @click.command
 @click.argument("arguments", nargs=-1, metavar="[DATA] [KEY=VALUE ...]")
 @click.option("-c", "--config", "file", type=click.Path(path_type=Path), help="W&B sweep file; a default by data size.")
-@click.option("--trials", type=click.IntRange(min=1), help="Trials in total, also when resumed; 20, or the run_cap.")
+@click.option(
+    "--trials", type=click.IntRange(min=1), help="Trials in total, also when resumed; run_cap, all of a grid, or 20."
+)
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Trials side by side.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End the whole sweep after this time.")
 @click.option("--out", type=click.Path(path_type=Path), help="Make exactly this folder the sweep.")
@@ -136,11 +138,14 @@ def _run(sweep: "Sweep", workers: int, as_json: bool) -> None:
     elif best is not None:
         for line in _lines(summary, importances):
             click.echo(line)
-    else:
+    if best is None:
         say(f"no trial has a result yet; sweep {sweep.path}")
     if sweep.signum is not None:
         say(f"stopped by a signal; go on with: {resume}")
         sys.exit(128 + sweep.signum)
+    if sweep.has_given_up or best is None:
+        say(f"go on with: {resume}")
+        sys.exit(1)
 
 
 @contextlib.contextmanager

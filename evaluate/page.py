@@ -185,7 +185,7 @@ def table(
     ]
     inside = tag(
         "table",
-        tag("caption", caption, class_="hidden" if hide_caption else None),
+        tag("caption", tag("span", caption), class_="hidden" if hide_caption else None),
         tag("thead", top),
         tag("tbody", *body),
     )

@@ -8,7 +8,7 @@ STYLE = """
   --bad: #b3261e; --bad-soft: #fce4e1;
   --s0: #0067ac; --s1: #c54b06; --s2: #00785a; --s3: #a33d86; --s4: #2587be; --s5: #916400; --s6: #5d4dc0;
   --s7: #626a75;
-  --shadow: 0 1px 2px rgb(16 24 40 / 5%);
+  --shadow: 0 1px 2px rgb(16 24 40 / 5%); --edge: rgb(16 24 40 / 22%);
 }
 @media (prefers-color-scheme: dark) {
   :root {
@@ -17,7 +17,7 @@ STYLE = """
     --bad: #ff948a; --bad-soft: #43201d;
     --s0: #58b2f2; --s1: #ff9350; --s2: #43d0a3; --s3: #e88dcb; --s4: #9fd7ff; --s5: #e9b949; --s6: #aca0ff;
     --s7: #a2abb8;
-    --shadow: none;
+    --shadow: none; --edge: rgb(0 0 0 / 60%);
   }
 }
 *, *::before, *::after { box-sizing: border-box; }
@@ -93,10 +93,19 @@ figcaption { margin-top: .75rem; font-size: .86rem; color: var(--muted); max-wid
 .raster { background: #fff; border-radius: 8px; padding: .5rem; overflow-x: auto; border: 1px solid var(--rule); }
 .raster img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 .raster img.wide { min-width: 35rem; }
-.scroll { overflow-x: auto; max-width: 100%; overflow-wrap: break-word; }
+/* What scrolls has a shadow at the end that hides something. */
+.scroll {
+  overflow-x: auto; max-width: 100%; overflow-wrap: break-word; container-type: inline-size;
+  background:
+    linear-gradient(90deg, var(--card) 40%, transparent) 0 0 / 2.5rem 100% no-repeat local,
+    linear-gradient(270deg, var(--card) 40%, transparent) 100% 0 / 2.5rem 100% no-repeat local,
+    linear-gradient(90deg, var(--edge), transparent) 0 0 / .8rem 100% no-repeat scroll,
+    linear-gradient(270deg, var(--edge), transparent) 100% 0 / .8rem 100% no-repeat scroll;
+}
 figure .scroll { margin-top: .4rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 caption { text-align: left; font-size: .86rem; color: var(--muted); padding: 0 0 .5rem; }
+caption > span { display: block; position: sticky; left: 0; width: fit-content; max-width: 100cqi; }
 .hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap; padding: 0; }
 th, td { text-align: left; padding: .42rem .9rem .42rem 0; border-bottom: 1px solid var(--rule);

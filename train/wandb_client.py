@@ -11,8 +11,11 @@ import os
 import re
 import secrets
 import signal
+import socket
 import string
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,6 +128,8 @@ class Client:
         if self._left_out:
             return
         try:
+            if not self._run.offline and not _is_there(str(self._run.settings.base_url)):
+                raise RuntimeError("no network")
             call()
         except OSError:  # the service of the client has gone
             raise
@@ -162,6 +167,18 @@ def short(error: BaseException) -> str:
     """An error of the client in one line that is not too long."""
     text = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip(": ")
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _is_there(url: str) -> bool:
+    """Tell whether something listens at a URL; behind a proxy nobody can tell, and it is believed."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.hostname is None or urllib.request.getproxies().get(parts.scheme):
+        return True
+    try:
+        socket.create_connection((parts.hostname, parts.port or 443), timeout=5.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def main() -> None:

@@ -145,7 +145,7 @@ class WandbTracker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the fit
+                process_group=0,  # Ctrl-C is for the fit; a session of its own would also share cores equally with it
             )
         except OSError as error:
             self._warn(f"W&B could not be started ({error}); it is off for this fit, metrics.jsonl goes on")

@@ -1,5 +1,6 @@
 """Fixtures that every test file shares."""
 
+import os
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -57,3 +58,22 @@ def wandb_server(tmp_path: Path) -> Iterator[WandbServer]:
     with WandbServer(tmp_path / "wandb-home") as server:
         yield server
     assert not server.unknown, f"the stand-in server does not know: {server.unknown}"
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user without an account, in a home folder of their own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "XDG_", "NETRC"))}
+    return clean | {"HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def wandb_user(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has the variables of a user of that server."""
+    for name in os.environ:
+        if name.startswith("WANDB"):
+            monkeypatch.delenv(name)
+    for name, value in wandb_server.environment.items():
+        monkeypatch.setenv(name, value)

@@ -24,16 +24,6 @@ def dashboard(*arguments: str, code: int = 0) -> Result:
     return done
 
 
-@pytest.fixture
-def user(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of a user of the stand-in server."""
-    for name in os.environ:
-        if name.startswith("WANDB"):
-            monkeypatch.delenv(name)
-    for name, value in wandb_server.environment.items():
-        monkeypatch.setenv(name, value)
-
-
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The workspace that is printed without an account, a network, or anything else."""
@@ -98,7 +88,7 @@ def test_keys_of_the_configuration_are_flat_and_exist(printed: dict[str, Any]) -
     assert grouped == ["flow.name.value"]
 
 
-@pytest.mark.usefixtures("user")
+@pytest.mark.usefixtures("wandb_user")
 def test_the_server_takes_it(wandb_server: WandbServer) -> None:
     facts = json.loads(dashboard("--project", "density", "--name", "all fits", "--json").stdout)
     (view,) = wandb_server.views
@@ -109,7 +99,7 @@ def test_the_server_takes_it(wandb_server: WandbServer) -> None:
     assert '"accessor":"config:flow.layers.value"' in view["spec"]
 
 
-@pytest.mark.usefixtures("user")
+@pytest.mark.usefixtures("wandb_user")
 def test_no_key_and_no_network(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb_server.misbehave("refuse")
     done = dashboard("--entity", "e", "--timeout", "1", code=1)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -45,15 +44,6 @@ def segments(run: Path) -> list[WandbRecord]:
     return [
         read_record(path) for path in sorted((run / "wandb").glob("*run-*")) if path.is_dir() and not path.is_symlink()
     ]
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user without an account, in a home folder of their own."""
-    home = tmp_path / "home"
-    home.mkdir()
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "XDG_", "NETRC"))}
-    return clean | {"HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1"}
 
 
 def check_content(record: WandbRecord, run: Path, history: list[dict[str, Any]], summary: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -89,13 +88,8 @@ Sync = Callable[..., Result]
 
 
 @pytest.fixture
-def sync(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Sync:
+def sync(wandb_user: None, monkeypatch: pytest.MonkeyPatch) -> Sync:
     """``pushforward wandb sync`` for a user of the stand-in server; takes variables and the exit code expected."""
-    for name in os.environ:
-        if name.startswith("WANDB"):
-            monkeypatch.delenv(name)
-    for name, value in wandb_server.environment.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(wandb_check, "SETTLE_SECONDS", 0.0)
 
     def call(*arguments: str | Path, code: int = 0, **variables: str) -> Result:

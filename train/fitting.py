@@ -29,7 +29,7 @@ from pushforward.train.results import results_of, schema_of, status_facts, summa
 from pushforward.train.row_scores import write_row_scores
 from pushforward.train.run_page import write_report
 from pushforward.train.runs import RunError, RunFolder
-from pushforward.train.settings import Settings, resolve, settings
+from pushforward.train.settings import resolve, settings
 from pushforward.train.signals import StopOnSignal
 from pushforward.train.tracking import Tracking
 
@@ -255,7 +255,9 @@ def _run(
         for note in (*dataset.notes, prepared.ties, trouble and f"warning: {trouble}"):
             if note:
                 progress.message(note)
-        if resumed and _spent(state, told) >= 1.0:
+        if resumed:
+            progress.update(state.progress.step, state.progress.seconds)
+        if resumed and progress.fraction == 1.0:
             progress.message(f"nothing is left of the budget ({_budget(config)}); give a larger one to train on")
         with StopOnSignal() as signals:
 
@@ -355,11 +357,6 @@ def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
         run.set_status("failed", dataset=dataset, flow=flow)
     except RunError:
         return  # the folder cannot be written: that is what the first error says
-
-
-def _spent(state: State, told: Settings) -> float:
-    """Share of the budget that is spent."""
-    return max(state.progress.step / (told.steps or math.inf), state.progress.seconds / (told.seconds or math.inf))
 
 
 def _budget(config: Config) -> str:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pushforward.train.config import Config, Expected, Section, UnknownName
+from pushforward.train.runs import reason
 
 # What other tools call some of our keys.
 _SYNONYMS = {
@@ -158,21 +159,39 @@ def _read_override(text: str) -> _Assignment:
     return _Assignment(key.strip(), value.strip(), "")
 
 
-def _read_file(path: Path) -> list[_Assignment]:
+def read_text(path: Path, what: str) -> str:
+    """Read a file of the user's.
+
+    Args:
+        path: The file.
+        what: What it is, for the message of an error.
+
+    Raises:
+        ConfigError: If it cannot be read, or is not UTF-8.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration: {(error.strerror or str(error)).lower()}") from None
+        raise ConfigError(f"{path}: cannot read {what}: {reason(error)}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected UTF-8 text; byte {error.start} is not") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-    except yaml.MarkedYAMLError as error:
+
+
+def yaml_error(name: str, error: yaml.YAMLError) -> ConfigError:
+    """What is wrong with a file, in one line, with its place where the reader knows it."""
+    if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem or error.context}") from None
+        return ConfigError(f"{name}{line}: not valid YAML: {error.problem or error.context}")
+    return ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}")
+
+
+def _read_file(path: Path) -> list[_Assignment]:
+    text = read_text(path, "the configuration")
+    try:
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise yaml_error(str(path), error) from None
     if node is None or _is_null(node):
         return []
     if not isinstance(node, yaml.MappingNode):

@@ -11,7 +11,7 @@ from pushforward.train.loop import Metrics, State
 from pushforward.train.prepare import Prepared
 from pushforward.train.progress import Progress
 from pushforward.train.progress_picture import draw_progress
-from pushforward.train.runs import RunError, RunFolder
+from pushforward.train.runs import RunError, RunFolder, reason
 from pushforward.train.tracking import Tracking
 
 Watch = Callable[[float, float], str]
@@ -85,7 +85,8 @@ class Recording:
         began = time.perf_counter()
         self._picture_at, self._picture_fraction = seconds, fraction
         path = folder / f"step-{step:07d}.png"
-        try:
+
+        def draw() -> None:
             # Built anew: the flow in training may be compiled, and holds weights that are not the best.
             flow = load_flow(self.run.checkpoints / "start")
             flow.load_state_dict(self._state.best)
@@ -93,8 +94,8 @@ class Recording:
                 warnings.simplefilter("ignore")
                 draw_progress(self.prepared.in_data_units(flow.double().eval()), self.prepared, path)
             self.tracking.image("progress/samples", path, f"best weights at step {step:,}", step)
-        except Exception as error:  # a picture is not worth a fit
-            self.warn(f"no picture of the progress: {' '.join(str(error).split())}")
+
+        self.attempt("no picture of the progress", draw)
         self._picture_seconds = time.perf_counter() - began
 
     def checkpoint(self, state: State) -> None:
@@ -105,25 +106,22 @@ class Recording:
             try:
                 save_checkpoint(state, path)
             except OSError as error:
-                raise RunError(f"{path}: cannot write: {_reason(error)}") from error
+                raise RunError(f"{path}: cannot write: {reason(error)}") from error
 
         self.keep(save)
 
-    def keep(self, write: Callable[[], object]) -> bool:
-        """Write something; a full disk must not end a fit that may still be saved. Says whether it worked."""
+    def keep(self, write: Callable[[], object]) -> None:
+        """Write something; a full disk must not end a fit that may still be saved."""
         try:
             write()
         except (RunError, OSError) as error:
             # All that a full disk brings about is one trouble, told once.
             cause = error if isinstance(error, OSError) else error.__cause__
-            full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-            if full:
-                text = f"{self.run.path}: {_reason(cause)}; the fit goes on, and writes what is missing at its end"
+            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+                later = "the fit goes on, and writes what is missing at its end"
+                self.warn(f"{self.run.path}: {reason(cause)}; {later}", once_for="full")
             else:
-                text = f"{error}; the fit goes on"
-            self.warn(text, once_for="full" if full else text)
-            return False
-        return True
+                self.warn(f"{error}; the fit goes on")
 
     def attempt(self, what: str, call: Callable[[], object]) -> None:
         """Do what the fit can do without, such as its evaluation: no error of it ends the fit, all are told."""
@@ -144,7 +142,3 @@ class Recording:
         if (once_for or text) not in self._told:
             self._told.add(once_for or text)
             self.progress.message(f"warning: {text}")
-
-
-def _reason(error: BaseException | None) -> str:
-    return ((getattr(error, "strerror", None) or str(error)) if error else "").lower()

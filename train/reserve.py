@@ -5,7 +5,7 @@ import errno
 import os
 from pathlib import Path
 
-from pushforward.train.runs import RunError
+from pushforward.train.runs import RunError, reason
 
 # What file systems say that cannot allocate ahead.
 _UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
@@ -36,10 +36,8 @@ class Reserve:
                     _write_zeros(file.fileno(), size_bytes)
         except OSError as error:
             self.release()
-            reason = (error.strerror or str(error)).lower()
-            raise RunError(
-                f"{path.parent}: cannot keep {size_bytes / 1e6:.0f} MB free for the model and its report: {reason}"
-            ) from None
+            needed = f"{size_bytes / 1e6:.0f} MB free for the model and its report"
+            raise RunError(f"{path.parent}: cannot keep {needed}: {reason(error)}") from None
 
     def release(self) -> None:
         """Give the space back; a second call does nothing."""

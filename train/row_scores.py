@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pushforward.datasets import whole_file
-from pushforward.train.runs import RunError, RunFolder
+from pushforward.train.runs import RunError, RunFolder, reason
 
 Array = npt.NDArray[np.float64]
 
@@ -33,5 +33,5 @@ def write_row_scores(run: RunFolder, numbers: npt.NDArray[np.intp], log_probs: A
         with whole_file(run.test_scores, sync=True) as partial:
             parquet.write_table(table, partial)
     except OSError as error:
-        raise RunError(f"{run.test_scores}: cannot write: {(error.strerror or str(error)).lower()}") from None
+        raise RunError(f"{run.test_scores}: cannot write: {reason(error)}") from None
     return run.test_scores

@@ -1,5 +1,6 @@
 """The page of a run: everything a run folder says, as one HTML file that opens without a network."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,8 +33,8 @@ from pushforward.train.evaluation_sections import (
     pictures,
     samples_card,
 )
-from pushforward.train.run_record import RunRecord, group, items, number, read_run, shell
-from pushforward.train.runs import RunError, RunFolder, RunUsageError
+from pushforward.train.run_record import RunRecord, group, items, number, read_run
+from pushforward.train.runs import RunError, RunFolder, RunUsageError, reason
 from pushforward.train.training_section import training
 
 GENERATOR = "pushforward report"
@@ -93,7 +94,7 @@ def write_page(path: Path, page: str, generator: str, *, keep_others: bool = Tru
             # JSON may hold halves of characters, which no file can.
             partial.write_bytes(page.encode("utf-8", "replace"))
     except OSError as error:
-        raise RunError(f"{path}: cannot write: {(error.strerror or str(error)).lower()}") from None
+        raise RunError(f"{path}: cannot write: {reason(error)}") from None
     return path
 
 
@@ -290,25 +291,25 @@ def _reproduce(record: RunRecord) -> Child:
     exact = (f"train.steps={steps}", "train.seconds=auto") if steps else ()
     parts: list[Child] = [
         tag("p", "From the folder that holds the run, with the configuration that was resolved:"),
-        command(shell("pushforward", "fit", "-c", f"{name}/config.yaml", "--out", f"{name}-again")),
+        command(shlex.join(["pushforward", "fit", "-c", f"{name}/config.yaml", "--out", f"{name}-again"])),
     ]
     if exact:
         parts += [
             tag("p", "A budget in seconds ends at another step on another machine. The same number of steps:"),
-            command(shell("pushforward", "fit", "-c", f"{name}/config.yaml", *exact, "--out", f"{name}-again")),
+            command(shlex.join(["pushforward", "fit", "-c", f"{name}/config.yaml", *exact, "--out", f"{name}-again"])),
         ]
     argv = environment.get("argv")
     if isinstance(argv, list):
-        parts += [tag("p", "The command that was given:"), command(shell(*(str(word) for word in argv)))]
+        parts += [tag("p", "The command that was given:"), command(shlex.join(str(word) for word in argv))]
     if (record.run.model / "config.json").exists():
         parts += [
             tag("p", "What can be done with it:"),
             command(
                 "\n".join(
                     (
-                        shell("pushforward", "sample", name, "-n", "1000", "--out", "new.csv"),
-                        shell("pushforward", "score", name, "rows.csv", "--out", "log_prob.csv"),
-                        shell("pushforward", "evaluate", name),
+                        shlex.join(["pushforward", "sample", name, "-n", "1000", "--out", "new.csv"]),
+                        shlex.join(["pushforward", "score", name, "rows.csv", "--out", "log_prob.csv"]),
+                        shlex.join(["pushforward", "evaluate", name]),
                     )
                 )
             ),

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,11 +163,6 @@ def items(facts: Facts, key: str) -> list[Facts]:
     """The mappings in a list below a key."""
     value = facts.get(key)
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
-
-
-def shell(*words: str) -> str:
-    """A line for the shell."""
-    return shlex.join(words)
 
 
 def _fits(value: object) -> bool:

@@ -12,6 +12,7 @@ import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
@@ -110,23 +111,12 @@ class RunFolder:
             RunUsageError: If ``out`` exists and is not an empty folder.
             RunError: If it can not be written.
         """
-        if out is None:
-            name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or "run"
-            out = root / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        run = cls(Path(out))
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            if any(run.path.iterdir()):
-                raise RunUsageError(
-                    f"{out}: expected a new or empty folder; it is not empty (runs are never overwritten)"
-                )
+        path = root / unique_name(label, "run") if out is None else Path(out)
+        with making_folder(path, "the run folder", "runs are never overwritten"):
+            run = cls(path)
             run.claim()
             for folder in (run.checkpoints, run.model, run.samples, run.pictures):
                 folder.mkdir()
-        except (FileExistsError, NotADirectoryError):
-            raise RunUsageError(f"{out}: expected a new or empty folder; got a file") from None
-        except OSError as error:
-            raise RunError(f"{out}: cannot make the run folder: {_reason(error)}") from None
         run.set_status("running", started=datetime.now().astimezone().isoformat(timespec="seconds"))
         return run
 
@@ -295,8 +285,38 @@ class RunFolder:
             with whole_file(path, sync=True) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise RunError(f"{path}: cannot write: {_reason(error)}") from None
+            raise RunError(f"{path}: cannot write: {reason(error)}") from None
         return path
+
+
+def unique_name(label: str, otherwise: str) -> str:
+    """A name for a folder, ``<label>-<date>-<time>-<id>``; ``otherwise`` where nothing of the label can be used."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or otherwise
+    return f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+@contextlib.contextmanager
+def making_folder(path: Path, what: str, advice: str) -> Iterator[None]:
+    """Make a folder that nothing is in yet, and fill it in the block.
+
+    Args:
+        path: The folder; with those above it.
+        what: What it is, for the message of an error.
+        advice: What is said besides where it is not empty.
+
+    Raises:
+        RunUsageError: If it is a file, or not empty.
+        RunError: If it, or what the block makes, cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise RunUsageError(f"{path}: expected a new or empty folder; it is not empty ({advice})")
+        yield
+    except (FileExistsError, NotADirectoryError):
+        raise RunUsageError(f"{path}: expected a new or empty folder; got a file") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot make {what}: {reason(error)}") from None
 
 
 def list_runs(root: Path = Path("runs")) -> list[RunSummary]:
@@ -404,7 +424,8 @@ def _in_use(path: Path) -> bool:
     return False
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """Why the system refused, in the words of a message."""
     return (error.strerror or str(error)).lower()
 
 

@@ -9,15 +9,13 @@ nothing.
 import contextlib
 import json
 import os
-import re
-import secrets
 import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pushforward.train.runs import RunError, RunFolder, RunUsageError
+from pushforward.train.runs import RunError, RunFolder, RunUsageError, making_folder, unique_name
 from pushforward.train.sweep_parameter import Parameter
 from pushforward.train.sweep_session import Session
 from pushforward.train.sweep_space import SweepSpace, read_space
@@ -78,22 +76,12 @@ class Sweep:
         found = Parameter.constant("data.source", planned.config.data.source)
         space = space.fixed([found, *([] if "train.evaluate" in space.constants else [_NO_PICTURES])])
         if out is None:
-            name = re.sub(r"[^A-Za-z0-9._-]+", "-", dataset.name).strip("-.") or "sweep"
-            out = Path("sweeps") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+            out = Path("sweeps") / unique_name(dataset.name, "sweep")
         folder = RunFolder(Path(out))
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-            if any(folder.path.iterdir()):
-                raise RunUsageError(
-                    f"{out}: expected a new or empty folder; it is not empty (to go on: --resume {out})"
-                )
+        with making_folder(folder.path, "the folder", f"to go on: --resume {out}"):
             folder.claim()
             (folder.path / "trials").mkdir()
             (folder.path / "sweep.yaml").write_text(space.to_yaml(), encoding="utf-8")
-        except (FileExistsError, NotADirectoryError):
-            raise RunUsageError(f"{out}: expected a new or empty folder; got a file") from None
-        except OSError as error:
-            raise RunError(f"{out}: cannot make the folder: {(error.strerror or str(error)).lower()}") from None
         facts = {
             "data": dataset.name,
             "sha256": dataset.sha256,

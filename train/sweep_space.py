@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pushforward.train.config import Config
-from pushforward.train.overrides import ConfigError, load_config, nearest
+from pushforward.train.overrides import ConfigError, load_config, nearest, read_text, yaml_error
 from pushforward.train.sweep_parameter import Parameter
 from pushforward.train.sweep_pruning import Hyperband
 
@@ -157,13 +157,7 @@ def read_space(path: Path) -> SweepSpace:
     Raises:
         ConfigError: Also if the file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the sweep: {(error.strerror or str(error)).lower()}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected UTF-8 text; byte {error.start} is not") from None
-    return parse_space(text, str(path))
+    return parse_space(read_text(path, "the sweep"), str(path))
 
 
 def parse_space(text: str, name: str) -> SweepSpace:
@@ -230,12 +224,8 @@ class _File:
                 self._number(node, ())
             # The same reader as wandb's: 1e-4 is a text there, off is false, and neither would show otherwise.
             values = loader.construct_document(node) if node is not None else None
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = f" line {mark.line + 1}" if mark else ""
-            raise ConfigError(f"{name}{line}: not valid YAML: {error.problem or error.context}") from None
         except yaml.YAMLError as error:
-            raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from None
+            raise yaml_error(name, error) from None
         finally:
             loader.dispose()
         if not isinstance(values, dict):

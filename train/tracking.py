@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from pushforward.train.config import Config
-from pushforward.train.runs import RunError, RunFolder
+from pushforward.train.runs import RunError, RunFolder, reason
 from pushforward.train.wandb_tracker import WandbTracker
 
 
@@ -83,9 +83,9 @@ class MetricsFile:
         shown = os.path.relpath(path, self.path.parent)
         self._append("image", {"key": key, "path": shown, "caption": caption})
 
-    def reference_lines(self, values: Mapping[str, float], last_step: int) -> None:
+    def reference_lines(self, values: Mapping[str, float], last_step: int, seconds: float = 0.0) -> None:
         """Append numbers that hold for all steps up to the last one."""
-        self._step = max(self._step, int(last_step))
+        self._step, self.seconds = max(self._step, int(last_step)), max(self.seconds, float(seconds))
         self._append("reference", {key: _finite(value) for key, value in values.items()})
 
     def summary(self, values: Mapping[str, Any]) -> None:
@@ -136,7 +136,7 @@ class MetricsFile:
             del self._waiting[0]
 
     def _error(self, error: OSError) -> RunError:
-        return RunError(f"{self.path}: cannot write: {(error.strerror or str(error)).lower()}")
+        return RunError(f"{self.path}: cannot write: {reason(error)}")
 
 
 class Tracking:
@@ -199,19 +199,11 @@ class Tracking:
 
     def log(self, metrics: Mapping[str, float], step: int, *, seconds: float, kind: str = "train") -> None:
         """Record numbers at a step."""
-        try:
-            self.metrics.log(metrics, step, seconds=seconds, kind=kind)
-        finally:  # a full disk is no reason to tell nobody
-            for tracker in self.others:
-                tracker.log(metrics, step, seconds=seconds, kind=kind)
+        self._tell(lambda tracker: tracker.log(metrics, step, seconds=seconds, kind=kind))
 
     def image(self, key: str, path: Path, caption: str = "", step: int = 0) -> None:
         """Record a picture, which must stay as it is until :meth:`finish`."""
-        try:
-            self.metrics.image(key, path, caption, step)
-        finally:
-            for tracker in self.others:
-                tracker.image(key, path, caption, step)
+        self._tell(lambda tracker: tracker.image(key, path, caption, step))
 
     def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int = 0) -> None:
         """Record a table where tables are shown; its numbers are in a file of the run already."""
@@ -221,11 +213,8 @@ class Tracking:
     def reference_lines(self, values: Mapping[str, float], last_step: int) -> None:
         """Record numbers that hold for all steps, such as the NLL of a baseline: curves are read against them."""
         if values:
-            try:
-                self.metrics.reference_lines(values, last_step)
-            finally:
-                for tracker in self.others:
-                    tracker.reference_lines(values, last_step, self.metrics.seconds)
+            seconds = self.metrics.seconds
+            self._tell(lambda tracker: tracker.reference_lines(values, last_step, seconds))
 
     def model(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Record the fitted model, which must stay in its folder."""
@@ -234,19 +223,19 @@ class Tracking:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record final numbers."""
-        try:
-            self.metrics.summary(values)
-        finally:
-            for tracker in self.others:
-                tracker.summary(values)
+        self._tell(lambda tracker: tracker.summary(values))
 
     def alert(self, title: str, text: str) -> None:
         """Tell someone who is not watching, for instance that the fit diverged."""
+        self._tell(lambda tracker: tracker.alert(title, text))
+
+    def _tell(self, call: "Callable[[MetricsFile | Tracker], None]") -> None:
+        """Tell the metrics file first, then the others, also where the disk is full."""
         try:
-            self.metrics.alert(title, text)
+            call(self.metrics)
         finally:
             for tracker in self.others:
-                tracker.alert(title, text)
+                call(tracker)
 
     def flush(self, *, sync: bool = False) -> None:
         """Make the metrics file survive a power cut (``sync``)."""
@@ -276,7 +265,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
-        raise RunError(f"{path}: cannot read: {(error.strerror or str(error)).lower()}") from None
+        raise RunError(f"{path}: cannot read: {reason(error)}") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         row = _row(line)

@@ -201,7 +201,7 @@ def main() -> None:
 
     client: Client | None = None
     try:
-        client = Client(tell, **json.loads(sys.stdin.readline()))
+        client = Client(tell, **json.loads(sys.stdin.readline())["open"])
         client.start()
         exit_code = 1
         for line in sys.stdin:

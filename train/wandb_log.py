@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pushforward.train.runs import RunError
+from pushforward.train.runs import RunError, reason
 
 _HEADER = struct.Struct("<4sHB")
 _MAGIC = (b":W&B", 0xBEE1)
@@ -48,7 +48,7 @@ class LogReader:
             with open(self.path, "rb") as file:
                 yield from self._records(file)
         except OSError as error:
-            raise WandbRecordError(f"{self.path}: cannot read: {(error.strerror or str(error)).lower()}") from None
+            raise WandbRecordError(f"{self.path}: cannot read: {reason(error)}") from None
 
     def _records(self, file: BinaryIO) -> Iterator[bytes]:
         header = file.read(_HEADER.size)

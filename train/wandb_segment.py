@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushforward.train.runs import RunError, RunFolder
+from pushforward.train.runs import RunError, RunFolder, reason
 from pushforward.train.wandb_log import LogReader, write_log
 from pushforward.train.wandb_record import ArtifactFile, WandbRecord, find_log, read_messages, read_record
 from pushforward.train.wandb_tracker import WandbTracker
@@ -153,7 +153,7 @@ def record_model(run: RunFolder, segments: Sequence[Segment], facts: Mapping[str
             _speak_for(find_log(made[0]), first.path, summary)
             folder = made[0].rename(run.wandb / made[0].name)
     except OSError as error:
-        raise RunError(f"{run.wandb}: cannot write: {(error.strerror or str(error)).lower()}") from None
+        raise RunError(f"{run.wandb}: cannot write: {reason(error)}") from None
     return Segment(folder, read_record(folder))
 
 

@@ -63,7 +63,8 @@ class WandbTracker:
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.folder = Path(folder).resolve()
-        self.mode = _MODES.get(os.environ.get("WANDB_MODE", ""), "auto") if mode == "auto" else mode
+        asked = os.environ.get("WANDB_MODE", "")
+        self.mode = _MODES.get(asked, "auto") if mode == "auto" else mode
         self._location: str | None = None
         self._options: dict[str, Any] = {
             "config": dict(config),
@@ -74,7 +75,6 @@ class WandbTracker:
             "job_type": job_type,
         }
         self._warn = warn
-        asked = os.environ.get("WANDB_MODE", "")
         if mode == "auto" and asked and asked not in _MODES:
             warn(f"WANDB_MODE={asked}: expected one of {', '.join(_MODES)}; taken as if it were not set")
         self._waiting: deque[bytes] = deque()
@@ -154,8 +154,7 @@ class WandbTracker:
             assert pipe is not None  # asked for above
             os.set_blocking(pipe.fileno(), False)
         opening = {"folder": str(self.folder), "mode": self.mode, "options": self._options, "fit": os.getpid()}
-        self._waiting.append(json.dumps(opening).encode() + b"\n")
-        self._exchange()
+        self._send("open", opening)
 
     def _send(self, what: str, value: Any) -> None:
         if self._process is None:

@@ -29,6 +29,13 @@ def common_options(*names: str) -> Callable[[Callable[..., None]], Callable[...,
     return decorate
 
 
+def split_data(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Tell DATA from the KEY=VALUE that follow it; DATA is optional, and a file's name may have an equals sign."""
+    if arguments and ("=" not in arguments[0] or Path(arguments[0]).exists()):
+        return arguments[0], arguments[1:]
+    return None, arguments
+
+
 def open_run(path: Path) -> "RunFolder":
     """Open a run by its folder, or by its name below runs/."""
     from pushforward.train.runs import RunFolder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pushforward.commands.common import common_options, finite, say
+from pushforward.commands.common import common_options, finite, say, split_data
 
 if TYPE_CHECKING:
     from pushforward.train import Fit
@@ -56,8 +56,7 @@ def fit(
     from pushforward.train.overrides import ConfigError, load_config
 
     # DATA is optional: --resume knows it, and a YAML file may name it.
-    has_data = bool(arguments) and ("=" not in arguments[0] or Path(arguments[0]).exists())
-    data, overrides = (arguments[0], arguments[1:]) if has_data else (None, arguments)
+    data, overrides = split_data(arguments)
     if resumed is not None:
         if data is not None or files or seed is not None or out is not None:
             raise ConfigError("--resume: takes the data, -c, --seed and --out from the run; leave them out")
@@ -65,7 +64,7 @@ def fit(
             raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
         from pushforward.train import resume
 
-        _finish_fit(resume(resumed, overrides, quiet=False, device=device, wandb=wandb), as_json)
+        _finish_fit(resume(resumed, tuple(overrides), quiet=False, device=device, wandb=wandb), as_json)
         return
     config = load_config(data, files, overrides, seed=seed, device=device, wandb=wandb)
     if print_config:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pushforward.commands.common import cell, common_options, say
+from pushforward.commands.common import cell, common_options, say, split_data
 
 if TYPE_CHECKING:
     from pushforward.train.sweep import Sweep
@@ -69,8 +69,9 @@ def sweep(
 
         _run(Sweep.open(resumed, trials=trials, seconds=seconds), workers, as_json)
         return
-    has_data = bool(arguments) and ("=" not in arguments[0] or Path(arguments[0]).exists())
-    overrides = [f"data.source={arguments[0]}", *arguments[1:]] if has_data else list(arguments)
+    data, overrides = split_data(arguments)
+    if data is not None:
+        overrides = [f"data.source={data}", *overrides]
     space, text = _space(file, overrides, seed=seed, device=device, wandb=wandb)
     if print_space:
         click.echo(text, nl=False)

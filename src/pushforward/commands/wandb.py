@@ -8,6 +8,14 @@ import click
 from pushforward.commands.common import common_options, open_run, say
 from pushforward.commands.group import CommandGroup
 
+_timeout = click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=20.0,
+    show_default=True,
+    help="Seconds the server may take for an answer.",
+)
+
 
 @click.group(cls=CommandGroup)
 def wandb() -> None:
@@ -19,13 +27,7 @@ def wandb() -> None:
 @click.option("--entity", help="User or team whose run it shall be; the recorded one, or you.")
 @click.option("--project", help="Project it shall be in; the recorded one.")
 @click.option("--force", is_flag=True, help="Upload again what was uploaded before.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=20.0,
-    show_default=True,
-    help="Seconds the server may take for an answer.",
-)
+@_timeout
 @common_options("json")
 def sync(run: Path, entity: str | None, project: str | None, force: bool, timeout: float, as_json: bool) -> None:
     """Upload what W&B recorded of RUN while it was offline, or lost its network, and check that the server has it.
@@ -50,13 +52,7 @@ def sync(run: Path, entity: str | None, project: str | None, force: bool, timeou
 @click.option("--name", default="pushforward", show_default=True, help="Name of the workspace.")
 @click.option("--tag", "tags", multiple=True, help="Show runs with this tag, such as a data set or a flow; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the workspace as JSON; needs no account and no network.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=20.0,
-    show_default=True,
-    help="Seconds the server may take for an answer.",
-)
+@_timeout
 @common_options("json")
 def dashboard(
     entity: str | None, project: str, name: str, tags: tuple[str, ...], dry_run: bool, timeout: float, as_json: bool

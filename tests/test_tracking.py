@@ -14,6 +14,7 @@ import pytest
 
 from pushforward.train.runs import RunError
 from pushforward.train.tracking import MetricsFile, Tracking, read_metrics
+from pushforward.train.wandb_process import WandbProcess
 from pushforward.train.wandb_record import read_record
 from pushforward.train.wandb_tracker import WandbTracker
 
@@ -353,7 +354,7 @@ def test_flag_before_variable(
     asked: str, variable: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", variable)
-    monkeypatch.setattr(WandbTracker, "_start", lambda self: None)
+    monkeypatch.setattr(WandbProcess, "_start", lambda self: None)
     assert WandbTracker(tmp_path, {}, mode=asked).mode == mode
 
 
@@ -365,10 +366,10 @@ def test_a_client_that_hangs_does_not_hold_the_fit(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "0.2")
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "0.2")
     monkeypatch.setattr("pushforward.train.wandb_tracker._GRACE_SECONDS", 0.1)
-    monkeypatch.setattr("pushforward.train.wandb_tracker._WAITING_LINES", 5_000)
+    monkeypatch.setattr("pushforward.train.wandb_process._WAITING_LINES", 5_000)
     warnings: list[str] = []
     tracker = WandbTracker(tmp_path / "run", {}, mode="offline", warn=warnings.append)
-    process = tracker._process
+    process = tracker._process._process
     assert process is not None
     for step in range(4_000):  # more than a pipe holds
         tracker.log({"a": 1.0, "b": 2.0}, step, seconds=step)

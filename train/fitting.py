@@ -32,6 +32,8 @@ from pushforward.train.runs import RunError, RunFolder
 from pushforward.train.settings import resolve, settings
 from pushforward.train.signals import StopOnSignal
 from pushforward.train.tracking import Tracking
+from pushforward.train.wandb_process import WandbProcess
+from pushforward.train.wandb_tracker import wandb_mode
 
 _INITIAL_ROWS = 20_000
 
@@ -149,31 +151,34 @@ def fit(
         RunError: If the run folder cannot be made or written.
         DivergedError: If training does not stay finite.
     """
-    planned = plan(config)
-    config, prepared, core = planned.config, planned.prepared, planned.flow
-    label = f"{prepared.dataset.name}-{config.flow.name}"
-    run = RunFolder.create(out, label=label)
-    try:
-        run.write_config(config)
-        run.write_environment(config.seed, config.device)
-        run.write_json("schema.json", schema_of(prepared))
-        run.set_status("running", dataset=prepared.dataset.name, flow=config.flow.name)
-        device = choose_device(config.device)
-        trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
-        torch.manual_seed(config.seed)
-        points = prepared.training_points(device)
-        core = core.to(device)
-        rows = torch.randperm(len(points), device=device)[:_INITIAL_ROWS]
-        initialize_base(core, points.noised()[rows], None if points.context is None else points.context[rows])
-        # The flow as it starts: what a resumed fit is built from, and what the result is compared with.
-        save_flow(core, run.checkpoints / "start")
-        state = start(core, settings(config.train))
-        return _run(run, config, prepared, state, quiet=quiet, trouble=trouble, watch=watch, job_type=job_type)
-    except BaseException:
-        _mark_failed(run, prepared.dataset.name, config.flow.name)
-        raise
-    finally:
-        run.release()
+    with _client(config) as process:
+        planned = plan(config)
+        config, prepared, core = planned.config, planned.prepared, planned.flow
+        label = f"{prepared.dataset.name}-{config.flow.name}"
+        run = RunFolder.create(out, label=label)
+        try:
+            run.write_config(config)
+            run.write_environment(config.seed, config.device)
+            run.write_json("schema.json", schema_of(prepared))
+            run.set_status("running", dataset=prepared.dataset.name, flow=config.flow.name)
+            device = choose_device(config.device)
+            trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
+            torch.manual_seed(config.seed)
+            points = prepared.training_points(device)
+            core = core.to(device)
+            rows = torch.randperm(len(points), device=device)[:_INITIAL_ROWS]
+            initialize_base(core, points.noised()[rows], None if points.context is None else points.context[rows])
+            # The flow as it starts: what a resumed fit is built from, and what the result is compared with.
+            save_flow(core, run.checkpoints / "start")
+            state = start(core, settings(config.train))
+            return _run(
+                run, config, prepared, state, process, quiet=quiet, trouble=trouble, watch=watch, job_type=job_type
+            )
+        except BaseException:
+            _mark_failed(run, prepared.dataset.name, config.flow.name)
+            raise
+        finally:
+            run.release()
 
 
 def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, **options: Any) -> Fit:
@@ -199,20 +204,21 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             raise ConfigError(f"{group}: a resumed fit keeps its {group}; start a new fit to change it")
     run.claim()
     try:
-        prepared = prepare(load_data(config), config.data, config.data_seed)
-        check_same_data(run.schema, run.path, prepared.dataset)
-        rows, features = prepared.recorded.shape
-        config = resolve(config, rows=rows, features=features, is_toy=prepared.dataset.toy is not None)
-        device = choose_device(config.device)
-        core = load_flow(run.checkpoints / "start", device=device)
-        state = load_checkpoint(start(core.train(), settings(config.train)), run.checkpoints / "last.pt")
-        run.write_config(config)
-        run.set_status("running")
-        try:
-            return _run(run, config, prepared, state, quiet=quiet, resumed=True, trouble=kernel_trouble())
-        except BaseException:
-            _mark_failed(run, prepared.dataset.name, config.flow.name)
-            raise
+        with _client(config) as process:
+            prepared = prepare(load_data(config), config.data, config.data_seed)
+            check_same_data(run.schema, run.path, prepared.dataset)
+            rows, features = prepared.recorded.shape
+            config = resolve(config, rows=rows, features=features, is_toy=prepared.dataset.toy is not None)
+            device = choose_device(config.device)
+            core = load_flow(run.checkpoints / "start", device=device)
+            state = load_checkpoint(start(core.train(), settings(config.train)), run.checkpoints / "last.pt")
+            run.write_config(config)
+            run.set_status("running")
+            try:
+                return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, trouble=kernel_trouble())
+            except BaseException:
+                _mark_failed(run, prepared.dataset.name, config.flow.name)
+                raise
     finally:
         run.release()
 
@@ -222,6 +228,7 @@ def _run(
     config: Config,
     prepared: Prepared,
     state: State,
+    process: WandbProcess,
     *,
     quiet: bool,
     resumed: bool = False,
@@ -248,6 +255,7 @@ def _run(
         warn=progress.message,
         resume_step=state.progress.step if resumed else None,
         job_type=job_type,
+        process=process,
     )
     recording = Recording(run, prepared, tracking, progress, state, watch)
     exit_code = 1
@@ -330,6 +338,11 @@ def _run(
         if tracking.location is not None:
             progress.message(f"W&B       {tracking.location}")
         progress.close()
+
+
+def _client(config: Config) -> WandbProcess:
+    """The process for Weights & Biases, which gets ready while the data are loaded."""
+    return WandbProcess(start=wandb_mode(config.wandb.mode) != "off")
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from pushforward.train.config import Config
 from pushforward.train.runs import RunError, RunFolder, reason
+from pushforward.train.wandb_process import WandbProcess
 from pushforward.train.wandb_tracker import WandbTracker
 
 
@@ -165,6 +166,7 @@ class Tracking:
         warn: Callable[[str], None],
         resume_step: int | None = None,
         job_type: str = "fit",
+        process: WandbProcess | None = None,
     ) -> "Tracking":
         """Open the trackers of a run.
 
@@ -177,6 +179,7 @@ class Tracking:
             warn: Called with one line when Weights & Biases is given up, in the thread of the caller.
             resume_step: Step of the checkpoint that is continued.
             job_type: What this process does.
+            process: The process that talks to Weights & Biases, where it was started ahead.
         """
         metrics = MetricsFile(run.metrics, resume_step)
         wandb = WandbTracker(
@@ -189,6 +192,7 @@ class Tracking:
             tags=(flow, dataset, *config.wandb.tags),
             job_type=job_type,
             warn=warn,
+            process=process,
         )
         return cls(metrics, [wandb] if wandb.mode != "off" else [])
 

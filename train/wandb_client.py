@@ -47,6 +47,8 @@ class Client:
         """Start the client, online if asked for and possible, else offline."""
         import wandb
 
+        # The client stages tables and artifacts in the home folder, where a moved run loses them.
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._folder / "wandb" / "data"))
         fields: dict[str, Any] = {
             "silent": True,
             "console": "off",
@@ -199,9 +201,13 @@ def main() -> None:
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
 
-    client: Client | None = None
     try:
-        client = Client(tell, **json.loads(sys.stdin.readline())["open"])
+        import wandb  # noqa: F401  # takes a while, and the first line may be as long in coming
+
+        opening = sys.stdin.readline()
+        if not opening:
+            return  # the fit never came to its record
+        client = Client(tell, **json.loads(opening)["open"])
         client.start()
         exit_code = 1
         for line in sys.stdin:

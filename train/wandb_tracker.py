@@ -1,41 +1,36 @@
 """Weights & Biases, at arm's length: it may be missing, slow, offline or dead, and the fit goes on.
 
-The client lives in a process of its own (:mod:`pushforward.train.wandb_client`), which gets JSON lines through a pipe
-that never blocks the fit. So starting the client (a second, or a timeout without network) costs the fit nothing, nor
-does a call that hangs; and when the fit is killed, that process still ends the record in order. ``metrics.jsonl`` has
-everything regardless.
+The client lives in a process of its own (:mod:`pushforward.train.wandb_process`). So starting the client (a second, or
+a timeout without network) costs the fit nothing, nor does a call that hangs; and when the fit is killed, that process
+still ends the record in order. ``metrics.jsonl`` has everything regardless.
 """
 
-import contextlib
-import json
 import os
-import select
-import signal
-import subprocess
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pushforward
 from pushforward.train.wandb_client import seconds_from
+from pushforward.train.wandb_process import WandbProcess
 
-# Lines that may wait for the client; at one every millisecond this is a start of ten seconds.
-_WAITING_LINES = 10_000
 # What its process may need beside the client's own timeouts: the start of Python, a model without network.
 _GRACE_SECONDS = 45.0
 _MODES = {"online": "online", "run": "online", "shared": "online", "offline": "offline", "dryrun": "offline"}
 _MODES |= {"disabled": "off"}
 
 
+def wandb_mode(asked: str) -> str:
+    """Whether and where Weights & Biases records: ``auto`` takes ``WANDB_MODE`` where that has a meaning."""
+    return _MODES.get(os.environ.get("WANDB_MODE", ""), "auto") if asked == "auto" else asked
+
+
 class WandbTracker:
     """A tracker that records a Weights & Biases run inside the run folder.
 
     Steps are a metric named ``global_step`` and the axis of all others: the client's own step may not go back, as
-    it must when a fit resumes from a checkpoint. No method raises, and none waits but :meth:`finish`. Cost: a few
-    milliseconds to start the process, some 50 microseconds a row.
+    it must when a fit resumes from a checkpoint. No method raises, and none waits but :meth:`finish`. Cost: some 50
+    microseconds a row.
 
     Args:
         folder: The run folder; the client writes below ``folder/wandb`` and keeps the run's id there.
@@ -47,6 +42,7 @@ class WandbTracker:
         tags: Tags, cut to the 64 characters the server takes.
         job_type: What the process does.
         warn: Called with at most a few single lines, always in the thread that calls this tracker.
+        process: One that was started ahead; otherwise one is started here.
     """
 
     def __init__(
@@ -61,12 +57,21 @@ class WandbTracker:
         tags: Sequence[str] = (),
         job_type: str = "fit",
         warn: Callable[[str], None] = lambda text: None,
+        process: WandbProcess | None = None,
     ) -> None:
         self.folder = Path(folder).resolve()
-        asked = os.environ.get("WANDB_MODE", "")
-        self.mode = _MODES.get(asked, "auto") if mode == "auto" else mode
+        self.mode = wandb_mode(mode)
         self._location: str | None = None
-        self._options: dict[str, Any] = {
+        self._warn = warn
+        asked = os.environ.get("WANDB_MODE", "")
+        if mode == "auto" and asked and asked not in _MODES:
+            warn(f"WANDB_MODE={asked}: expected one of {', '.join(_MODES)}; taken as if it were not set")
+        if self.mode == "off":
+            process = WandbProcess(start=False)
+        self._process = process or WandbProcess()
+        if self._process.trouble:
+            self._give_up()
+        options = {
             "config": dict(config),
             "project": project if project != "pushforward" or not os.environ.get("WANDB_PROJECT") else None,
             "name": name,
@@ -74,14 +79,7 @@ class WandbTracker:
             "tags": list(dict.fromkeys(tag[:64] for tag in tags if tag)),
             "job_type": job_type,
         }
-        self._warn = warn
-        if mode == "auto" and asked and asked not in _MODES:
-            warn(f"WANDB_MODE={asked}: expected one of {', '.join(_MODES)}; taken as if it were not set")
-        self._waiting: deque[bytes] = deque()
-        self._heard = b""
-        self._process: subprocess.Popen[bytes] | None = None
-        if self.mode != "off":
-            self._start()
+        self._send("open", {"folder": str(self.folder), "mode": self.mode, "options": options, "fit": os.getpid()})
 
     @property
     def location(self) -> str | None:
@@ -123,104 +121,33 @@ class WandbTracker:
         self._send("finish", exit_code)
         limit = seconds_from("WANDB_INIT_TIMEOUT", 30) + seconds_from("WANDB_FINISH_TIMEOUT", 60) + _GRACE_SECONDS
         until = time.monotonic() + limit
-        while self._process is not None and time.monotonic() < until:
-            ears: list[Any] = [self._process.stdout]
-            mouths: list[Any] = [self._process.stdin] if self._waiting else []
-            select.select(ears, mouths, [], 1.0)
+        while self._process.alive and time.monotonic() < until:
+            self._process.wait(1.0)
             self._exchange()
-        if self._process is not None:
-            self._end(f"W&B did not finish within {limit:.0f} s; the run is in {self.folder / 'wandb'}")
-
-    def _start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-        # The client stages tables and artifacts in the home folder, where a moved run loses them.
-        environment.setdefault("WANDB_DATA_DIR", str(self.folder / "wandb" / "data"))
-        # Found as here, and nothing else besides: the folder the fit was started in may hold anything.
-        home = str(Path(pushforward.__file__).resolve().parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [environment.get("PYTHONPATH")])])
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "pushforward.train.wandb_client"],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is for the fit; a session of its own would also share cores equally with it
-            )
-        except OSError as error:
-            self._warn(f"W&B could not be started ({error}); it is off for this fit, metrics.jsonl goes on")
-            return
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None  # asked for above
-            os.set_blocking(pipe.fileno(), False)
-        opening = {"folder": str(self.folder), "mode": self.mode, "options": self._options, "fit": os.getpid()}
-        self._send("open", opening)
+        if self._process.alive:
+            self._process.end("late")
+            self._warn(f"W&B did not finish within {limit:.0f} s; the run is in {self.folder / 'wandb'}")
 
     def _send(self, what: str, value: Any) -> None:
-        if self._process is None:
+        self._exchange({what: value})
+
+    def _exchange(self, line: Mapping[str, Any] | None = None) -> None:
+        """Pass on what waits, and hear what there is."""
+        if not self._process.alive:
             return
-        self._waiting.append(json.dumps({what: value}).encode() + b"\n")
-        if len(self._waiting) > _WAITING_LINES:
-            self._end(f"W&B takes no more rows ({_WAITING_LINES:,} wait); {_OFF}")
-            return
-        self._exchange()
+        if line is not None:
+            self._process.send(line)
+        for answer in self._process.answers():
+            if "location" in answer:
+                self._location = answer["location"]
+            elif "warning" in answer:
+                self._warn(answer["warning"])
+            elif "gave_up" in answer:
+                self._process.end(answer["gave_up"])
+            elif "done" in answer:
+                self._process.end()
+        if self._process.trouble:
+            self._give_up()
 
-    def _exchange(self) -> None:
-        """Write what the pipe takes, and read what there is."""
-        process = self._process
-        if process is None:
-            return
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # of a broken pipe the other one knows why
-            while self._waiting:
-                written = os.write(process.stdin.fileno(), self._waiting[0])
-                self._waiting[0] = self._waiting[0][written:]
-                if not self._waiting[0]:
-                    self._waiting.popleft()
-        while True:
-            try:
-                part = os.read(process.stdout.fileno(), 65_536)
-            except BlockingIOError:
-                break
-            if not part:
-                self._end(f"W&B failed (its process has gone); {_OFF}")
-                return
-            self._heard += part
-            *lines, self._heard = self._heard.split(b"\n")
-            for line in lines:
-                self._hear(json.loads(line))
-                if self._process is None:  # that was its last word
-                    return
-
-    def _hear(self, answer: Mapping[str, str]) -> None:
-        if "location" in answer:
-            self._location = answer["location"]
-        elif "warning" in answer:
-            self._warn(answer["warning"])
-        elif "gave_up" in answer:
-            self._end(f"{answer['gave_up']}; {_OFF}")
-        elif "done" in answer:
-            self._end("")
-
-    def _end(self, reason: str) -> None:
-        """Let the process go, by force where it does not by itself, and say why."""
-        process, self._process = self._process, None
-        self._waiting.clear()
-        if process is None:
-            return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.0 if reason else 5.0)
-        if process.poll() is None:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        if reason:
-            self._warn(reason)
-
-
-_OFF = "it is off for the rest of this fit, metrics.jsonl goes on"
+    def _give_up(self) -> None:
+        self._warn(f"{self._process.trouble}; it is off for the rest of this fit, metrics.jsonl goes on")

@@ -204,7 +204,7 @@ def warn(text):
     print("WARN", text, file=sys.stderr)
 
 def core():
-    client = tracking.others[0]._process.pid
+    client = tracking.others[0]._process._process.pid
     for line in subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True).stdout.splitlines():
         if f"--pid {client}" in line and "wandb-core" in line:
             return int(line.split()[0])

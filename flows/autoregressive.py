@@ -47,9 +47,8 @@ class MaskedAutoregressive(Bijection):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
         context = context if self.context else None
-        done = fused.layer(self.conditioner, self.univariate, x, context)
-        if done is not None:
-            return done
+        if done := fused.layer(self.conditioner, self.univariate, x, context):
+            return done[0], done[1]
         # Under autocast the conditioner may answer in half precision; the map itself is computed in that of the points.
         parameters = self.conditioner(x, context).to(x.dtype)
         z, log_derivative = self.univariate.forward(x, parameters)
@@ -58,9 +57,8 @@ class MaskedAutoregressive(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
         context = context if self.context else None
-        done = fused.layer(self.conditioner, self.univariate, z, context, inverse=True)
-        if done is not None:
-            return done
+        if done := fused.layer(self.conditioner, self.univariate, z, context, inverse=True):
+            return done[0], done[1]
         lead = z.shape[:-1]
         if context is not None:
             lead = torch.broadcast_shapes(lead, context.shape[:-1])
@@ -68,6 +66,21 @@ class MaskedAutoregressive(Bijection):
         points = z.expand(*lead, self.features).reshape(-1, self.features)
         x, log_det = self.conditioner.incremental(points, context).solve(self.univariate, points)
         return x.reshape(*lead, self.features), log_det.reshape(lead)
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self._fused(x, score, context, inverse=False) or super().forward_and_score(x, score, context)
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self._fused(z, score, context, inverse=True) or super().inverse_and_score(z, score, context)
+
+    def _fused(self, points: Tensor, score: Tensor, context: Tensor | None, *, inverse: bool) -> Any:
+        self.check_points(points, context)
+        context = context if self.context else None
+        return fused.layer(self.conditioner, self.univariate, points, context, inverse=inverse, score=score)
 
     def config(self) -> dict[str, Any]:
         return {"conditioner": self.conditioner, "univariate": self.univariate}

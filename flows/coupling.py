@@ -64,6 +64,16 @@ class Coupling(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(z, context, inverse=True)
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self._transform_with_score(x, score, context, inverse=False)
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self._transform_with_score(z, score, context, inverse=True)
+
     def config(self) -> dict[str, Any]:
         return {
             "conditioner": self.conditioner,
@@ -74,23 +84,52 @@ class Coupling(Bijection):
     def _transform(self, points: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         self.check_points(points, context)
         context = context if self.context else None
-        done = fused.layer(
-            self.conditioner,
-            self.univariate,
-            points,
-            context,
-            inverse=inverse,
-            passing=self.passing,
-            moving=self.moving,
-        )
-        if done is not None:
-            return done
+        if done := self._fused(points, context, inverse):
+            return done[0], done[1]
         passing, moving = points[..., self._passing], points[..., self._moving]
-        # Under autocast the conditioner may answer in half precision; the map is computed in that of the points.
-        parameters = self.conditioner(passing, context).to(points.dtype)
-        parameters = parameters.unflatten(-1, (-1, self.univariate.size))
         apply = self.univariate.inverse if inverse else self.univariate.forward
-        moved, log_derivative = apply(moving, parameters)
-        if context is not None:  # it may have brought leading dimensions that the passing part has not seen
-            passing = passing.expand(*moved.shape[:-1], passing.shape[-1])
-        return torch.cat([passing, moved], dim=-1)[..., self._merge], log_derivative.sum(-1)
+        moved, log_derivative = apply(moving, self._parameters_of(passing, context))
+        return self._merged(passing, moved), log_derivative.sum(-1)
+
+    def _transform_with_score(
+        self, points: Tensor, score: Tensor, context: Tensor | None, *, inverse: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        self.check_points(points, context)
+        context = context if self.context else None
+        if done := self._fused(points, context, inverse, score):
+            return done[0], done[1], done[2]
+        forward, back = self.univariate.forward, self.univariate.inverse
+        apply, undo = (back, forward) if inverse else (forward, back)
+        passing, moving = points[..., self._passing], points[..., self._moving]
+        followed = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # Both directions have the same passing features, so one evaluation of the conditioner serves both.
+            own = passing if followed and passing.requires_grad else passing.detach().requires_grad_()
+            parameters = self._parameters_of(own, context)
+        with torch.set_grad_enabled(followed):
+            moved, log_derivative = apply(moving, parameters)
+        score = score.detach().expand(*moved.shape[:-1], self.features)
+        with torch.enable_grad():
+            at = [moved.detach().requires_grad_(), parameters.detach().requires_grad_()]
+            value, log_back = undo(*at)
+            towards = (score[..., self._moving], torch.ones_like(log_back))
+            by_value, by_parameters = torch.autograd.grad((value, log_back), at, towards)
+        scored = score[..., self._passing]
+        if self.passing:
+            scored = scored + torch.autograd.grad(parameters, own, by_parameters, retain_graph=followed)[0]
+        return self._merged(passing, moved), log_derivative.sum(-1), self._merged(scored, by_value)
+
+    def _fused(self, points: Tensor, context: Tensor | None, inverse: bool, score: Tensor | None = None) -> Any:
+        sides = {"passing": self.passing, "moving": self.moving}
+        return fused.layer(self.conditioner, self.univariate, points, context, inverse=inverse, score=score, **sides)
+
+    def _parameters_of(self, passing: Tensor, context: Tensor | None) -> Tensor:
+        # Under autocast the conditioner may answer in half precision; the map is computed in that of the points.
+        parameters: Tensor = self.conditioner(passing, context).to(passing.dtype)
+        each: Tensor = parameters.unflatten(-1, (-1, self.univariate.size))
+        return each
+
+    def _merged(self, passing: Tensor, moved: Tensor) -> Tensor:
+        # A context may have brought leading dimensions that the passing part has not seen.
+        passing = passing.expand(*moved.shape[:-1], passing.shape[-1])
+        return torch.cat([passing, moved], dim=-1)[..., self._merge]

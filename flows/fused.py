@@ -9,7 +9,7 @@ import ctypes
 import functools
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -102,7 +102,8 @@ def layer(
     inverse: bool = False,
     passing: tuple[int, ...] | None = None,
     moving: tuple[int, ...] | None = None,
-) -> tuple[Tensor, Tensor] | None:
+    score: Tensor | None = None,
+) -> tuple[Tensor, ...] | None:
     """Evaluate an autoregressive or a coupling layer.
 
     The inverse of an autoregressive one is solved feature by feature; its gradient is that of the implicit function,
@@ -116,12 +117,14 @@ def layer(
         inverse: Whether the map is inverted.
         passing: Of a coupling, the features that the network reads and that stay as they are.
         moving: Of a coupling, the features that are mapped.
+        score: Score ``(..., features)`` of a density at the points; dropout is not applied then, for the activations
+            serve both directions.
 
     Returns:
-        The mapped points ``(..., features)`` and the log-determinants ``(...)``; None if the kernels do not know this
-        layer or must not be used here.
+        The mapped points ``(..., features)``, the log-determinants ``(...)``, and if a score was given that of the
+        mapped density; None if the kernels do not know this layer or must not be used here.
     """
-    if not usable(points, context) or not _speaks_for_itself(type(univariate)):
+    if not usable(points, context, score) or not _speaks_for_itself(type(univariate)):
         return None
     kernel = univariate.kernel()
     if kernel is None:
@@ -139,15 +142,18 @@ def layer(
     rows = points.expand(*lead, points.shape[-1]).reshape(-1, points.shape[-1])
     tensors = (
         _placed(weights)
-        if context is None and not (net.training and net.dropout)
-        else net.tensors(lead, context, dropout=not sequential)
+        if context is None and not (net.training and net.dropout and score is None)
+        else net.tensors(lead, context, dropout=not sequential and score is None)
     )
     plan = _Plan(net, univariate, kernel, net.blocks, net.known, passing, moving, inverse, sequential)
+    if score is not None:
+        score = score.detach().expand(*lead, score.shape[-1]).reshape(-1, score.shape[-1])
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (rows, *tensors)):
-        z, log_det = _Layer.apply(plan, rows, *tensors)  # type: ignore[no-untyped-call]
+        z, log_det, *mapped = _Layer.apply(plan, score, rows, *tensors)  # type: ignore[no-untyped-call]
     else:
-        z, log_det, _ = _forward(plan, rows, tensors, save=False)
-    return z.reshape(*lead, z.shape[-1]), log_det.reshape(lead)
+        z, log_det, saved = _forward(plan, rows, tensors, save=score is not None)
+        mapped = [] if saved is None or score is None else [_map_score(plan, rows, z, tensors, saved, score)]
+    return z.reshape(*lead, z.shape[-1]), log_det.reshape(lead), *(s.reshape(*lead, s.shape[-1]) for s in mapped)
 
 
 @functools.lru_cache
@@ -257,33 +263,71 @@ def _forward(
     return z, log_det, saved
 
 
+def _map_score(
+    plan: _Plan, rows: Tensor, z: Tensor, tensors: Sequence[Tensor | None], saved: _Lease, score: Tensor
+) -> Tensor:
+    """The score of the mapped density: what the other direction, at its point, makes of the score and its own term.
+
+    Its activations are those that are saved: both directions evaluate the network at the data end.
+    """
+    x = z if plan.inverse else rows
+    other = replace(plan, inverse=not plan.inverse, sequential=plan.known is not None and not plan.inverse)
+    return _backward(other, x, tensors, saved, score, score.new_ones(len(score)), [None] * len(tensors))
+
+
+def _backward(
+    plan: _Plan,
+    x: Tensor,
+    tensors: Sequence[Tensor | None],
+    saved: _Lease,
+    gz: Tensor,
+    gl: Tensor,
+    found: Sequence[Tensor | None],
+) -> Tensor:
+    """Gradient of the points; those of the tensors are written where there is a tensor to be found."""
+    x, gz, gl = x.contiguous(), gz.contiguous(), gl.contiguous()
+    tensors = [None if t is None else t.contiguous() for t in tensors]
+    call = _call(plan, x, tensors)
+    gx = torch.empty_like(x)
+    terms, _, weights = _places(plan.blocks)
+    call.g_terms = _addresses([found[i] for i in terms])
+    if any(t is not None for t in found):
+        call.g_tensors = _addresses([found[i] for i in weights])
+    native.run("layer_backward", native.KINDS[x.dtype], call, x, gz, gl, saved.tensor, gx)
+    return gx
+
+
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, rows: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, plan: _Plan, score: Tensor | None, rows: Tensor, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
         z, log_det, saved = _forward(plan, rows, tensors, save=True)
+        assert saved is not None
         ctx.plan, ctx.saved = plan, saved
         ctx.save_for_backward(z if plan.inverse else None, rows, *tensors)
-        return z, log_det
+        if score is None:
+            return z, log_det
+        mapped = _map_score(plan, rows, z, tensors, saved, score)
+        ctx.mark_non_differentiable(mapped)
+        return z, log_det, mapped
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
+        gradients = gradients[:2]  # a score has none
         result, rows, *tensors = ctx.saved_tensors
         if must_be_formula(gradients):
-            return (None, *differentiate(functools.partial(_formula, plan), (rows, *tensors), gradients))
-        gz, gl = (g.contiguous() for g in gradients)
-        x = (rows if result is None else result).contiguous()
-        tensors = [None if t is None else t.contiguous() for t in tensors]
-        call = _call(plan, x, tensors)
-        gx = torch.empty_like(x)
-        terms, keeps, weights = _places(plan.blocks)
-        found = [None if t is None or i in keeps else torch.empty_like(t) for i, t in enumerate(tensors)]
-        call.g_terms = _addresses([found[i] for i in terms])
-        call.g_tensors = _addresses([found[i] for i in weights])
-        native.run("layer_backward", native.KINDS[x.dtype], call, x, gz, gl, ctx.saved.tensor, gx)
+            return (None, None, *differentiate(functools.partial(_formula, plan), (rows, *tensors), gradients))
+        x = rows if result is None else result
+        keeps = _places(plan.blocks)[1]
+        # The kernel computes all gradients but those of the points, or none of them.
+        some = any(ctx.needs_input_grad[3:])
+        found = [None if t is None or i in keeps or not some else t.new_empty(t.shape) for i, t in enumerate(tensors)]
+        gx = _backward(plan, x, tensors, ctx.saved, gradients[0], gradients[1], found)
         if not torch._C._autograd._get_current_graph_task_keep_graph():
             ctx.saved = None  # nobody can come back: the next layer may have the memory
-        return (None, gx, *found)
+        return (None, None, gx, *found)
 
 
 def _formula(plan: _Plan, rows: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:

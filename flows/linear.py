@@ -56,6 +56,16 @@ class Permutation(Bijection):
         self.check_points(z, context)
         return z.index_select(-1, self._back), z.new_zeros(z.shape[:-1])
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.forward(x), score.index_select(-1, self._order)
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.inverse(z), score.index_select(-1, self._back)
+
     def config(self) -> dict[str, Any]:
         return {"order": self.order}
 
@@ -98,6 +108,23 @@ class LULinear(Bijection):
         y = torch.linalg.solve_triangular(lower.transpose(-1, -2), y, upper=True, left=False, unitriangular=True)
         x = torch.linalg.solve_triangular(upper.transpose(-1, -2), y, upper=False, left=False)
         return x.reshape(z.shape), (-self.log_diagonal.sum()).expand(z.shape[:-1])
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():  # the score of z times the matrix is that of x
+            lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
+            rows = torch.linalg.solve_triangular(upper, score.reshape(-1, self.features), upper=True, left=False)
+            rows = torch.linalg.solve_triangular(lower, rows, upper=False, left=False, unitriangular=True)
+        return *self.forward(x), rows.reshape(score.shape)
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
+            mapped = score @ (lower @ upper)
+        return *self.inverse(z), mapped
 
     def config(self) -> dict[str, Any]:
         return {"features": self.features}

@@ -48,6 +48,16 @@ class Standardize(Bijection):
         mean, scale = self._on(z)
         return (z * scale + mean).to(z.dtype), z.new_full(z.shape[:-1], -self._log_det)
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.forward(x), (score * self._on(x)[1]).to(score.dtype)
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.inverse(z), (score / self._on(z)[1]).to(score.dtype)
+
     def config(self) -> dict[str, Any]:
         return {"mean": self._mean.tolist(), "scale": self._scale.tolist()}
 
@@ -105,6 +115,17 @@ class ActNorm(Bijection):
         self.check_points(z, context)
         x = z * torch.exp(self.log_scale) + self.shift
         return x, self.log_scale.sum().expand(z.shape[:-1])
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        z, log_det = self.forward(x)  # first: it may set the scale
+        return z, log_det, score * torch.exp(self.log_scale.detach())
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.inverse(z), score * torch.exp(-self.log_scale.detach())
 
     def config(self) -> dict[str, Any]:
         return {"features": self.features}

@@ -202,8 +202,10 @@ int NAME(layer_forward)(const call *c, const REAL *x, REAL *z, REAL *log_det, RE
     return failed;
 }
 
-/* Gradients of a linear layer from the tile of its output's gradient; x_t is its transposed input. */
+/* Gradients of a linear layer from the tile of its output's gradient; x_t is its transposed input. sums may be NULL:
+ * nobody wants them. */
 INLINE void NAME(weight_gradient)(const NAME(linear) * l, const REAL *g, const REAL *input, REAL *x_t, REAL *sums) {
+    if (!sums) return;
     const long ld = NAME(padded)(l->columns);
     NAME(transpose_tile)(input, l->columns, x_t);
     NAME(outer)(l->rows, l->columns, l->weight.to, g, x_t, ld, sums + l->offset);
@@ -317,7 +319,8 @@ static void NAME(solve_gradients)(const NAME(network) * n, const call *c, long s
 }
 
 /* Gradient gx of gz . z + gl . log_det, from what layer_forward saved. x is the data end of the layer: what a forward
- * call read, and the result of an inverse one. */
+ * call read, and the result of an inverse one. Both directions save the same, so that one may be differentiated after
+ * the other was evaluated. Without g_tensors only gx is computed, for half the products. */
 int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REAL *gl, const REAL *saved, REAL *gx) {
     NAME(network) n;
     arena *shared = open_arena(0);
@@ -326,13 +329,14 @@ int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REA
     const long kept = (1 + 2 * blocks) * size, tiles = (c->points + TILE - 1) / TILE;
     const long widest = NAME(padded)(c->inputs > hidden ? c->inputs : hidden);
     const long threads = c->threads < tiles ? c->threads : tiles ? tiles : 1, stride = (n.sums + 63) / 64 * 64;
-    REAL *all_sums = take(shared, sizeof(REAL) * stride * threads);
+    const int wanted = c->g_tensors != NULL;
+    REAL *all_sums = wanted ? take(shared, sizeof(REAL) * stride * threads) : NULL;
     if (shared->failed) return 1;
-    memset(all_sums, 0, sizeof(REAL) * stride * threads);
+    if (wanted) memset(all_sums, 0, sizeof(REAL) * stride * threads);
     int failed = 0;
 #pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : failed)
     {
-        REAL *sums = all_sums + MEMBER * stride;
+        REAL *sums = wanted ? all_sums + MEMBER * stride : NULL;
 #pragma omp for schedule(static)
         for (long tile = 0; tile < tiles; tile++) {
             arena *own = open_arena(1);
@@ -358,7 +362,8 @@ int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REA
             NAME(to_tile)(gl + start, count, 1, 1, NULL, g_log);
             if (c->sequential) {
                 NAME(solve_backward)(&n, c, inputs, activations, parameters, g_log, gv, gp, dh, dg);
-                NAME(solve_gradients)(&n, c, start, count, inputs, activations, gp, dh, dg, x_t, sums);
+                if (wanted)
+                    NAME(solve_gradients)(&n, c, start, count, inputs, activations, gp, dh, dg, x_t, sums);
                 NAME(from_tile)(gv, count, c->values, c->features, NULL, to);
                 continue;
             }
@@ -379,12 +384,14 @@ int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REA
         }
         /* The loop has ended for all threads: their sums are added up. */
         void *const *t = c->g_tensors;
-        NAME(write_gradient)(&n.first, all_sums, threads, stride, t[0], t[1]);
-        for (long b = 0; b < blocks; b++) {
-            NAME(write_gradient)(&n.one[b], all_sums, threads, stride, t[2 + 4 * b], t[3 + 4 * b]);
-            NAME(write_gradient)(&n.two[b], all_sums, threads, stride, t[4 + 4 * b], t[5 + 4 * b]);
+        if (wanted) {
+            NAME(write_gradient)(&n.first, all_sums, threads, stride, t[0], t[1]);
+            for (long b = 0; b < blocks; b++) {
+                NAME(write_gradient)(&n.one[b], all_sums, threads, stride, t[2 + 4 * b], t[3 + 4 * b]);
+                NAME(write_gradient)(&n.two[b], all_sums, threads, stride, t[4 + 4 * b], t[5 + 4 * b]);
+            }
+            NAME(write_gradient)(&n.last, all_sums, threads, stride, t[2 + 4 * blocks], t[3 + 4 * blocks]);
         }
-        NAME(write_gradient)(&n.last, all_sums, threads, stride, t[2 + 4 * blocks], t[3 + 4 * blocks]);
     }
     return failed;
 }

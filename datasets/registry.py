@@ -12,26 +12,31 @@ from pushforward.datasets.dataset import Dataset, divide
 from pushforward.datasets.embedded import EMBEDDED, read_embedded
 from pushforward.datasets.errors import DataError, nearest
 from pushforward.datasets.table import Numbers, check_names, ending, read_table, select, to_numbers
+from pushforward.datasets.target_names import PREFIX, TARGETS, targets
 from pushforward.datasets.toys import CURVES, TOYS
 
 TOY_ROWS = 250_000
 
 
 class Entry(NamedTuple):
-    """A line of the list of known data sets; ``rows`` of a toy is the default, any number can be drawn."""
+    """A line of the list of known data sets and targets.
+
+    ``rows`` of a toy is the default, any number can be drawn; a target, a log-density, has none.
+    """
 
     name: str
     kind: str
-    rows: int
+    rows: int | None
     columns: int
     description: str
 
 
 def names() -> list[Entry]:
-    """List the data sets known by name, without loading any."""
+    """List the data sets and targets known by name, without loading any."""
     return [
         *(Entry(toy.name, "toy", TOY_ROWS, 2, toy.description) for toy in TOYS.values()),
         *(Entry(e.name, "scikit-learn", e.rows, e.columns, e.description) for e in EMBEDDED.values()),
+        *(Entry(PREFIX + t.name, "target", None, t.features, t.description) for t in targets()),
     ]
 
 
@@ -66,6 +71,8 @@ def load(
     clash = [name for name in context if name in drop]
     if clash:
         raise DataError(f"data.context: column {clash[0]!r} is also in data.drop; take it out of one of them")
+    if isinstance(source, str) and source.startswith(PREFIX):
+        raise DataError(f"{source}: is a log-density and has no rows; `pushforward fit {source}` fits it")
     name = _canonical(source)
     if name in TOYS:
         return _toy(name, TOY_ROWS if rows is None else rows, seed, columns, drop, context)
@@ -125,11 +132,9 @@ def _canonical(source: str | Path) -> str:
 
 
 def _unknown(source: str) -> str:
-    known = [entry.name for entry in names()]
-    return (
-        f"unknown dataset {source!r}{nearest(source, known)} known: {', '.join(known)}; "
-        f"or the path of a file that exists"
-    )
+    known = [entry.name for entry in names() if entry.rows is not None]
+    close = f"; did you mean {PREFIX + source!r}?" if source in TARGETS else nearest(source, known)
+    return f"unknown dataset {source!r}{close} known: {', '.join(known)}; or the path of a file that exists"
 
 
 def _chosen(

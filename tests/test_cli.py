@@ -284,7 +284,14 @@ def test_datasets() -> None:
     assert words[0].split() == ["name", "kind", "rows", "columns", "what", "it", "is"]
     assert [line.split()[0] for line in words[1:]] == [entry["name"] for entry in entries]
     assert {"name", "kind", "rows", "columns", "description"} == set(entries[0])
-    assert "moons" in {entry["name"] for entry in entries}
+    listed = {entry["name"]: entry for entry in entries}
+    assert "moons" in listed
+    assert (listed["target:u1"]["kind"], listed["target:u1"]["rows"], listed["target:u1"]["columns"]) == (
+        "target",
+        None,
+        2,
+    )
+    assert ["target:funnel", "target", "-", "10"] in [line.split()[:4] for line in words]
 
 
 def test_runs(folder: Path, tmp_path: Path) -> None:

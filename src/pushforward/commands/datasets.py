@@ -10,7 +10,7 @@ from pushforward.commands.common import cell, common_options, print_table
 @click.command
 @common_options("json")
 def datasets(as_json: bool) -> None:
-    """List the toys and the embedded data sets; any CSV, Parquet or .npy file is a data set too."""
+    """List the toys, the embedded data sets and the target densities; a CSV, Parquet or .npy file is a data set too."""
     from pushforward.datasets import names
 
     entries = names()

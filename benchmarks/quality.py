@@ -268,7 +268,7 @@ def _product(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
         test = float(torch.cat([flow.log_prob(rows) for rows in table.test.split(4096)]).double().mean())
     return {
         "test": test,
-        "validation": -state.progress.best_nll,
+        "validation": -state.progress.best_loss,
         "steps": state.progress.step,
         "curve": curve,
         "parameters": sum(p.numel() for p in flow.parameters()),

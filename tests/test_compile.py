@@ -112,7 +112,7 @@ def test_layers_are_compiled_once(name: str, context: int, most: int) -> None:
     eager, _ = fitted(name, context=context, compile="off")
     assert 1 <= compiled_graphs() <= most
     assert_close(weights(compiled), weights(eager), rtol=1e-4, atol=1e-5)
-    assert compiled.progress.best_nll == pytest.approx(eager.progress.best_nll, abs=1e-4)
+    assert compiled.progress.best_loss == pytest.approx(eager.progress.best_loss, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -409,14 +409,14 @@ def test_bf16_learns(name: str) -> None:
     full, _ = fitted(name, steps=150, learning_rate=5e-3)
     half, said = fitted(name, steps=150, learning_rate=5e-3, precision="bf16")
     assert not said
-    gain = full.progress.start_nll - full.progress.best_nll
+    gain = full.progress.start_loss - full.progress.best_loss
     assert gain > 0.3
-    assert half.progress.start_nll == pytest.approx(full.progress.start_nll, abs=1e-5)
-    assert half.progress.start_nll - half.progress.best_nll > 0.8 * gain
+    assert half.progress.start_loss == pytest.approx(full.progress.start_loss, abs=1e-5)
+    assert half.progress.start_loss - half.progress.best_loss > 0.8 * gain
     assert {p.dtype for p in half.flow.parameters()} == {torch.float32}
     # What was validated is the flow as it is, and not one of half precision.
     validation = rows(130, seed=1)
-    assert nll(half.flow, validation).nll == half.progress.best_nll
+    assert nll(half.flow, validation).nll == half.progress.best_loss
     assert not torch.equal(weights(full), weights(half))
 
 
@@ -796,7 +796,7 @@ class TestOnCuda:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert not said
-        assert state.progress.best_nll < state.progress.start_nll
+        assert state.progress.best_loss < state.progress.start_loss
 
     @pytest.mark.parametrize("name", ["nsf-ar", "realnvp"])
     def test_compiled(self, name: str) -> None:
@@ -838,8 +838,8 @@ class TestOnCuda:
         assert not said
         assert {found[3] for found in seen} == {"high" if precision in ("auto", "tf32") else "highest"}
         assert products() == before
-        assert state.progress.start_nll - state.progress.best_nll > 0.2
-        assert nll(state.flow, rows(130, seed=1).cuda()).nll == pytest.approx(state.progress.best_nll, abs=1e-4)
+        assert state.progress.start_loss - state.progress.best_loss > 0.2
+        assert nll(state.flow, rows(130, seed=1).cuda()).nll == pytest.approx(state.progress.best_loss, abs=1e-4)
 
     def test_a_fit(self, tmp_path: Path) -> None:
         command = [sys.executable, *FIT, "train.steps=30", "train.compile=on", "--device", "cuda"]

@@ -16,7 +16,7 @@ from pushforward.flows import Flow, build
 from pushforward.train import DivergedError, Points, Settings, State, maximize_likelihood, start
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from pushforward.train.gaussian import gaussian_flow, initialize_base
-from pushforward.train.loop import _Batches
+from pushforward.train.likelihood import _Batches
 
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]])
 Row = tuple[str, int, float, dict[str, float]]
@@ -99,7 +99,7 @@ def test_it_starts_as_the_full_covariance_gaussian() -> None:
 def test_first_validation_is_the_start() -> None:
     expected = nll(fresh().flow.eval(), VALIDATION.x).nll
     state, rows = run(Settings(steps=5))
-    assert validations(rows)[0] == expected == state.progress.start_nll
+    assert validations(rows)[0] == expected == state.progress.start_loss
 
 
 def test_logged_nll_is_base_and_log_det() -> None:
@@ -124,9 +124,9 @@ def test_first_step_logs_the_nll_of_its_batch() -> None:
 def test_best_is_what_evaluation_sees() -> None:
     state, rows = run(Settings(steps=60))
     progress = state.progress
-    assert progress.best_nll == min(validations(rows).values())
-    assert validations(rows)[progress.best_step] == progress.best_nll
-    assert nll(state.flow, VALIDATION.x).nll == progress.best_nll
+    assert progress.best_loss == min(validations(rows).values())
+    assert validations(rows)[progress.best_step] == progress.best_loss
+    assert nll(state.flow, VALIDATION.x).nll == progress.best_loss
     assert not state.flow.training
 
 
@@ -136,9 +136,9 @@ def test_a_later_and_worse_state_is_not_kept() -> None:
     settings = Settings(steps=400, learning_rate=0.05, averaging=0.0, batch_size=40)
     state, rows = run(settings, train, state=fresh(train, settings))
     by_step = validations(rows)
-    assert by_step[max(by_step)] > state.progress.best_nll + 0.05
+    assert by_step[max(by_step)] > state.progress.best_loss + 0.05
     assert state.progress.best_step < 400
-    assert nll(state.flow, VALIDATION.x).nll == state.progress.best_nll
+    assert nll(state.flow, VALIDATION.x).nll == state.progress.best_loss
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 41, 100])
@@ -291,8 +291,8 @@ def test_conditional_fit_uses_its_context() -> None:
     settings = Settings(steps=300, learning_rate=0.02, batch_size=256)
     state, _ = run(settings, train, validation, fresh(train, settings))
     truth = 0.5 * math.log(2 * math.pi * math.e * 0.01)
-    assert state.progress.start_nll > truth + 2
-    assert state.progress.best_nll < truth + 0.3
+    assert state.progress.start_loss > truth + 2
+    assert state.progress.best_loss < truth + 0.3
 
 
 def test_one_column() -> None:
@@ -301,7 +301,7 @@ def test_one_column() -> None:
     for name in ("maf", "nsf-ar", "nsf-c", "realnvp", "iaf", "gaussian"):
         settings = Settings(steps=3)
         state, _ = run(settings, train, validation, fresh(train, settings, name))
-        assert math.isfinite(state.progress.best_nll)
+        assert math.isfinite(state.progress.best_loss)
 
 
 class Poisoned(Flow):
@@ -331,7 +331,7 @@ def test_a_rare_nan_rolls_back_and_halves_the_rate() -> None:
     state, rows = run(settings, state=poisoned(settings, lambda call: call == 202))
     assert state.progress.rollbacks == 1
     assert state.progress.step == 300
-    assert math.isfinite(state.progress.best_nll)
+    assert math.isfinite(state.progress.best_loss)
     _, undisturbed = run(settings)
     rates, full = (
         {step: metrics["train/learning_rate"] for kind, step, _, metrics in each if kind == "train"}
@@ -373,7 +373,7 @@ def test_huge_learning_rate_does_not_return_nan() -> None:
     except DivergedError:
         return
     assert math.isfinite(nll(state.flow, VALIDATION.x).nll)
-    assert state.progress.best_nll <= state.progress.start_nll
+    assert state.progress.best_loss <= state.progress.start_loss
 
 
 def interrupted(settings: Settings, path: Path, at: int, **options: Any) -> tuple[State, list[Row], list[Row]]:

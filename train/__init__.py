@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from pushforward.train.device import choose_device
     from pushforward.train.evaluation import evaluate_run
     from pushforward.train.fitting import Fit, Plan, fit, plan, resume
-    from pushforward.train.loop import DivergedError, Points, Standing, State, maximize_likelihood, start
+    from pushforward.train.likelihood import Likelihood, Points
+    from pushforward.train.loop import DivergedError, Standing, State, maximize_likelihood, minimize, start
+    from pushforward.train.objective import Objective, Validation
     from pushforward.train.overrides import ConfigError, load_config
     from pushforward.train.runs import RunError, RunFolder, list_runs
     from pushforward.train.settings import Settings
@@ -24,7 +26,10 @@ _HOMES = {
     "DivergedError": "loop",
     "Fit": "fitting",
     "Plan": "fitting",
-    "Points": "loop",
+    "Likelihood": "likelihood",
+    "Objective": "objective",
+    "Points": "likelihood",
+    "Validation": "objective",
     "RunError": "runs",
     "RunFolder": "runs",
     "Settings": "settings",
@@ -36,6 +41,7 @@ _HOMES = {
     "list_runs": "runs",
     "load_config": "overrides",
     "maximize_likelihood": "loop",
+    "minimize": "loop",
     "plan": "fitting",
     "resume": "fitting",
     "start": "loop",
@@ -47,6 +53,8 @@ __all__ = [
     "ConfigError",
     "DivergedError",
     "Fit",
+    "Likelihood",
+    "Objective",
     "Plan",
     "Points",
     "RunError",
@@ -54,12 +62,14 @@ __all__ = [
     "Settings",
     "Standing",
     "State",
+    "Validation",
     "choose_device",
     "evaluate_run",
     "fit",
     "list_runs",
     "load_config",
     "maximize_likelihood",
+    "minimize",
     "plan",
     "resume",
     "start",

@@ -1,4 +1,4 @@
-"""The training loop: maximum likelihood, read from top to bottom."""
+"""The training loop, read from top to bottom."""
 
 import copy
 import math
@@ -7,49 +7,26 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pushforward.evaluate.likelihood import nll
 from pushforward.flows import Flow
 from pushforward.train.device import Steps
-from pushforward.train.layers import gradient_norms, log_det_terms, named_layers
+from pushforward.train.layers import gradient_norms, named_layers
+from pushforward.train.likelihood import Likelihood, Points
+from pushforward.train.objective import Metrics, Objective
 from pushforward.train.optimizer import ClippedAdamW
 from pushforward.train.settings import Settings
-
-Metrics = dict[str, float]
 
 WARMUP_STEPS = 100
 VALIDATIONS = 40
 _ROLLBACKS = 5
-_LAYER_ROWS = 1_000  # validation rows behind the log-determinants of single layers
 
 
 class DivergedError(RuntimeError):
     """Training kept producing values that are not finite, also after smaller learning rates."""
-
-
-@dataclass(frozen=True)
-class Points:
-    """Rows the loop reads: standardised features, context, and the half-open cell each recorded value stands for.
-
-    Attributes:
-        x: Features ``(n, D)`` on the device.
-        context: Context ``(n, C)`` or None.
-        cell: Widths ``(D,)`` of the uniform noise to add in each step, in the units of ``x``; None for no noise.
-    """
-
-    x: Tensor
-    context: Tensor | None = None
-    cell: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def noised(self) -> Tensor:
-        """The features with noise over their cells added once: what the flow is a density of."""
-        return self.x if self.cell is None else _spread(self.x, self.cell)
 
 
 @dataclass
@@ -58,10 +35,10 @@ class Standing:
 
     step: int = 0
     seconds: float = 0.0
-    best_nll: float = math.inf
+    best_loss: float = math.inf
     best_step: int = 0
     best_fraction: float = 0.0
-    start_nll: float = math.inf
+    start_loss: float = math.inf
     rollbacks: int = 0
     stop_reason: str = ""
     validated_step: int = -1
@@ -92,32 +69,46 @@ def start(flow: Flow, settings: Settings) -> State:
     return State(flow, average, optimizer, copy.deepcopy(flow.state_dict()))
 
 
-def maximize_likelihood(
-    state: State,
-    train: Points,
-    validation: Points,
-    settings: Settings,
-    *,
-    log: Callable[[str, int, float, Metrics], None] = lambda kind, step, seconds, metrics: None,
-    checkpoint: Callable[[State], None] = lambda state: None,
-    stop: Callable[[], str] = lambda: "",
-    warn: Callable[[str], object] = warnings.warn,
-) -> State:
-    """Fit a flow by maximum likelihood until the budget is spent, validation stops improving, or it is told to stop.
+Log = Callable[[str, int, float, Metrics], None]
 
-    Every step draws a batch without replacement within an epoch, adds uniform noise over the cells of recorded
-    values, and takes one AdamW step; the learning rate warms up and then follows a cosine to zero over the budget.
-    What is validated and kept are the averaged weights. No step waits for the device: numbers are read when they
-    are logged. Kernels and precision of a step are those of ``train.device.Steps``; validation is exact.
+
+def maximize_likelihood(state: State, train: Points, validation: Points, settings: Settings, **listeners: Any) -> State:
+    """Fit a flow to rows by maximum likelihood: :func:`minimize` for the objective of that name.
 
     Args:
         state: From ``start`` or a checkpoint.
         train: Training rows.
         validation: Validation rows, noise already added.
         settings: The budget and everything else.
+        **listeners: As :func:`minimize` takes them.
+    """
+    likelihood = Likelihood(train, validation, settings.batch_size, state.progress.step)
+    return minimize(state, likelihood, settings, **listeners)
+
+
+def minimize(
+    state: State,
+    objective: Objective,
+    settings: Settings,
+    *,
+    log: Log = lambda kind, step, seconds, metrics: None,
+    checkpoint: Callable[[State], None] = lambda state: None,
+    stop: Callable[[], str] = lambda: "",
+    warn: Callable[[str], object] = warnings.warn,
+) -> State:
+    """Train a flow until the budget is spent, validation stops improving, or it is told to stop.
+
+    Every step estimates the objective and takes one AdamW step; the learning rate warms up and then follows a cosine to
+    zero over the budget. What is validated and kept are the averaged weights. No step waits for the device: numbers are
+    read when they are logged. Kernels and precision of a step are those of ``train.device.Steps``; validation is exact.
+
+    Args:
+        state: From ``start`` or a checkpoint.
+        objective: What is minimised.
+        settings: The budget and everything else.
         log: Called with ``"train"`` or ``"validation"``, the step, the seconds spent, and metrics in the units of the
-            points given: with validation also each layer's term of the NLL, ``log_det/<layer>``, and with training the
-            norm of its gradient in the last step before clipping, ``grad_norm/<layer>``.
+            objective: with training also the norm of each layer's gradient in the last step before clipping,
+            ``grad_norm/<layer>``.
         checkpoint: Called about every ``checkpoint_seconds`` and at the end.
         stop: Asked at every step for a reason to stop; an empty string means go on.
         warn: Told, in one line, what does not work as asked and is done in another way.
@@ -134,31 +125,28 @@ def maximize_likelihood(
     parameters: list[Tensor] = list(flow.parameters())
     layers = named_layers(flow)
     steps = Steps(flow, settings, warn)
-    batches = _Batches(train, settings.batch_size, progress.step)
+    key = objective.loss_key
     clock = time.perf_counter
     began = clock() - progress.seconds
     last_checkpoint = last_validation = clock()
     validation_seconds: deque[float] = deque(maxlen=3)
-    window = _Window(train.x.device)
+    window = _Window(objective)
 
     def validate() -> None:
         nonlocal last_validation
         before = clock()
         with steps.exact(), _swapped(parameters, state.average if settings.averaging else parameters):
             flow.eval()
-            score = nll(flow, validation.x, validation.context)
-            context = None if validation.context is None else validation.context[:_LAYER_ROWS]
-            terms = log_det_terms(flow, validation.x[:_LAYER_ROWS], context)
+            found = objective.validate(flow)
             flow.train()
-            metrics = {"val/nll": score.nll, "val/nll_se": score.se}
-            metrics |= {f"log_det/{name}": -float(term) for name, term in terms.items()}
-            if not math.isfinite(progress.start_nll):
-                progress.start_nll = score.nll
-            if score.nll < progress.best_nll:
-                progress.best_nll = score.nll
+            metrics = {f"val/{key}": found.loss} | found.metrics
+            if not math.isfinite(progress.start_loss):
+                progress.start_loss = found.loss
+            if found.loss < progress.best_loss:
+                progress.best_loss = found.loss
                 progress.best_step, progress.best_fraction = progress.step, fraction()
                 state.best = copy.deepcopy(flow.state_dict())
-            metrics["best/val_nll"] = progress.best_nll
+            metrics[f"best/val_{key}"] = progress.best_loss
         progress.validated_step = progress.step
         # Without what the listener does: who watches must not change how often is validated.
         validation_seconds.append(clock() - before)
@@ -205,11 +193,11 @@ def maximize_likelihood(
             progress.stop_reason = reason
             break
 
-        x, context = batches.next()
+        batch = objective.draw()
         rate = settings.learning_rate * 0.5**progress.rollbacks * _schedule(progress.step, spent)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        base_nll, log_det_nll = steps.run(_differentiate, flow, optimizer, x, context)
+        numbers = steps.run(_differentiate, objective, flow, optimizer, batch)
         progress.step += 1
         due_row = progress.step % settings.log_every == 0
         norms = gradient_norms(layers) if due_row else {}  # now: clipping may work in place
@@ -218,35 +206,38 @@ def maximize_likelihood(
         with steps.exact():
             average = state.average if settings.averaging else []
             norm = optimizer.clipped_step(parameters, settings.gradient_clip, average, decay)
-        window.add(base_nll, log_det_nll, norm)
+        window.add(numbers, norm)
 
         if due_row:
-            metrics = window.read(len(x)) | {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
-            metrics["train/epoch"] = progress.step / batches.per_epoch
+            metrics = window.read() | {f"grad_norm/{name}": float(norm) for name, norm in norms.items()}
             progress.seconds = clock() - began
-            log("train", progress.step, progress.seconds, metrics | {"train/learning_rate": rate})
-            if not math.isfinite(metrics["train/nll"]) or not math.isfinite(metrics["train/grad_norm"]):
-                _roll_back(state, settings)
+            log(
+                "train",
+                progress.step,
+                progress.seconds,
+                metrics | objective.at(progress.step) | {"train/learning_rate": rate},
+            )
+            if not math.isfinite(metrics[f"train/{key}"]) or not math.isfinite(metrics["train/grad_norm"]):
+                _roll_back(state, objective, settings)
 
     progress.seconds = clock() - began
     if progress.validated_step != progress.step:
         validate()
-    if window.count and progress.best_step == 0 and not math.isfinite(sum(window.read(1).values())):
+    if window.count and progress.best_step == 0 and not math.isfinite(sum(window.read().values())):
         # A fit too short for a row of metrics would otherwise end with its first weights as if it had learned.
-        raise _diverged(progress, settings)
+        raise _diverged(progress, objective, settings)
     checkpoint(state)
     flow.load_state_dict(state.best)
     flow.eval()
     return state
 
 
-def _differentiate(flow: Flow, optimizer: ClippedAdamW, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Compute the gradients of a batch's NLL anew, and return its two terms."""
+def _differentiate(objective: Objective, flow: Flow, optimizer: ClippedAdamW, batch: Any) -> Tensor:
+    """Compute the gradients of a step's loss anew, and return its numbers."""
     optimizer.zero_grad(set_to_none=True)
-    base_term, log_det = flow.log_prob_terms(x, context)
-    base_nll, log_det_nll = -base_term.mean(), -log_det.mean()
-    (base_nll + log_det_nll).backward()
-    return base_nll.detach(), log_det_nll.detach()
+    loss, numbers = objective.loss(flow, batch)
+    loss.backward()
+    return numbers
 
 
 def _schedule(step: int, spent: float) -> float:
@@ -254,12 +245,12 @@ def _schedule(step: int, spent: float) -> float:
     return min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1.0 + math.cos(math.pi * spent))
 
 
-def _roll_back(state: State, settings: Settings) -> None:
+def _roll_back(state: State, objective: Objective, settings: Settings) -> None:
     """Return to the best weights with half the learning rate: the loss or its gradient was not finite."""
     progress = state.progress
     progress.rollbacks += 1
-    if progress.rollbacks > _ROLLBACKS or not math.isfinite(progress.best_nll):
-        raise _diverged(progress, settings)
+    if progress.rollbacks > _ROLLBACKS or not math.isfinite(progress.best_loss):
+        raise _diverged(progress, objective, settings)
     state.flow.load_state_dict(state.best)
     with torch.no_grad():
         for average, parameter in zip(state.average, state.flow.parameters(), strict=True):
@@ -267,79 +258,35 @@ def _roll_back(state: State, settings: Settings) -> None:
     state.optimizer.state.clear()
 
 
-def _diverged(progress: Standing, settings: Settings) -> DivergedError:
+def _diverged(progress: Standing, objective: Objective, settings: Settings) -> DivergedError:
     return DivergedError(
         f"the loss is not finite at step {progress.step}, after {max(0, progress.rollbacks - 1)} returns to the best "
-        f"weights with half the learning rate each (best validation NLL {progress.best_nll:.4f} nats in standardised "
-        f"units, at step {progress.best_step}); try train.learning_rate={settings.learning_rate / 10:g}"
+        f"weights with half the learning rate each (best validation {objective.loss_name} {progress.best_loss:.4f} "
+        f"nats in standardised units, at step {progress.best_step}); "
+        f"try train.learning_rate={settings.learning_rate / 10:g}"
     )
-
-
-def _spread(x: Tensor, cell: Tensor) -> Tensor:
-    """Add noise that is uniform over the cells."""
-    return x + cell * (torch.rand_like(x) - 0.5)
-
-
-class _Batches:
-    """Batches of rows, every row once an epoch, drawn and noised on the device the rows live on."""
-
-    def __init__(self, points: Points, batch_size: int, step: int) -> None:
-        self.points = points
-        self.batch_size = min(batch_size, len(points))
-        # A ragged last batch would be compiled once more: its rows wait for the next epoch.
-        self.per_epoch = max(1, len(points) // self.batch_size)
-        self.epoch, self.position = divmod(step, self.per_epoch)
-        self.generator = torch.Generator(points.x.device)
-        self.seed = torch.initial_seed()
-        if self.position:
-            self._shuffle()
-
-    def next(self) -> tuple[Tensor, Tensor | None]:
-        x, context, cell = self.points.x, self.points.context, self.points.cell
-        if self.position == 0:
-            self._shuffle()
-        start = self.position * self.batch_size
-        rows = self.order[start : start + self.batch_size]
-        self.position = (self.position + 1) % self.per_epoch
-        self.epoch += self.position == 0
-        batch = x[rows]
-        if cell is not None:
-            batch = _spread(batch, cell)
-        return batch, None if context is None else context[rows]
-
-    def _shuffle(self) -> None:
-        self.generator.manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        x = self.points.x
-        self.order = torch.randperm(len(x), device=x.device, generator=self.generator)
 
 
 class _Window:
     """Sums of the numbers of the steps since the last row of metrics, kept on the device."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._reset()
-
-    def add(self, base_nll: Tensor, log_det_nll: Tensor, norm: Tensor) -> None:
-        self.sums += torch.stack([base_nll, log_det_nll, norm])
-        self.count += 1
-
-    def read(self, batch_size: int) -> Metrics:
-        base_nll, log_det_nll, norm = (self.sums / self.count).tolist()
-        rate = self.count * batch_size / (time.perf_counter() - self.began)
-        self._reset()
-        return {
-            "train/nll": base_nll + log_det_nll,
-            "train/base": base_nll,
-            "train/log_det": log_det_nll,
-            "train/grad_norm": norm,
-            "perf/points_per_s": rate,
-        }
-
-    def _reset(self) -> None:
-        self.sums = torch.zeros(3, device=self.device)
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.sums: Tensor | None = None
         self.count = 0
         self.began = time.perf_counter()
+
+    def add(self, numbers: Tensor, norm: Tensor) -> None:
+        row = torch.cat([numbers, norm.reshape(1).to(numbers.dtype)])
+        self.sums = row if self.sums is None else self.sums + row
+        self.count += 1
+
+    def read(self) -> Metrics:
+        assert self.sums is not None  # whoever reads has added something
+        *means, norm = (self.sums / self.count).tolist()
+        rate = self.count * self.objective.points / (time.perf_counter() - self.began)
+        self.sums, self.count, self.began = None, 0, time.perf_counter()
+        return self.objective.metrics(means) | {"train/grad_norm": norm, "perf/points_per_s": rate}
 
 
 class _swapped:

@@ -14,7 +14,7 @@ from pushforward.datasets import load as load_dataset
 from pushforward.datasets.errors import leave_out
 from pushforward.flows import Chain, Flow, Standardize
 from pushforward.train.config import Config, DataConfig
-from pushforward.train.loop import Points
+from pushforward.train.likelihood import Points
 
 Array = npt.NDArray[np.float64]
 

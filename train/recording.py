@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from pushforward.flows import load as load_flow
 from pushforward.train.checkpoint import save_checkpoint
-from pushforward.train.loop import Metrics, State
+from pushforward.train.loop import State
+from pushforward.train.objective import Metrics
 from pushforward.train.prepare import Prepared
 from pushforward.train.progress import Progress
 from pushforward.train.progress_picture import draw_progress

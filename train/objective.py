@@ -1,0 +1,50 @@
+"""What the training loop minimises: the contract of an objective."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from pushforward.flows import Flow
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found: the loss that decides which weights are best, and what is logged besides."""
+
+    loss: float
+    metrics: Metrics = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A loss that is estimated anew in every step, and validated now and then.
+
+    Attributes:
+        loss_key: What the loss is logged as: ``train/<key>``, ``val/<key>``, ``best/val_<key>``.
+        loss_name: What messages call it.
+        points: Points in one step.
+    """
+
+    loss_key: str
+    loss_name: str
+    points: int
+
+    def draw(self) -> Any:
+        """Everything random of the next step that is not drawn by the flow itself."""
+
+    def loss(self, flow: Flow, batch: Any) -> tuple[Tensor, Tensor]:
+        """What is differentiated ``()``, and the numbers to be averaged until they are logged ``(k,)``.
+
+        Nothing here waits for the device. A number that is not finite sends the fit back.
+        """
+
+    def metrics(self, means: list[float]) -> Metrics:
+        """What is logged of the means of these numbers, ``train/<key>`` among them."""
+
+    def at(self, step: int) -> Metrics:
+        """What is logged of a step besides."""
+
+    def validate(self, flow: Flow) -> Validation:
+        """The loss of a flow in evaluation mode, the same for the same weights, lower being better."""

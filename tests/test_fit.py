@@ -247,12 +247,12 @@ def test_evaluation_and_pictures_of_a_tiny_table(tmp_path: Path) -> None:
 
 
 def test_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.train import fitting
+    from pushforward.train import session
 
     def diverge(*_: Any, **__: Any) -> None:
         raise DivergedError("the loss is not finite at step 25")
 
-    monkeypatch.setattr(fitting, "maximize_likelihood", diverge)
+    monkeypatch.setattr(session, "minimize", diverge)
     with pytest.raises(DivergedError):
         tiny("moons", tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
@@ -261,13 +261,13 @@ def test_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_failure_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.train import fitting
+    from pushforward.train import session
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of luck")
 
     finished = tiny("moons", tmp_path / "finished")
-    monkeypatch.setattr(fitting, "maximize_likelihood", fail)
+    monkeypatch.setattr(session, "minimize", fail)
     with pytest.raises(RuntimeError, match="out of luck"):
         tiny("moons", tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").status == "failed"

@@ -6,6 +6,7 @@ is a whole number where steps are counted, ``off`` is a mode and not ``False``, 
 """
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,6 +15,20 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "gaussian")
+Base = Literal[
+    "auto",
+    "diagonal",
+    "low-rank",
+    "full",
+    "student-t",
+    "laplace",
+    "logistic",
+    "uniform",
+    "gamma",
+    "beta",
+    "mixture",
+    "resampled",
+]
 
 Scalar = str | int | float | bool | None
 
@@ -62,6 +77,16 @@ def _names(value: Any) -> Any:
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
+def _bounds(value: Any) -> Any:
+    """Read ``-4,4`` as the ends of an interval."""
+    if value is None or value in ("", "none"):
+        return None
+    ends = [float(part) for part in (value.strip("[]()").split(",") if isinstance(value, str) else value)]
+    if len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf:
+        raise ValueError("not an interval")
+    return tuple(ends)
+
+
 def _flow_name(value: Any) -> Any:
     from pushforward.train.overrides import nearest
 
@@ -92,6 +117,7 @@ PositiveOrZero = Annotated[
 Share = Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1), Expected("a number between 0 and 1")]
 ShareOrZero = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1), Expected("a number from 0 to below 1")]
 ShareOrOne = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1), Expected("a number above 0, at most 1")]
+Bounds = Annotated[tuple[float, float] | None, BeforeValidator(_bounds), Expected("low,high: two numbers")]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), Expected("a list of names, as in a,b or [a, b]")]
 Text = Annotated[str, Field(min_length=1), Expected("a text")]
 OptionalText = Annotated[str | None, BeforeValidator(_optional_text), Expected("a text")]
@@ -115,7 +141,7 @@ class DataConfig(Section):
     shorthand: ClassVar[str] = "source"
 
     source: Annotated[str, Field(min_length=1), Expected("the name of a data set, or a file")] = Field(
-        description="a toy's name, a data set's name, or a CSV or Parquet file"
+        description="a toy's name, a data set's name, a CSV or Parquet file, or target:NAME"
     )
     rows: Count | Auto = Field(default="auto", description="rows to draw from a toy, or to keep of a file")
     columns: Literal["all"] | Names = Field(default="all", description="columns to learn")
@@ -148,13 +174,37 @@ class FlowConfig(Section):
     bins: Several | Auto = Field(default="auto", description="bins of each spline")
     bound: Positive | Auto = Field(default="auto", description="half-width of the interval on which splines act")
     dropout: ShareOrZero | Auto = Field(default="auto", description="dropout in the conditioners")
-    base: Literal["auto", "diagonal", "full"] = Field(default="auto", description="covariance of the base density")
+    base: Base = Field(
+        default="auto",
+        description="base density: a Gaussian by its covariance, or another law; auto is full up to 256 columns",
+    )
+
+
+class TargetConfig(Section):
+    """The unnormalised density that is fitted in place of rows, where DATA is ``target:NAME``."""
+
+    features: Count | Auto = Field(default="auto", description="coordinates of a point; a function needs to be told")
+    bounds: Bounds = Field(default=None, description="low,high: the box outside of which a function's density is zero")
+    spread: Positive | Auto = Field(default="auto", description="about how far from the origin a function's mass lies")
 
 
 class TrainConfig(Section):
     """How the flow is fitted."""
 
-    objective: Literal["mle"] = Field(default="mle", description="what is optimised: maximum likelihood")
+    objective: Literal["auto", "mle", "energy", "mle+energy", "reverse-kl", "alpha", "forward-kl", "iwae"] = Field(
+        default="auto",
+        description="what is minimised; of rows: mle, energy (sliced energy distance of samples), or mle+energy; of a "
+        "target: reverse-kl, alpha, forward-kl, or iwae; auto is mle or reverse-kl",
+    )
+    gradient: Literal["auto", "path", "path-wise", "score-function"] = Field(
+        default="auto", description="of an objective on a target: how it is differentiated; auto is path"
+    )
+    alpha: PositiveOrZero = Field(default=2.0, description="order of the objective alpha: 0 seeks modes, 2 covers them")
+    annealing: ShareOrZero = Field(
+        default=0.4, description="share of the budget over which a target is sharpened, so that no mode is lost; 0: none"
+    )
+    importance_samples: Several = Field(default=16, description="points of each bound of the objective iwae")
+    energy_weight: Positive = Field(default=1.0, description="weight of the energy distance in mle+energy")
     steps: Count | Auto = Field(default="auto", description="stop after this many optimiser steps")
     seconds: Positive | Auto = Field(
         default="auto", description="stop after this much time; the schedule fits itself in"
@@ -212,6 +262,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: DataConfig = Field(description="which rows and columns are learned")
+    target: TargetConfig = Field(default=TargetConfig(), description="which density is fitted in place of rows")
     flow: FlowConfig = Field(default=FlowConfig(), description="which flow is built")
     train: TrainConfig = Field(default=TrainConfig(), description="how it is fitted")
     seed: CountOrZero = Field(default=0, description="seed of everything random")
@@ -244,6 +295,8 @@ def _one_line(value: Any) -> Scalar:
     if not isinstance(value, tuple):
         scalar: Scalar = value
         return scalar
+    if all(isinstance(number, float) for number in value):
+        return ",".join(f"{number:g}" for number in value)
     plain = all(name and name == name.strip() and "," not in name and not name.startswith("[") for name in value)
     if plain and value != ("all",):
         return ",".join(value)

@@ -1,9 +1,8 @@
 """A fit from end to end: data in, a run folder with a scored density out."""
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,25 @@ from pushforward.flows import save as save_flow
 from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device, kernel_trouble
+from pushforward.train.energy import Energy
 from pushforward.train.evaluation import evaluate_fit, forget_evaluation, score_prepared, write_evaluation
 from pushforward.train.gaussian import better_of_flow_and_gaussian, initialize_base
-from pushforward.train.loop import DivergedError, State, maximize_likelihood, start
+from pushforward.train.likelihood import Likelihood
+from pushforward.train.loop import State, start
+from pushforward.train.objective import Objective
 from pushforward.train.overrides import ConfigError, load_config
 from pushforward.train.prepare import Prepared, check_same_data, load_data, prepare
-from pushforward.train.progress import Progress
-from pushforward.train.recording import Recording, Watch
-from pushforward.train.reserve import Reserve
+from pushforward.train.progress_picture import draw_progress
+from pushforward.train.recording import Watch
 from pushforward.train.results import results_of, schema_of, status_facts, summary_of
 from pushforward.train.row_scores import write_row_scores
-from pushforward.train.run_page import write_report
-from pushforward.train.runs import RunError, RunFolder
+from pushforward.train.runs import RunFolder
+from pushforward.train.session import Session, mark_failed, start_client
 from pushforward.train.settings import resolve, settings
-from pushforward.train.signals import StopOnSignal
-from pushforward.train.tracking import Tracking
+from pushforward.train.target_fitting import TargetFit, fit_target, is_target, resume_target
 from pushforward.train.wandb_process import WandbProcess
-from pushforward.train.wandb_tracker import wandb_mode
 
 _INITIAL_ROWS = 20_000
-
-# Room for the report, the samples and the pictures, where the disk fills up during the fit.
-_REPORT_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -106,6 +102,8 @@ def plan(config: Config) -> Plan:
         DataError: If the data cannot be used.
     """
     choose_device(config.device)
+    if is_target(config):
+        raise ConfigError(f"data.source: {config.data.source} is a target and has no rows; fit it: pushforward fit")
     prepared = prepare(load_data(config), config.data, config.data_seed)
     dataset = prepared.dataset
     rows, features = prepared.recorded.shape
@@ -132,8 +130,8 @@ def fit(
     quiet: bool = False,
     watch: Watch = lambda fraction, nll: "",
     job_type: str = "fit",
-) -> Fit:
-    """Fit a density and leave a run folder.
+) -> "Fit | TargetFit":
+    """Fit a density to rows, or to a target, and leave a run folder.
 
     Args:
         config: What to fit and how, for instance from ``load_config``.
@@ -151,7 +149,9 @@ def fit(
         RunError: If the run folder cannot be made or written.
         DivergedError: If training does not stay finite.
     """
-    with _client(config) as process:
+    if is_target(config):
+        return fit_target(config, out=out, quiet=quiet, watch=watch, job_type=job_type)
+    with start_client(config) as process:
         planned = plan(config)
         config, prepared, core = planned.config, planned.prepared, planned.flow
         label = f"{prepared.dataset.name}-{config.flow.name}"
@@ -175,13 +175,13 @@ def fit(
                 run, config, prepared, state, process, quiet=quiet, trouble=trouble, watch=watch, job_type=job_type
             )
         except BaseException:
-            _mark_failed(run, prepared.dataset.name, config.flow.name)
+            mark_failed(run, prepared.dataset.name, config.flow.name)
             raise
         finally:
             run.release()
 
 
-def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, **options: Any) -> Fit:
+def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, **options: Any) -> "Fit | TargetFit":
     """Go on with a fit where its last checkpoint stands.
 
     Args:
@@ -199,12 +199,14 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
     run = RunFolder.open(path)
     before = load_config(files=[run.config])
     config = load_config(files=[run.config], overrides=overrides, **options)
-    for group in ("data", "flow", "seed"):
+    for group in ("data", "target", "flow", "seed"):
         if getattr(config, group) != getattr(before, group):
             raise ConfigError(f"{group}: a resumed fit keeps its {group}; start a new fit to change it")
     run.claim()
     try:
-        with _client(config) as process:
+        if is_target(config):
+            return resume_target(run, config, quiet=quiet)
+        with start_client(config) as process:
             prepared = prepare(load_data(config), config.data, config.data_seed)
             check_same_data(run.schema, run.path, prepared.dataset)
             rows, features = prepared.recorded.shape
@@ -217,7 +219,7 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             try:
                 return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, trouble=kernel_trouble())
             except BaseException:
-                _mark_failed(run, prepared.dataset.name, config.flow.name)
+                mark_failed(run, prepared.dataset.name, config.flow.name)
                 raise
     finally:
         run.release()
@@ -230,152 +232,90 @@ def _run(
     state: State,
     process: WandbProcess,
     *,
-    quiet: bool,
-    resumed: bool = False,
     trouble: str = "",
-    watch: Watch = lambda fraction, nll: "",
-    job_type: str = "fit",
+    **options: Any,
 ) -> Fit:
     """Train, keep the better of flow and Gaussian, score it, and write everything down."""
-    dataset, told = prepared.dataset, settings(config.train)
+    dataset = prepared.dataset
     parameters = sum(p.numel() for p in state.flow.parameters())
-    reserve = Reserve(run.path / ".reserve", 4 * parameters + 16 * len(prepared.test.rows) + _REPORT_BYTES)
-    title = (
-        f"{dataset.name}: {len(dataset.rows):,} rows x {dataset.rows.shape[1]} columns; "
-        f"{config.flow.name}, {parameters:,} parameters; {_budget(config)}; run {run.path}"
-    )
-    progress = Progress(steps=told.steps, seconds=told.seconds, title=title, log=run.log, quiet=quiet)
-    facts = {"features": dataset.rows.shape[1], "rows": len(dataset.rows), "parameters": parameters}
-    tracking = Tracking.open(
+    session = Session(
         run,
         config,
-        dataset=dataset.name,
-        flow=config.flow.name,
-        facts=facts,
-        warn=progress.message,
-        resume_step=state.progress.step if resumed else None,
-        job_type=job_type,
-        process=process,
+        state,
+        process,
+        name=dataset.name,
+        size=f"{len(dataset.rows):,} rows x {dataset.rows.shape[1]} columns",
+        facts={"features": dataset.rows.shape[1], "rows": len(dataset.rows), "parameters": parameters},
+        rows_scored=len(prepared.test.rows),
+        offset=-prepared.standardize.log_det,
+        draw=None if prepared.train.context is not None else partial(_draw, prepared),
+        **options,
     )
-    recording = Recording(run, prepared, tracking, progress, state, watch)
-    exit_code = 1
-    try:
+    with session:
         for note in (*dataset.notes, prepared.ties, trouble and f"warning: {trouble}"):
             if note:
-                progress.message(note)
-        if resumed:
-            progress.update(state.progress.step, state.progress.seconds)
-        if resumed and progress.fraction == 1.0:
-            progress.message(f"nothing is left of the budget ({_budget(config)}); give a larger one to train on")
-        with StopOnSignal() as signals:
+                session.progress.message(note)
+        state = session.train(objective_of(config, prepared, state))
+        # A flow that was fitted by its samples alone is not judged by its likelihood.
+        by_samples = config.train.objective == "energy"
+        core, message = (state.flow.cpu().eval(), "") if by_samples else better_of_flow_and_gaussian(prepared, state)
+        if message:
+            session.progress.message(message)
+        density = FittedDensity(prepared.in_data_units(core), dataset.schema, prepared.cells.tolist())
+        density.save(run.model, extra={"dataset": dataset.name})
+        session.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
+        scores = score_prepared(prepared, density, seed=config.seed)
+        results = results_of(run, config, prepared, state, density, scores, fell_back=bool(message))
+        run.write_json("results.json", results)
+        session.keep(lambda: session.tracking.summary(summary_of(results)))
+        session.ended(status_facts(results))
+        # From here on the run is whole; a signal or a full disk cuts short only what is said about it.
+        session.keep(lambda: write_row_scores(run, prepared.splits.test, scores.test))
+        session.tracking.model(run.model, results)
+        report: EvaluationReport | None = None
+        if session.signum is None and config.train.evaluate and len(prepared.test.rows):
+            session.progress.message("evaluating: baselines, samples, pictures")
 
-            def stop() -> str:
-                return {2: "sigint", 15: "sigterm"}.get(signals.signum or 0, recording.unwanted)
+            def evaluate() -> None:
+                nonlocal report
+                evaluation = evaluate_fit(prepared, density, config, scores, state.progress.step)
+                report = evaluation.report
+                write_evaluation(
+                    run,
+                    prepared,
+                    density,
+                    evaluation,
+                    session.tracking,
+                    session.keep,
+                    session.stop,
+                    session.progress.message,
+                )
 
-            device = state.average[0].device
-            try:
-                with _threads_for(config, dataset.rows.shape[1]):
-                    state = maximize_likelihood(
-                        state,
-                        prepared.training_points(device),
-                        prepared.validation_points(device),
-                        told,
-                        log=recording.log,
-                        checkpoint=recording.checkpoint,
-                        stop=stop,
-                        warn=recording.warn,
-                    )
-            except DivergedError as error:
-                exit_code = 4
-                reserve.release()
-                status, text = {"dataset": dataset.name, "flow": config.flow.name}, f"{run.name}: {error}"
-                recording.keep(lambda: run.set_status("diverged", **status))
-                recording.keep(lambda: tracking.alert("fit diverged", text))
-                raise
-            progress.close()
-            reserve.release()
-            core, message = better_of_flow_and_gaussian(prepared, state)
-            if message:
-                progress.message(message)
-            density = FittedDensity(prepared.in_data_units(core), dataset.schema, prepared.cells.tolist())
-            density.save(run.model, extra={"dataset": dataset.name})
-            recording.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
-            scores = score_prepared(prepared, density, seed=config.seed)
-            results = results_of(run, config, prepared, state, density, scores, fell_back=bool(message))
-            run.write_json("results.json", results)
-            recording.keep(lambda: tracking.summary(summary_of(results)))
-            run.set_status("stopped" if signals.signum else "finished", **status_facts(results))
-            # From here on the run is whole; a signal or a full disk cuts short only what is said about it.
-            recording.keep(lambda: write_row_scores(run, prepared.splits.test, scores.test))
-            tracking.model(run.model, results)
-            report: EvaluationReport | None = None
-            if signals.signum is None and config.train.evaluate and len(prepared.test.rows):
-                progress.message("evaluating: baselines, samples, pictures")
-
-                def evaluate() -> None:
-                    nonlocal report
-                    evaluation = evaluate_fit(prepared, density, config, scores, state.progress.step)
-                    report = evaluation.report
-                    write_evaluation(
-                        run, prepared, density, evaluation, tracking, recording.keep, stop, progress.message
-                    )
-
-                recording.attempt("no evaluation", evaluate)
-            exit_code = 128 + signals.signum if signals.signum else 0
-            return Fit(run, density, results, report, signals.signum, note=message)
-    except KeyboardInterrupt:
-        exit_code = 130
-        recording.keep(lambda: run.set_status("stopped", dataset=dataset.name, flow=config.flow.name))
-        raise
-    except BaseException:
-        _mark_failed(run, dataset.name, config.flow.name)  # before the page says how it is
-        raise
-    finally:
-        reserve.release()
-        recording.keep(tracking.flush)
-        recording.attempt("no report", lambda: write_report(run))
-        tracking.finish(exit_code)
-        if tracking.location is not None:
-            progress.message(f"W&B       {tracking.location}")
-        progress.close()
+            session.recording.attempt("no evaluation", evaluate)
+        if session.signum is not None:
+            session.exit_code = 128 + session.signum
+        return Fit(run, density, results, report, session.signum, note=message)
 
 
-def _client(config: Config) -> WandbProcess:
-    """The process for Weights & Biases, which gets ready while the data are loaded."""
-    return WandbProcess(start=wandb_mode(config.wandb.mode) != "off")
+def objective_of(config: Config, prepared: Prepared, state: State) -> Objective:
+    """What is minimised on rows.
+
+    Raises:
+        ConfigError: If it is an objective for a target.
+    """
+    train, device = config.train, state.average[0].device
+    assert train.batch_size != "auto"  # resolve has decided it
+    rows = prepared.training_points(device), prepared.validation_points(device), train.batch_size, state.progress.step
+    if train.objective in ("auto", "mle"):
+        return Likelihood(*rows)
+    if train.objective in ("energy", "mle+energy"):
+        both = train.objective == "mle+energy"
+        return Energy(*rows, seed=config.seed, likelihood=both, weight=train.energy_weight)
+    raise ConfigError(
+        f"train.objective: {train.objective} needs a target, as in pushforward fit target:many-well; "
+        f"rows are fitted by mle, energy or mle+energy"
+    )
 
 
-@contextlib.contextmanager
-def _threads_for(config: Config, features: int) -> Iterator[None]:
-    """One thread for products so small that a second one only waits, and spins where other programs are busy."""
-    flow, rows = config.flow, config.train.batch_size
-    assert flow.hidden != "auto"  # resolve has decided all three
-    assert flow.bins != "auto"
-    assert rows != "auto"
-    multiplications = rows * flow.hidden * (4 * flow.hidden + 3 * flow.bins * features)
-    before = torch.get_num_threads()
-    if multiplications < 15_000_000:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
-    """Say so in the run folder, unless it has said something more telling."""
-    try:
-        if run.status != "running":
-            return
-        run.set_status("failed", dataset=dataset, flow=flow)
-    except RunError:
-        return  # the folder cannot be written: that is what the first error says
-
-
-def _budget(config: Config) -> str:
-    parts = []
-    if config.train.steps != "auto":
-        parts.append(f"{config.train.steps:,} steps")
-    if config.train.seconds != "auto":
-        parts.append(f"{config.train.seconds:g} s")
-    return " or ".join(parts)
+def _draw(prepared: Prepared, flow: Flow, path: Path) -> None:
+    draw_progress(prepared.in_data_units(flow.double().eval()), prepared, path)

@@ -57,7 +57,7 @@ class Likelihood:
         self.batches = _Batches(train, batch_size, step)
         self.points = self.batches.batch_size
 
-    def draw(self) -> tuple[Tensor, Tensor | None]:
+    def draw(self, spent: float) -> tuple[Tensor, Tensor | None]:
         """The next batch and its context."""
         return self.batches.next()
 

@@ -193,7 +193,7 @@ def minimize(
             progress.stop_reason = reason
             break
 
-        batch = objective.draw()
+        batch = objective.draw(spent)
         rate = settings.learning_rate * 0.5**progress.rollbacks * _schedule(progress.step, spent)
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -31,8 +31,12 @@ class Objective(Protocol):
     loss_name: str
     points: int
 
-    def draw(self) -> Any:
-        """Everything random of the next step that is not drawn by the flow itself."""
+    def draw(self, spent: float) -> Any:
+        """Everything of the next step that the flow does not decide: its batch, and what depends on the time.
+
+        Args:
+            spent: Share of the budget that is spent.
+        """
 
     def loss(self, flow: Flow, batch: Any) -> tuple[Tensor, Tensor]:
         """What is differentiated ``()``, and the numbers to be averaged until they are logged ``(k,)``.

@@ -16,6 +16,9 @@ _PLAIN_SECONDS = 10.0
 _BAR_SECONDS = 0.1
 
 
+_VALIDATED = {"val/nll", "val/loss"}
+
+
 class Progress:
     """Shows how far a fit is.
 
@@ -72,8 +75,9 @@ class Progress:
         Args:
             step: Steps done.
             seconds: Time spent fitting, the same clock as the budget's.
-            metrics: Numbers to show: ``train/nll``, ``val/nll``, ``perf/points_per_s``. They stay until replaced.
-                A call with ``val/nll`` counts as an evaluation.
+            metrics: Numbers to show: ``train/nll``, ``val/nll``, or ``train/loss``, ``val/loss`` of a fit to something
+                else than rows, and ``perf/points_per_s``. They stay until replaced. A call with one of validation
+                counts as an evaluation.
         """
         with self._lock:
             if self._closed:
@@ -87,7 +91,7 @@ class Progress:
             if self._bar is not None and (due or metrics):
                 self._shown_at = now
                 self._update_bar()
-            elif self._bar is None and due and "val/nll" in (metrics or {}):
+            elif self._bar is None and due and not _VALIDATED.isdisjoint(metrics or {}):
                 self._shown_at = now
                 self._line()
 
@@ -151,11 +155,12 @@ class Progress:
         if not short and self.fraction is not None:
             parts.append(f"{self.fraction:4.0%}")
         parts.append(f"step {self._step}" + (f"/{self.steps}" if self.steps else ""))
-        for key, name in (("train/nll", "train"), ("val/nll", "val")):
+        loss = "loss" if "val/loss" in self._metrics else "nll"
+        for key, name in ((f"train/{loss}", "train"), (f"val/{loss}", "val")):
             if key in self._metrics:
                 parts.append(f"{name} {self._metrics[key]:.4f}")
-        best = self._metrics.get("best/val_nll", math.inf)
-        if math.isfinite(best) and best < self._metrics.get("val/nll", best):  # what is kept is not what is seen
+        best = self._metrics.get(f"best/val_{loss}", math.inf)
+        if math.isfinite(best) and best < self._metrics.get(f"val/{loss}", best):  # what is kept is not what is seen
             parts.append(f"best {best:.4f}")
         if "perf/points_per_s" in self._metrics:
             parts.append(f"{_count(self._metrics['perf/points_per_s'])} points/s")

@@ -1,23 +1,27 @@
 """What a fit tells while it trains: a bar, rows of metrics, checkpoints, pictures, each trouble once."""
 
 import errno
+import math
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
+from pushforward.flows import Flow
 from pushforward.flows import load as load_flow
 from pushforward.train.checkpoint import save_checkpoint
 from pushforward.train.loop import State
 from pushforward.train.objective import Metrics
-from pushforward.train.prepare import Prepared
 from pushforward.train.progress import Progress
-from pushforward.train.progress_picture import draw_progress
 from pushforward.train.runs import RunError, RunFolder, reason
 from pushforward.train.tracking import Tracking
 
 Watch = Callable[[float, float], str]
 """Told after every validation the share of the budget spent and the validation NLL, in nats and in data units; answers
 with a reason to stop, or an empty string to go on."""
+
+Draw = Callable[[Flow, Path], object]
+"""Draws a flow as the loop trains it, with its best weights, into a file."""
 
 # What the loop gives in standardised units and a reader wants in those of the data.
 _SHIFTED = ("train/nll", "train/log_det", "val/nll", "best/val_nll")
@@ -33,24 +37,26 @@ class Recording:
 
     Args:
         run: Where everything is written.
-        prepared: The data.
         tracking: Where numbers and pictures go.
         progress: What the user sees.
         state: What is trained, in place.
         watch: Told of every validation.
+        offset: What turns the loss of the objective into one in data units, in nats.
+        draw: Draws a flow, as the loop trains it, into a file; None where there is nothing to see.
     """
 
     def __init__(
         self,
         run: RunFolder,
-        prepared: Prepared,
         tracking: Tracking,
         progress: Progress,
         state: State,
         watch: Watch,
+        *,
+        offset: float = 0.0,
+        draw: Draw | None = None,
     ) -> None:
         self.run = run
-        self.prepared = prepared
         self.tracking = tracking
         self.progress = progress
         self.unwanted = ""
@@ -58,7 +64,7 @@ class Recording:
         self._watch = watch
         self._state = state
         self._told: set[str] = set()
-        self._offset = -prepared.standardize.log_det  # what turns a standardised NLL into one in data units
+        self._offset, self._draw = offset, draw
         self._picture_at = state.progress.seconds
         self._picture_fraction = 0.0
         self._picture_seconds = _FIRST_PICTURE_SECONDS
@@ -66,18 +72,21 @@ class Recording:
     def log(self, kind: str, step: int, seconds: float, metrics: Metrics) -> None:
         """Pass on a row of numbers, in data units."""
         shifted = {key: value + self._offset if key in _SHIFTED else value for key, value in metrics.items()}
-        if kind == "validation":
+        if kind == "validation" and self._offset:
             shifted["log_det/standardize"] = self._offset
         self.progress.update(step, seconds, shifted)
         self.keep(lambda: self.tracking.log(shifted, step, seconds=seconds, kind=kind))
         if kind == "validation":
             self.keep(lambda: self.tracking.flush(sync=True))
-            self.unwanted = self._watch(self.progress.fraction or 0.0, shifted["val/nll"])
+            self.unwanted = self._watch(
+                self.progress.fraction or 0.0, shifted.get("val/nll", shifted.get("val/loss", math.nan))
+            )
             self._picture(step, seconds)
 
     def _picture(self, step: int, seconds: float) -> None:
         """Draw the best flow so far where somebody may be watching, seldom enough not to be missed in the budget."""
-        if not self.tracking.others or self.prepared.train.context is not None or self._state.progress.stop_reason:
+        draw = self._draw
+        if draw is None or not self.tracking.others or self._state.progress.stop_reason:
             return  # at the end there are better ones
         fraction, folder = self.progress.fraction or 0.0, self.run.pictures / "progress"
         too_soon = seconds - self._picture_at < _PICTURE_PACE * self._picture_seconds
@@ -87,16 +96,16 @@ class Recording:
         self._picture_at, self._picture_fraction = seconds, fraction
         path = folder / f"step-{step:07d}.png"
 
-        def draw() -> None:
+        def make() -> None:
             # Built anew: the flow in training may be compiled, and holds weights that are not the best.
             flow = load_flow(self.run.checkpoints / "start")
             flow.load_state_dict(self._state.best)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                draw_progress(self.prepared.in_data_units(flow.double().eval()), self.prepared, path)
+                draw(flow, path)
             self.tracking.image("progress/samples", path, f"best weights at step {step:,}", step)
 
-        self.attempt("no picture of the progress", draw)
+        self.attempt("no picture of the progress", make)
         self._picture_seconds = time.perf_counter() - began
 
     def checkpoint(self, state: State) -> None:

@@ -89,7 +89,8 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
 
 def settings(train: TrainConfig) -> Settings:
     """The loop's settings from a resolved configuration."""
-    values = train.model_dump(exclude={"objective", "evaluate"})
+    apart = {"objective", "gradient", "alpha", "annealing", "importance_samples", "energy_weight", "evaluate"}
+    values = train.model_dump(exclude=apart)
     budget = {key: None if values[key] == "auto" else values[key] for key in ("steps", "seconds")}
     return Settings(**(values | budget))
 

@@ -10,7 +10,8 @@ import click
 from pushforward.commands.common import common_options, finite, say, split_data
 
 if TYPE_CHECKING:
-    from pushforward.train import Fit
+    from pushforward.train import Config, Fit
+    from pushforward.train.target_fitting import TargetFit
 
 
 class _Fit(click.Command):
@@ -71,31 +72,38 @@ def fit(
         click.echo(config.to_yaml(), nl=False)
         return
     if dry_run:
-        from pushforward.train import plan
-
-        planned = plan(config)
-        rows = {name: len(getattr(planned.prepared.splits, name)) for name in ("train", "validation", "test")}
-        facts = {
-            "dataset": planned.prepared.dataset.name,
-            "features": planned.flow.features,
-            "context": planned.flow.context,
-            **rows,
-            "flow": planned.config.flow.name,
-            "parameters": planned.parameters,
-        }
+        config, facts, notes = _planned(config)
         if as_json:
-            click.echo(json.dumps(facts | {"config": planned.config.model_dump(mode="json")}))
+            click.echo(json.dumps(facts | {"config": config.model_dump(mode="json")}))
         else:
-            for note in planned.prepared.dataset.notes:
+            for note in notes:
                 say(note)
-            click.echo(planned.config.to_yaml() + "# " + ", ".join(f"{k}: {v}" for k, v in facts.items()))
+            click.echo(config.to_yaml() + "# " + ", ".join(f"{k}: {v}" for k, v in facts.items()))
         return
     from pushforward.train import fit as run_fit
 
     _finish_fit(run_fit(config, out=out), as_json)
 
 
-def _finish_fit(result: "Fit", as_json: bool) -> None:
+def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, ...]]":
+    """The configuration with every choice made, what a dry run tells, and notes on the data."""
+    from pushforward.train.target_fitting import is_target, plan_target
+
+    if is_target(config):
+        to_target = plan_target(config)
+        facts = {"dataset": config.data.source, "features": to_target.flow.features, "log_z": to_target.target.log_z}
+        facts |= {"flow": to_target.config.flow.name, "parameters": to_target.parameters}
+        return to_target.config, facts, ()
+    from pushforward.train import plan
+
+    planned = plan(config)
+    rows = {name: len(getattr(planned.prepared.splits, name)) for name in ("train", "validation", "test")}
+    facts = {"dataset": planned.prepared.dataset.name, "features": planned.flow.features}
+    facts |= {"context": planned.flow.context, **rows, "flow": planned.config.flow.name}
+    return planned.config, facts | {"parameters": planned.parameters}, planned.prepared.dataset.notes
+
+
+def _finish_fit(result: "Fit | TargetFit", as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(finite(result.results)))
     else:

@@ -1,0 +1,408 @@
+"""A fit to an unnormalised density: no rows, a flow that learns from a log-density and its gradient."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pushforward.datasets.schema import Column, Schema
+from pushforward.datasets.target import Target
+from pushforward.datasets.target_check import check_target
+from pushforward.datasets.target_names import PREFIX
+from pushforward.datasets.targets import load_target
+from pushforward.datasets.write import write_table
+from pushforward.evaluate.corner import corner
+from pushforward.evaluate.fitted import FittedDensity
+from pushforward.evaluate.importance import forward_ess, log_z_estimate, pareto_k, reverse_ess
+from pushforward.evaluate.plots import density_2d
+from pushforward.evaluate.weight_plots import log_weights
+from pushforward.flows import Chain, Flow, Standardize, build
+from pushforward.flows import load as load_flow
+from pushforward.flows import save as save_flow
+from pushforward.flows.probit import Probit
+from pushforward.train.checkpoint import load_checkpoint
+from pushforward.train.config import Config
+from pushforward.train.device import choose_device, kernel_trouble
+from pushforward.train.loop import State, start
+from pushforward.train.overrides import ConfigError
+from pushforward.train.recording import Watch
+from pushforward.train.runs import RunFolder
+from pushforward.train.session import Session, mark_failed, start_client
+from pushforward.train.settings import resolve, settings
+from pushforward.train.target_objective import TargetObjective
+from pushforward.train.wandb_process import WandbProcess
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+_POINTS = 50_000  # of the final numbers
+_TRUTH_POINTS = 10_000
+_VALIDATION_POINTS = 4_000
+_SHOWN = 10_000  # points of a picture and of samples.csv
+_PASS = 5_000
+
+
+def is_target(config: Config) -> bool:
+    """Whether a density takes the place of rows."""
+    return config.data.source.startswith(PREFIX)
+
+
+@dataclass(frozen=True)
+class TargetFit:
+    """What a fit to a target leaves.
+
+    Attributes:
+        run: The run folder.
+        density: The fitted density, normalised.
+        results: The numbers of ``results.json``.
+        signum: The signal that stopped it, None if none did.
+        note: As that of a fit to rows; there is none.
+    """
+
+    run: RunFolder
+    density: FittedDensity
+    results: dict[str, Any]
+    signum: int | None = None
+    note: str = ""
+
+    def lines(self) -> list[str]:
+        """The outcome as plain text."""
+        results = self.results
+        out = [f"log Z          {results['log_z']:.4f} ± {results['log_z_se']:.4f} nats" + _known(results)]
+        out.append(f"lower bound    {results['elbo']:.4f} ± {results['elbo_se']:.4f} nats")
+        out.append(f"reverse ESS    {results['reverse_ess']:.4f}, from points of the flow")
+        if results["forward_ess"] is not None:
+            out.append(f"forward ESS    {results['forward_ess']:.4f}, from points of the truth: sees missing modes")
+        if results["kl_to_truth"] is not None:
+            out.append(f"KL to truth    {results['kl_to_truth']:.4f} ± {results['kl_to_truth_se']:.4f} nats")
+        if results["pareto_k"] is not None and results["pareto_k"] > 0.7:
+            out.append(
+                f"warning: the weights have a heavy tail (Pareto k {results['pareto_k']:.2f}): log Z is not reliable"
+            )
+        out.append(f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}")
+        out.append(f"run       {self.run.path}")
+        if self.run.report.exists():
+            out.append(f"report    {self.run.report}")
+        return out
+
+
+@dataclass(frozen=True)
+class TargetPlan:
+    """A fit that could begin: the target, the configuration with every choice made, and a flow of the right size."""
+
+    config: Config
+    target: Target
+    flow: Flow
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers of the flow."""
+        return sum(p.numel() for p in self.flow.parameters())
+
+
+def plan_target(config: Config) -> TargetPlan:
+    """Load the target and build the flow, without fitting.
+
+    Raises:
+        ConfigError: If the device is not there, or the objective is one for rows.
+        DataError: If the target cannot be used.
+    """
+    choose_device(config.device)
+    told = config.target
+    target = load_target(
+        config.data.source,
+        None if told.features == "auto" else told.features,
+        bounds=told.bounds,
+        spread=None if told.spread == "auto" else told.spread,
+    )
+    if config.train.objective in ("mle", "energy", "mle+energy"):
+        raise ConfigError(
+            f"train.objective: {config.train.objective} is for rows; a target is fitted by reverse-kl, alpha, "
+            f"forward-kl or iwae"
+        )
+    config = _resolved(config, target)
+    # Architecture and initial weights follow from the seed alone, wherever the process has been before.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            core = build(config.flow.name, target.features, **config.flow.model_dump(exclude={"name"}))
+        except ValueError as error:
+            raise ConfigError(f"flow: {error}") from None
+    d = target.features
+    first = Standardize([0.0] * d, [target.spread] * d) if target.bounds is None else Probit(d, *target.bounds)
+    members = core.bijection.bijections if isinstance(core.bijection, Chain) else [core.bijection]
+    return TargetPlan(config, target, Flow(core.base, Chain([first, *members], features=d)))
+
+
+def fit_target(
+    config: Config,
+    *,
+    out: Path | None = None,
+    quiet: bool = False,
+    watch: Watch = lambda fraction, nll: "",
+    job_type: str = "fit",
+) -> TargetFit:
+    """Fit a flow to an unnormalised density and leave a run folder.
+
+    Args:
+        config: What to fit and how, its ``data.source`` being ``target:NAME``.
+        out: Exactly this folder becomes the run; None makes one below ``runs/``.
+        quiet: Show warnings and messages only.
+        watch: Told how validation goes; what it answers ends the fit early.
+        job_type: What Weights & Biases calls this process.
+
+    Raises:
+        DataError: If the target cannot be used.
+        ConfigError: If the device is not there, or the objective does not exist for the target.
+        RunError: If the run folder cannot be made or written.
+        DivergedError: If training does not stay finite.
+    """
+    with start_client(config) as process:
+        planned = plan_target(config)
+        config, target, flow = planned.config, planned.target, planned.flow
+        device = choose_device(config.device)
+        torch.manual_seed(config.seed)
+        flow = flow.to(device)
+        with torch.no_grad():
+            first_batch = flow.eval().sample(512)
+        check_target(target, first_batch)  # before there is a run folder
+        objective = _objective(config, target, device)
+        label = f"{config.data.source.removeprefix(PREFIX)}-{config.flow.name}"
+        run = RunFolder.create(out, label=label)
+        try:
+            run.write_config(config)
+            run.write_environment(config.seed, config.device)
+            run.write_json("schema.json", _schema_of(config, target))
+            run.set_status("running", dataset=config.data.source, flow=config.flow.name)
+            trouble = kernel_trouble()
+            flow.train()(first_batch)  # layers that set themselves from data do so here
+            save_flow(flow, run.checkpoints / "start")
+            state = start(flow, settings(config.train))
+            options = {"quiet": quiet, "watch": watch, "job_type": job_type}
+            return _run(run, config, target, objective, state, process, trouble=trouble, **options)
+        except BaseException:
+            mark_failed(run, config.data.source, config.flow.name)
+            raise
+        finally:
+            run.release()
+
+
+def resume_target(run: RunFolder, config: Config, *, quiet: bool = False) -> TargetFit:
+    """Go on with a fit to a target; the caller has claimed the run."""
+    with start_client(config) as process:
+        planned = plan_target(config)
+        config, device = planned.config, choose_device(planned.config.device)
+        flow = load_flow(run.checkpoints / "start", device=device)
+        state = load_checkpoint(start(flow.train(), settings(config.train)), run.checkpoints / "last.pt")
+        objective = _objective(config, planned.target, device)
+        run.write_config(config)
+        run.set_status("running")
+        return _run(
+            run, config, planned.target, objective, state, process, trouble=kernel_trouble(), quiet=quiet, resumed=True
+        )
+
+
+def _run(
+    run: RunFolder,
+    config: Config,
+    target: Target,
+    objective: TargetObjective,
+    state: State,
+    process: WandbProcess,
+    *,
+    trouble: str,
+    **options: Any,
+) -> TargetFit:
+    parameters = sum(p.numel() for p in state.flow.parameters())
+    known = "" if target.log_z is None else f", log Z {target.log_z:.4f}"
+    session = Session(
+        run,
+        config,
+        state,
+        process,
+        name=config.data.source,
+        size=f"{target.features} coordinates{known}; {objective.name} by the {objective.estimator} gradient",
+        facts={"features": target.features, "parameters": parameters, "objective": objective.name},
+        draw=partial(_draw_points, target),
+        **options,
+    )
+    with session:
+        if trouble:
+            session.progress.message(f"warning: {trouble}")
+        state = session.train(objective)
+        flow = state.flow.cpu().double().eval()
+        drawn, log_w = weighted_sample(flow, target, _POINTS, config.seed)
+        density = _density(flow, drawn)
+        density.save(run.model, extra={"dataset": config.data.source})
+        results = {
+            "run": str(run.path),
+            "dataset": config.data.source,
+            "flow": config.flow.name,
+            "objective": objective.name,
+            "gradient": objective.estimator,
+            "features": target.features,
+            "rows": None,
+            "parameters": parameters,
+            "steps": state.progress.step,
+            "seconds": round(state.progress.seconds, 3),
+            "stop_reason": state.progress.stop_reason,
+            "train_nll": None,
+            "val_nll": None,
+            **numbers_of(density.flow, target, log_w, config.seed),
+        }
+        run.write_json("results.json", results)
+        left_out = ("run", "dataset")
+        session.keep(
+            lambda: session.tracking.summary({key: value for key, value in results.items() if key not in left_out})
+        )
+        session.ended({key: results[key] for key in ("dataset", "flow", "steps", "val_nll", "test_nll")})
+        session.tracking.model(run.model, results)
+        if session.signum is None and config.train.evaluate:
+            session.progress.message("evaluating: pictures, samples")
+            session.recording.attempt(
+                "no evaluation", lambda: _write_pictures(session, target, density, drawn, log_w, state.progress.step)
+            )
+        if session.signum is not None:
+            session.exit_code = 128 + session.signum
+        return TargetFit(run, density, results, session.signum)
+
+
+def _write_pictures(
+    session: Session, target: Target, density: FittedDensity, drawn: Tensor, log_w: Tensor, step: int
+) -> None:
+    run, kind = session.run, "density" if target.features == 2 else "corner"
+    captions = {kind: "The fitted density against the target", "weights": "Log-weights of points of the flow"}
+    paths = {key: run.pictures / f"{key}.png" for key in captions}
+    _draw_points(target, density.flow, paths[kind], (drawn, log_w))
+    log_weights(log_w.numpy(), target.log_z, paths["weights"])
+    for key, path in paths.items():
+        session.keep(partial(session.tracking.image, f"pictures/{key}", path, captions[key], step))
+    table = drawn[:_SHOWN].numpy()
+    session.keep(lambda: write_table(run.samples / "samples.csv", table, np.empty((len(table), 0)), density.schema))
+
+
+@torch.no_grad()
+def weighted_sample(flow: Flow, target: Target, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points ``(n, D)`` of a flow and their log-weights ``(n,)`` on the CPU; torch's random state is left as it was."""
+    points, weights = [], []
+    devices = [flow.base.device] if flow.base.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for begin in range(0, n, _PASS):
+            x, log_q = flow.sample_and_log_prob(min(_PASS, n - begin))
+            points.append(x.cpu())
+            weights.append((target.log_prob(x) - log_q).cpu())
+    return torch.cat(points), torch.cat(weights).double()
+
+
+def numbers_of(flow: Flow, target: Target, log_w: Tensor, seed: int) -> dict[str, float | None]:
+    """What importance weights say of a fit; None where the target does not know its samples or its constant.
+
+    Args:
+        flow: The flow in float64.
+        target: The target.
+        log_w: Log-weights ``(n,)`` of points of the flow.
+        seed: Decides the points of the truth.
+    """
+    log_z, log_z_se = log_z_estimate(log_w)
+    found: dict[str, float | None] = {
+        "elbo": float(log_w.mean()),
+        "elbo_se": float(log_w.std()) / math.sqrt(len(log_w)),
+        "log_z": log_z,
+        "log_z_se": log_z_se,
+        "log_z_known": target.log_z,
+        "reverse_ess": reverse_ess(log_w),
+        "pareto_k": pareto_k(log_w),
+        "forward_ess": None,
+        "kl_to_truth": None,
+        "kl_to_truth_se": None,
+        "test_nll": None,
+        "test_nll_se": None,
+        "entropy": target.entropy,
+    }
+    truth = target.sample(_TRUTH_POINTS, seed + 2)
+    if truth is not None:
+        with torch.no_grad():
+            log_p = torch.cat([flow.log_prob(part) for part in truth.double().split(_PASS)])
+            of_truth = target.log_prob(truth.double()) - log_p
+        scale = 1 / math.sqrt(len(truth))
+        found["forward_ess"] = forward_ess(of_truth, target.log_z)
+        found |= {"test_nll": float(-log_p.mean()), "test_nll_se": float(log_p.std()) * scale}
+        if target.log_z is not None:
+            found |= {
+                "kl_to_truth": float(of_truth.mean()) - target.log_z,
+                "kl_to_truth_se": float(of_truth.std()) * scale,
+            }
+    return found
+
+
+def _objective(config: Config, target: Target, device: torch.device) -> TargetObjective:
+    assert config.train.batch_size != "auto"  # resolve has decided it
+    try:
+        return TargetObjective(
+            target,
+            config.train,
+            config.train.batch_size,
+            validation_points=_VALIDATION_POINTS,
+            device=device,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _resolved(config: Config, target: Target) -> Config:
+    """Replace every ``auto``: sizes as for a toy, and more time for more coordinates."""
+    features, train = target.features, config.train
+    resolved = resolve(config, rows=0, features=features, is_toy=True)
+    updates: dict[str, Any] = {"objective": "reverse-kl"} if train.objective == "auto" else {}
+    if train.seconds == "auto" and train.steps == "auto":
+        updates["seconds"] = min(120.0, 10.0 + 2.0 * features)
+    if train.learning_rate == "auto":
+        updates["learning_rate"] = 2e-3  # samples of a flow that is wrong lead astray faster than rows do
+    told = resolved.target.model_copy(update={"features": features})
+    return resolved.model_copy(update={"train": resolved.train.model_copy(update=updates), "target": told})
+
+
+def _density(flow: Flow, drawn: Tensor) -> FittedDensity:
+    """A flow as the density of columns ``x1``, ``x2``, ..., whose range is that of its samples."""
+    ranges = zip(drawn.amin(0).tolist(), drawn.amax(0).tolist(), strict=True)
+    columns = tuple(
+        Column(f"x{i}", "double", minimum=low, maximum=high, step=None, offset=None, distinct=len(drawn), ties=0.0)
+        for i, (low, high) in enumerate(ranges, start=1)
+    )
+    return FittedDensity(flow, Schema(columns), [0.0] * len(columns))
+
+
+def _schema_of(config: Config, target: Target) -> dict[str, Any]:
+    about: dict[str, Any] = {"dataset": config.data.source, "source": "target", "sha256": None, "rows": {}, "notes": []}
+    return about | {"log_z": target.log_z, "entropy": target.entropy, "description": target.description}
+
+
+def _draw_points(target: Target, flow: Flow, path: Path, sample: tuple[Tensor, Tensor] | None = None) -> None:
+    """The flow against exact samples of the target, or where there are none against the flow's own, by weight."""
+    flow = flow.double().eval()
+    drawn, log_w = weighted_sample(flow, target, _SHOWN, 0) if sample is None else sample
+    truth = target.sample(_SHOWN, 0)
+    if truth is None:
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.multinomial(torch.softmax(log_w, 0), _SHOWN, replacement=True, generator=generator)
+        truth = drawn[rows]
+    names = [f"x{i}" for i in range(1, target.features + 1)]
+    points, held_out = drawn[:_SHOWN].double().numpy(), truth.double().numpy()
+    if target.features == 2:
+        log_z = target.log_z
+        true = None if log_z is None else lambda x: target.log_prob(torch.from_numpy(x)).numpy() - log_z
+        density_2d(flow, points, held_out, true, path, columns=names)
+    else:
+        corner(points, held_out, names, path)
+
+
+def _known(results: dict[str, Any]) -> str:
+    if results["log_z_known"] is None:
+        return ""
+    return f", known {results['log_z_known']:.4f}: off by {results['log_z'] - results['log_z_known']:+.4f}"

@@ -1,98 +1,58 @@
-r"""Base densities: reparameterized laws :math:`z = g(\epsilon, \theta)` with :math:`\epsilon \sim N(0, I)`."""
+r"""The contract of a base law, and what all laws with a location and a scale share."""
 
-import math
-from typing import Any, Literal
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from pushforward.flows.bijection import check_shape
 
-_LOG_2PI = math.log(2.0 * math.pi)
 
+class Base(nn.Module):
+    r"""A law :math:`p_0(z \mid c)` at the far end of a flow, reparameterized: its samples carry gradients.
 
-class Gaussian(nn.Module):
-    r"""Reparameterized Gaussian :math:`z = m(c) + L(c)\,\epsilon`, :math:`\epsilon \sim N(0, I)`.
-
-    Location and scale train with everything else: through ``log_prob`` by likelihood, and through ``rsample`` by the
-    path of the sample. Starts as the standard Gaussian.
+    A subclass implements ``log_prob``, ``rsample``, ``standardize``, ``initialize`` and ``config``, checks its points
+    with ``check_points``, and keeps at least one parameter or buffer.
 
     Args:
-        features: Number of features :math:`D`.
-        context: Number of context features; the context shifts the location and scales the standard deviations
-            through a linear map that starts at zero.
-        covariance: ``"diagonal"``, or ``"full"`` for a lower triangular :math:`L`.
-        trainable: Whether location and scale are parameters; otherwise they are constants.
+        features: Number of features :math:`D` of a point.
+        context: Number of context features :math:`C`; 0 means the law ignores any context it is given.
 
     Shape:
-        points and noise ``(..., D)``, context ``(..., context)``, log-density ``(...)``.
+        points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats; any number
+        of leading dimensions, also none, also empty.
     """
 
-    location: Tensor
-    log_scale: Tensor
-    lower: Tensor
-
-    def __init__(
-        self,
-        features: int,
-        context: int = 0,
-        covariance: Literal["diagonal", "full"] = "diagonal",
-        trainable: bool = True,
-    ) -> None:
+    def __init__(self, features: int, context: int = 0) -> None:
         super().__init__()
         if features < 1 or context < 0:
             raise ValueError(
-                f"Gaussian: expected features of at least 1 and context of at least 0; got {features}, {context}"
+                f"{type(self).__name__}: expected features of at least 1 and context of at least 0; "
+                f"got {features}, {context}"
             )
-        if covariance not in ("diagonal", "full"):
-            raise ValueError(f"Gaussian: expected covariance 'diagonal' or 'full'; got {covariance!r}")
         self.features, self.context = features, context
-        self.covariance, self.trainable = covariance, trainable
-        state = {"location": torch.zeros(features), "log_scale": torch.zeros(features)}
-        if covariance == "full":
-            # L = (I + strictly lower) diag(exp(log_scale)): unit columns times the scales.
-            state["lower"] = torch.zeros(features, features)
-        for name, value in state.items():
-            if trainable:
-                self.register_parameter(name, nn.Parameter(value))
-            else:
-                self.register_buffer(name, value)
-        self.from_context = nn.Linear(context, 2 * features) if context else None
-        if self.from_context is not None:
-            nn.init.zeros_(self.from_context.weight)
-            nn.init.zeros_(self.from_context.bias)
 
-    @torch.no_grad()
-    def initialize(self, mean: Tensor, covariance: Tensor) -> None:
-        """Set location and scale to a mean ``(D,)`` and covariance ``(D, D)``; a diagonal law keeps the variances."""
-        self.location.copy_(mean)
-        if self.covariance == "diagonal":
-            self.log_scale.copy_(0.5 * covariance.diagonal().log())
-            return
-        factor = torch.linalg.cholesky(covariance)
-        scale = factor.diagonal()
-        self.log_scale.copy_(scale.log())
-        self.lower.copy_((factor / scale).tril(-1))
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the parameters, and of the samples."""
+        return self._any_tensor().dtype
 
-    def push(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """Push standard-normal noise ``(..., D)`` to base points ``(..., D)``: the map g."""
-        location, log_scale = self._location_and_log_scale(context)
-        scaled = noise * log_scale.exp()
-        if self.covariance == "full":
-            scaled = scaled + scaled @ self.lower.tril(-1).transpose(-1, -2)
-        return location + scaled
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters, and of the samples."""
+        return self._any_tensor().device
 
-    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map base points ``(..., D)`` to the noise they came from: the inverse of ``push``."""
-        return self._standardize(z, context)[0]
+    @property
+    def support(self) -> list[tuple[float, float]] | None:
+        """The open interval of each feature outside of which there is no density; None where parameters move it."""
+        return [(-torch.inf, torch.inf)] * self.features
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density ``(...)`` of base points ``(..., D)``, in nats."""
-        noise, log_scale = self._standardize(z, context)
-        return -0.5 * (noise.square().sum(-1) + self.features * _LOG_2PI) - log_scale.sum(-1)
+        """Log-density ``(...)`` of base points ``(..., D)``, in nats; ``-inf`` outside of the support."""
+        raise NotImplementedError
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw points that carry gradients to location and scale.
+        """Draw points that carry gradients to the parameters.
 
         Args:
             n: Number of points, or a shape of leading dimensions.
@@ -101,45 +61,144 @@ class Gaussian(nn.Module):
         Returns:
             Points ``(n, ..., D)``.
         """
-        return self.push(self.noise(n, context), context)
+        raise NotImplementedError
 
     @torch.no_grad()
     def sample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
         """Draw points ``(n, ..., D)`` without gradients."""
         return self.rsample(n, context)
 
-    def noise(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw the standard-normal noise ``(n, ..., D)`` that ``push`` takes, in the dtype of the parameters."""
-        lead = (n,) if isinstance(n, int) else tuple(n)
-        if self.context and context is not None:
-            lead = (*lead, *context.shape[:-1])
-        return torch.randn(*lead, self.features, dtype=self.location.dtype, device=self.location.device)
+    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map base points ``(..., D)`` to noise that is standard normal if the points are of this law.
+
+        It is there to look at: a law may answer without gradients, and with infinities where it has no density.
+        """
+        raise NotImplementedError
+
+    def initialize(self, mean: Tensor, covariance: Tensor) -> None:
+        """Bring a fresh law to a mean ``(D,)`` and covariance ``(D, D)``, as far as its family allows."""
+        raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """Arguments that rebuild this law (without its weights)."""
-        return {
-            "features": self.features,
-            "context": self.context,
-            "covariance": self.covariance,
-            "trainable": self.trainable,
-        }
+        """Arguments that rebuild this law (without its weights), JSON values and modules only."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to rebuild it: override config()")
 
-    def _standardize(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        check_shape("Gaussian", "points", z, self.features)
-        location, log_scale = self._location_and_log_scale(context)
-        centred = z - location
-        if self.covariance == "full":
-            # One small triangular solve for the matrix, then a matrix product for all points.
-            eye = torch.eye(self.features, dtype=z.dtype, device=z.device)
-            inverse = torch.linalg.solve_triangular(self.lower.tril(-1) + eye, eye, upper=False, unitriangular=True)
-            centred = centred @ inverse.transpose(-1, -2)
-        return centred * (-log_scale).exp(), log_scale
+    def log_prob_pushed(self, bijection: nn.Module, z: Tensor) -> Tensor:
+        """Log-density ``(...)`` at ``z`` of this law pushed forward through a bijection.
 
-    def _location_and_log_scale(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        A law overrides it for the bijections for which it knows a form that stays exact where points of the support
+        would round to its ends.
+        """
+        x, log_det = bijection.inverse(z)  # type: ignore[operator]
+        density: Tensor = self.log_prob(x) + log_det
+        return density
+
+    def rsample_pushed(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
+        """Draw points ``(n, D)`` of this law pushed forward through a bijection; overridden likewise."""
+        pushed: Tensor = bijection(self.rsample(n))[0]
+        return pushed
+
+    def check_points(self, z: Tensor) -> None:
+        """Raise a ``ValueError`` that names both shapes if points do not fit."""
+        check_shape(type(self).__name__, "points", z, self.features)
+
+    def lead(self, n: int | tuple[int, ...], context: Tensor | None) -> tuple[int, ...]:
+        """Leading dimensions of a sample: those of ``n``, then those of the context."""
+        lead = (n,) if isinstance(n, int) else tuple(n)
+        return (*lead, *context.shape[:-1]) if self.context and context is not None else lead
+
+    def keep(self, name: str, value: Tensor, trainable: bool) -> None:
+        """Register a parameter, or a buffer where it is not to be trained."""
+        if trainable:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+    def refuse_context(self) -> Self:
+        """Raise a ``ValueError`` if this law has a context; for those that stand where there is none."""
+        if self.context:
+            raise ValueError(f"{type(self).__name__}: expected a law without context here; got context {self.context}")
+        return self
+
+    def _any_tensor(self) -> Tensor:
+        return next(t for tensors in (self.parameters(), self.buffers()) for t in tensors if t.is_floating_point())
+
+
+class LocationScale(Base):
+    r"""A law :math:`z = m(c) + e^{s(c)} \odot y` with :math:`y` of a standard law that the subclass states.
+
+    The subclass implements ``standard_log_prob``, ``standard_rsample``, ``standard_noise`` and ``standard_moments``.
+
+    Args:
+        features: Number of features :math:`D`.
+        context: Number of context features; the context shifts the location and the log-scale through a linear map
+            that starts at zero.
+        trainable: Whether location and scale are parameters; otherwise they are constants.
+    """
+
+    location: Tensor
+    log_scale: Tensor
+
+    def __init__(self, features: int, context: int = 0, trainable: bool = True) -> None:
+        super().__init__(features, context)
+        self.trainable = trainable
+        self.keep("location", torch.zeros(features), trainable)
+        self.keep("log_scale", torch.zeros(features), trainable)
+        self.from_context = nn.Linear(context, 2 * features) if context else None
+        if self.from_context is not None:
+            nn.init.zeros_(self.from_context.weight)
+            nn.init.zeros_(self.from_context.bias)
+
+    def standard_log_prob(self, y: Tensor) -> Tensor:
+        """Log-density ``(...)`` of the standard law at ``(..., D)``."""
+        raise NotImplementedError
+
+    def standard_rsample(self, lead: tuple[int, ...]) -> Tensor:
+        """Points ``(*lead, D)`` of the standard law, with gradients to its parameters."""
+        raise NotImplementedError
+
+    def standard_noise(self, y: Tensor) -> Tensor:
+        """Points of the standard law mapped to standard normals, ``(..., D) -> (..., D)``."""
+        raise NotImplementedError
+
+    def standard_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the standard law, each broadcasting against ``(D,)``."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def initialize(self, mean: Tensor, covariance: Tensor) -> None:
+        """Set location and scale so that the law has a mean ``(D,)`` and the variances of a covariance ``(D, D)``."""
+        centre, deviation = self.standard_moments()
+        scale = covariance.diagonal().sqrt() / deviation.to(covariance)
+        self.location.copy_(mean - scale * centre.to(mean))
+        self.log_scale.copy_(scale.log())
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        y, log_scale = self._to_standard(z, context)
+        return self.standard_log_prob(y) - log_scale.sum(-1)
+
+    def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        location, log_scale = self.location_and_log_scale(context)
+        return location + self.standard_rsample(self.lead(n, context)) * log_scale.exp()
+
+    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.standard_noise(self._to_standard(z, context)[0])
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features, "context": self.context, "trainable": self.trainable}
+
+    def location_and_log_scale(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Location and log-scale ``(D,)``, or ``(..., D)`` under a context ``(..., C)``."""
         if self.from_context is None:
             return self.location, self.log_scale
+        name = type(self).__name__
         if context is None:
-            raise ValueError(f"Gaussian: expected context of shape (..., {self.context}); got none")
-        check_shape("Gaussian", "context", context, self.context)
+            raise ValueError(f"{name}: expected context of shape (..., {self.context}); got none")
+        check_shape(name, "context", context, self.context)
         shift, log_scale = self.from_context(context).chunk(2, dim=-1)
         return self.location + shift, self.log_scale + log_scale
+
+    def _to_standard(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        self.check_points(z)
+        location, log_scale = self.location_and_log_scale(context)
+        return (z - location) * (-log_scale).exp(), log_scale

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pushforward.flows import graphs
-from pushforward.flows.base import Gaussian
+from pushforward.flows.base import Base
 from pushforward.flows.bijection import Bijection, as_bijection, check_shape
 
 
@@ -35,7 +35,7 @@ class Flow(nn.Module):
 
     bijection: Bijection
 
-    def __init__(self, base: Gaussian, bijection: nn.Module, embedding: Bijection | None = None) -> None:
+    def __init__(self, base: Base, bijection: nn.Module, embedding: Bijection | None = None) -> None:
         super().__init__()
         self.base = base
         self.embedding = embedding

@@ -2,19 +2,25 @@
 
 import difflib
 from collections.abc import Callable
-from typing import Literal
 
+import torch
 from torch import nn
 
 from pushforward.flows.autoregressive import MaskedAutoregressive
-from pushforward.flows.base import Gaussian
+from pushforward.flows.base import Base
 from pushforward.flows.bijection import Bijection, Chain, Inverse
+from pushforward.flows.bounded import Beta, Gamma, Uniform
 from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
 from pushforward.flows.coupling import Coupling
 from pushforward.flows.flow import Flow
+from pushforward.flows.gaussian import Gaussian
+from pushforward.flows.laws import Laplace, Logistic, StudentT
 from pushforward.flows.linear import LULinear, Permutation
+from pushforward.flows.mixture import GaussianMixture
 from pushforward.flows.normalization import ActNorm
+from pushforward.flows.resampled import Resampled
 from pushforward.flows.spline import RationalQuadraticSpline
+from pushforward.flows.support import Log, Logit, Pushed
 from pushforward.flows.univariate import Affine, Univariate
 
 
@@ -29,9 +35,9 @@ def build(
     bins: int = 8,
     bound: float = 5.0,
     dropout: float = 0.0,
-    base: Literal["diagonal", "full"] = "diagonal",
+    base: str | Base = "diagonal",
 ) -> Flow:
-    """Build a named flow; it starts as a standard Gaussian up to the order of features.
+    """Build a named flow; its layers start as the identity up to the order of features, its base as ``make_base`` says.
 
     - ``realnvp``: affine couplings with alternating halves and ActNorm.
     - ``maf``: masked affine autoregressive layers with ActNorm, the order reversed in between; fast densities.
@@ -51,7 +57,7 @@ def build(
         bound: Half-width of the interval a spline acts on, in units of its input (standard deviations, for
             standardised data).
         dropout: Dropout in the conditioners.
-        base: Covariance of the Gaussian base.
+        base: Name of the base law, see ``make_base``; or a law of as many features.
 
     Returns:
         The flow.
@@ -70,8 +76,7 @@ def build(
         4
     """
     if name not in NAMES:
-        nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)
-        raise ValueError(f"unknown flow {name!r}; did you mean {nearest[0]!r}? known: {', '.join(NAMES)}")
+        raise ValueError(_unknown("flow", name, NAMES))
     for what, size, least in (("features", features, 1), ("context", context, 0), ("layers", layers, 1)):
         if size < least:
             raise ValueError(f"build: expected {what} of at least {least}; got {size}")
@@ -123,7 +128,70 @@ def build(
         "gaussian": lambda _: [],
     }
     members = [member for i in range(layers) for member in makers[name](i)]
-    return Flow(Gaussian(features, context, covariance=base), Chain(members, features=features))
+    law = base if isinstance(base, Base) else make_base(base, features, context)
+    return Flow(law, Chain(members, features=features))
+
+
+def make_base(name: str, features: int, context: int = 0) -> Base:
+    """Make a base law on all of space, at mean 0 and variances 1; its context moves location and scale.
+
+    - ``diagonal``, ``low-rank``, ``full``: Gaussians by their covariance, see ``Gaussian``.
+    - ``student-t``, ``laplace``, ``logistic``: independent features with heavier tails.
+    - ``uniform``, ``beta``: through the logit, the first a logistic law of fixed shape.
+    - ``gamma``: through the logarithm.
+    - ``mixture``: eight diagonal Gaussians, see ``GaussianMixture``.
+    - ``resampled``: a diagonal Gaussian with learned acceptance, see ``Resampled``.
+
+    Args:
+        name: One of the names above.
+        features: Number of features.
+        context: Number of context features.
+
+    Raises:
+        ValueError: If the name is unknown (the nearest is named).
+
+    Example:
+        >>> make_base("student-t", features=3).sample(5).shape
+        torch.Size([5, 3])
+    """
+    makers: dict[str, Callable[[], Base]] = {
+        "diagonal": lambda: Gaussian(features, context),
+        "low-rank": lambda: Gaussian(features, context, "low-rank"),
+        "full": lambda: Gaussian(features, context, "full"),
+        "student-t": lambda: StudentT(features, context),
+        "laplace": lambda: Laplace(features, context),
+        "logistic": lambda: Logistic(features, context),
+        "uniform": lambda: Pushed(Uniform(features, trainable=False), Logit(features), context),
+        # Concentrations of four: round enough to start near a Gaussian, with all that is not one still to learn.
+        "gamma": lambda: Pushed(Gamma(features, 4.0, 4.0), Log(features), context),
+        "beta": lambda: Pushed(Beta(features, 4.0, 4.0), Logit(features), context),
+        "mixture": lambda: GaussianMixture(features, context=context),
+        "resampled": lambda: Resampled(Gaussian(features, context)),
+    }
+    if name not in BASES:
+        raise ValueError(_unknown("base", name, BASES))
+    law = makers[name]()
+    if not isinstance(law, Gaussian):  # which starts so
+        law.initialize(torch.zeros(features), torch.eye(features))
+    return law
+
+
+def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"unknown {what} {name!r}; did you mean {nearest[0]!r}? known: {', '.join(known)}"
 
 
 NAMES = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "gaussian")
+BASES = (
+    "diagonal",
+    "low-rank",
+    "full",
+    "student-t",
+    "laplace",
+    "logistic",
+    "uniform",
+    "gamma",
+    "beta",
+    "mixture",
+    "resampled",
+)

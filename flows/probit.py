@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows.bijection import Bijection
+from pushforward.flows.support import above, ends
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -31,7 +32,7 @@ class Probit(Bijection):
 
     def __init__(self, features: int, low: float | Sequence[float] = 0.0, high: float | Sequence[float] = 1.0) -> None:
         super().__init__(features)
-        lows, highs = (_ends(what, value, features) for what, value in (("low", low), ("high", high)))
+        lows, highs = (ends("Probit", what, value, features) for what, value in (("low", low), ("high", high)))
         if not all(a < b for a, b in zip(lows, highs, strict=True)):
             raise ValueError(f"Probit: expected every low below its high; got {lows} and {highs}")
         # Plain attributes and not buffers: .float() on the flow must not round them.
@@ -54,15 +55,8 @@ class Probit(Bijection):
         low, high = self._low.to(z), self._high.to(z)
         share = (high - low) * torch.special.ndtr(-z.abs())
         x = torch.where(z < 0, low + share, high - share)
-        x = torch.maximum(torch.minimum(x, torch.nextafter(high, low)), torch.nextafter(low, high))
+        x = torch.maximum(torch.minimum(x, torch.nextafter(high, low)), above(low))
         return x, ((high - low).log() - 0.5 * z.square() - _LOG_SQRT_2PI).sum(-1)
 
     def config(self) -> dict[str, Any]:
         return {"features": self.features, "low": self._low.tolist(), "high": self._high.tolist()}
-
-
-def _ends(what: str, value: float | Sequence[float], features: int) -> list[float]:
-    ends = [float(value)] * features if isinstance(value, int | float) else [float(end) for end in value]
-    if len(ends) != features or not all(math.isfinite(end) for end in ends):
-        raise ValueError(f"Probit: expected one finite {what} or {features}; got {value}")
-    return ends

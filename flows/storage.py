@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -13,36 +13,65 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from pushforward import __version__
+from pushforward.flows.autoencoder import Autoencoder, Encoder
 from pushforward.flows.autoregressive import MaskedAutoregressive
-from pushforward.flows.base import Gaussian
 from pushforward.flows.bijection import Chain, Inverse
+from pushforward.flows.bounded import Beta, Gamma, Uniform
 from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
 from pushforward.flows.coupling import Coupling
+from pushforward.flows.decoders import BernoulliDecoder, CategoricalDecoder, GaussianDecoder, LogisticDecoder
 from pushforward.flows.flow import Flow
+from pushforward.flows.gaussian import Gaussian
+from pushforward.flows.laws import Laplace, Logistic, StudentT
 from pushforward.flows.linear import LULinear, Permutation
+from pushforward.flows.mixture import GaussianMixture
 from pushforward.flows.normalization import ActNorm, Standardize
+from pushforward.flows.probit import Probit
+from pushforward.flows.resampled import Acceptance, Resampled
 from pushforward.flows.spline import RationalQuadraticSpline
+from pushforward.flows.support import Log, Logit, Pushed
 from pushforward.flows.univariate import Affine, Univariate
+
+Model = TypeVar("Model", bound=nn.Module)
 
 FORMAT_VERSION = 1
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
+        Acceptance,
         ActNorm,
         Affine,
+        Autoencoder,
+        BernoulliDecoder,
+        CategoricalDecoder,
+        Beta,
         Chain,
         Coupling,
+        Encoder,
         Flow,
+        Gamma,
         Gaussian,
+        GaussianDecoder,
+        GaussianMixture,
         Inverse,
         LULinear,
+        Laplace,
+        Log,
+        Logistic,
+        LogisticDecoder,
+        Logit,
         MaskedAutoregressive,
         MaskedResidualNet,
         Permutation,
+        Probit,
+        Pushed,
         RationalQuadraticSpline,
+        Resampled,
         ResidualNet,
         Standardize,
+        StudentT,
+        Uniform,
     )
 }
 
@@ -51,8 +80,8 @@ class ModelFileError(RuntimeError):
     """A model folder is missing, damaged, or of another format."""
 
 
-def save(flow: Flow, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
-    """Write a flow into a folder; each file appears whole or not at all.
+def save(flow: Flow | Autoencoder, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
+    """Write a flow, or an autoencoder made of flows, into a folder; each file appears whole or not at all.
 
     Args:
         flow: The flow. Its parts must be this package's, or state their ``config``.
@@ -71,7 +100,7 @@ def save(flow: Flow, folder: str | Path, *, extra: dict[str, Any] | None = None)
         "format": FORMAT_VERSION,
         "pushforward": __version__,
         "torch": torch.__version__,
-        "dtype": str(flow.base.location.dtype).removeprefix("torch."),
+        "dtype": str(next(t.dtype for t in tensors.values() if t.is_floating_point())).removeprefix("torch."),
         "flow": _encode(flow),
         "extra": extra or {},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
@@ -94,6 +123,17 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[
     Raises:
         ModelFileError: If a file is missing, its checksum is wrong, or its format is unknown.
     """
+    return load_model(folder, Flow, device=device, kinds=kinds)
+
+
+def load_model(
+    folder: str | Path,
+    expected: type[Model],
+    *,
+    device: str | torch.device = "cpu",
+    kinds: dict[str, type] | None = None,
+) -> Model:
+    """Read what ``save`` wrote, in evaluation mode, if it is of the expected class; otherwise as ``load``."""
     folder = Path(folder)
     body = _read_config(folder)
     weights = _read(folder / _WEIGHTS)
@@ -102,8 +142,9 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[
     # Constructors draw initial weights; nobody who loads a model asked for other random numbers afterwards.
     with torch.random.fork_rng(devices=[]):
         flow = _decode(body["flow"], _KINDS | (kinds or {}), folder)
-    if not isinstance(flow, Flow):
-        raise ModelFileError(f"{folder / _CONFIG}: expected a Flow; got {type(flow).__name__}")
+    if not isinstance(flow, expected):
+        wanted = ("an " if expected.__name__[0] in "AEIOU" else "a ") + expected.__name__
+        raise ModelFileError(f"{folder / _CONFIG}: expected {wanted}; got {type(flow).__name__}")
     flow.to(getattr(torch, body["dtype"]))
     try:
         flow.load_state_dict(load_tensors(weights))

@@ -1,4 +1,4 @@
-"""The Gaussian base: its law, and the gradients its samples carry."""
+"""The Gaussian bases: their laws, and the gradients their samples carry."""
 
 import copy
 import pickle
@@ -12,8 +12,9 @@ from torch.testing import assert_close
 
 from pushforward.flows import Gaussian
 
-Covariance = Literal["diagonal", "full"]
-COVARIANCES: tuple[Covariance, ...] = ("diagonal", "full")
+Covariance = Literal["diagonal", "low-rank", "full"]
+COVARIANCES: tuple[Covariance, ...] = ("diagonal", "low-rank", "full")
+SQUARE: tuple[Covariance, ...] = ("diagonal", "full")
 
 
 def drawn(features: int, covariance: Covariance, context: int = 0) -> Gaussian:
@@ -26,8 +27,9 @@ def drawn(features: int, covariance: Covariance, context: int = 0) -> Gaussian:
 
 def moments(law: Gaussian, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and scale matrix of a law, read off the map ``push`` itself."""
-    mean = law.push(torch.zeros(law.features, dtype=torch.float64), context)
-    columns = [law.push(e, context) - mean for e in torch.eye(law.features, dtype=torch.float64)]
+    noises = law.features + law.rank
+    mean = law.push(torch.zeros(noises, dtype=torch.float64), context)
+    columns = [law.push(e, context) - mean for e in torch.eye(noises, dtype=torch.float64)]
     return mean, torch.stack(columns, -1)
 
 
@@ -45,13 +47,13 @@ def test_log_prob_equals_torch_distributions(features: int, covariance: Covarian
 def test_starts_as_the_standard_gaussian() -> None:
     z = torch.randn(7, 3)
     standard = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
-    for covariance in COVARIANCES:
+    for covariance in SQUARE:
         assert_close(Gaussian(3, covariance=covariance).log_prob(z), standard)
         assert_close(Gaussian(3, 2, covariance).log_prob(z, torch.randn(7, 2)), standard)
 
 
 @pytest.mark.parametrize("context", [0, 2])
-@pytest.mark.parametrize("covariance", COVARIANCES)
+@pytest.mark.parametrize("covariance", SQUARE)
 def test_standardize_undoes_push(covariance: Covariance, context: int) -> None:
     law = drawn(3, covariance, context)
     given = torch.randn(5, context, dtype=torch.float64) if context else None
@@ -59,7 +61,58 @@ def test_standardize_undoes_push(covariance: Covariance, context: int) -> None:
     assert_close(law.standardize(law.push(noise, given), given), noise)
 
 
-@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_a_low_rank_law_starts_with_variances_of_one_and_factors_that_learn() -> None:
+    law = Gaussian(5, covariance="low-rank", rank=2)
+    _, factor = moments(law.double())
+    assert_close((factor @ factor.T).diagonal().detach(), torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-6)
+    law.log_prob(torch.randn(9, 5, dtype=torch.float64)).sum().backward()
+    for name, parameter in law.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.all()), name
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_low_rank_standardize_whitens(context: int) -> None:
+    law = drawn(4, "low-rank", context)
+    given = torch.randn(context, dtype=torch.float64) if context else None
+    mean, factor = moments(law, given)
+    assert_close(law.standardize(mean, given), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-12)
+    whitened = law.standardize(mean + factor.T, given)  # linear, so these are the columns of the whitened factor
+    assert_close(whitened.T @ whitened, torch.eye(4, dtype=torch.float64))
+
+
+def test_low_rank_density_keeps_its_digits_beside_large_factors() -> None:
+    law = Gaussian(40, covariance="low-rank", rank=3)
+    with torch.no_grad():
+        law.factors.normal_().mul_(1e3)
+    z = law.sample(100)
+    exact = copy.deepcopy(law).double().log_prob(z.double())
+    assert_close(law.log_prob(z).double(), exact, rtol=1e-3, atol=1e-3)
+
+
+def test_low_rank_initialize_finds_the_factors_and_keeps_the_variances() -> None:
+    mean = torch.arange(6.0, dtype=torch.float64)
+    loadings = torch.randn(6, 2, dtype=torch.float64)
+    law = Gaussian(6, covariance="low-rank", rank=2).double()
+    matrix = loadings @ loadings.T + torch.rand(6, dtype=torch.float64).add(0.5).diag()
+    law.initialize(mean, matrix)
+    got_mean, factor = moments(law)
+    assert_close(got_mean.detach(), mean)
+    assert_close((factor @ factor.T).detach(), matrix, rtol=0, atol=0.02 * float(matrix.max()))
+    everything = torch.ones(6, 6, dtype=torch.float64) + 1e-9 * torch.eye(6, dtype=torch.float64)
+    law.initialize(mean, everything)  # columns that determine each other
+    _, factor = moments(law)
+    assert_close((factor @ factor.T).diagonal().detach(), everything.diagonal())
+    assert bool(law.log_prob(law.rsample(5)).isfinite().all())
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_rank_that_does_not_fit_is_refused(rank: int) -> None:
+    with pytest.raises(ValueError, match=f"expected a rank of 1 to 3 features, with covariance 'low-rank'; got {rank}"):
+        Gaussian(3, covariance="low-rank", rank=rank)
+
+
+@pytest.mark.parametrize("covariance", SQUARE)
 def test_initialize_reproduces_a_law(covariance: Covariance) -> None:
     mean = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
     root = torch.randn(3, 3, dtype=torch.float64)
@@ -144,8 +197,9 @@ def test_copies_compute_the_same(context: int, trainable: bool, how: str) -> Non
     assert (len(list(law.parameters())) > 0) is (trainable or context > 0)
 
 
-def test_full_covariance_under_autocast() -> None:
-    law = Gaussian(3, covariance="full")
+@pytest.mark.parametrize("covariance", ["low-rank", "full"])
+def test_dense_covariance_under_autocast(covariance: Covariance) -> None:
+    law = Gaussian(3, covariance=covariance)
     with torch.autocast("cpu", torch.bfloat16):
         assert bool(law.log_prob(law.rsample(5)).isfinite().all())
         assert bool(law.log_prob(torch.randn(5, 3, dtype=torch.bfloat16)).isfinite().all())

@@ -27,10 +27,13 @@ from pushforward.flows import (
     Foreign,
     Gaussian,
     Inverse,
+    Log,
+    Logit,
     LULinear,
     MaskedAutoregressive,
     MaskedResidualNet,
     Permutation,
+    Probit,
     RationalQuadraticSpline,
     ResidualNet,
     Standardize,
@@ -109,6 +112,9 @@ CASES: dict[str, Callable[[], Bijection]] = {
     "Foreign context": lambda: Foreign(MaskedAffineAutoregressiveTransform(3, 8, context_features=2), 3, 2),
     "Inverse coupling": lambda: Inverse(coupling(3, SPLINE, blocks=1)),
     "Inverse autoregressive context": lambda: Inverse(autoregressive(3, Affine(), context=2, blocks=1)),
+    # Wide enough for every point that the tests draw; narrow supports are in test_support.
+    "Log": lambda: Log(3, low=[-2e4, -3e4, -1e5]),
+    "Logit": lambda: Logit(3, low=-2e4, high=[2e4, 3e4, 1e5]),
     "LULinear 1": lambda: LULinear(1),
     "LULinear 5": lambda: LULinear(5),
     "MaskedAutoregressive affine 1": lambda: autoregressive(1, Affine()),
@@ -121,6 +127,7 @@ CASES: dict[str, Callable[[], Bijection]] = {
     "MaskedAutoregressive spline 5 context": lambda: autoregressive(5, SPLINE, context=2, blocks=1),
     "Permutation 1": lambda: Permutation([0]),
     "Permutation 5": lambda: Permutation([3, 0, 4, 1, 2]),
+    "Probit": lambda: Probit(3, low=-2e4, high=[2e4, 3e4, 1e5]),
     "Standardize": lambda: Standardize([1e6, -3.0], [10.0, 1e-3]),
 }
 CONTEXTUAL = [name for name, make in CASES.items() if make().context]

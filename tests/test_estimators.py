@@ -24,21 +24,45 @@ def gaussian(mean: Tensor, log_scale: Tensor) -> Flow:
     """A diagonal Gaussian as a flow, in float64."""
     flow = Flow(Gaussian(len(mean)), Chain([], features=len(mean))).double()
     with torch.no_grad():
-        flow.base.location.copy_(mean)
-        flow.base.log_scale.copy_(log_scale)
+        base_of(flow).location.copy_(mean)
+        base_of(flow).log_scale.copy_(log_scale)
     return flow
 
 
-def gradients_per_point(flow: Flow, loss_of: Callable[[Flow], Tensor], n: int) -> Tensor:
+Loss = Callable[[Flow], Tensor]
+
+
+def mean_of(function: Callable[[Tensor], Tensor], n: int, estimator: Estimator) -> Loss:
+    """An estimate of the expectation of a function, summed over features."""
+    return lambda flow: expectation(flow, lambda x: function(x).sum(-1), n, estimator)
+
+
+def divergence(n: int, estimator: Estimator, alpha: float = 0.0) -> Loss:
+    """An estimate of a divergence from the standard Gaussian."""
+    return lambda flow: alpha_divergence(flow, standard, n, estimator, alpha)[0]
+
+
+def bound(n: int, samples: int, estimator: Estimator) -> Loss:
+    """An estimate of the importance-weighted bound for the standard Gaussian."""
+    return lambda flow: importance_bound(flow, standard, n, samples, estimator)[0]
+
+
+def gradients_per_point(flow: Flow, loss_of: Loss, n: int) -> Tensor:
     """Gradients ``(n, 2 D)`` by location and log-scale of ``n`` independent estimates from one point each.
 
     A Gaussian of n copies of the same parameters: row i of the gradient is that of estimate i.
     """
     features = flow.features
-    many = Flow(_Rows(flow.base, n), Chain([], features=features)).double()
-    loss_of(many).backward()
-    base = many.base
-    return n * torch.cat([base.location.grad, base.log_scale.grad], -1)
+    rows = _Rows(base_of(flow), n).double()
+    loss_of(Flow(rows, Chain([], features=features))).backward()
+    found = [parameter.grad for parameter in (rows.location, rows.log_scale)]
+    return n * torch.cat([g for g in found if g is not None], -1)
+
+
+def base_of(flow: Flow) -> Gaussian:
+    """The Gaussian of a flow."""
+    assert isinstance(flow.base, Gaussian)
+    return flow.base
 
 
 class _Rows(Gaussian):
@@ -74,9 +98,7 @@ def test_polynomials_in_closed_form(name: str, estimator: Estimator) -> None:
     value = exact(m, s.exp()).sum() + 0 * s.sum()
     truth = torch.cat(torch.autograd.grad(value, (m, s)))
     flow = gaussian(mean, log_scale)
-    found = gradients_per_point(
-        flow, lambda many: expectation(many, lambda x: function(x).sum(-1), SAMPLES, estimator), SAMPLES
-    )
+    found = gradients_per_point(flow, mean_of(function, SAMPLES, estimator), SAMPLES)
     agrees(found, truth, SAMPLES)
 
 
@@ -86,10 +108,9 @@ def test_path_wise_variance_is_a_hundredth_of_the_score_functions(name: str) -> 
     n, function = 100_000, POLYNOMIALS[name][0]
     flow = gaussian(torch.full((10,), 2.0), torch.full((10,), math.log(0.5)))
     variances = {}
-    for estimator in ("path-wise", "score-function-bare"):
-        found = gradients_per_point(
-            flow, lambda many, e=estimator: expectation(many, lambda x: function(x).sum(-1), n, e), n
-        )
+    estimators: tuple[Estimator, ...] = ("path-wise", "score-function-bare")
+    for estimator in estimators:
+        found = gradients_per_point(flow, mean_of(function, n, estimator), n)
         variances[estimator] = found.var(0).reshape(2, 10).sum(1)
     assert bool((variances["score-function-bare"] > 100 * variances["path-wise"]).all())
 
@@ -100,19 +121,19 @@ def test_variances_of_the_reverse_kl(scale: float) -> None:
     n = 400_000
     flow = gaussian(torch.zeros(1), torch.full((1,), math.log(scale)))
     exact = torch.tensor([0.0, scale**2 - 1]).double()
-    known = {
+    known: dict[Estimator, tuple[float, float]] = {
         "path-wise": (scale**2, 2 * scale**4),
         "path": ((scale - 1 / scale) ** 2, 2 * (scale**2 - 1) ** 2),
     }
     for estimator, variances in known.items():
-        found = gradients_per_point(flow, lambda f, e=estimator: alpha_divergence(f, standard, n, e)[0], n)
+        found = gradients_per_point(flow, divergence(n, estimator), n)
         agrees(found, exact, n)
         centred = found - found.mean(0)
         measured, errors = centred.square().mean(0), centred.square().std(0) / math.sqrt(n)
         for i in range(2):
             assert abs(float(measured[i]) - variances[i]) <= 4 * float(errors[i]) + 1e-12, (estimator, i)
-    for estimator in ("score-function", "score-function-bare"):
-        agrees(gradients_per_point(flow, lambda f, e=estimator: alpha_divergence(f, standard, n, e)[0], n), exact, n)
+    for estimator in ESTIMATORS[2:]:
+        agrees(gradients_per_point(flow, divergence(n, estimator), n), exact, n)
 
 
 def standard(x: Tensor) -> Tensor:
@@ -127,9 +148,9 @@ def gradient(flow: Flow, loss: Tensor) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
-def repeated(flow: Flow, loss_of: Callable[[], Tensor], times: int) -> Tensor:
+def repeated(flow: Flow, loss_of: Loss, times: int) -> Tensor:
     """Gradients ``(times, parameters)``."""
-    return torch.stack([gradient(flow, loss_of()) for _ in range(times)])
+    return torch.stack([gradient(flow, loss_of(flow)) for _ in range(times)])
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0, 2.0])
@@ -151,7 +172,7 @@ def test_divergences_of_gaussians(alpha: float) -> None:
     for estimator in ESTIMATORS:
         if alpha == 1 and estimator == "path-wise":
             continue
-        found = repeated(flow, lambda e=estimator: alpha_divergence(flow, standard, 20_000, e, alpha)[0], 60)
+        found = repeated(flow, divergence(20_000, estimator, alpha), 60)
         errors = (found.mean(0) - truth).abs() / (found.std(0) / math.sqrt(60) + 1e-4)
         assert bool((errors < 4).all()), (estimator, found.mean(0), truth)
 
@@ -160,9 +181,7 @@ def test_divergences_of_gaussians(alpha: float) -> None:
 def test_importance_bound(samples: int) -> None:
     """All estimators have the same mean, DReG has the least variance, and one sample makes it the reverse KL."""
     flow = gaussian(torch.tensor([0.3, 0.0]), torch.tensor([-0.1, 0.2]))
-    found = {
-        e: repeated(flow, lambda e=e: importance_bound(flow, standard, 4_000, samples, e)[0], 150) for e in ESTIMATORS
-    }
+    found = {e: repeated(flow, bound(4_000, samples, e), 150) for e in ESTIMATORS}
     reference = found["path"]
     for gradients in found.values():
         error = torch.sqrt((gradients.var(0) + reference.var(0)) / 150)
@@ -181,8 +200,8 @@ def test_values() -> None:
         value, log_w = alpha_divergence(flow, standard, 10, alpha=alpha)
         assert float(value.detach()) == pytest.approx(-log_z if alpha == 0 else 0.0)
         assert torch.allclose(log_w, torch.full((10,), log_z).double())
-    bound, _ = importance_bound(flow, standard, 3, 4)
-    assert float(bound.detach()) == pytest.approx(log_z)
+    lower, _ = importance_bound(flow, standard, 3, 4)
+    assert float(lower.detach()) == pytest.approx(log_z)
     assert float(expectation(flow, lambda x: x[:, 0] * 0 + 2, 5, "score-function").detach()) == 2
 
 
@@ -196,11 +215,11 @@ def test_forward_kl_with_forces_has_no_variance_at_the_optimum(perturb: Callable
     assert float(gradient(flow, forward_kl(flow, x, flow.score(x)))[-layers:].abs().max()) < 1e-9
     assert float(gradient(flow, forward_kl(flow, x))[-layers:].abs().max()) > 1e-2
     n, times = 500, 200
-    plain = repeated(flow, lambda: forward_kl(flow, torch.randn(n, 3).double()), times)
+    plain = repeated(flow, lambda f: forward_kl(f, torch.randn(n, 3).double()), times)
 
-    def with_forces() -> Tensor:
+    def with_forces(f: Flow) -> Tensor:
         points = torch.randn(n, 3).double()
-        return forward_kl(flow, points, -points)
+        return forward_kl(f, points, -points)
 
     forced = repeated(flow, with_forces, times)
     errors = (plain.mean(0) - forced.mean(0)).abs() / torch.sqrt((plain.var(0) + forced.var(0)) / times + 1e-16)

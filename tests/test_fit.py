@@ -19,7 +19,7 @@ from pushforward.flows import NAMES, Gaussian, ModelFileError, build, save
 from pushforward.train import DivergedError, evaluate_run, fit, load_config, plan, resume
 from pushforward.train.config import FLOWS
 from pushforward.train.device import choose_device
-from pushforward.train.fitting import Fit
+from pushforward.train.outcome import Fit
 from pushforward.train.overrides import ConfigError
 from pushforward.train.prepare import prepare
 from pushforward.train.runs import RunFolder

@@ -146,6 +146,7 @@ def test_rsample_gradient_equals_finite_differences(perturb: Perturb) -> None:
             self.flow = flow
 
         def forward(self) -> Tensor:
+            assert isinstance(self.flow.base, Gaussian)
             return self.flow.bijection.inverse(self.flow.base.push(noise))[0]
 
     push = Push()

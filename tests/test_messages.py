@@ -142,7 +142,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "base: covariance": (
         lambda: Gaussian(2, covariance="round"),  # type: ignore[arg-type]
-        "Gaussian: expected covariance 'diagonal' or 'full'; got 'round'",
+        "Gaussian: expected covariance 'diagonal', 'low-rank' or 'full'; got 'round'",
     ),
     "base: features": (
         lambda: Gaussian(0),

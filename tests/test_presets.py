@@ -17,7 +17,7 @@ Perturb = Callable[[nn.Module], nn.Module]
 @pytest.mark.parametrize("features", [1, 2, 5])
 @pytest.mark.parametrize("name", NAMES)
 def test_starts_as_a_standard_gaussian(name: str, features: int, base: str, context: int) -> None:
-    flow = build(name, features, context, layers=3, hidden=8, base=base).double().eval()  # type: ignore[arg-type]
+    flow = build(name, features, context, layers=3, hidden=8, base=base).double().eval()
     x = 2 * torch.randn(16, features, dtype=torch.float64)
     given = torch.randn(16, context, dtype=torch.float64) if context else None
     assert_close(flow(x, given), torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(-1))

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from pushforward.train.config import Config
     from pushforward.train.device import choose_device
     from pushforward.train.evaluation import evaluate_run
-    from pushforward.train.fitting import Fit, Plan, fit, plan, resume
+    from pushforward.train.fitting import Plan, fit, plan, resume
     from pushforward.train.likelihood import Likelihood, Points
     from pushforward.train.loop import DivergedError, Standing, State, maximize_likelihood, minimize, start
     from pushforward.train.objective import Objective, Validation
+    from pushforward.train.outcome import Fit
     from pushforward.train.overrides import ConfigError, load_config
     from pushforward.train.runs import RunError, RunFolder, list_runs
     from pushforward.train.settings import Settings
@@ -24,7 +25,7 @@ _HOMES = {
     "Config": "config",
     "ConfigError": "overrides",
     "DivergedError": "loop",
-    "Fit": "fitting",
+    "Fit": "outcome",
     "Plan": "fitting",
     "Likelihood": "likelihood",
     "Objective": "objective",

@@ -201,7 +201,7 @@ class TrainConfig(Section):
     )
     alpha: PositiveOrZero = Field(default=2.0, description="order of the objective alpha: 0 seeks modes, 2 covers them")
     annealing: ShareOrZero = Field(
-        default=0.4, description="share of the budget over which a target is sharpened, so that no mode is lost; 0: none"
+        default=0.4, description="share of the budget over which a target is sharpened, so that modes are not lost"
     )
     importance_samples: Several = Field(default=16, description="points of each bound of the objective iwae")
     energy_weight: Positive = Field(default=1.0, description="weight of the energy distance in mle+energy")

@@ -1,6 +1,5 @@
 """A fit from end to end: data in, a run folder with a scored density out."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from pushforward.train.gaussian import better_of_flow_and_gaussian, initialize_b
 from pushforward.train.likelihood import Likelihood
 from pushforward.train.loop import State, start
 from pushforward.train.objective import Objective
+from pushforward.train.outcome import Fit
 from pushforward.train.overrides import ConfigError, load_config
 from pushforward.train.prepare import Prepared, check_same_data, load_data, prepare
 from pushforward.train.progress_picture import draw_progress
@@ -30,54 +30,12 @@ from pushforward.train.results import results_of, schema_of, status_facts, summa
 from pushforward.train.row_scores import write_row_scores
 from pushforward.train.runs import RunFolder
 from pushforward.train.session import Session, mark_failed, start_client
-from pushforward.train.settings import resolve, settings
-from pushforward.train.target_fitting import TargetFit, fit_target, is_target, resume_target
+from pushforward.train.settings import check_base_has_gradients, resolve, settings
+from pushforward.train.target_fitting import fit_target, is_target, resume_target
+from pushforward.train.target_objective import OBJECTIVES
 from pushforward.train.wandb_process import WandbProcess
 
 _INITIAL_ROWS = 20_000
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a fit leaves: the density, where everything is, and its numbers.
-
-    Attributes:
-        run: The run folder.
-        density: The fitted density, in data units.
-        results: The numbers of ``results.json``.
-        report: Baselines, samples, latents and inversion; None when not asked for or not reached.
-        signum: The signal that stopped it, None if none did.
-        note: Why the Gaussian was kept, empty where the flow was.
-    """
-
-    run: RunFolder
-    density: FittedDensity
-    results: dict[str, Any]
-    report: EvaluationReport | None
-    signum: int | None = None
-    note: str = ""
-
-    def lines(self) -> list[str]:
-        """The outcome as plain text: the numbers beside their baselines, and where everything is."""
-        results = self.results
-        out = []
-        if self.report is not None:
-            out += [*self.report.lines(), ""]
-        elif math.isnan(results["test_nll"]):
-            out.append(f"validation NLL {results['val_nll']:.4f} nats; there are no test rows")
-        else:
-            out.append(f"test NLL {results['test_nll']:.4f} ± {results['test_nll_se']:.4f} nats")
-        if self.note:
-            out.append(self.note)
-        out.append(f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}")
-        out.append(f"run       {self.run.path}")
-        if self.run.report.exists():
-            out.append(f"report    {self.run.report}")
-        for label, folder in (("pictures", self.run.pictures), ("samples", self.run.samples)):
-            files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-            if files:
-                out.append(f"{label:<8}  {folder} ({', '.join(files)})")
-        return out
 
 
 @dataclass(frozen=True)
@@ -102,6 +60,11 @@ def plan(config: Config) -> Plan:
         DataError: If the data cannot be used.
     """
     choose_device(config.device)
+    if config.train.objective in OBJECTIVES:
+        raise ConfigError(
+            f"train.objective: {config.train.objective} needs a target, as in pushforward fit target:many-well; "
+            f"rows are fitted by mle, energy or mle+energy"
+        )
     if is_target(config):
         raise ConfigError(f"data.source: {config.data.source} is a target and has no rows; fit it: pushforward fit")
     prepared = prepare(load_data(config), config.data, config.data_seed)
@@ -111,6 +74,8 @@ def plan(config: Config) -> Plan:
     if dataset.sha256 is not None:  # a file: its run must be found again from any folder
         source = str(Path(config.data.source).resolve())
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
+    if config.train.objective in ("energy", "mle+energy"):
+        check_base_has_gradients(config, features)
     flow = config.flow
     # Architecture and initial weights follow from the seed alone, wherever the process has been before.
     with torch.random.fork_rng(devices=[]):
@@ -130,7 +95,7 @@ def fit(
     quiet: bool = False,
     watch: Watch = lambda fraction, nll: "",
     job_type: str = "fit",
-) -> "Fit | TargetFit":
+) -> Fit:
     """Fit a density to rows, or to a target, and leave a run folder.
 
     Args:
@@ -181,7 +146,7 @@ def fit(
             run.release()
 
 
-def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, **options: Any) -> "Fit | TargetFit":
+def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, **options: Any) -> Fit:
     """Go on with a fit where its last checkpoint stands.
 
     Args:
@@ -298,23 +263,14 @@ def _run(
 
 
 def objective_of(config: Config, prepared: Prepared, state: State) -> Objective:
-    """What is minimised on rows.
-
-    Raises:
-        ConfigError: If it is an objective for a target.
-    """
+    """What is minimised on rows."""
     train, device = config.train, state.average[0].device
     assert train.batch_size != "auto"  # resolve has decided it
     rows = prepared.training_points(device), prepared.validation_points(device), train.batch_size, state.progress.step
-    if train.objective in ("auto", "mle"):
-        return Likelihood(*rows)
     if train.objective in ("energy", "mle+energy"):
         both = train.objective == "mle+energy"
         return Energy(*rows, seed=config.seed, likelihood=both, weight=train.energy_weight)
-    raise ConfigError(
-        f"train.objective: {train.objective} needs a target, as in pushforward fit target:many-well; "
-        f"rows are fitted by mle, energy or mle+energy"
-    )
+    return Likelihood(*rows)
 
 
 def _draw(prepared: Prepared, flow: Flow, path: Path) -> None:

@@ -35,7 +35,8 @@ from pushforward.train.evaluation_sections import (
 )
 from pushforward.train.run_record import RunRecord, group, items, number, read_run
 from pushforward.train.runs import RunError, RunFolder, RunUsageError, reason
-from pushforward.train.training_section import training
+from pushforward.train.target_section import target, target_cards
+from pushforward.train.training_section import loss_key, training
 
 GENERATOR = "pushforward report"
 
@@ -110,6 +111,9 @@ def run_page(record: RunRecord) -> str:
         ("configuration", "Configuration", _configuration, ""),
         ("reproduce", "Reproduce", _reproduce, ""),
     ]
+    if record.is_target:  # there are no rows that could be scored or shown
+        made[0] = ("target", "Target", target, "An unnormalised density, and how well points of the flow stand for it.")
+        made = [part for part in made if part[0] not in ("calibration", "rows", "data")]
     if not record.results:  # all there is to see of a fit that has not ended well, or not yet
         made.insert(0, made.pop(1))
     sections, entries = [], []
@@ -159,6 +163,7 @@ def _about(record: RunRecord) -> Html:
     width = len(record.columns)
     about = [
         f"{count(total)} rows" if total else "",
+        f"{count(number(record.results, 'features'))} coordinates" if record.is_target and record.results else "",
         f"{width} column{'s' if width != 1 else ''}" if width else "",
         f"conditioned on {', '.join(record.context)}" if record.context else "",
         f"{count(number(record.results, 'parameters'))} parameters" if "parameters" in record.results else "",
@@ -175,6 +180,8 @@ def _notes(record: RunRecord) -> Html:
 
 def _glance(record: RunRecord) -> Html:
     """How good, by how much, can it be trusted, how did training go: of the model that is kept alone."""
+    if record.is_target:
+        return cards([*target_cards(record), _training_card(record)])
     found = [_nll_card(record), _kl_card(record), _training_card(record)]
     if record.evaluated_step is None:
         evaluated = [samples_card(record), calibration_card(record), inversion_card(record)]
@@ -237,7 +244,7 @@ def _training_card(record: RunRecord) -> Card:
         detail = f"stopped by {reason}" + (f" of {duration(budget)}" if reason == "budget" and budget else "")
     else:
         detail = f"of a budget of {duration(budget)}" if budget else record.status
-    at, values = record.curve("val/nll")
+    at, values = record.curve(loss_key(record, "val"))
     if len(values):
         detail += f"; best validation at step {count(float(at[int(values.argmin())]))}"
     kind, _ = _STATUS.get(record.status, ("", ""))
@@ -309,7 +316,7 @@ def _reproduce(record: RunRecord) -> Child:
                     (
                         shlex.join(["pushforward", "sample", name, "-n", "1000", "--out", "new.csv"]),
                         shlex.join(["pushforward", "score", name, "rows.csv", "--out", "log_prob.csv"]),
-                        shlex.join(["pushforward", "evaluate", name]),
+                        *([] if record.is_target else [shlex.join(["pushforward", "evaluate", name])]),
                     )
                 )
             ),

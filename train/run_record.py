@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from pushforward.datasets.target_names import PREFIX
 from pushforward.train.runs import RunFolder
 
 Array = npt.NDArray[np.float64]
@@ -63,6 +64,11 @@ class RunRecord:
     def flow(self) -> str:
         """Name of the flow that is kept; that of the flow which is fitted as long as there is none."""
         return str(self.results.get("flow") or self.config.get("flow.name") or "flow")
+
+    @property
+    def is_target(self) -> bool:
+        """Whether a density was fitted in place of rows."""
+        return self.dataset.startswith(PREFIX)
 
     @property
     def columns(self) -> list[str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pushforward.train.config import Config, FlowConfig, TrainConfig
+from pushforward.train.overrides import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,19 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
             "train": TrainConfig.model_validate(_filled(train, train_defaults)),
         }
     )
+
+
+def check_base_has_gradients(config: Config, features: int) -> None:
+    """Complain of a base whose samples carry no gradient, where the objective is made of samples.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    if config.flow.base == "resampled" and features > 2:
+        raise ConfigError(
+            f"flow.base: samples of a resampled base carry no gradient beyond 2 columns, and "
+            f"train.objective={config.train.objective} needs it; take another base, such as mixture"
+        )
 
 
 def settings(train: TrainConfig) -> Settings:

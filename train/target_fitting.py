@@ -29,11 +29,12 @@ from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device, kernel_trouble
 from pushforward.train.loop import State, start
+from pushforward.train.outcome import Fit
 from pushforward.train.overrides import ConfigError
 from pushforward.train.recording import Watch
 from pushforward.train.runs import RunFolder
 from pushforward.train.session import Session, mark_failed, start_client
-from pushforward.train.settings import resolve, settings
+from pushforward.train.settings import check_base_has_gradients, resolve, settings
 from pushforward.train.target_objective import TargetObjective
 from pushforward.train.wandb_process import WandbProcess
 
@@ -51,23 +52,8 @@ def is_target(config: Config) -> bool:
     return config.data.source.startswith(PREFIX)
 
 
-@dataclass(frozen=True)
-class TargetFit:
-    """What a fit to a target leaves.
-
-    Attributes:
-        run: The run folder.
-        density: The fitted density, normalised.
-        results: The numbers of ``results.json``.
-        signum: The signal that stopped it, None if none did.
-        note: As that of a fit to rows; there is none.
-    """
-
-    run: RunFolder
-    density: FittedDensity
-    results: dict[str, Any]
-    signum: int | None = None
-    note: str = ""
+class TargetFit(Fit):
+    """What a fit to a target leaves; there is no report of rows."""
 
     def lines(self) -> list[str]:
         """The outcome as plain text."""
@@ -125,6 +111,7 @@ def plan_target(config: Config) -> TargetPlan:
             f"forward-kl or iwae"
         )
     config = _resolved(config, target)
+    check_base_has_gradients(config, target.features)
     # Architecture and initial weights follow from the seed alone, wherever the process has been before.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -268,7 +255,7 @@ def _run(
             )
         if session.signum is not None:
             session.exit_code = 128 + session.signum
-        return TargetFit(run, density, results, session.signum)
+        return TargetFit(run, density, results, None, session.signum)
 
 
 def _write_pictures(

@@ -19,7 +19,7 @@ _LOWEST = -1e4
 
 _FIRST_POWER = 0.02
 
-Objectives = ("reverse-kl", "alpha", "forward-kl", "iwae")
+OBJECTIVES = ("reverse-kl", "alpha", "forward-kl", "iwae")
 
 
 class TargetObjective:
@@ -61,8 +61,8 @@ class TargetObjective:
         self.target, self.points, self.seed = target, batch_size, seed
         self.validation_points = validation_points
         self.name = "reverse-kl" if told.objective == "auto" else told.objective
-        if self.name not in Objectives:
-            raise ValueError(f"train.objective: expected one of {', '.join(Objectives)} for a target; got {self.name}")
+        if self.name not in OBJECTIVES:
+            raise ValueError(f"train.objective: expected one of {', '.join(OBJECTIVES)} for a target; got {self.name}")
         self.estimator: Estimator = "path" if told.gradient == "auto" else told.gradient
         self.alpha = {"reverse-kl": 0.0, "forward-kl": 1.0}.get(self.name, told.alpha)
         self.annealing = told.annealing

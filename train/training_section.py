@@ -21,10 +21,13 @@ _BASELINE = "baseline/"
 
 def training(record: RunRecord) -> Child:
     """The section about training."""
-    steps, nll = record.curve("train/nll")
-    at, validation = record.curve("val/nll")
+    steps, nll = record.curve(loss_key(record, "train"))
+    at, validation = record.curve(loss_key(record, "val"))
+    name = "loss" if loss_key(record, "val").endswith("loss") else "NLL"
     if len(nll) + len(validation) < 2:
-        what = f"One NLL was recorded: {measured([*nll, *validation][0])} nats." if len(nll) + len(validation) else ""
+        what = (
+            f"One {name} was recorded: {measured([*nll, *validation][0])} nats." if len(nll) + len(validation) else ""
+        )
         said = tag("p", what or "metrics.jsonl has no likelihoods (yet).", class_="missing")
         return join([said, _panels(record)])
     series = []
@@ -32,6 +35,8 @@ def training(record: RunRecord) -> Child:
         series.append(Series("training batches", steps, nll, faint=True))
         series.append(Series("training, rolling mean", steps, rolling_mean(nll)))
     mark, caption = None, "NLL of the training batches and of the validation rows, in nats and data units."
+    if name == "loss":
+        caption = "What is minimised, in every step and with the same noise at every validation."
     if len(validation):
         error = errors_at(record, at)
         series.append(Series("validation ± standard error", at, validation, error=error, colour=1))
@@ -49,15 +54,20 @@ def training(record: RunRecord) -> Child:
             caption += " Those on the validation rows, which would compare with the curve, were not recorded."
     main = line_chart(
         series,
-        label=f"NLL against the step, for training and validation{'; ' + mark.name if mark else ''}",
+        label=f"{name} against the step, for training and validation{'; ' + mark.name if mark else ''}",
         x_name="step",
-        y_name="NLL (nats)",
+        y_name=f"{name} (nats)",
         references=references,
         mark=mark,
         settle=True,
         height=320,
     )
     return join([figure(main, caption), _panels(record)])
+
+
+def loss_key(record: RunRecord, part: str) -> str:
+    """What a fit minimised, as its record names it: an NLL, or a loss of another kind."""
+    return f"{part}/loss" if len(record.curve("val/loss")[0]) else f"{part}/nll"
 
 
 def errors_at(record: RunRecord, at: Array) -> Array | None:

@@ -11,7 +11,6 @@ from pushforward.commands.common import common_options, finite, say, split_data
 
 if TYPE_CHECKING:
     from pushforward.train import Config, Fit
-    from pushforward.train.target_fitting import TargetFit
 
 
 class _Fit(click.Command):
@@ -103,7 +102,7 @@ def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
     return planned.config, facts | {"parameters": planned.parameters}, planned.prepared.dataset.notes
 
 
-def _finish_fit(result: "Fit | TargetFit", as_json: bool) -> None:
+def _finish_fit(result: "Fit", as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(finite(result.results)))
     else:

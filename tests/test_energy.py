@@ -1,0 +1,89 @@
+"""The sliced energy distance, and fits by it."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pushforward.train import Points, fit, load_config
+from pushforward.train.energy import Energy, sliced_energy_distance, unit_vectors
+from pushforward.train.tracking import read_metrics
+
+DOUBLE = torch.float64
+
+
+def test_by_definition() -> None:
+    """In one dimension: all pairs written out."""
+    x, y = torch.randn(7, 1, dtype=DOUBLE), 1 + torch.randn(5, 1, dtype=DOUBLE)
+    between = (x[:, None] - y[None]).abs().mean()
+    within = [(z[:, None] - z[None]).abs().sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
+    found = sliced_energy_distance(x, y, torch.ones(1, 1, dtype=DOUBLE))
+    assert float(found) == pytest.approx(float(2 * between - within[0] - within[1]))
+    both = torch.cat([x, x], 1), torch.cat([y, y], 1)
+    axes = torch.eye(2, dtype=DOUBLE)
+    assert float(sliced_energy_distance(*both, axes)) == pytest.approx(float(found))
+
+
+def test_gaussians_in_closed_form() -> None:
+    """Two Gaussians whose means are d apart: E|N(d, 2)| is known, and the same law gives zero in the mean."""
+    n, d = 4_000, 1.5
+    x, y = torch.randn(n, 1, dtype=DOUBLE), d + torch.randn(n, 1, dtype=DOUBLE)
+    line = torch.ones(1, 1, dtype=DOUBLE)
+
+    def mean_distance(shift: float) -> float:
+        s = math.sqrt(2.0)
+        normal = s * math.sqrt(2 / math.pi) * math.exp(-(shift**2) / (2 * s * s))
+        return normal + shift * math.erf(shift / (s * math.sqrt(2)))
+
+    exact = 2 * mean_distance(d) - 2 * mean_distance(0.0)
+    assert float(sliced_energy_distance(x, y, line)) == pytest.approx(exact, rel=0.1)
+    axes, same = torch.eye(2, dtype=DOUBLE), []
+    for _ in range(200):
+        first, second = torch.randn(2, 100, 2, dtype=DOUBLE)
+        same.append(float(sliced_energy_distance(first, second, axes)))
+    found = torch.tensor(same)
+    assert abs(float(found.mean())) < 4 * float(found.std()) / math.sqrt(len(same))
+
+
+def test_gradient() -> None:
+    x, y = torch.randn(6, 2, dtype=DOUBLE), torch.randn(5, 2, dtype=DOUBLE, requires_grad=True)
+    directions = unit_vectors(2, 3, x)
+    assert torch.allclose(directions.norm(dim=0), torch.ones(3, dtype=DOUBLE))
+    assert torch.autograd.gradcheck(lambda points: sliced_energy_distance(x, points, directions), y)
+
+
+@pytest.mark.parametrize("objective", ["energy", "mle+energy"])
+def test_fits(objective: str, tmp_path: Path) -> None:
+    keys = [
+        "data.rows=3000",
+        "flow=nsf-c",
+        "flow.layers=2",
+        "flow.hidden=32",
+        "train.steps=200",
+        "train.batch_size=256",
+    ]
+    keys += [f"train.objective={objective}", "train.evaluate=false", "wandb=off"]
+    done = fit(load_config("moons", overrides=keys), out=tmp_path / "run", quiet=True)
+    rows = [row for row in read_metrics(done.run.metrics) if row["kind"] == "validation"]
+    assert rows[-1]["best/val_loss"] < rows[0]["val/loss"]
+    assert min(row["val/energy"] for row in rows) < 0.5 * rows[0]["val/energy"]
+    assert done.results["flow"] == "nsf-c"  # samples, not likelihood, decide
+    trained = [row for row in read_metrics(done.run.metrics) if row["kind"] == "train"]
+    assert {"train/loss", "train/energy"} <= set(trained[0])
+    assert ("train/nll" in trained[0]) == (objective == "mle+energy")
+
+
+def test_with_a_context() -> None:
+    """What is given is compared as well: a flow that ignores it is told so."""
+    from pushforward.flows import build
+
+    context = torch.randn(400, 1)
+    points = Points(context + 0.1 * torch.randn(400, 1), context)
+    objective = Energy(points, points, 200)
+    flow = build("gaussian", 1, 1)
+    ignoring = objective.validate(flow.eval()).metrics["val/energy"]
+    with torch.no_grad():
+        flow.base.from_context.weight.copy_(torch.tensor([[1.0], [0.0]]))  # type: ignore[union-attr, operator]
+        flow.base.log_scale.fill_(math.log(0.1))  # type: ignore[operator, union-attr]
+    assert objective.validate(flow).metrics["val/energy"] < 0.05 * ignoring

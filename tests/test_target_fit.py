@@ -1,0 +1,235 @@
+"""Fits to targets, end to end: what the command prints, what the run folder holds, and what a bad target is told."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from pushforward.cli import main
+from pushforward.datasets.targets import load_target
+from pushforward.evaluate.fitted import FittedDensity
+from pushforward.flows import build
+from pushforward.train import fit, load_config, resume
+from pushforward.train.config import TrainConfig
+from pushforward.train.estimators import ESTIMATORS
+from pushforward.train.outcome import Fit
+from pushforward.train.overrides import ConfigError
+from pushforward.train.run_page import run_page
+from pushforward.train.run_record import read_run
+from pushforward.train.target_objective import TargetObjective
+from pushforward.train.tracking import read_metrics
+
+SMALL = ("flow=nsf-ar", "flow.layers=1", "flow.hidden=16", "train.batch_size=128", "wandb=off")
+PAGE = "train.evaluate=false"
+
+
+def invoke(*arguments: str | Path, code: int = 0) -> Result:
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="pushforward")
+    assert done.exit_code == code, f"{done.output}\n{done.exception!r}"
+    return done
+
+
+def small(source: str, out: Path, *overrides: str) -> Fit:
+    return fit(load_config(source, overrides=(*SMALL, PAGE, "train.steps=30", *overrides)), out=out, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def double_well(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """A fit that has found both wells."""
+    out = tmp_path_factory.mktemp("targets") / "run"
+    keys = (*SMALL, "flow.layers=3", "flow.hidden=32", "train.steps=500", "train.batch_size=256")
+    return fit(load_config("target:double-well", overrides=keys), out=out, quiet=True)
+
+
+def test_both_wells_and_the_constant(double_well: Fit) -> None:
+    results = double_well.results
+    assert abs(results["log_z"] - 10.293480) < 0.05
+    assert abs(results["log_z"] - 10.293480) < 5 * results["log_z_se"]
+    assert results["elbo"] < results["log_z"]
+    assert results["reverse_ess"] > 0.7
+    assert results["forward_ess"] > 0.5  # which it is not where a well is missing
+    assert results["pareto_k"] < 0.7
+    kl = results["test_nll"] - results["entropy"]
+    assert results["kl_to_truth"] == pytest.approx(kl, abs=6 * (results["test_nll_se"] + results["kl_to_truth_se"]))
+
+
+def test_the_density_is_normalised_and_the_run_reads_back(double_well: Fit) -> None:
+    density = FittedDensity.load(double_well.run.model)
+    ends, n = (-5.0, 5.0), 400
+    axis = np.linspace(*ends, n)
+    grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    assert np.exp(density.log_prob(grid)).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=0.02)
+    rows = read_metrics(double_well.run.metrics)
+    validations = [row for row in rows if row["kind"] == "validation"]
+    assert {"val/loss", "val/elbo", "val/log_z", "val/reverse_ess", "val/forward_ess", "best/val_loss"} <= set(
+        validations[-1]
+    )
+    assert min(row["val/loss"] for row in validations) == validations[-1]["best/val_loss"]
+    assert {path.name for path in double_well.run.pictures.glob("*.png")} == {"density.png", "weights.png"}
+    page = run_page(read_run(double_well.run))
+    for text in ("Forward ESS", "log Z", "KL to the truth", "Weights"):
+        assert text in page
+    assert "Calibration" not in page
+    assert "evaluate run" not in page
+
+
+def test_samples_and_scores_of_the_run(double_well: Fit, tmp_path: Path) -> None:
+    invoke("sample", double_well.run.path, "-n", "50", "--out", tmp_path / "new.csv")
+    invoke("score", double_well.run.path, tmp_path / "new.csv", "--out", tmp_path / "scores.csv")
+    rows = np.loadtxt(tmp_path / "new.csv", delimiter=",", skiprows=1)
+    scores = np.loadtxt(tmp_path / "scores.csv", skiprows=1)
+    assert rows.shape == (50, 2)
+    assert np.allclose(double_well.density.log_prob(rows), scores)
+
+
+@pytest.mark.parametrize(
+    ("source", "keys"),
+    [
+        ("u2", ("train.objective=reverse-kl", "train.gradient=path-wise")),
+        ("banana", ("train.objective=reverse-kl", "train.gradient=score-function")),
+        ("funnel", ("train.objective=alpha", "target.features=3", "flow=realnvp")),
+        ("gaussian-mixture", ("train.objective=forward-kl", "target.features=3", "flow=nsf-c")),
+        ("gaussian", ("train.objective=forward-kl", "target.features=2", "train.gradient=path-wise", "flow=iaf")),
+        ("many-well", ("train.objective=iwae", "target.features=4", "flow=maf")),
+    ],
+)
+def test_every_objective(source: str, keys: tuple[str, ...], tmp_path: Path) -> None:
+    done = small(f"target:{source}", tmp_path / "run", *keys)
+    rows = [row for row in read_metrics(done.run.metrics) if row["kind"] == "validation"]
+    assert rows[-1]["best/val_loss"] < rows[0]["val/loss"]
+    assert all(math.isfinite(done.results[key]) for key in ("log_z", "elbo", "reverse_ess", "test_nll"))
+    assert done.results["objective"] == keys[0].partition("=")[2]
+
+
+def test_json_of_the_command(tmp_path: Path) -> None:
+    done = invoke(
+        "fit", "target:u1", *SMALL, PAGE, "train.steps=5", "--json", "--out", tmp_path / "run"
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert {"log_z", "log_z_se", "reverse_ess", "forward_ess", "log_z_known", "elbo", "steps", "features"} <= set(found)
+    assert (found["dataset"], found["rows"], found["val_nll"]) == ("target:u1", None, None)
+    listed = json.loads(invoke("runs", "--root", tmp_path, "--json").stdout)["runs"]
+    assert [run["dataset"] for run in listed] == ["target:u1"]
+
+
+def test_a_resumed_fit_is_the_same_fit(tmp_path: Path) -> None:
+    whole = small("target:u1", tmp_path / "whole", "train.steps=40")
+    small("target:u1", tmp_path / "parts", "train.steps=40", "train.checkpoint_seconds=1e-6")
+    # The checkpoint of the last step, with a longer budget, goes on from there.
+    longer = resume(tmp_path / "parts", ("train.steps=60",), quiet=True)
+    assert longer.results["steps"] == 60
+    assert whole.results["steps"] == 40
+    with pytest.raises(ConfigError, match="target: a resumed fit keeps its target"):
+        resume(tmp_path / "parts", ("target.spread=3",), quiet=True)
+
+
+MODULE = """
+import torch
+def good(x): return -0.5 * (x - 1).square().sum(-1)
+def nan(x): return torch.where(x[:, 0] > 0, torch.nan, -x.square().sum(-1))
+def wrong_shape(x): return -x.square()
+def detached(x): return -0.5 * x.detach().square().sum(-1)
+def flat(x): return torch.zeros(len(x))
+def grows(x): return x.square().sum(-1)
+def raises(x): raise RuntimeError("no such table")
+def elsewhere(x): return (-0.5 * x.square().sum(-1)).to("meta")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nan", r"nan.*\[[-\d., e]+\]"),
+        ("wrong_shape", r"expected log-densities of shape \(512,\).*got \(512, 2\)"),
+        ("detached", "gradient is zero|no gradient|not differentiable"),
+        ("grows", r"\[[-\d., e+]+\]"),
+        ("raises", "no such table"),
+        ("elsewhere", "log-densities on cpu, where the points are; got meta"),
+        ("good:sub", "MODULE:FUNCTION|has no"),
+        ("absent", "has no 'absent'"),
+    ],
+)
+def test_bad_targets(name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "laws_for_a_test.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    done = invoke("fit", f"target:laws_for_a_test:{name}", "target.features=2", *SMALL, "train.steps=5", code=3)
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.search(told, last), last
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "runs").exists()  # nothing was begun
+
+
+def test_a_function_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "laws_for_a_fit.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    done = invoke(
+        "fit", "target:laws_for_a_fit:good", "target.features=2", *SMALL, "train.steps=150", "--json", "--out", "run"
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["log_z"] == pytest.approx(math.log(2 * math.pi), abs=0.02)
+    assert found["forward_ess"] is None
+    assert (tmp_path / "run/pictures/density.png").exists()
+    invoke("fit", "target:laws_for_a_fit:good", *SMALL, code=3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "code"),
+    [
+        (("target:u1", "train.objective=mle"), "is for rows; a target is fitted by reverse-kl", 2),
+        (("moons", "train.objective=reverse-kl"), "needs a target", 2),
+        (("target:many-wel",), "did you mean 'many-well'", 3),
+        (("target:many-well", "target.features=3"), "even", 3),
+        (("target:funnel", "flow.base=resampled"), "carry no gradient beyond 2 columns", 2),
+        (("target:u1", "train.gradient=pathwise"), "expected auto, path, path-wise or score-function", 2),
+    ],
+)
+def test_what_cannot_be(arguments: tuple[str, ...], told: str, code: int, tmp_path: Path) -> None:
+    done = invoke("fit", *arguments, "wandb=off", "--out", tmp_path / "run", code=code)
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_dry_run_of_a_target() -> None:
+    facts = json.loads(invoke("fit", "target:double-well", "--dry-run", "--json").stdout)
+    assert (facts["features"], facts["dataset"]) == (2, "target:double-well")
+    assert facts["config"]["train"]["objective"] == "reverse-kl"
+
+
+def test_validation_is_the_same_every_time_and_leaves_the_random_state() -> None:
+    target = load_target("target:gaussian-mixture", 3)
+    flow = build("nsf-c", 3, layers=1, hidden=8).eval()
+    for name in ("reverse-kl", "alpha", "forward-kl", "iwae"):
+        objective = TargetObjective(
+            target, TrainConfig(objective=name), 64, validation_points=200, device=torch.device("cpu"), seed=1
+        )  # fmt: skip
+        before = torch.get_rng_state()
+        first, second = objective.validate(flow), objective.validate(flow)
+        assert first == second
+        assert torch.equal(before, torch.get_rng_state())
+
+
+def test_annealing_ends_at_the_target() -> None:
+    target = load_target("target:double-well")
+    told = TrainConfig(annealing=0.5)
+    objective = TargetObjective(target, told, 64, validation_points=50, device=torch.device("cpu"), seed=0)
+    powers = [power for spent in (0.0, 0.25, 0.5, 1.0) if isinstance(power := objective.draw(spent), float)]
+    assert powers == sorted(powers)
+    assert powers[0] < 0.05 < powers[1] < powers[2] == 1.0
+    x = torch.randn(5, 2)
+    assert torch.equal(objective._log_target(1.0, x), target.log_prob(x))
+    at_once = TargetObjective(
+        target, TrainConfig(annealing=0), 64, validation_points=50, device=torch.device("cpu"), seed=0
+    )  # fmt: skip
+    assert at_once.draw(0.0) == 1.0
+
+
+def test_all_estimators_are_keys() -> None:
+    known = {"auto", *ESTIMATORS} - {"score-function-bare"}
+    for name in known:
+        load_config("target:u1", overrides=[f"train.gradient={name}"])

@@ -3,9 +3,9 @@
     python benchmarks/targets.py [--quick] [--seconds 60] [--repeats 3] [--out]
 
 Fits by the command, each in a fresh process, one after the other. First, targets in two dimensions with their defaults:
-log Z beside its known value. Second, ManyWell-32 and the mixture in six dimensions: the same flow for the same seconds by
-the path-wise and by the path gradient, which take turns, over seeds: effective sample sizes from points of the flow
-(reverse) and of the truth (forward).
+log Z beside its known value. Second, ManyWell-32 and the mixture in six dimensions: the same flow for the same
+seconds by the path-wise and by the path gradient, which take turns, over seeds: effective sample sizes from points of
+the flow (reverse) and of the truth (forward).
 """
 
 import json

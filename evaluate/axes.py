@@ -167,9 +167,9 @@ def _log_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _power(value: float) -> str:
-    if 1e-3 <= value < 1e4:
+    if 1e-3 <= value < 1e3:
         return f"{value:.3g}"
-    if 1e4 <= value < 1e8:
+    if 1e3 <= value < 1e8:
         return tick_labels([value])[0]
     return _exponent(f"{value:.0e}")
 

@@ -37,6 +37,7 @@ class Session:
         state: What is trained.
         process: The process that talks to Weights & Biases.
         name: Name of the data or the target.
+        flow: What is built, where it is not the flow that is asked for.
         size: What is fitted, in a few words.
         facts: What dashboards filter and group by: ``features``, ``parameters`` and the like.
         rows_scored: Rows whose scores are kept, for the room on the disk.
@@ -59,6 +60,7 @@ class Session:
         process: WandbProcess,
         *,
         name: str,
+        flow: str = "",
         size: str,
         facts: dict[str, Any],
         rows_scored: int = 0,
@@ -70,17 +72,18 @@ class Session:
         job_type: str = "fit",
     ) -> None:
         self.run, self.config, self.state, self.name = run, config, state, name
+        self.flow = flow or config.flow.name
         self.exit_code = 1
         told, parameters = settings(config.train), facts["parameters"]
         self._reserve = Reserve(run.path / ".reserve", 4 * parameters + 16 * rows_scored + _REPORT_BYTES)
         try:
-            title = f"{name}: {size}; {config.flow.name}, {parameters:,} parameters; {_budget(config)}; run {run.path}"
+            title = f"{name}: {size}; {self.flow}, {parameters:,} parameters; {_budget(config)}; run {run.path}"
             self.progress = Progress(steps=told.steps, seconds=told.seconds, title=title, log=run.log, quiet=quiet)
             self.tracking = Tracking.open(
                 run,
                 config,
                 dataset=name,
-                flow=config.flow.name,
+                flow=self.flow,
                 facts=facts,
                 warn=self.progress.message,
                 resume_step=state.progress.step if resumed else None,
@@ -120,7 +123,7 @@ class Session:
             spent = f"nothing is left of the budget ({_budget(self.config)})"
             self.progress.message(f"{spent}; give a larger one to train on")
         try:
-            with _threads_for(self.config, self.state.flow.features):
+            with threads_for(self.config, self.state.flow.features):
                 self.state = minimize(
                     self.state,
                     objective,
@@ -152,7 +155,7 @@ class Session:
 
     @property
     def _status(self) -> dict[str, str]:
-        return {"dataset": self.name, "flow": self.config.flow.name}
+        return {"dataset": self.name, "flow": self.flow}
 
     def __enter__(self) -> "Session":
         self._signals.__enter__()
@@ -193,7 +196,7 @@ def mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
 
 
 @contextlib.contextmanager
-def _threads_for(config: Config, features: int) -> Iterator[None]:
+def threads_for(config: Config, features: int) -> Iterator[None]:
     """One thread for products so small that a second one only waits, and spins where other programs are busy."""
     flow, rows = config.flow, config.train.batch_size
     assert flow.hidden != "auto"  # resolve has decided all three

@@ -18,18 +18,18 @@ def target(record: RunRecord) -> Child:
         return join([tag("p", "The weights are computed when the fit ends.", class_="missing"), *_curves(record)])
     value = {key: number(record.results, key) for key in _KEYS}
     rows = [
-        ("log Z, by importance weights", measured(value["log_z"], value["log_z_se"]), "nats"),
-        ("log Z, known", significant(value["log_z_known"], 8), "nats"),
-        ("lower bound of log Z: the mean log-weight", measured(value["elbo"], value["elbo_se"]), "nats"),
-        ("KL(truth ‖ flow), from exact samples", measured(value["kl_to_truth"], value["kl_to_truth_se"]), "nats"),
-        ("NLL of exact samples", measured(value["test_nll"], value["test_nll_se"]), "nats"),
-        ("entropy of the target: the best NLL there is", significant(value["entropy"], 8), "nats"),
-        ("reverse ESS, from points of the flow", significant(value["reverse_ess"]), "share of a sample"),
-        ("forward ESS, from exact samples", significant(value["forward_ess"]), "share of a sample"),
-        ("tail of the weights, Pareto's k", significant(value["pareto_k"], 2), "above 0.7: not to be trusted"),
+        ("log Z, by importance weights", measured(value["log_z"], value["log_z_se"]), " nats"),
+        ("log Z, known", significant(value["log_z_known"], 8), " nats"),
+        ("lower bound of log Z: the mean log-weight", measured(value["elbo"], value["elbo_se"]), " nats"),
+        ("KL(truth ‖ flow), from exact samples", measured(value["kl_to_truth"], value["kl_to_truth_se"]), " nats"),
+        ("NLL of exact samples", measured(value["test_nll"], value["test_nll_se"]), " nats"),
+        ("entropy of the target: the best NLL there is", significant(value["entropy"], 8), " nats"),
+        ("reverse ESS, share of an exact sample, from points of the flow", significant(value["reverse_ess"]), ""),
+        ("forward ESS, the same from exact samples", significant(value["forward_ess"]), ""),
+        ("tail of the weights, Pareto's k; above 0.7 do not trust log Z", significant(value["pareto_k"], 2), ""),
     ]
-    shown = [row for row in rows if row[1] != NOTHING]
-    said = table("What the weights say", ("", "value", ""), shown, text_columns=(0, 2), hide_caption=True)
+    shown = [(name, f"{found}{unit}") for name, found, unit in rows if found != NOTHING]
+    said = table("What the weights say", ("", "value"), shown, text_columns=(0,), hide_caption=True)
     k = value["pareto_k"]
     warning = (
         note("Few points carry most of the weight: log Z and its error are not reliable.", "bad")

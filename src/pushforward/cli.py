@@ -28,6 +28,7 @@ _COMMANDS = {
     "compare": ("pages", "Compare runs on the same test rows."),
     "runs": ("runs", "List the runs there are."),
     "sweep": ("sweep", "Search for the best parameters."),
+    "gradients": ("gradients", "Measure gradient estimators while a flow learns a target."),
     "wandb": ("wandb", "Upload runs to Weights & Biases; make a dashboard there."),
     "datasets": ("datasets", "List the data sets there are."),
 }

@@ -93,6 +93,13 @@ def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
         facts = {"dataset": config.data.source, "features": to_target.flow.features, "log_z": to_target.target.log_z}
         facts |= {"flow": to_target.config.flow.name, "parameters": to_target.parameters}
         return to_target.config, facts, ()
+    from pushforward.train.autoencoder_fitting import is_autoencoder, plan_autoencoder
+
+    if is_autoencoder(config):
+        of_rows = plan_autoencoder(config)
+        facts = {"dataset": of_rows.prepared.dataset.name, "features": of_rows.model.features, "flow": "vae"}
+        facts |= {"latent": of_rows.model.latent, "parameters": of_rows.parameters}
+        return of_rows.config, facts, of_rows.prepared.dataset.notes
     from pushforward.train import plan
 
     planned = plan(config)

@@ -88,6 +88,7 @@ def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
     """The configuration with every choice made, what a dry run tells, and notes on the data."""
     from pushforward.train.target_fitting import is_target, plan_target
 
+    facts: dict[str, object]
     if is_target(config):
         to_target = plan_target(config)
         facts = {"dataset": config.data.source, "features": to_target.flow.features, "log_z": to_target.target.log_z}

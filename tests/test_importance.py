@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.special import logsumexp
 from torch.distributions import Normal
 
 from pushforward.datasets import load_target

@@ -24,7 +24,7 @@ _EXPECTED_FALL = 9.2
 _FLAT = 1.0
 
 
-def check_target(target: Target, x: Tensor) -> None:
+def check_target(target: Target, x: Tensor, *, gradients: bool = True) -> None:
     """Complain of a target that a flow cannot be fitted to; to be called at the first batch.
 
     Looks at shape, dtype and device of the log-densities and their gradients, for what is not a number or infinite,
@@ -34,6 +34,7 @@ def check_target(target: Target, x: Tensor) -> None:
     Args:
         target: The target.
         x: Points ``(n, D)``, such as a batch of the flow's samples.
+        gradients: Whether gradients are looked at; the score function needs none.
 
     Raises:
         TargetError: With the offending point. Cost: an evaluation of the batch, another with gradients, and one of up
@@ -48,7 +49,11 @@ def check_target(target: Target, x: Tensor) -> None:
         raise ValueError(f"check_target: expected points of shape (n, {target.features}); got {tuple(x.shape)}")
     with torch.no_grad():
         _check_form(name, x, evaluate(target, x.detach()))
-    value, gradient = value_and_force(target, x)
+    if gradients:
+        value, gradient = value_and_force(target, x)
+    else:
+        with torch.no_grad():
+            value, gradient = evaluate(target, x.detach()), torch.ones_like(x)
     _check_values(name, x, value, "log-density")
     finite = value.isfinite()
     if not bool(finite.any()):

@@ -26,6 +26,9 @@ from pushforward.flows.presets import build
 CHUNK = 4_096
 """Pairs of a row and a latent point that are evaluated at a time where no gradient is asked for."""
 
+SCORE_SAMPLES = 512
+"""Latent points a row by which rows are scored."""
+
 Estimator = Literal["total", "path", "dreg"]
 
 
@@ -99,7 +102,7 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
         self.prior = prior
         self.posterior = posterior
-        self.features = decoder.features
+        self.features, self.context = decoder.features, 0
         self.latent = prior.features
         for module in (*prior.modules(), *posterior.modules()):
             if isinstance(module, ActNorm) and not module.initialized:
@@ -165,7 +168,7 @@ class Autoencoder(nn.Module):
         return log_weights.logsumexp(0) - math.log(samples)
 
     @torch.no_grad()
-    def log_prob_bound(self, x: Tensor, samples: int = 512) -> Tensor:
+    def log_prob_bound(self, x: Tensor, samples: int = SCORE_SAMPLES) -> Tensor:
         """``iwae_bound`` without gradients: a lower bound of the log-likelihood, in bounded memory.
 
         Cost: ``samples`` passes of posterior, prior and decoder.
@@ -174,13 +177,23 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """``log_prob_bound`` under the name by which scores ask a density; always with the same noise.
+        """The bound by ``SCORE_SAMPLES`` points under the name by which scores ask a density.
+
+        A row's score depends on nothing else: where the posterior's base is a Gaussian, as ``build_autoencoder`` makes
+        it unless told otherwise, all rows share the same noise. With another base the noise is the same in every call,
+        but which part of it a row gets follows from its place among the rows.
 
         Raises:
             ValueError: If there is a context.
         """
         if context is not None:
             raise ValueError(f"Autoencoder: expected no context; got one of shape {tuple(context.shape)}")
+        base = self.posterior.base
+        if isinstance(base, Gaussian):
+            # Drawn at once and on the CPU: the same noise on every device, however rows and samples are divided.
+            size, generator = base.features + base.rank, torch.Generator().manual_seed(0)
+            noise = torch.randn(SCORE_SAMPLES, 1, size, generator=generator, dtype=torch.float64)
+            return self._streamed_bound(x, SCORE_SAMPLES, beta=1.0, noise=noise.to(base.device, base.dtype))
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             torch.manual_seed(0)
             return self.log_prob_bound(x)
@@ -224,13 +237,23 @@ class Autoencoder(nn.Module):
         """Logarithms of the importance weights ``(samples, ...)``, and the latent points they are of."""
         _check_samples(samples)
         x = self.decoder.observe(self._cast(x))
-        return self._weigh(x, self._context(x), samples, path=path, beta=beta)
+        z, log_q = self.posterior.rsample_and_log_prob(samples, self._context(x), path=path)
+        return self._weigh(x, z, log_q, beta), z
 
-    def _weigh(self, x: Tensor, context: Tensor, samples: int, *, path: bool, beta: float) -> tuple[Tensor, Tensor]:
-        z, log_q = self.posterior.rsample_and_log_prob(samples, context, path=path)
-        return self.decoder.log_prob(x, z) + beta * (self.prior.log_prob(z) - log_q), z
+    def _weigh(self, x: Tensor, z: Tensor, log_q: Tensor, beta: float) -> Tensor:
+        return self.decoder.log_prob(x, z) + beta * (self.prior.log_prob(z) - log_q)
 
-    def _streamed_bound(self, x: Tensor, samples: int, beta: float) -> Tensor:
+    def _push_and_log_prob(self, noise: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Points ``(samples, rows, L)`` of a posterior with a Gaussian base, of noise ``(samples, 1, ...)``."""
+        posterior = self.posterior
+        assert isinstance(posterior.base, Gaussian)  # or there would be no noise
+        if posterior.embedding is not None:
+            context = posterior.embedding(context)[0]
+        z = posterior.base.push(noise, context).expand(len(noise), len(context), self.latent)
+        x, log_det = posterior.bijection.inverse(z, context)
+        return x, posterior.base.log_prob(z, context) - log_det
+
+    def _streamed_bound(self, x: Tensor, samples: int, beta: float, noise: Tensor | None = None) -> Tensor:
         check_shape("Autoencoder", "rows", x, self.features)
         lead = x.shape[:-1]
         rows = self.decoder.observe(self._cast(x)).reshape(math.prod(lead), self.features)
@@ -238,9 +261,14 @@ class Autoencoder(nn.Module):
         for part in rows.split(CHUNK):
             context = self._context(part)
             sums = part.new_full((len(part),), -torch.inf)
+            done = 0
             for count in _counts(samples, max(1, CHUNK // max(1, len(part)))):
-                log_weights, _ = self._weigh(part, context, count, path=False, beta=beta)
-                sums = torch.logaddexp(sums, log_weights.logsumexp(0))
+                if noise is None:
+                    z, log_q = self.posterior.rsample_and_log_prob(count, context)
+                else:
+                    z, log_q = self._push_and_log_prob(noise[done : done + count], context)
+                sums = torch.logaddexp(sums, self._weigh(part, z, log_q, beta).logsumexp(0))
+                done += count
             bounds.append(sums - math.log(samples))
         return torch.cat(bounds).reshape(lead)
 

@@ -5,7 +5,8 @@ evaluates; ``inverse`` maps base to data. Both return ``(value, log_det)``, wher
 the absolute determinant of the Jacobian of the map *just applied*.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,8 +70,9 @@ class Bijection(Transform):
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map data to base, and the score of a density with them; see :meth:`inverse_and_score`."""
-        z, log_det = self.forward(x, context)
-        return z, log_det, differentiate_points(self.inverse, z, score, context)
+        with without_dropout(self):
+            z, log_det = self.forward(x, context)
+            return z, log_det, differentiate_points(self.inverse, z, score, context)
 
     def inverse_and_score(
         self, z: Tensor, score: Tensor, context: Tensor | None = None
@@ -82,6 +84,8 @@ class Bijection(Transform):
         the points alone, of :math:`\langle s, f(x) \rangle + \log |\det f'(x)|` for the inverse :math:`f` of
         :math:`g`; so it is computed, with :math:`s` held fixed. Layer by layer this gives the score of a flow at its
         own samples without a second pass through all layers.
+
+        No dropout is applied, also not while training: both directions, points and score belong to one density.
 
         A subclass overrides this where the other direction can share what this one has computed; here it is evaluated.
 
@@ -98,8 +102,9 @@ class Bijection(Transform):
             - Vaitl et al. (2024), Fast and unified path gradient estimators for normalizing flows,
               https://arxiv.org/abs/2403.15881, section 4.
         """
-        x, log_det = self.inverse(z, context)
-        return x, log_det, differentiate_points(self.forward, x, score, context)
+        with without_dropout(self):
+            x, log_det = self.inverse(z, context)
+            return x, log_det, differentiate_points(self.forward, x, score, context)
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this bijection (without its weights), JSON values and modules only."""
@@ -124,10 +129,39 @@ def differentiate_points(
     with torch.enable_grad():
         own = points.detach().requires_grad_()
         value, log_det = apply(own, None if context is None else context.detach())
-        (gradient,) = torch.autograd.grad(
-            (value, log_det), own, (score.detach().expand_as(value), torch.ones_like(log_det))
-        )
-    return gradient
+        towards = (score.detach().expand_as(value), torch.ones_like(log_det))
+        return pull_back((value, log_det), (own,), towards)[0]
+
+
+def pull_back(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], towards: Sequence[Tensor], *, retain_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Gradients of the inner products of outputs and ``towards`` by the inputs; zeros where nothing depends on them.
+
+    A constant is a good answer of a map or a density, like the log-determinant of a permutation, and
+    ``torch.autograd.grad`` refuses it.
+    """
+    followed = [(output, along) for output, along in zip(outputs, towards, strict=True) if output.requires_grad]
+    if not followed:
+        return tuple(torch.zeros_like(given) for given in inputs)
+    ends, alongs = zip(*followed, strict=True)
+    return torch.autograd.grad(ends, inputs, alongs, retain_graph=retain_graph, materialize_grads=True)
+
+
+@contextlib.contextmanager
+def without_dropout(module: nn.Module) -> Iterator[None]:
+    """Switch the dropout of a module off for a while; everything else stays in the mode it is in."""
+    active = [m for m in module.modules() if isinstance(m, _DROPOUTS) and m.training]
+    for dropout in active:
+        dropout.eval()
+    try:
+        yield
+    finally:
+        for dropout in active:
+            dropout.train()
+
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def check_shape(where: str, what: str, value: Tensor, size: int) -> None:

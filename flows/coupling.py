@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows import fused
-from pushforward.flows.bijection import Bijection
+from pushforward.flows.bijection import Bijection, pull_back, without_dropout
 from pushforward.flows.conditioners import ResidualNet
 from pushforward.flows.univariate import Univariate
 
@@ -102,7 +102,7 @@ class Coupling(Bijection):
         apply, undo = (back, forward) if inverse else (forward, back)
         passing, moving = points[..., self._passing], points[..., self._moving]
         followed = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad(), without_dropout(self.conditioner):
             # Both directions have the same passing features, so one evaluation of the conditioner serves both.
             own = passing if followed and passing.requires_grad else passing.detach().requires_grad_()
             parameters = self._parameters_of(own, context)
@@ -113,10 +113,10 @@ class Coupling(Bijection):
             at = [moved.detach().requires_grad_(), parameters.detach().requires_grad_()]
             value, log_back = undo(*at)
             towards = (score[..., self._moving], torch.ones_like(log_back))
-            by_value, by_parameters = torch.autograd.grad((value, log_back), at, towards)
+            by_value, by_parameters = pull_back((value, log_back), at, towards)
         scored = score[..., self._passing]
         if self.passing:
-            scored = scored + torch.autograd.grad(parameters, own, by_parameters, retain_graph=followed)[0]
+            scored = scored + pull_back((parameters,), (own,), (by_parameters,), retain_graph=followed)[0]
         return self._merged(passing, moved), log_derivative.sum(-1), self._merged(scored, by_value)
 
     def _fused(self, points: Tensor, context: Tensor | None, inverse: bool, score: Tensor | None = None) -> Any:

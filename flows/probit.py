@@ -1,42 +1,24 @@
 """The open box to all of space by the normal quantile function."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pushforward.flows.bijection import Bijection
-from pushforward.flows.support import above, ends
+from pushforward.flows.support import Box, above
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
-class Probit(Bijection):
+class Probit(Box):
     r"""Map the open box to all of space, :math:`z = \Phi^{-1}((x - l) / (h - l))`, feature by feature.
 
     The standard Gaussian is pushed forward to the uniform law on the box. So a density that does not vanish at the
     walls has Gaussian tails behind this map, where a ``Logit`` gives it those of a logistic law, which are heavier than
     those of a flow with a Gaussian base.
 
-    Points outside of the box or on its faces have no image: they map to 0 with a log-determinant of ``-inf``, so that
-    their density is zero and nothing becomes NaN. The inverse never leaves the box: where a point would round to a face
-    it is the number next to it.
-
-    Args:
-        features: Number of features.
-        low: Lower end :math:`l` of every feature, or one for all.
-        high: Upper end :math:`h` of every feature, or one for all.
+    Points without an image, and arguments, are those of a ``Box``.
     """
-
-    def __init__(self, features: int, low: float | Sequence[float] = 0.0, high: float | Sequence[float] = 1.0) -> None:
-        super().__init__(features)
-        lows, highs = (ends("Probit", what, value, features) for what, value in (("low", low), ("high", high)))
-        if not all(a < b for a, b in zip(lows, highs, strict=True)):
-            raise ValueError(f"Probit: expected every low below its high; got {lows} and {highs}")
-        # Plain attributes and not buffers: .float() on the flow must not round them.
-        self._low, self._high = torch.tensor(lows, dtype=torch.float64), torch.tensor(highs, dtype=torch.float64)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
@@ -57,6 +39,3 @@ class Probit(Bijection):
         x = torch.where(z < 0, low + share, high - share)
         x = torch.maximum(torch.minimum(x, torch.nextafter(high, low)), above(low))
         return x, ((high - low).log() - 0.5 * z.square() - _LOG_SQRT_2PI).sum(-1)
-
-    def config(self) -> dict[str, Any]:
-        return {"features": self.features, "low": self._low.tolist(), "high": self._high.tolist()}

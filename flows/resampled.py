@@ -190,6 +190,8 @@ class Resampled(Base):
 
     def _log_weight(self, noise: Tensor, rate: Tensor) -> Tensor:
         """Logarithm of the density over that of the Gaussian."""
+        if self.truncation == 1:  # the only draw is taken, and the formula below would be a logarithm of zero
+            return noise.new_zeros(noise.shape[:-1])
         rate = rate.clamp(torch.finfo(rate.dtype).tiny, 1.0 - torch.finfo(rate.dtype).eps)
         log_last = (self.truncation - 1) * torch.log1p(-rate)
         accepted = torch.log(-torch.expm1(log_last)) - rate.log()

@@ -128,12 +128,11 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[
 
 def load_model(
     folder: str | Path,
-    expected: type[Model],
-    *,
+    *expected: type[Model],
     device: str | torch.device = "cpu",
     kinds: dict[str, type] | None = None,
 ) -> Model:
-    """Read what ``save`` wrote, in evaluation mode, if it is of the expected class; otherwise as ``load``."""
+    """Read what ``save`` wrote, in evaluation mode, if it is of an expected class; otherwise as ``load``."""
     folder = Path(folder)
     body = _read_config(folder)
     weights = _read(folder / _WEIGHTS)
@@ -143,7 +142,7 @@ def load_model(
     with torch.random.fork_rng(devices=[]):
         flow = _decode(body["flow"], _KINDS | (kinds or {}), folder)
     if not isinstance(flow, expected):
-        wanted = ("an " if expected.__name__[0] in "AEIOU" else "a ") + expected.__name__
+        wanted = " or ".join(("an " if e.__name__[0] in "AEIOU" else "a ") + e.__name__ for e in expected)
         raise ModelFileError(f"{folder / _CONFIG}: expected {wanted}; got {type(flow).__name__}")
     flow.to(getattr(torch, body["dtype"]))
     try:

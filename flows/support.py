@@ -14,8 +14,8 @@ _DRAWS = 2**14
 """Draws from which a pushed law finds its mean and deviation, to about one percent."""
 
 
-class Logit(Bijection):
-    r"""The open box to all of space, :math:`z = \log(x - l) - \log(h - x)`, feature by feature.
+class Box(Bijection):
+    r"""An open box to all of space, feature by feature; what such maps have in common.
 
     Points outside of the box or on its faces have no image: they map to 0 with a log-determinant of ``-inf``, so that
     their density is zero and nothing becomes NaN. The inverse never leaves the box: where a point would round to a
@@ -29,9 +29,10 @@ class Logit(Bijection):
 
     def __init__(self, features: int, low: float | Sequence[float] = 0.0, high: float | Sequence[float] = 1.0) -> None:
         super().__init__(features)
-        lows, highs = ends("Logit", "low", low, features), ends("Logit", "high", high, features)
+        name = type(self).__name__
+        lows, highs = ends(name, "low", low, features), ends(name, "high", high, features)
         if not all(a < b for a, b in zip(lows, highs, strict=True)):
-            raise ValueError(f"Logit: expected every low below its high; got {lows} and {highs}")
+            raise ValueError(f"{name}: expected every low below its high; got {lows} and {highs}")
         # Plain attributes and not buffers: .float() on the flow must not round them.
         self._low, self._high = torch.tensor(lows, dtype=torch.float64), torch.tensor(highs, dtype=torch.float64)
 
@@ -39,6 +40,16 @@ class Logit(Bijection):
     def domain(self) -> list[tuple[float, float]]:
         """The open interval of each feature that is mapped to the line."""
         return list(zip(self._low.tolist(), self._high.tolist(), strict=True))
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features, "low": self._low.tolist(), "high": self._high.tolist()}
+
+
+class Logit(Box):
+    r"""The open box to all of space, :math:`z = \log(x - l) - \log(h - x)`, feature by feature.
+
+    Points without an image, and arguments, are those of a ``Box``.
+    """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
@@ -58,9 +69,6 @@ class Logit(Bijection):
         x = torch.maximum(torch.minimum(x, torch.nextafter(high, low)), above(low))
         log_det = (high - low).log() + torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)
         return x, log_det.sum(-1)
-
-    def config(self) -> dict[str, Any]:
-        return {"features": self.features, "low": self._low.tolist(), "high": self._high.tolist()}
 
 
 class Log(Bijection):

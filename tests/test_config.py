@@ -16,7 +16,7 @@ REFUSED = {
     "key of another tool": ("lr=1e-3", "unknown key 'lr'; did you mean 'train.learning_rate'?"),
     "key without section": ("seconds=4", "unknown key 'seconds'; did you mean 'train.seconds'?"),
     "key below a value": ("flow.layers.x=3", "unknown key 'flow.layers.x'; did you mean 'flow.layers'?"),
-    "nothing near": ("zzz=3", "unknown key 'zzz'; known: data, target, flow, train, seed, device, wandb"),
+    "nothing near": ("zzz=3", "unknown key 'zzz'; known: data, target, flow, vae, train, seed, device, wandb"),
     "section": ("train=5", "train: expected one of its keys, as in train.objective=..."),
     "no equals sign": ("foo", "expected key=value; got 'foo'"),
     "no key": ("=3", "expected key=value; got '=3'"),

@@ -118,7 +118,7 @@ def test_path_wise_variance_is_a_hundredth_of_the_score_functions(name: str) -> 
 @pytest.mark.parametrize("scale", [0.5, math.sqrt(0.5), 0.9, 1.0, 1.3])
 def test_variances_of_the_reverse_kl(scale: float) -> None:
     """q = N(0, s^2), p = N(0, 1): the variances of both estimators, by location and log-scale, are known."""
-    n = 400_000
+    n = SAMPLES
     flow = gaussian(torch.zeros(1), torch.full((1,), math.log(scale)))
     exact = torch.tensor([0.0, scale**2 - 1]).double()
     known: dict[Estimator, tuple[float, float]] = {

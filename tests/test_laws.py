@@ -495,6 +495,19 @@ def test_resampled_samples_have_its_density(truncation: int) -> None:
     assert (far < 1e-9) == (truncation == 1)  # a single draw is always taken
 
 
+@pytest.mark.parametrize("features", [1, 2, 3])
+def test_a_single_draw_has_the_gradients_of_the_gaussian(features: int) -> None:
+    """Where the only draw is taken, nothing depends on the acceptance."""
+    law, gaussian = sharpened(features, truncation=1).train(), Gaussian(features).double()
+    z = torch.randn(9, features, dtype=F64, requires_grad=True)
+    inputs = [z, law.base.location, law.base.log_scale, *law.acceptance.parameters()]
+    found = torch.autograd.grad(law.log_prob(z).sum(), inputs, materialize_grads=True)
+    exact = torch.autograd.grad(gaussian.log_prob(z).sum(), [z, gaussian.location, gaussian.log_scale])
+    for a, b in zip(found[:3], exact, strict=True):
+        assert_close(a, b)
+    assert not any(bool(a.count_nonzero()) for a in found[3:])  # NaN counts
+
+
 def test_resampled_rate_of_many_features_is_estimated() -> None:
     law = sharpened(3)
     rate = float(law.rate)

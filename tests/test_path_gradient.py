@@ -3,13 +3,34 @@
 import contextlib
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
+from nflows.transforms.permutations import RandomPermutation, ReversePermutation
 from torch import Tensor
 from torch.func import functional_call
 
-from pushforward.flows import Chain, Flow, Gaussian, build, native
+from pushforward.flows import (
+    BASES,
+    Acceptance,
+    Base,
+    Bijection,
+    Chain,
+    Coupling,
+    Flow,
+    Gaussian,
+    MaskedAutoregressive,
+    MaskedResidualNet,
+    Resampled,
+    ResidualNet,
+    Uniform,
+    Univariate,
+    build,
+    make_base,
+    native,
+)
+from pushforward.train.estimators import forward_kl
 from tests.test_bijections import CASES
 
 FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar")
@@ -110,19 +131,29 @@ def test_without_gradients_and_in_float32(name: str, perturb: Perturb) -> None:
     assert (x.shape, log_prob.shape) == ((0, 5), (0,))
 
 
-def test_dropout_does_not_come_between_the_directions(perturb: Perturb) -> None:
-    for name in ("nsf-c", "maf", "iaf"):
-        flow = perturb(build(name, 4, layers=2, hidden=16, dropout=0.5)).double().train()
-        flow(torch.randn(8, 4, dtype=torch.float64))  # ActNorm sets itself
-        x = torch.randn(8, 4, dtype=torch.float64)
-        score = torch.randn_like(x)
-        z, _, mapped = flow.bijection.forward_and_score(x, score)
+@pytest.mark.parametrize("native_kernels", [True, False])
+@pytest.mark.parametrize("name", ["nsf-c", "maf", "iaf"])
+def test_dropout_does_not_come_between_the_directions(name: str, native_kernels: bool, perturb: Perturb) -> None:
+    """While training too, points and score are those of evaluation, and dropout is on again afterwards."""
+    flow = perturb(build(name, 4, layers=2, hidden=16, dropout=0.5)).double().train()
+    flow(torch.randn(8, 4, dtype=torch.float64))  # ActNorm sets itself
+    x, score = torch.randn(2, 8, 4, dtype=torch.float64).unbind()
+
+    def passes() -> list[Tensor]:
+        found = [*flow.bijection.forward_and_score(x, score), *flow.bijection.inverse_and_score(x, score)]
+        with torch.random.fork_rng():
+            points, log_prob = flow.rsample_and_log_prob(8, path=True)
+        return [*found, points, log_prob, flow.frozen_log_prob(x), flow.score(x)]
+
+    with contextlib.nullcontext() if native_kernels else native.disabled():
+        trained = passes()
+        assert all(m.training for m in flow.modules())
+        if name != "iaf":  # whose inverse never applies it
+            with torch.random.fork_rng():
+                assert not torch.allclose(flow.log_prob(x), flow.log_prob(x))
         flow.eval()
-        exact_z, _, exact = flow.bijection.forward_and_score(x, score)
-        if name == "maf":
-            assert torch.allclose(z, exact_z)
-        assert mapped.isfinite().all()
-        assert exact.isfinite().all()
+        for a, b in zip(trained, passes(), strict=True):
+            assert torch.allclose(a, b, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -179,6 +210,141 @@ def test_variance_vanishes_where_the_flow_fits(perturb: Perturb) -> None:
         largest.append(max(float(g.abs().max()) for g in found))
     assert largest[0] < 1e-9
     assert largest[1] > 1e-3
+
+
+@dataclass(frozen=True)
+class Shift(Univariate):
+    """An additive map: its log-derivative is a constant."""
+
+    @property
+    def size(self) -> int:
+        return 1
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        z = x + parameters[..., 0]
+        return z, z.new_zeros(z.shape)
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        x = z - parameters[..., 0]
+        return x, x.new_zeros(x.shape)
+
+
+class Bent(Bijection):
+    """A shear: it preserves volumes, and says so with a constant; all else is the default."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.slope = torch.nn.Parameter(torch.full((features - 1,), 0.7))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        first, others = x[..., :1], x[..., 1:]
+        return torch.cat([first, others + self.slope * first.sin()], -1), x.new_zeros(x.shape[:-1])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        first, others = z[..., :1], z[..., 1:]
+        return torch.cat([first, others - self.slope * first.sin()], -1), z.new_zeros(z.shape[:-1])
+
+
+class Constant(Bijection):
+    """No bijection at all: neither value nor log-determinant depend on anything."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(x), x.new_zeros(x.shape[:-1])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.forward(z)
+
+
+def shifted_coupling() -> Coupling:
+    return Coupling(ResidualNet(2, 3, hidden=8), Shift(), transformed=[True, False, True, False, True])
+
+
+FLAT: dict[str, Callable[[], torch.nn.Module]] = {
+    "random permutation": lambda: RandomPermutation(5),
+    "reverse permutation": lambda: ReversePermutation(5),
+    "shear": lambda: Bent(5),
+    "additive coupling": shifted_coupling,
+    "additive autoregressive": lambda: MaskedAutoregressive(MaskedResidualNet(5, 1, hidden=8), Shift()),
+}
+
+
+def path_gradients_agree(flow: Flow, n: int = 9) -> None:
+    """The path gradient in one pass is that by parameters that are constants in the density."""
+
+    def loss(x: Tensor, log_prob: Tensor) -> Tensor:
+        return log_prob.tanh().mean() + log_prob.mean() + x.tanh().mean()
+
+    with torch.random.fork_rng():
+        x, log_prob = flow.rsample_and_log_prob(n, path=True)
+    with torch.random.fork_rng():
+        again = flow.rsample(n)
+    frozen = {name: p.detach() for name, p in flow.named_parameters()}
+    reference = functional_call(flow, frozen, (again,))
+    assert log_prob.isfinite().all()
+    assert torch.allclose(log_prob, reference, atol=1e-8)
+    found, exact = gradients(flow, loss(x, log_prob)), gradients(flow, loss(again, reference))
+    for a, b in zip(found, exact, strict=True):
+        assert torch.allclose(a, b, atol=1e-8)
+    assert max(float(g.abs().max()) for g in found) > 1e-3
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_constant_log_determinants(name: str, perturb: Perturb) -> None:
+    inner = build("nsf-c", 5, layers=2, hidden=16)
+    flow = Flow(inner.base, Chain([FLAT[name](), inner.bijection, FLAT[name]()]))
+    path_gradients_agree(perturb(flow).double().eval())
+    only = perturb(Flow(Gaussian(5), FLAT[name]())).double().eval()
+    path_gradients_agree(only)
+    x, log_prob = only.rsample_and_log_prob(0, path=True)
+    assert (x.shape, log_prob.shape) == ((0, 5), (0,))
+
+
+def test_nothing_depends_on_the_points() -> None:
+    x, score = torch.randn(2, 4, 3).unbind()
+    assert torch.equal(Constant(3).forward_and_score(x, score)[2], torch.zeros(4, 3))
+
+
+@pytest.mark.parametrize("name", [*BASES, "raw uniform", "constant uniform"])
+def test_every_base(name: str, perturb: Perturb) -> None:
+    if "uniform" in name and name not in BASES:
+        law: Base = Uniform(2, low=-1.0, width=3.0, trainable=name == "raw uniform")
+    else:
+        law = make_base(name, 2)
+    if isinstance(law, Resampled):
+        law.acceptance = Acceptance(2, 8)
+    flow = Flow(law, build("nsf-c", 2, layers=2, hidden=8).bijection)
+    path_gradients_agree(perturb(flow).double().eval())
+
+
+def test_forward_kl_with_a_flat_base(perturb: Perturb) -> None:
+    """A base of constant density has no score: what is left is the score of the target, pulled back."""
+    for trainable in (True, False):
+        base = Uniform(2, low=-50.0, width=100.0, trainable=trainable)
+        flow = perturb(Flow(base, build("nsf-c", 2, layers=2, hidden=8).bijection)).double().eval()
+        x = torch.randn(7, 2, dtype=torch.float64)
+        value = forward_kl(flow, x, force=-x)
+        assert torch.allclose(value, -flow.log_prob(x).mean())
+        z, _, pulled = flow.bijection.forward_and_score(x, -x)
+        layers = list(flow.bijection.parameters())
+        exact = torch.autograd.grad((z * pulled).sum(-1).mean(), layers, allow_unused=True)
+        found = torch.autograd.grad(value, layers, allow_unused=True)
+        for a, b in zip(found, exact, strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or b is None or torch.allclose(a, b)
+
+
+def test_second_derivatives_raise(perturb: Perturb) -> None:
+    flow = made("maf", perturb)
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    for weight in (torch.ones(4, dtype=torch.float64), x[:, 0]):  # the second brings a graph of its own
+        (first,) = torch.autograd.grad((weight * flow.frozen_log_prob(x)).sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="no second derivatives"):
+            torch.autograd.grad((first + x**2).sum(), x)
+    _, log_prob = flow.rsample_and_log_prob(4, path=True)
+    parameters = list(flow.parameters())
+    firsts = torch.autograd.grad(log_prob.sum(), parameters, create_graph=True, allow_unused=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.stack([g.square().sum() for g in firsts if g is not None]).sum().backward()
 
 
 def test_a_flow_without_layers() -> None:

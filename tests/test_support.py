@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,10 +21,13 @@ from pushforward.flows import (
     Log,
     Logit,
     LULinear,
+    Probit,
     Pushed,
     Uniform,
     build,
     check_bijection,
+    load,
+    save,
 )
 
 F64 = torch.float64
@@ -148,6 +152,24 @@ def test_pushed_moves_and_scales() -> None:
     assert float(pushed.log_prob(z, context).detach()) == pytest.approx(exact, rel=1e-7)
 
 
+def test_probit_pushes_the_uniform_law_to_a_gaussian() -> None:
+    bijection = Probit(2, [0.0, -2.0], [1.0, 2.0])
+    assert bijection.domain == [(0.0, 1.0), (-2.0, 2.0)]
+    pushed = Pushed(Uniform(2, trainable=False), Probit(2)).double()
+    y = torch.randn(50, 2, dtype=F64)
+    assert_close(pushed.log_prob(y), Gaussian(2).double().log_prob(y))
+    for column in pushed.sample(4000).T:
+        assert stats.kstest(column.detach().numpy(), "norm").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("kind", [Logit, Probit])
+def test_a_box_is_rebuilt_from_its_file(kind: type[Logit] | type[Probit], tmp_path: Path) -> None:
+    save(Flow(Gaussian(2), kind(2, [0.0, -2.0], [1.0, 2.0])), tmp_path)
+    box = load(tmp_path).bijection
+    assert type(box) is kind
+    assert box.config() == {"features": 2, "low": [0.0, -2.0], "high": [1.0, 2.0]}
+
+
 def test_a_trainable_law_of_a_pushed_one_learns() -> None:
     pushed = Pushed(Beta(2, 2.0, 2.0), Logit(2))
     pushed.rsample(7).square().sum().backward()
@@ -160,6 +182,7 @@ def test_a_trainable_law_of_a_pushed_one_learns() -> None:
     ("make", "message"),
     [
         (lambda: Logit(2, 1.0, [2.0, 1.0]), "Logit: expected every low below its high; got [1.0, 1.0] and [2.0, 1.0]"),
+        (lambda: Probit(1, 1.0, 1.0), "Probit: expected every low below its high; got [1.0] and [1.0]"),
         (lambda: Logit(2, high=math.inf), "Logit: expected high as one finite number or 2 of them; got inf"),
         (lambda: Log(2, low=[0.0]), "Log: expected low as one finite number or 2 of them; got [0.0]"),
         (
@@ -169,6 +192,10 @@ def test_a_trainable_law_of_a_pushed_one_learns() -> None:
         (
             lambda: Pushed(Gamma(1), Logit(1)),
             "Pushed: expected a law whose support is the bijection's domain [(0.0, 1.0)]; got [(0.0, inf)]",
+        ),
+        (
+            lambda: Pushed(Gamma(1), Probit(1, -1.0, 2.0)),
+            "Pushed: expected a law whose support is the bijection's domain [(-1.0, 2.0)]; got [(0.0, inf)]",
         ),
         (
             lambda: Pushed(Uniform(1), Logit(1)),

@@ -107,6 +107,15 @@ def test_every_objective(source: str, keys: tuple[str, ...], tmp_path: Path) -> 
     assert done.results["objective"] == keys[0].partition("=")[2]
 
 
+def test_fits_are_compared_on_the_same_exact_samples(double_well: Fit, tmp_path: Path) -> None:
+    other = small("target:double-well", tmp_path / "other", "seed=1")
+    done = json.loads(
+        invoke("compare", double_well.run.path, other.run.path, "--json", "--out", tmp_path / "c.html").stdout
+    )
+    nll = [run["test_nll"] for run in done["runs"]]
+    assert sorted(nll) == pytest.approx(sorted(fit.results["test_nll"] for fit in (double_well, other)))
+
+
 def test_json_of_the_command(tmp_path: Path) -> None:
     done = invoke(
         "fit", "target:u1", *SMALL, PAGE, "train.steps=5", "--json", "--out", tmp_path / "run"
@@ -138,6 +147,10 @@ def detached(x): return -0.5 * x.detach().square().sum(-1)
 def flat(x): return torch.zeros(len(x))
 def grows(x): return x.square().sum(-1)
 def raises(x): raise RuntimeError("no such table")
+def far_below(x): return -1e6 - 0.5 * (x - 1).square().sum(-1)
+def half(x): return torch.where(x[:, 0] > 0, -0.5 * x.square().sum(-1), -torch.inf)
+MATRIX = torch.eye(2)
+def single(x): return -0.5 * ((x @ MATRIX) ** 2).sum(-1)
 def elsewhere(x): return (-0.5 * x.square().sum(-1)).to("meta")
 """
 
@@ -179,6 +192,43 @@ def test_a_function_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
+    ("name", "log_z", "keys"),
+    [
+        ("far_below", math.log(2 * math.pi) - 1e6, ("train.steps=150",)),  # the constant says nothing of the shape
+        ("single", math.log(2 * math.pi), ("train.steps=100",)),  # float32 only
+        ("detached", math.log(2 * math.pi), ("train.steps=100", "train.gradient=score-function")),
+    ],
+)
+def test_functions_that_are_not_textbook(
+    name: str, log_z: float, keys: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "laws_for_more.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    words = (f"target:laws_for_more:{name}", "target.features=2", *SMALL, PAGE, *keys)
+    found = json.loads(invoke("fit", *words, "--json", "--out", "run").stdout)
+    assert found["log_z"] == pytest.approx(log_z, abs=0.1)
+    assert found["reverse_ess"] > 0.8
+
+
+def test_no_density_on_one_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points without density count as bad, not infinitely so: weights that are better than the first ones are kept."""
+    (tmp_path / "laws_for_a_half.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    words = ("target:laws_for_a_half:half", "target.features=2", *SMALL, PAGE, "train.steps=60")
+    invoke("fit", *words, "--out", "run")
+    rows = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["kind"] == "validation"]
+    assert all(math.isfinite(row["val/loss"]) for row in rows)
+    assert rows[-1]["best/val_loss"] < rows[0]["val/loss"]
+
+
+def test_a_resumed_fit_keeps_what_it_minimises(tmp_path: Path) -> None:
+    small("target:u1", tmp_path / "run", "train.steps=5")
+    for key in ("train.objective=alpha", "train.alpha=1.5"):
+        with pytest.raises(ConfigError, match="keeps what it minimises"):
+            resume(tmp_path / "run", (key,), quiet=True)
+
+
+@pytest.mark.parametrize(
     ("arguments", "told", "code"),
     [
         (("target:u1", "train.objective=mle"), "is for rows; a target is fitted by reverse-kl", 2),
@@ -186,6 +236,14 @@ def test_a_function_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (("target:many-wel",), "did you mean 'many-well'", 3),
         (("target:many-well", "target.features=3"), "even", 3),
         (("target:funnel", "flow.base=resampled"), "carry no gradient beyond 2 columns", 2),
+        (("target:u1", "train.objective=elbo"), "is for rows; a target is fitted by reverse-kl", 2),
+        (
+            ("target:u1", "train.objective=alpha", "train.alpha=1", "train.gradient=path-wise"),
+            "no path-wise gradient",
+            2,
+        ),
+        (("target:u1", "train.objective=forward-kl", "train.gradient=score-function"), "no score-function", 2),
+        (("target:u1", "train.batch_size=1", "train.gradient=score-function"), "at least 2", 2),
         (("target:u1", "train.gradient=pathwise"), "expected auto, path, path-wise or score-function", 2),
     ],
 )

@@ -123,6 +123,9 @@ Text = Annotated[str, Field(min_length=1), Expected("a text")]
 OptionalText = Annotated[str | None, BeforeValidator(_optional_text), Expected("a text")]
 
 
+VaeFlow = Literal["gaussian", "realnvp", "maf", "iaf", "nsf-c", "nsf-ar"]
+
+
 class Section(BaseModel):
     """A group of keys; a bare text given for the group sets its most telling key."""
 
@@ -188,13 +191,28 @@ class TargetConfig(Section):
     spread: Positive | Auto = Field(default="auto", description="about how far from the origin a function's mass lies")
 
 
+class VaeConfig(Section):
+    """The variational autoencoder that is fitted where the objective is a bound on the likelihood of rows."""
+
+    latent: Count | Auto = Field(default="auto", description="latent features; auto is half the columns, at most 32")
+    decoder: Literal["auto", "bernoulli", "gaussian", "categorical", "logistic"] = Field(
+        default="auto",
+        description="law of a row: bernoulli of 0 and 1, gaussian, categorical, or logistic of ordered whole numbers",
+    )
+    prior: VaeFlow = Field(default="realnvp", description="law of latent points: gaussian, or a flow that trains along")
+    posterior: VaeFlow = Field(default="gaussian", description="law of latent points given a row: gaussian, or a flow")
+
+
 class TrainConfig(Section):
     """How the flow is fitted."""
 
-    objective: Literal["auto", "mle", "energy", "mle+energy", "reverse-kl", "alpha", "forward-kl", "iwae"] = Field(
-        default="auto",
-        description="what is minimised; of rows: mle, energy (sliced energy distance of samples), or mle+energy; of a "
-        "target: reverse-kl, alpha, forward-kl, or iwae; auto is mle or reverse-kl",
+    objective: Literal["auto", "mle", "energy", "mle+energy", "elbo", "iwae", "reverse-kl", "alpha", "forward-kl"] = (
+        Field(
+            default="auto",
+            description="what is minimised; of rows: mle, energy (sliced energy distance of samples), mle+energy, or "
+            "minus a bound of a variational autoencoder, elbo or iwae; of a target: reverse-kl, alpha, forward-kl, or "
+            "iwae; auto is mle or reverse-kl",
+        )
     )
     gradient: Literal["auto", "path", "path-wise", "score-function"] = Field(
         default="auto", description="of an objective on a target: how it is differentiated; auto is path"
@@ -264,6 +282,9 @@ class Config(BaseModel):
     data: DataConfig = Field(description="which rows and columns are learned")
     target: TargetConfig = Field(default=TargetConfig(), description="which density is fitted in place of rows")
     flow: FlowConfig = Field(default=FlowConfig(), description="which flow is built")
+    vae: VaeConfig = Field(
+        default=VaeConfig(), description="which autoencoder is built, for the objectives elbo and iwae"
+    )
     train: TrainConfig = Field(default=TrainConfig(), description="how it is fitted")
     seed: CountOrZero = Field(default=0, description="seed of everything random")
     device: Annotated[str, BeforeValidator(_device), Expected("auto, cpu, cuda, cuda:N or mps")] = Field(

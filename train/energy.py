@@ -66,6 +66,9 @@ class Energy:
         seed: Decides noise and directions of the validation.
         likelihood: Whether the NLL is added.
         weight: Weight of the energy distance beside it.
+
+    Raises:
+        ValueError: If a batch, or validation, has a single row, which has no distances.
     """
 
     loss_key = "loss"
@@ -82,6 +85,11 @@ class Energy:
         likelihood: bool = False,
         weight: float = 1.0,
     ) -> None:
+        if min(len(train), len(validation), batch_size) < 2:
+            raise ValueError(
+                f"Energy: expected at least 2 rows in a batch and in validation; got {min(len(train), batch_size)} and "
+                f"{len(validation)}"
+            )
         self.rows = Likelihood(train, validation, batch_size, step)
         self.points, self.seed = self.rows.points, seed
         self.likelihood, self.weight = likelihood, weight

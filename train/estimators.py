@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows import Flow
+from pushforward.flows.bijection import pull_back
 
 Estimator = Literal["path", "path-wise", "score-function", "score-function-bare"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
@@ -110,14 +111,14 @@ def alpha_divergence(
             # Subtracting the mean share changes nothing in the mean: that of the scores is zero.
             kept = shares if estimator == "score-function-bare" else shares - 1 / n
             loss = -(kept * log_q).sum() / alpha
-        return _with_gradient(_alpha_value(log_w, alpha), loss), log_w
+        return _with_gradient(alpha_value(log_w, alpha), loss), log_w
     x, log_q = flow.rsample_and_log_prob(n, path=estimator == "path")
     weights = log_target(x) - log_q
     log_w = weights.detach()
     shares = torch.softmax(alpha * log_w, 0)
     # The part of E_q[w^alpha] that depends on the density alone is (1 - alpha) times that which goes along the path.
     loss = -(shares * weights).sum() if estimator == "path" else (shares * weights).sum() / (alpha - 1)
-    return _with_gradient(_alpha_value(log_w, alpha), loss), log_w
+    return _with_gradient(alpha_value(log_w, alpha), loss), log_w
 
 
 def importance_bound(
@@ -149,19 +150,19 @@ def importance_bound(
     if estimator.startswith("score-function"):
         x = flow.sample((samples, n))
         log_q = flow.log_prob(x)
-        log_w = log_target(x).detach() - log_q.detach()
-        bounds = _log_mean_exp(log_w)
+        log_w = log_target(x.flatten(0, 1)).detach().reshape(samples, n) - log_q.detach()
+        bounds = log_mean_exp(log_w)
         shares = torch.softmax(log_w, 0)
         # The bound's own dependence on the density, and that of the points' law on the parameters.
         learned = bounds if estimator == "score-function-bare" else bounds - (bounds.sum() - bounds) / (n - 1)
         gain = ((learned - shares) * log_q).sum(0).mean()
         return _with_gradient(bounds.mean(), gain), log_w
     x, log_q = flow.rsample_and_log_prob((samples, n), path=estimator == "path")
-    weights = log_target(x) - log_q
+    weights = log_target(x.flatten(0, 1)).reshape(samples, n) - log_q
     log_w = weights.detach()
     shares = torch.softmax(log_w, 0)
     gain = ((shares.square() if estimator == "path" else shares) * weights).sum(0).mean()
-    return _with_gradient(_log_mean_exp(log_w).mean(), gain), log_w
+    return _with_gradient(log_mean_exp(log_w).mean(), gain), log_w
 
 
 def forward_kl(flow: Flow, x: Tensor, force: Tensor | None = None) -> Tensor:
@@ -190,22 +191,24 @@ def forward_kl(flow: Flow, x: Tensor, force: Tensor | None = None) -> Tensor:
     with torch.enable_grad():
         own = z.detach().requires_grad_()
         log_base = flow.base.log_prob(own, None)
-        (score,) = torch.autograd.grad(log_base.sum(), own, retain_graph=True)
+        (score,) = pull_back((log_base,), (own,), (torch.ones_like(log_base),), retain_graph=True)
     # The base's parameters learn from the points that arrive; the layers, from the difference of the scores.
     loss = (z * (pulled - score)).sum(-1).mean() - log_base.mean()
     return _with_gradient(value, loss)
 
 
-def _alpha_value(log_w: Tensor, alpha: float) -> Tensor:
+def alpha_value(log_w: Tensor, alpha: float) -> Tensor:
+    """The alpha divergence ``()`` that log-weights ``(n,)`` of points of the flow estimate, up to log Z."""
     if alpha == 0:
         return -log_w.mean()
-    log_z = _log_mean_exp(log_w)
+    log_z = log_mean_exp(log_w)
     if alpha == 1:
         return (torch.softmax(log_w, 0) * log_w).sum() - log_z
-    return _log_mean_exp(alpha * log_w) / (alpha * (alpha - 1))
+    return log_mean_exp(alpha * log_w) / (alpha * (alpha - 1))
 
 
-def _log_mean_exp(log_w: Tensor) -> Tensor:
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    """Logarithm of the mean weight over the first dimension."""
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 

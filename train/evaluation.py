@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pushforward.datasets import DataError, Dataset, read_rows, write_table
+from pushforward.datasets.target_names import PREFIX
 from pushforward.evaluate.calibration import Calibration
 from pushforward.evaluate.calibration_plots import pit, quantiles
 from pushforward.evaluate.corner import corner
@@ -26,13 +27,14 @@ from pushforward.evaluate.report import (
     latent_noise,
     score_split,
 )
+from pushforward.train.bound_objective import OBJECTIVES
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device
 from pushforward.train.overrides import load_config
 from pushforward.train.prepare import Part, Prepared, check_same_data, load_data, prepare
 from pushforward.train.row_scores import rows_fingerprint, write_row_scores
 from pushforward.train.run_page import write_report
-from pushforward.train.runs import RunFolder
+from pushforward.train.runs import RunFolder, RunUsageError
 from pushforward.train.tracking import Tracking, read_metrics
 
 _SAMPLES = 10_000
@@ -153,9 +155,20 @@ def evaluate_run(
     Raises:
         DataError: If the run's data are gone or changed, or the table does not fit.
         ModelFileError: If the model is missing or damaged.
+        RunUsageError: If the run is no fit of a flow to rows.
         RunError: If the run is being fitted.
     """
     config = load_config(files=[run.config])
+    if config.data.source.startswith(PREFIX):
+        raise RunUsageError(
+            f"{run.path}: is a fit to a target, which has no rows to evaluate on; its results.json and its page have "
+            "what is known of it, and pushforward score gives log-densities of points"
+        )
+    if config.train.objective in OBJECTIVES:
+        raise RunUsageError(
+            f"{run.path}: is a fit of an autoencoder, whose likelihood is bounded and not known: it cannot be "
+            "evaluated as a flow; pushforward score gives the bounds of rows"
+        )
     if data is None:
         run.claim()
         try:

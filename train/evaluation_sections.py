@@ -40,6 +40,21 @@ _ALTS = {
         "right: the pair of noise coordinates that correlates most",
         "Sent to the base, test rows are N(0, I) under a perfect fit.",
     ),
+    "samples": (
+        "Samples",
+        "A grid of images that the model has drawn",
+        "Drawn from the decoder at latent points of the prior.",
+    ),
+    "reconstructions": (
+        "Reconstructions",
+        "Pairs of lines of images: test rows, and below each what the model expects of it",
+        "Test rows, and the mean of the decoder at the centre of each row's posterior.",
+    ),
+    "latent-plane": (
+        "Latent plane",
+        "Scatter plot of the posterior centres of test rows over points of the prior, on two principal axes",
+        "Where the encoder sends test rows. They cover the prior where both fit together.",
+    ),
 }
 
 # Its curves are in the page already, where they can be read out; calibration has its own charts.
@@ -73,6 +88,11 @@ def baseline_scores(record: RunRecord) -> list[BaselineScore]:
         )
         for item in items(record.evaluation, "baselines")
     ]
+
+
+def bounded(record: RunRecord) -> bool:
+    """Whether the model is an autoencoder: its likelihoods are bounds, and it cannot be evaluated as a flow."""
+    return record.flow == "vae"
 
 
 def earlier_model(record: RunRecord) -> str:
@@ -125,7 +145,10 @@ def likelihood(record: RunRecord) -> Child:
         out.append(tag("div", *both, class_="two") if gains else both[0])
         out.append(figure(_baseline_table(record, baselines, nll, se), _how(record, baselines)))
     elif nll is not None:
-        if record.context:
+        if bounded(record):
+            points = count(number(results, "bound_samples"))
+            why = f"The NLL of an autoencoder is not known: what is shown is an upper bound by {points} points a row."
+        elif record.context:
             why = "Baselines are fitted to densities without context only, so there are none beside this one."
         elif not evaluation:
             why = (
@@ -246,6 +269,7 @@ def _parts(record: RunRecord) -> Child:
         nlls[part], errors[part] = nll, se
         # How many rows are scored is a matter of the data, not of the model.
         scored, of = number(evaluation, part, "rows"), number(record.schema, "rows", part)
+        scored = number(results, f"{part}_rows_scored") if scored is None else scored
         if nll is not None:
             body.append((part, measured(nll, se), count(of if scored is None else scored), count(of)))
     if not body:
@@ -264,6 +288,8 @@ def _parts(record: RunRecord) -> Child:
 def _sample_table(record: RunRecord) -> Child:
     samples = group(record.evaluation, "samples")
     if not samples:
+        if bounded(record):
+            return None
         return tag("p", "Samples have not been compared with held-out rows.", class_="missing")
     c2st = group(samples, "c2st")
     body: list[tuple[Child, ...]] = []

@@ -12,6 +12,7 @@ from pushforward.evaluate.report import EvaluationReport
 from pushforward.flows import Flow, build
 from pushforward.flows import load as load_flow
 from pushforward.flows import save as save_flow
+from pushforward.train.autoencoder_fitting import fit_autoencoder_run, is_autoencoder, resume_autoencoder
 from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device, kernel_trouble
@@ -34,6 +35,9 @@ from pushforward.train.settings import check_base_has_gradients, resolve, settin
 from pushforward.train.target_fitting import fit_target, is_target, resume_target
 from pushforward.train.target_objective import OBJECTIVES
 from pushforward.train.wandb_process import WandbProcess
+
+# What a loss means: with another one, the best weights so far could not be told from better ones.
+_DEFINING = ("objective", "alpha", "energy_weight", "importance_samples")
 
 _INITIAL_ROWS = 20_000
 
@@ -60,13 +64,15 @@ def plan(config: Config) -> Plan:
         DataError: If the data cannot be used.
     """
     choose_device(config.device)
+    if is_target(config):
+        raise ConfigError(f"data.source: {config.data.source} is a target and has no rows; fit it: pushforward fit")
+    if is_autoencoder(config):
+        raise ConfigError(f"train.objective: {config.train.objective} fits an autoencoder and not a flow")
     if config.train.objective in OBJECTIVES:
         raise ConfigError(
             f"train.objective: {config.train.objective} needs a target, as in pushforward fit target:many-well; "
             f"rows are fitted by mle, energy or mle+energy"
         )
-    if is_target(config):
-        raise ConfigError(f"data.source: {config.data.source} is a target and has no rows; fit it: pushforward fit")
     prepared = prepare(load_data(config), config.data, config.data_seed)
     dataset = prepared.dataset
     rows, features = prepared.recorded.shape
@@ -76,6 +82,8 @@ def plan(config: Config) -> Plan:
         config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
     if config.train.objective in ("energy", "mle+energy"):
         check_base_has_gradients(config, features)
+        if config.train.batch_size == 1:
+            raise ConfigError("train.batch_size: expected at least 2 for the energy distance; got 1")
     flow = config.flow
     # Architecture and initial weights follow from the seed alone, wherever the process has been before.
     with torch.random.fork_rng(devices=[]):
@@ -114,6 +122,8 @@ def fit(
         RunError: If the run folder cannot be made or written.
         DivergedError: If training does not stay finite.
     """
+    if is_autoencoder(config) and not is_target(config):
+        return fit_autoencoder_run(config, out=out, quiet=quiet, watch=watch, job_type=job_type)
     if is_target(config):
         return fit_target(config, out=out, quiet=quiet, watch=watch, job_type=job_type)
     with start_client(config) as process:
@@ -164,11 +174,16 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
     run = RunFolder.open(path)
     before = load_config(files=[run.config])
     config = load_config(files=[run.config], overrides=overrides, **options)
-    for group in ("data", "target", "flow", "seed"):
+    for group in ("data", "target", "flow", "vae", "seed"):
         if getattr(config, group) != getattr(before, group):
             raise ConfigError(f"{group}: a resumed fit keeps its {group}; start a new fit to change it")
+    for key in _DEFINING:
+        if getattr(config.train, key) != getattr(before.train, key):
+            raise ConfigError(f"train.{key}: a resumed fit keeps what it minimises; start a new fit to change it")
     run.claim()
     try:
+        if is_autoencoder(config) and not is_target(config):
+            return resume_autoencoder(run, config, quiet=quiet)
         if is_target(config):
             return resume_target(run, config, quiet=quiet)
         with start_client(config) as process:
@@ -257,8 +272,6 @@ def _run(
                 )
 
             session.recording.attempt("no evaluation", evaluate)
-        if session.signum is not None:
-            session.exit_code = 128 + session.signum
         return Fit(run, density, results, report, session.signum, note=message)
 
 

@@ -270,7 +270,14 @@ def _prepared(config: Config, steps: int, scale: float | None) -> tuple[Config, 
             zeros = torch.zeros(target.features, device=device)
             flow.base.initialize(zeros, scale**2 * torch.eye(target.features, device=device))
     batch_size = config.train.batch_size
-    objective = TargetObjective(target, config.train, batch_size, _VALIDATION_POINTS, device, config.seed)
+    objective = TargetObjective(
+        target,
+        config.train,
+        batch_size,
+        validation_points=_VALIDATION_POINTS,
+        device=device,
+        seed=config.seed,
+    )
     return config, target, flow, objective
 
 

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from pushforward.flows import Chain, Flow
 
 
-def named_layers(flow: Flow) -> dict[str, nn.Module]:
+def named_layers(flow: nn.Module) -> dict[str, nn.Module]:
     """The bijections of a flow, data end first, and its base; names such as ``2-masked-autoregressive``.
 
-    The base counts where it has parameters.
+    The base counts where it has parameters. Of a model of another kind, its parts.
     """
+    if not isinstance(flow, Flow):
+        return dict(flow.named_children())
     bijection = flow.bijection
     members = list(bijection.bijections) if isinstance(bijection, Chain) else [bijection]
     layers: dict[str, nn.Module] = {f"{place:02d}-{_kebab(member)}": member for place, member in enumerate(members)}

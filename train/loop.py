@@ -57,7 +57,7 @@ class State:
 
 def start(flow: Flow, settings: Settings) -> State:
     """Make the state of a run that has not begun; data-dependent layers must be initialised already."""
-    decayed = [p for name, p in flow.named_parameters() if p.dim() > 1 and "bijection" in name]
+    decayed = [p for name, p in flow.named_parameters() if p.dim() > 1 and "base" not in name.split(".")]
     chosen = {id(p) for p in decayed}
     others = [p for p in flow.parameters() if id(p) not in chosen]
     groups = [
@@ -262,7 +262,7 @@ def _diverged(progress: Standing, objective: Objective, settings: Settings) -> D
     return DivergedError(
         f"the loss is not finite at step {progress.step}, after {max(0, progress.rollbacks - 1)} returns to the best "
         f"weights with half the learning rate each (best validation {objective.loss_name} {progress.best_loss:.4f} "
-        f"nats in standardised units, at step {progress.best_step}); "
+        f"in standardised units, at step {progress.best_step}); "
         f"try train.learning_rate={settings.learning_rate / 10:g}"
     )
 

@@ -5,8 +5,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from pushforward.flows import Flow
-
 Metrics = dict[str, float]
 
 
@@ -38,7 +36,7 @@ class Objective(Protocol):
             spent: Share of the budget that is spent.
         """
 
-    def loss(self, flow: Flow, batch: Any) -> tuple[Tensor, Tensor]:
+    def loss(self, flow: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """What is differentiated ``()``, and the numbers to be averaged until they are logged ``(k,)``.
 
         Nothing here waits for the device. A number that is not finite sends the fit back.
@@ -50,5 +48,5 @@ class Objective(Protocol):
     def at(self, step: int) -> Metrics:
         """What is logged of a step besides."""
 
-    def validate(self, flow: Flow) -> Validation:
+    def validate(self, flow: Any) -> Validation:
         """The loss of a flow in evaluation mode, the same for the same weights, lower being better."""

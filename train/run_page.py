@@ -28,6 +28,7 @@ from pushforward.train.calibration_section import calibration, calibration_card,
 from pushforward.train.evaluation_sections import (
     UNSCORED,
     best_baseline,
+    bounded,
     earlier_model,
     likelihood,
     pictures,
@@ -193,10 +194,12 @@ def _nll_card(record: RunRecord) -> Card:
     nll, se = (number(record.results, key) for key in ("test_nll", "test_nll_se"))
     if nll is not None:
         scale = number(record.results, "test_nll_standardized")
-        tested = number(record.evaluation, "test", "rows") or number(record.schema, "rows", "test")
+        tested = number(record.evaluation, "test", "rows") or number(record.results, "test_rows_scored")
+        tested = tested or number(record.schema, "rows", "test")
         detail = [f"{significant(scale)} in standardised units"] if scale is not None else []
         detail += [f"{count(tested)} test rows"] if tested is not None else []
-        return Card("Test NLL", measured(nll, se), "nats", "; ".join(detail))
+        name = "Test NLL, at most" if bounded(record) else "Test NLL"
+        return Card(name, measured(nll, se), "nats", "; ".join(detail))
     _, values = record.curve("val/nll")
     if len(values):
         _, errors = record.curve("val/nll_se")
@@ -308,6 +311,8 @@ def _reproduce(record: RunRecord) -> Child:
     argv = environment.get("argv")
     if isinstance(argv, list):
         parts += [tag("p", "The command that was given:"), command(shlex.join(str(word) for word in argv))]
+    flow_of_rows = not record.is_target and not bounded(record)
+    evaluated = [shlex.join(["pushforward", "evaluate", name])] if flow_of_rows else []
     if (record.run.model / "config.json").exists():
         parts += [
             tag("p", "What can be done with it:"),
@@ -316,7 +321,7 @@ def _reproduce(record: RunRecord) -> Child:
                     (
                         shlex.join(["pushforward", "sample", name, "-n", "1000", "--out", "new.csv"]),
                         shlex.join(["pushforward", "score", name, "rows.csv", "--out", "log_prob.csv"]),
-                        *([] if record.is_target else [shlex.join(["pushforward", "evaluate", name])]),
+                        *evaluated,
                     )
                 )
             ),

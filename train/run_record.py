@@ -63,7 +63,7 @@ class RunRecord:
     @property
     def flow(self) -> str:
         """Name of the flow that is kept; that of the flow which is fitted as long as there is none."""
-        return str(self.results.get("flow") or self.config.get("flow.name") or "flow")
+        return str(self.results.get("flow") or self.state.get("flow") or self.config.get("flow.name") or "flow")
 
     @property
     def is_target(self) -> bool:

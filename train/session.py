@@ -168,6 +168,8 @@ class Session:
         if isinstance(error, KeyboardInterrupt):
             self.exit_code = 130
             self.keep(lambda: self.run.set_status("stopped", **self._status))
+        elif error is None and self.signum is not None:  # also one that came after the run was whole
+            self.exit_code = 128 + self.signum
         elif error is not None:
             self.exit_code = self.exit_code or 1
             mark_failed(self.run, **self._status)  # before the page says how it is

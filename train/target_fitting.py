@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pushforward.datasets.schema import Column, Schema
-from pushforward.datasets.target import Target
+from pushforward.datasets.target import Target, TargetError, evaluate
 from pushforward.datasets.target_check import check_target
 from pushforward.datasets.target_names import PREFIX
 from pushforward.datasets.targets import load_target
@@ -28,20 +28,23 @@ from pushforward.flows.probit import Probit
 from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device, kernel_trouble
+from pushforward.train.evaluation import forget_evaluation
 from pushforward.train.loop import State, start
 from pushforward.train.outcome import Fit
 from pushforward.train.overrides import ConfigError
 from pushforward.train.recording import Watch
+from pushforward.train.results import summary_of
+from pushforward.train.row_scores import rows_fingerprint, write_row_scores
 from pushforward.train.runs import RunFolder
 from pushforward.train.session import Session, mark_failed, start_client
 from pushforward.train.settings import check_base_has_gradients, resolve, settings
-from pushforward.train.target_objective import TargetObjective
+from pushforward.train.target_objective import OBJECTIVES, TargetObjective, objective_name
 from pushforward.train.wandb_process import WandbProcess
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _POINTS = 50_000  # of the final numbers
-_TRUTH_POINTS = 10_000
+_TRUTH_POINTS, _TRUTH_SEED = 10_000, 271_828
 _VALIDATION_POINTS = 4_000
 _SHOWN = 10_000  # points of a picture and of samples.csv
 _PASS = 5_000
@@ -105,13 +108,10 @@ def plan_target(config: Config) -> TargetPlan:
         bounds=told.bounds,
         spread=None if told.spread == "auto" else told.spread,
     )
-    if config.train.objective in ("mle", "energy", "mle+energy"):
-        raise ConfigError(
-            f"train.objective: {config.train.objective} is for rows; a target is fitted by reverse-kl, alpha, "
-            f"forward-kl or iwae"
-        )
+    _check_options(config, target)
     config = _resolved(config, target)
-    check_base_has_gradients(config, target.features)
+    if config.train.gradient != "score-function" and not _learns_from_samples(config, target):
+        check_base_has_gradients(config, target.features)
     # Architecture and initial weights follow from the seed alone, wherever the process has been before.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -156,7 +156,8 @@ def fit_target(
         flow = flow.to(device)
         with torch.no_grad():
             first_batch = flow.eval().sample(512)
-        check_target(target, first_batch)  # before there is a run folder
+        # Before there is a run folder.
+        check_target(target, first_batch, gradients=config.train.gradient != "score-function")
         objective = _objective(config, target, device)
         label = f"{config.data.source.removeprefix(PREFIX)}-{config.flow.name}"
         run = RunFolder.create(out, label=label)
@@ -188,9 +189,14 @@ def resume_target(run: RunFolder, config: Config, *, quiet: bool = False) -> Tar
         objective = _objective(config, planned.target, device)
         run.write_config(config)
         run.set_status("running")
-        return _run(
-            run, config, planned.target, objective, state, process, trouble=kernel_trouble(), quiet=quiet, resumed=True
-        )
+        try:
+            trouble = kernel_trouble()
+            return _run(
+                run, config, planned.target, objective, state, process, trouble=trouble, quiet=quiet, resumed=True
+            )
+        except BaseException:
+            mark_failed(run, config.data.source, config.flow.name)
+            raise
 
 
 def _run(
@@ -204,6 +210,7 @@ def _run(
     trouble: str,
     **options: Any,
 ) -> TargetFit:
+    target = _for_numbers(target, state.flow, state.average[0].device)
     parameters = sum(p.numel() for p in state.flow.parameters())
     known = "" if target.log_z is None else f", log Z {target.log_z:.4f}"
     session = Session(
@@ -212,7 +219,7 @@ def _run(
         state,
         process,
         name=config.data.source,
-        size=f"{target.features} coordinates{known}; {objective.name} by the {objective.estimator} gradient",
+        size=f"{target.features} coordinates{known}; {objective.name}, {objective.estimator} gradient",
         facts={"features": target.features, "parameters": parameters, "objective": objective.name},
         draw=partial(_draw_points, target),
         **options,
@@ -222,9 +229,13 @@ def _run(
             session.progress.message(f"warning: {trouble}")
         state = session.train(objective)
         flow = state.flow.cpu().double().eval()
-        drawn, log_w = weighted_sample(flow, target, _POINTS, config.seed)
-        density = _density(flow, drawn)
+        density = _density(flow, _drawn(flow, _VALIDATION_POINTS, config.seed)[0])
         density.save(run.model, extra={"dataset": config.data.source})
+        session.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
+        drawn, log_w = weighted_sample(flow, target, _POINTS, config.seed)
+        # The same points for every fit to a target, so that fits can be compared point by point.
+        truth = target.sample(_TRUTH_POINTS, _TRUTH_SEED)
+        truth = None if truth is None else truth.double()
         results = {
             "run": str(run.path),
             "dataset": config.data.source,
@@ -239,22 +250,25 @@ def _run(
             "stop_reason": state.progress.stop_reason,
             "train_nll": None,
             "val_nll": None,
-            **numbers_of(density.flow, target, log_w, config.seed),
+            "test_nll_standardized": None,
+            **numbers_of(density.flow, target, log_w, truth),
+            "test_rows_sha256": None if truth is None else rows_fingerprint(density.schema.names, truth.numpy()),
         }
         run.write_json("results.json", results)
-        left_out = ("run", "dataset")
-        session.keep(
-            lambda: session.tracking.summary({key: value for key, value in results.items() if key not in left_out})
-        )
+        session.keep(lambda: session.tracking.summary(summary_of(results)))
+        if target.log_z is not None:
+            lines = {"known/log_z": target.log_z}
+            session.keep(lambda: session.tracking.reference_lines(lines, state.progress.step))
         session.ended({key: results[key] for key in ("dataset", "flow", "steps", "val_nll", "test_nll")})
+        if truth is not None:
+            scores = _log_prob(density.flow, truth).numpy()
+            session.keep(lambda: write_row_scores(run, np.arange(len(scores)), scores))
         session.tracking.model(run.model, results)
         if session.signum is None and config.train.evaluate:
             session.progress.message("evaluating: pictures, samples")
             session.recording.attempt(
                 "no evaluation", lambda: _write_pictures(session, target, density, drawn, log_w, state.progress.step)
             )
-        if session.signum is not None:
-            session.exit_code = 128 + session.signum
         return TargetFit(run, density, results, None, session.signum)
 
 
@@ -272,28 +286,32 @@ def _write_pictures(
     session.keep(lambda: write_table(run.samples / "samples.csv", table, np.empty((len(table), 0)), density.schema))
 
 
-@torch.no_grad()
 def weighted_sample(flow: Flow, target: Target, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Points ``(n, D)`` of a flow and their log-weights ``(n,)`` on the CPU; torch's random state is left as it was."""
-    points, weights = [], []
+    points, log_q = _drawn(flow, n, seed)
+    with torch.no_grad():
+        log_p = torch.cat([evaluate(target, part) for part in points.split(_PASS)])
+    return points, log_p.cpu().double() - log_q.double()
+
+
+@torch.no_grad()
+def _drawn(flow: Flow, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points of a flow and their log-densities, on the CPU."""
     devices = [flow.base.device] if flow.base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        for begin in range(0, n, _PASS):
-            x, log_q = flow.sample_and_log_prob(min(_PASS, n - begin))
-            points.append(x.cpu())
-            weights.append((target.log_prob(x) - log_q).cpu())
-    return torch.cat(points), torch.cat(weights).double()
+        parts = [flow.sample_and_log_prob(min(_PASS, n - begin)) for begin in range(0, n, _PASS)]
+    return torch.cat([x.cpu() for x, _ in parts]), torch.cat([log_q.cpu() for _, log_q in parts])
 
 
-def numbers_of(flow: Flow, target: Target, log_w: Tensor, seed: int) -> dict[str, float | None]:
+def numbers_of(flow: Flow, target: Target, log_w: Tensor, truth: Tensor | None) -> dict[str, Any]:
     """What importance weights say of a fit; None where the target does not know its samples or its constant.
 
     Args:
         flow: The flow in float64.
         target: The target.
         log_w: Log-weights ``(n,)`` of points of the flow.
-        seed: Decides the points of the truth.
+        truth: Exact samples of the target ``(n, D)`` in float64, or None.
     """
     log_z, log_z_se = log_z_estimate(log_w)
     found: dict[str, float | None] = {
@@ -311,11 +329,9 @@ def numbers_of(flow: Flow, target: Target, log_w: Tensor, seed: int) -> dict[str
         "test_nll_se": None,
         "entropy": target.entropy,
     }
-    truth = target.sample(_TRUTH_POINTS, seed + 2)
     if truth is not None:
-        with torch.no_grad():
-            log_p = torch.cat([flow.log_prob(part) for part in truth.double().split(_PASS)])
-            of_truth = target.log_prob(truth.double()) - log_p
+        log_p = _log_prob(flow, truth)
+        of_truth = target.log_prob(truth) - log_p
         scale = 1 / math.sqrt(len(truth))
         found["forward_ess"] = forward_ess(of_truth, target.log_z)
         found |= {"test_nll": float(-log_p.mean()), "test_nll_se": float(log_p.std()) * scale}
@@ -327,19 +343,79 @@ def numbers_of(flow: Flow, target: Target, log_w: Tensor, seed: int) -> dict[str
     return found
 
 
+@torch.no_grad()
+def _log_prob(flow: Flow, points: Tensor) -> Tensor:
+    return torch.cat([flow.log_prob(part) for part in points.split(_PASS)])
+
+
+def _learns_from_samples(config: Config, target: Target) -> bool:
+    return config.train.objective == "forward-kl" and target.has_samples
+
+
+def _check_options(config: Config, target: Target) -> None:
+    """Complain of an objective or an estimator that does not exist for a target.
+
+    Raises:
+        ConfigError: With what there is.
+    """
+    train, name = config.train, objective_name(config.train)
+    if name not in OBJECTIVES:
+        raise ConfigError(
+            f"train.objective: {name} is for rows; a target is fitted by reverse-kl, alpha, forward-kl or iwae"
+        )
+    if _learns_from_samples(config, target):
+        if train.gradient == "score-function":
+            raise ConfigError(
+                "train.gradient: the forward KL from samples of the target has no score-function gradient; take path "
+                "(with the target's forces) or path-wise (maximum likelihood)"
+            )
+        return
+    if train.gradient == "path-wise" and (name == "forward-kl" or (name == "alpha" and train.alpha == 1)):
+        raise ConfigError(
+            "train.gradient: the forward KL by weights (train.alpha=1) has no path-wise gradient; "
+            "take train.gradient=path"
+        )
+    if train.gradient == "score-function" and train.batch_size == 1:
+        raise ConfigError("train.batch_size: expected at least 2 with train.gradient=score-function; got 1")
+
+
 def _objective(config: Config, target: Target, device: torch.device) -> TargetObjective:
     assert config.train.batch_size != "auto"  # resolve has decided it
-    try:
-        return TargetObjective(
-            target,
-            config.train,
-            config.train.batch_size,
-            validation_points=_VALIDATION_POINTS,
-            device=device,
-            seed=config.seed,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    return TargetObjective(
+        target,
+        config.train,
+        config.train.batch_size,
+        validation_points=_VALIDATION_POINTS,
+        device=device,
+        seed=config.seed,
+    )
+
+
+class _AsTrained(Target):
+    """A target that only knows the precision and the device it is trained in: points are moved there."""
+
+    def __init__(self, target: Target, device: torch.device) -> None:
+        self.name, self.features, self.bounds, self.spread = target.name, target.features, target.bounds, target.spread
+        self.log_z, self.entropy, self.description = target.log_z, target.entropy, target.description
+        self._target, self._device = target, device
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        moved = x.to(self._device, torch.get_default_dtype())
+        return self._target.log_prob(moved).to(x.device, x.dtype)
+
+    def sample(self, n: int, seed: int) -> Tensor | None:
+        return self._target.sample(n, seed)
+
+
+def _for_numbers(target: Target, flow: Flow, device: torch.device) -> Target:
+    """The target for what is computed in float64 on the CPU, which a user's function may not be made for."""
+    with torch.no_grad():
+        points = flow.sample(8).cpu().double()
+        try:
+            evaluate(target, points)
+        except TargetError:
+            return _AsTrained(target, device)
+    return target
 
 
 def _resolved(config: Config, target: Target) -> Config:

@@ -7,16 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.datasets.target import Target, value_and_force
+from pushforward.datasets.target import Target, TargetError, evaluate, value_and_force
 from pushforward.evaluate.importance import forward_ess, log_z_estimate, reverse_ess
 from pushforward.flows import Flow
 from pushforward.train.config import TrainConfig
-from pushforward.train.estimators import Estimator, alpha_divergence, forward_kl, importance_bound
+from pushforward.train.estimators import (
+    Estimator,
+    alpha_divergence,
+    alpha_value,
+    forward_kl,
+    importance_bound,
+    log_mean_exp,
+)
 from pushforward.train.objective import Metrics, Validation
 
-# What counts for -inf, where there is nothing to follow: a loss that is seen, and a weight of zero.
-_LOWEST = -1e4
-
+# How far below the best point of a batch a point counts that has no density: a loss that is seen, a weight of zero.
+_DEPTH = 1e4
 _FIRST_POWER = 0.02
 
 OBJECTIVES = ("reverse-kl", "alpha", "forward-kl", "iwae")
@@ -43,7 +49,7 @@ class TargetObjective:
         seed: Decides the noise of the validation and the target's samples.
 
     Raises:
-        ValueError: If the estimator does not exist for the objective.
+        TargetError: If the target fails at its own samples.
     """
 
     loss_key = "loss"
@@ -54,33 +60,28 @@ class TargetObjective:
         target: Target,
         told: TrainConfig,
         batch_size: int,
+        *,
         validation_points: int,
         device: torch.device,
         seed: int,
     ) -> None:
         self.target, self.points, self.seed = target, batch_size, seed
         self.validation_points = validation_points
-        self.name = "reverse-kl" if told.objective == "auto" else told.objective
-        if self.name not in OBJECTIVES:
-            raise ValueError(f"train.objective: expected one of {', '.join(OBJECTIVES)} for a target; got {self.name}")
+        self.name = objective_name(told)
         self.estimator: Estimator = "path" if told.gradient == "auto" else told.gradient
         self.alpha = {"reverse-kl": 0.0, "forward-kl": 1.0}.get(self.name, told.alpha)
         self.annealing = told.annealing
-        self.samples = min(told.importance_samples, batch_size)
-        if self.alpha == 1 and self.estimator == "path-wise" and not target.has_samples:
-            raise ValueError(
-                f"train.gradient: {target.name} has no samples, and without them the forward KL has no path-wise "
-                f"gradient; take train.gradient=path"
-            )
+        self.samples = min(told.importance_samples, batch_size, validation_points)
         self._truth: Tensor | None = None
         self._forces: Tensor | None = None
         truth = target.sample(validation_points, seed + 1)
         self._validation_truth = None if truth is None else truth.to(device, torch.get_default_dtype())
         if self.name == "forward-kl" and target.has_samples:
             drawn = target.sample(max(50_000, 10 * batch_size), seed)
-            assert drawn is not None  # has_samples has said so
-            self._forces = value_and_force(target, drawn)[1].to(device, torch.get_default_dtype())
+            if drawn is None:
+                raise TargetError(f"{target.name}: sample() is defined and returned nothing")
             self._truth = drawn.to(device, torch.get_default_dtype())
+            self._forces = value_and_force(target, self._truth)[1]
 
     def draw(self, spent: float) -> tuple[Tensor, Tensor] | float:
         """Samples of the truth with their forces, where the objective is made of them; else the target's power."""
@@ -106,9 +107,9 @@ class TargetObjective:
         return value, torch.stack([value.detach(), 1 / (shares.square().sum() * len(shares))])
 
     def metrics(self, means: list[float]) -> Metrics:
-        """The mean loss and effective share of the last steps."""
+        """The mean loss of the last steps, and the share of effective points for the target as sharp as it was then."""
         loss, share = means
-        return {"train/loss": loss} | ({} if math.isnan(share) else {"train/reverse_ess": share})
+        return {"train/loss": loss} | ({} if math.isnan(share) else {"train/effective_share": share})
 
     def at(self, step: int) -> Metrics:
         """Nothing besides."""
@@ -120,7 +121,7 @@ class TargetObjective:
         with torch.random.fork_rng(devices=[flow.base.device] if flow.base.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             x, log_q = flow.sample_and_log_prob(self.validation_points)
-        log_w = (self.target.log_prob(x) - log_q).double().cpu()
+        log_w = (self.target.log_prob(x) - log_q).cpu().double()
         log_z, se = log_z_estimate(log_w)
         metrics = {
             "val/elbo": float(log_w.mean()),
@@ -128,25 +129,29 @@ class TargetObjective:
             "val/log_z_se": se,
             "val/reverse_ess": reverse_ess(log_w),
         }
-        loss = -metrics["val/elbo"]
         if self._validation_truth is not None:
             on_truth = self._validation_truth
-            log_p = flow.log_prob(on_truth)
-            of_truth = (self.target.log_prob(on_truth) - log_p).double().cpu()
+            of_truth = (self.target.log_prob(on_truth) - flow.log_prob(on_truth)).cpu().double()
             metrics["val/forward_ess"] = forward_ess(of_truth, self.target.log_z)
             metrics["val/forward_kl"] = float(of_truth.mean()) - (self.target.log_z or 0.0)
-        if self.name == "forward-kl":
-            loss = metrics.get("val/forward_kl", _forward_kl(log_w))
-        elif self.name == "alpha" and self.alpha > 0:
-            loss = _renyi(log_w, self.alpha)
-        elif self.name == "iwae":
+            if self.name == "forward-kl":
+                return Validation(metrics["val/forward_kl"], metrics)
+        # As in training: a point without density is bad, and not infinitely so, or no weights would be the best.
+        log_w = _floored(log_w)
+        if self.name == "iwae":
             rows = log_w[: len(log_w) // self.samples * self.samples].reshape(self.samples, -1)
-            loss = -float((torch.logsumexp(rows, 0) - math.log(self.samples)).mean())
-        return Validation(loss, metrics)
+            return Validation(-float(log_mean_exp(rows).mean()), metrics)
+        return Validation(float(alpha_value(log_w, self.alpha)), metrics)
 
     def _log_target(self, power: float, x: Tensor) -> Tensor:
-        # Points without density say nothing by a gradient, and -inf would make one of NaN.
-        log_p = self.target.log_prob(x).clamp_min(_LOWEST)
+        if self.estimator == "score-function":  # which takes the value alone: the target may have no gradient
+            with torch.no_grad():
+                log_p = _floored(evaluate(self.target, x))
+        else:
+            value, force = value_and_force(self.target, x)
+            # Where the density is zero there is nothing to follow, and a gradient of NaN says nothing.
+            force = torch.where((value == -torch.inf)[..., None], 0.0, force)
+            log_p = _floored(value) + ((x - x.detach()) * force).sum(-1)
         if power == 1.0:
             return log_p
         # A bridge from a wide Gaussian, or from the uniform law of a box, to the target: modes that are far apart are
@@ -155,12 +160,11 @@ class TargetObjective:
         return power * log_p + (1 - power) * wide
 
 
-def _forward_kl(log_w: Tensor) -> float:
-    log_z = torch.logsumexp(log_w, 0) - math.log(len(log_w))
-    return float((torch.softmax(log_w, 0) * log_w.nan_to_num(neginf=0.0)).sum() - log_z)
+def objective_name(told: TrainConfig) -> str:
+    """The objective on a target: the reverse KL unless another is asked for."""
+    return "reverse-kl" if told.objective == "auto" else told.objective
 
 
-def _renyi(log_w: Tensor, alpha: float) -> float:
-    if alpha == 1:
-        return _forward_kl(log_w)
-    return float(torch.logsumexp(alpha * log_w, 0) - math.log(len(log_w))) / (alpha * (alpha - 1))
+def _floored(values: Tensor) -> Tensor:
+    """Values with a floor far below the largest in place of ``-inf``; whatever constant they have in common."""
+    return torch.where(values == -torch.inf, values.max() - _DEPTH, values)

@@ -49,7 +49,8 @@ def fit(
 ) -> None:
     """Fit a density to DATA and leave a run folder.
 
-    DATA is a toy's name, an embedded data set's name (see `pushforward datasets`), or a CSV, Parquet or .npy file.
+    DATA is a toy's name, an embedded data set's name (see `pushforward datasets`), a CSV, Parquet or .npy file, or an
+    unnormalised density: target:NAME, or target:MODULE:FUNCTION with target.features=D.
     KEY=VALUE sets a key of the configuration, such as flow=nsf-ar, train.seconds=60 or data.drop=id;
     --print-config shows them all.
     """

@@ -1,0 +1,202 @@
+"""Fits of autoencoders, end to end: what the command prints, and what the run folder can do."""
+
+import json
+import re
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from pyarrow import parquet
+
+from pushforward.cli import main
+from pushforward.evaluate.fitted import FittedDensity
+from pushforward.flows import Flow
+from pushforward.train import autoencoder_fitting, fit, load_config, resume
+from pushforward.train.autoencoder_fitting import plan_autoencoder
+from pushforward.train.outcome import Fit
+from pushforward.train.overrides import ConfigError
+from pushforward.train.prepare import load_data
+from pushforward.train.row_scores import rows_fingerprint
+from pushforward.train.tracking import read_metrics
+
+SMALL = ("flow.hidden=32", "flow.blocks=1", "flow.dropout=0", "vae.latent=4", "train.batch_size=128", "wandb=off")
+
+
+def invoke(*arguments: str | Path, code: int = 0) -> Result:
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="pushforward")
+    assert done.exit_code == code, f"{done.output}\n{done.exception!r}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """An autoencoder that has learned something of the digits."""
+    config = load_config("digits", overrides=(*SMALL, "train.objective=elbo", "train.steps=150"))
+    return fit(config, out=tmp_path_factory.mktemp("vae") / "run", quiet=True)
+
+
+def test_results_and_record(digits: Fit) -> None:
+    results = digits.results
+    assert (results["flow"], results["decoder"], results["prior"], results["latent"]) == (
+        "vae",
+        "logistic",
+        "realnvp",
+        4,
+    )
+    rows = [row for row in read_metrics(digits.run.metrics) if row["kind"] == "validation"]
+    assert rows[-1]["best/val_loss"] < 0.8 * rows[0]["val/loss"]
+    # 512 points a row bound more tightly than the 64 of validation.
+    assert results["val_nll"] < rows[-1]["best/val_loss"] + 0.1
+    assert {path.name for path in digits.run.pictures.glob("*.png")} == {
+        "latent-plane.png",
+        "reconstructions.png",
+        "samples.png",
+    }
+    assert "at most" in "\n".join(digits.lines())
+    assert (results["validation_rows_scored"], results["test_rows_scored"]) == (180, 180)
+    assert results["test_nll_standardized"] is None
+    # Dashboards find the numbers under the names that other fits give them.
+    (summary,) = [row for row in read_metrics(digits.run.metrics) if row["kind"] == "summary"]
+    assert summary["test/nll"] == results["test_nll"]
+    assert summary["test/nll_se"] == results["test_nll_se"]
+    assert summary["best/val_nll"] == results["val_nll"]
+    assert "dataset" not in summary
+
+
+def test_samples_and_scores(digits: Fit, tmp_path: Path) -> None:
+    invoke("sample", digits.run.path, "-n", "40", "--out", tmp_path / "new.csv")
+    rows = np.loadtxt(tmp_path / "new.csv", delimiter=",", skiprows=1)
+    assert rows.shape == (40, 61)
+    assert set(np.unique(rows)) <= set(range(17))  # whole numbers, as the table has
+    invoke("score", digits.run.path, tmp_path / "new.csv", "--out", tmp_path / "scores.csv")
+    scores = np.loadtxt(tmp_path / "scores.csv", skiprows=1)
+    assert np.allclose(FittedDensity.load(digits.run.model).log_prob(rows), scores)
+    assert np.isfinite(scores).all()
+    invoke("report", digits.run.path)
+
+
+def test_a_resumed_fit_goes_on(tmp_path: Path) -> None:
+    keys = (*SMALL, "train.objective=iwae", "train.importance_samples=4", "train.evaluate=false")
+    fit(load_config("iris", overrides=(*keys, "train.steps=20")), out=tmp_path / "run", quiet=True)
+    longer = resume(tmp_path / "run", ("train.steps=30",), quiet=True)
+    assert (longer.results["steps"], longer.results["decoder"]) == (30, "gaussian")
+    with pytest.raises(ConfigError, match="vae: a resumed fit keeps its vae"):
+        resume(tmp_path / "run", ("vae.latent=2",), quiet=True)
+
+
+def test_a_resumed_fit_forgets_the_pictures_of_the_model_before(tmp_path: Path) -> None:
+    keys = (*SMALL, "train.objective=elbo")
+    run = fit(load_config("iris", overrides=(*keys, "train.steps=5")), out=tmp_path / "run", quiet=True).run
+    assert (run.pictures / "corner.png").exists()
+    assert (run.samples / "samples.csv").exists()
+    resume(run.path, ("train.steps=10", "train.evaluate=false"), quiet=True)
+    assert not list(run.pictures.glob("*.png"))
+    assert not (run.samples / "samples.csv").exists()
+
+
+def test_a_gradient_that_is_none_of_a_bound_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    keys = (*SMALL, "train.objective=elbo", "train.evaluate=false")
+    run = fit(load_config("iris", overrides=(*keys, "train.steps=5")), out=tmp_path / "run", quiet=True).run
+    before = run.config.read_bytes()
+    with pytest.raises(ConfigError, match="expected auto, path or path-wise"):
+        resume(run.path, ("train.gradient=score-function", "train.steps=10"), quiet=True)
+    assert run.config.read_bytes() == before
+    assert run.status == "finished"
+
+
+def test_a_resumed_fit_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = (*SMALL, "train.objective=elbo", "train.evaluate=false")
+    run = fit(load_config("iris", overrides=(*keys, "train.steps=5")), out=tmp_path / "run", quiet=True).run
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(autoencoder_fitting, "BoundObjective", fails)
+    with pytest.raises(RuntimeError, match="no memory"):
+        resume(run.path, ("train.steps=10",), quiet=True)
+    assert run.status == "failed"
+    state = json.loads(run.state.read_text())
+    assert (state["dataset"], state["flow"]) == ("iris", "vae")
+
+
+def test_of_many_rows_some_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoencoder_fitting, "_MOST_TEST_ROWS", 11)
+    monkeypatch.setattr(autoencoder_fitting, "_SCORED_AT_A_TIME", 4)
+    keys = (*SMALL, "train.objective=elbo", "train.steps=5", "train.evaluate=false")
+    done = fit(load_config("iris", overrides=keys), out=tmp_path / "run", quiet=True)
+    scores = parquet.read_table(done.run.test_scores).to_pydict()
+    assert done.results["test_rows_scored"] == len(scores["row"]) == 11
+    assert done.results["test_nll"] == pytest.approx(-np.mean(scores["log_prob"]))
+    rows = load_data(load_config("iris")).rows[np.array(scores["row"])]
+    np.testing.assert_allclose(done.density.log_prob(rows), scores["log_prob"])
+    assert done.results["test_rows_sha256"] == rows_fingerprint(done.density.schema.names, rows)
+    assert "11 test rows" in done.run.report.read_text()
+
+
+def test_a_signal_ends_the_scoring_after_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoencoder_fitting, "_SCORED_AT_A_TIME", 4)
+    planned = plan_autoencoder(load_config("iris", overrides=(*SMALL, "train.objective=elbo")))
+    density = FittedDensity(cast(Flow, planned.model), planned.prepared.dataset.schema, [0.0] * 4)
+    numbers = planned.prepared.splits.test
+    asked: list[int] = []
+
+    def stop() -> str:
+        asked.append(1)
+        return "sigterm" if len(asked) == 2 else ""
+
+    kept, scores = autoencoder_fitting._score(density, planned.prepared, numbers, 12, stop)
+    assert (len(kept), len(scores), len(asked)) == (8, 8, 2)
+    assert kept[0] == numbers[0]
+    assert kept[-1] >= numbers[-3]  # every piece is of the whole table
+    np.testing.assert_allclose(density.log_prob(planned.prepared.dataset.rows[kept]), scores)
+
+
+def test_what_is_no_flow_of_rows_is_not_evaluated(digits: Fit, tmp_path: Path) -> None:
+    keys = ("flow=nsf-ar", "flow.layers=1", "flow.hidden=16", "train.batch_size=64", "train.evaluate=false")
+    config = load_config("target:u1", overrides=(*keys, "train.steps=3", "wandb=off"))
+    target = fit(config, out=tmp_path / "target", quiet=True)
+    table = tmp_path / "rows.csv"
+    table.write_text("a\n1\n")
+    for done, told in ((digits, "fit of an autoencoder"), (target, "fit to a target")):
+        for data in ((), (table,)):
+            refused = invoke("evaluate", done.run.path, *data, code=2)
+            assert told in refused.stderr
+            assert "pushforward score" in refused.stderr
+            assert len(refused.stderr.strip().splitlines()) == 1
+        page = done.run.report.read_text()
+        assert "pushforward score" in page
+        assert "pushforward evaluate" not in page
+
+
+def test_decoders_follow_from_the_columns(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).integers(0, 2, (300, 5))
+    np.savetxt(tmp_path / "bits.csv", rows, fmt="%d", delimiter=",", header="a,b,c,d,e", comments="")
+    keys = (*SMALL, "train.objective=elbo", "train.steps=5", "train.evaluate=false", "--json")
+    found = json.loads(invoke("fit", tmp_path / "bits.csv", *keys, "--out", tmp_path / "bits").stdout)
+    assert found["decoder"] == "bernoulli"
+    found = json.loads(
+        invoke("fit", tmp_path / "bits.csv", *keys, "vae.decoder=categorical", "--out", tmp_path / "categories").stdout
+    )
+    assert found["decoder"] == "categorical"
+    # Five fair coins cost 5 log 2 nats, and no bound says less.
+    assert found["test_nll"] > 5 * np.log(2) - 0.5
+
+
+@pytest.mark.parametrize(
+    ("keys", "told", "code"),
+    [
+        (("iris", "vae.decoder=categorical"), r"vae.decoder=categorical is for whole numbers", 3),
+        (("digits", "vae.decoder=bernoulli"), r"is for 0 and 1.*take vae.decoder=logistic", 3),
+        (("iris", "data.context=petal length (cm)"), r"not conditioned on columns", 2),
+        (("iris", "train.gradient=score-function"), r"expected auto, path or path-wise", 2),
+        (("iris", "vae.prior=flow"), r"vae.prior: expected gaussian, realnvp", 2),
+    ],
+)
+def test_what_cannot_be(keys: tuple[str, ...], told: str, code: int, tmp_path: Path) -> None:
+    for more in ((), ("--dry-run",)):
+        done = invoke("fit", *keys, "train.objective=elbo", "wandb=off", "--out", tmp_path / "run", *more, code=code)
+        assert re.search(told, done.stderr), done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,5 @@
 """A fit to an unnormalised density: no rows, a flow that learns from a log-density and its gradient."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,15 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pushforward.datasets.schema import Column, Schema
-from pushforward.datasets.target import Target, TargetError, evaluate
+from pushforward.datasets.target import Target
 from pushforward.datasets.target_check import check_target
 from pushforward.datasets.target_names import PREFIX
 from pushforward.datasets.targets import load_target
 from pushforward.datasets.write import write_table
 from pushforward.evaluate.corner import corner
 from pushforward.evaluate.fitted import FittedDensity
-from pushforward.evaluate.importance import forward_ess, log_z_estimate, pareto_k, reverse_ess
 from pushforward.evaluate.plots import density_2d
 from pushforward.evaluate.weight_plots import log_weights
 from pushforward.flows import Chain, Flow, Standardize, build
@@ -38,6 +35,7 @@ from pushforward.train.row_scores import rows_fingerprint, write_row_scores
 from pushforward.train.runs import RunFolder
 from pushforward.train.session import Session, mark_failed, start_client
 from pushforward.train.settings import check_base_has_gradients, resolve, settings
+from pushforward.train.target_numbers import density_of, draw, for_numbers, log_prob_of, numbers_of, weighted_sample
 from pushforward.train.target_objective import OBJECTIVES, TargetObjective, objective_name
 from pushforward.train.wandb_process import WandbProcess
 
@@ -47,7 +45,6 @@ _POINTS = 50_000  # of the final numbers
 _TRUTH_POINTS, _TRUTH_SEED = 10_000, 271_828
 _VALIDATION_POINTS = 4_000
 _SHOWN = 10_000  # points of a picture and of samples.csv
-_PASS = 5_000
 
 
 def is_target(config: Config) -> bool:
@@ -210,7 +207,7 @@ def _run(
     trouble: str,
     **options: Any,
 ) -> TargetFit:
-    target = _for_numbers(target, state.flow, state.average[0].device)
+    target = for_numbers(target, state.flow, state.average[0].device)
     parameters = sum(p.numel() for p in state.flow.parameters())
     known = "" if target.log_z is None else f", log Z {target.log_z:.4f}"
     session = Session(
@@ -229,7 +226,7 @@ def _run(
             session.progress.message(f"warning: {trouble}")
         state = session.train(objective)
         flow = state.flow.cpu().double().eval()
-        density = _density(flow, _drawn(flow, _VALIDATION_POINTS, config.seed)[0])
+        density = density_of(flow, draw(flow, _VALIDATION_POINTS, config.seed)[0])
         density.save(run.model, extra={"dataset": config.data.source})
         session.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
         drawn, log_w = weighted_sample(flow, target, _POINTS, config.seed)
@@ -261,7 +258,7 @@ def _run(
             session.keep(lambda: session.tracking.reference_lines(lines, state.progress.step))
         session.ended({key: results[key] for key in ("dataset", "flow", "steps", "val_nll", "test_nll")})
         if truth is not None:
-            scores = _log_prob(density.flow, truth).numpy()
+            scores = log_prob_of(density.flow, truth).numpy()
             session.keep(lambda: write_row_scores(run, np.arange(len(scores)), scores))
         session.tracking.model(run.model, results)
         if session.signum is None and config.train.evaluate:
@@ -284,68 +281,6 @@ def _write_pictures(
         session.keep(partial(session.tracking.image, f"pictures/{key}", path, captions[key], step))
     table = drawn[:_SHOWN].numpy()
     session.keep(lambda: write_table(run.samples / "samples.csv", table, np.empty((len(table), 0)), density.schema))
-
-
-def weighted_sample(flow: Flow, target: Target, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Points ``(n, D)`` of a flow and their log-weights ``(n,)`` on the CPU; torch's random state is left as it was."""
-    points, log_q = _drawn(flow, n, seed)
-    with torch.no_grad():
-        log_p = torch.cat([evaluate(target, part) for part in points.split(_PASS)])
-    return points, log_p.cpu().double() - log_q.double()
-
-
-@torch.no_grad()
-def _drawn(flow: Flow, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Points of a flow and their log-densities, on the CPU."""
-    devices = [flow.base.device] if flow.base.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        parts = [flow.sample_and_log_prob(min(_PASS, n - begin)) for begin in range(0, n, _PASS)]
-    return torch.cat([x.cpu() for x, _ in parts]), torch.cat([log_q.cpu() for _, log_q in parts])
-
-
-def numbers_of(flow: Flow, target: Target, log_w: Tensor, truth: Tensor | None) -> dict[str, Any]:
-    """What importance weights say of a fit; None where the target does not know its samples or its constant.
-
-    Args:
-        flow: The flow in float64.
-        target: The target.
-        log_w: Log-weights ``(n,)`` of points of the flow.
-        truth: Exact samples of the target ``(n, D)`` in float64, or None.
-    """
-    log_z, log_z_se = log_z_estimate(log_w)
-    found: dict[str, float | None] = {
-        "elbo": float(log_w.mean()),
-        "elbo_se": float(log_w.std()) / math.sqrt(len(log_w)),
-        "log_z": log_z,
-        "log_z_se": log_z_se,
-        "log_z_known": target.log_z,
-        "reverse_ess": reverse_ess(log_w),
-        "pareto_k": pareto_k(log_w),
-        "forward_ess": None,
-        "kl_to_truth": None,
-        "kl_to_truth_se": None,
-        "test_nll": None,
-        "test_nll_se": None,
-        "entropy": target.entropy,
-    }
-    if truth is not None:
-        log_p = _log_prob(flow, truth)
-        of_truth = target.log_prob(truth) - log_p
-        scale = 1 / math.sqrt(len(truth))
-        found["forward_ess"] = forward_ess(of_truth, target.log_z)
-        found |= {"test_nll": float(-log_p.mean()), "test_nll_se": float(log_p.std()) * scale}
-        if target.log_z is not None:
-            found |= {
-                "kl_to_truth": float(of_truth.mean()) - target.log_z,
-                "kl_to_truth_se": float(of_truth.std()) * scale,
-            }
-    return found
-
-
-@torch.no_grad()
-def _log_prob(flow: Flow, points: Tensor) -> Tensor:
-    return torch.cat([flow.log_prob(part) for part in points.split(_PASS)])
 
 
 def _learns_from_samples(config: Config, target: Target) -> bool:
@@ -391,33 +326,6 @@ def _objective(config: Config, target: Target, device: torch.device) -> TargetOb
     )
 
 
-class _AsTrained(Target):
-    """A target that only knows the precision and the device it is trained in: points are moved there."""
-
-    def __init__(self, target: Target, device: torch.device) -> None:
-        self.name, self.features, self.bounds, self.spread = target.name, target.features, target.bounds, target.spread
-        self.log_z, self.entropy, self.description = target.log_z, target.entropy, target.description
-        self._target, self._device = target, device
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        moved = x.to(self._device, torch.get_default_dtype())
-        return self._target.log_prob(moved).to(x.device, x.dtype)
-
-    def sample(self, n: int, seed: int) -> Tensor | None:
-        return self._target.sample(n, seed)
-
-
-def _for_numbers(target: Target, flow: Flow, device: torch.device) -> Target:
-    """The target for what is computed in float64 on the CPU, which a user's function may not be made for."""
-    with torch.no_grad():
-        points = flow.sample(8).cpu().double()
-        try:
-            evaluate(target, points)
-        except TargetError:
-            return _AsTrained(target, device)
-    return target
-
-
 def _resolved(config: Config, target: Target) -> Config:
     """Replace every ``auto``: sizes as for a toy, and more time for more coordinates."""
     features, train = target.features, config.train
@@ -429,16 +337,6 @@ def _resolved(config: Config, target: Target) -> Config:
         updates["learning_rate"] = 2e-3  # samples of a flow that is wrong lead astray faster than rows do
     told = resolved.target.model_copy(update={"features": features})
     return resolved.model_copy(update={"train": resolved.train.model_copy(update=updates), "target": told})
-
-
-def _density(flow: Flow, drawn: Tensor) -> FittedDensity:
-    """A flow as the density of columns ``x1``, ``x2``, ..., whose range is that of its samples."""
-    ranges = zip(drawn.amin(0).tolist(), drawn.amax(0).tolist(), strict=True)
-    columns = tuple(
-        Column(f"x{i}", "double", minimum=low, maximum=high, step=None, offset=None, distinct=len(drawn), ties=0.0)
-        for i, (low, high) in enumerate(ranges, start=1)
-    )
-    return FittedDensity(flow, Schema(columns), [0.0] * len(columns))
 
 
 def _schema_of(config: Config, target: Target) -> dict[str, Any]:

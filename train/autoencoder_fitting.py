@@ -63,11 +63,7 @@ class AutoencoderFit(Fit):
         else:
             bound = f"{results['test_nll']:.4f} ± {results['test_nll_se']:.4f}"
             out.append(f"test NLL at most {bound} nats, by {results['bound_samples']} latent points a row")
-        out.append(f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}")
-        out.append(f"run       {self.run.path}")
-        if self.run.report.exists():
-            out.append(f"report    {self.run.report}")
-        return out
+        return out + self.closing_lines()
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,12 @@ class Fit:
             out.append(f"test NLL {results['test_nll']:.4f} ± {results['test_nll_se']:.4f} nats")
         if self.note:
             out.append(self.note)
-        out.append(f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}")
+        return out + self.closing_lines()
+
+    def closing_lines(self) -> list[str]:
+        """How the fit ended, and where it is."""
+        results = self.results
+        out = [f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}"]
         out.append(f"run       {self.run.path}")
         if self.run.report.exists():
             out.append(f"report    {self.run.report}")

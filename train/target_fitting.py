@@ -69,11 +69,7 @@ class TargetFit(Fit):
             out.append(
                 f"warning: the weights have a heavy tail (Pareto k {results['pareto_k']:.2f}): log Z is not reliable"
             )
-        out.append(f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}")
-        out.append(f"run       {self.run.path}")
-        if self.run.report.exists():
-            out.append(f"report    {self.run.report}")
-        return out
+        return out + self.closing_lines()
 
 
 @dataclass(frozen=True)

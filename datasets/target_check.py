@@ -58,8 +58,8 @@ def check_target(target: Target, x: Tensor, *, gradients: bool = True) -> None:
     finite = value.isfinite()
     if not bool(finite.any()):
         raise TargetError(
-            f"{name}: the log-density is -inf at all {len(x)} points of the first batch, as at {show_point(x[0])}; "
-            f"say where its mass is with bounds=(low, high) or a spread of its size, {target.spread:g} so far"
+            f"{name}: the log-density is -inf at all {len(x)} points of the first batch, as at {show_point(x[0])}; say "
+            f"where its mass is with target.bounds=low,high or a target.spread of its size, {target.spread:g} so far"
         )
     broken = finite & ~gradient.isfinite().all(-1)
     if bool(broken.any()):
@@ -73,7 +73,8 @@ def check_target(target: Target, x: Tensor, *, gradients: bool = True) -> None:
     if not bool(gradient[finite].any()) and bool((values != values[0]).any()):
         raise TargetError(
             f"{name}: the log-density varies, {values.min():.4g} to {values.max():.4g}, but its gradient is zero at "
-            f"all {len(values)} points; compute it from x with torch, without detach(), item(), numpy or rounding"
+            f"all {len(values)} points; compute it from x with torch, without detach(), item(), numpy or rounding, "
+            f"or take train.gradient=score-function"
         )
     if target.bounds is None:
         _check_decay(name, target, x, float(values.max()))
@@ -117,8 +118,8 @@ def _check_decay(name: str, target: Target, x: Tensor, best: float) -> None:
         at = _POINTS_IN_BAND + int(value[ray, _POINTS_IN_BAND:].argmax())
         raise TargetError(
             f"{name}: the density looks as if it had no finite integral: the log-density is {best:.4g} at best in the "
-            f"first batch and {value[ray, at]:.4g} as far out as {show_point(points[ray, at])}; "
-            f"cut it to a box with bounds=(low, high), or raise its spread, {target.spread:g}, to the size it has"
+            f"first batch and {value[ray, at]:.4g} as far out as {show_point(points[ray, at])}; cut "
+            f"it to a box with target.bounds=low,high, or raise target.spread, {target.spread:g}, to the size it has"
         )
 
 

@@ -138,7 +138,8 @@ def _imported(source: str, module: str) -> Any:
             # Only where it is this module, not one that it imports in turn, is the place to look at fault.
             if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
                 raise DataError(
-                    f"{source}: no module {error.name!r} in {Path.cwd()} nor among the installed ones"
+                    f"{source}: no module {error.name!r} in {Path.cwd()} nor among the installed ones; "
+                    f"run the command in the folder of the module"
                 ) from error
             raise DataError(f"{source}: importing {module} raised {one_line(error)}") from error
         except (Exception, SystemExit) as error:

@@ -291,3 +291,24 @@ def test_all_estimators_are_keys() -> None:
     known = {"auto", *ESTIMATORS} - {"score-function-bare"}
     for name in known:
         load_config("target:u1", overrides=[f"train.gradient={name}"])
+
+
+def test_nan_that_comes_late_names_its_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "late_law.py").write_text(
+        "import torch\ncalls = 0\n"
+        "def law(x):\n"
+        "    global calls\n    calls += 1\n"
+        "    return (torch.nan if calls > 20 else -0.5) * x.square().sum(-1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ("target:late_law:law", "target.features=2", *SMALL, PAGE, "train.steps=200", "train.log_every=100")
+    done = invoke("fit", *words, "--out", "run", code=3)
+    assert re.search(r"late_law:law: the log-density is nan at \[.*\], a point that the flow has come to", done.stderr)
+    assert json.loads((tmp_path / "run/state.json").read_text())["status"] == "failed"
+
+
+def test_a_dry_run_asks_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "laws_for_dry.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    invoke("fit", "target:laws_for_dry:nan", "target.features=2", "--dry-run", code=3)
+    invoke("fit", "target:laws_for_dry:good", "target.features=2", "--dry-run")

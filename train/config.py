@@ -117,7 +117,9 @@ PositiveOrZero = Annotated[
 Share = Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1), Expected("a number between 0 and 1")]
 ShareOrZero = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1), Expected("a number from 0 to below 1")]
 ShareOrOne = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1), Expected("a number above 0, at most 1")]
-Bounds = Annotated[tuple[float, float] | None, BeforeValidator(_bounds), Expected("low,high: two numbers")]
+Bounds = Annotated[
+    tuple[float, float] | None, BeforeValidator(_bounds), Expected("low,high: two numbers, low below high")
+]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), Expected("a list of names, as in a,b or [a, b]")]
 Text = Annotated[str, Field(min_length=1), Expected("a text")]
 OptionalText = Annotated[str | None, BeforeValidator(_optional_text), Expected("a text")]

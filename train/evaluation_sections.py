@@ -288,7 +288,7 @@ def _parts(record: RunRecord) -> Child:
 def _sample_table(record: RunRecord) -> Child:
     samples = group(record.evaluation, "samples")
     if not samples:
-        if bounded(record):
+        if bounded(record) or record.is_target:
             return None
         return tag("p", "Samples have not been compared with held-out rows.", class_="missing")
     c2st = group(samples, "c2st")

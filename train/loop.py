@@ -142,8 +142,8 @@ def minimize(
             metrics = {f"val/{key}": found.loss} | found.metrics
             if not math.isfinite(progress.start_loss):
                 progress.start_loss = found.loss
-            if found.loss < progress.best_loss:
-                progress.best_loss = found.loss
+            if found.loss < progress.best_loss + found.noise:
+                progress.best_loss = min(found.loss, progress.best_loss)
                 progress.best_step, progress.best_fraction = progress.step, fraction()
                 state.best = copy.deepcopy(flow.state_dict())
             metrics[f"best/val_{key}"] = progress.best_loss

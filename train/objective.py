@@ -10,10 +10,18 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found: the loss that decides which weights are best, and what is logged besides."""
+    """What a validation found.
+
+    Attributes:
+        loss: What decides which weights are best.
+        metrics: What is logged besides.
+        noise: By how much the loss may miss: later weights are preferred to earlier ones that are better by no more.
+            Zero where there is a finite table to learn by heart, and later is not better.
+    """
 
     loss: float
     metrics: Metrics = field(default_factory=dict)
+    noise: float = 0.0
 
 
 class Objective(Protocol):

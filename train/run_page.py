@@ -72,6 +72,10 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
         RunUsageError: If something else is in the place of ``out``.
         RunError: If it cannot be written.
     """
+    if (run.path / "gradients.json").exists():
+        raise RunUsageError(
+            f"{run.path}: is a study of gradients, and has no page; gradients.png and gradients.json hold what it found"
+        )
     path = run.report if out is None else out
     return write_page(path, run_page(read_run(run)), GENERATOR, keep_others=out is not None)
 

@@ -41,6 +41,7 @@ from pushforward.train.wandb_process import WandbProcess
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
+_FIRST_BATCH = 512
 _POINTS = 50_000  # of the final numbers
 _TRUTH_POINTS, _TRUTH_SEED = 10_000, 271_828
 _VALIDATION_POINTS = 4_000
@@ -62,12 +63,15 @@ class TargetFit(Fit):
         out.append(f"lower bound    {results['elbo']:.4f} ± {results['elbo_se']:.4f} nats")
         out.append(f"reverse ESS    {results['reverse_ess']:.4f}, from points of the flow")
         if results["forward_ess"] is not None:
-            out.append(f"forward ESS    {results['forward_ess']:.4f}, from points of the truth: sees missing modes")
+            k = results["forward_pareto_k"]
+            few = f"; few points of its tail decide this (Pareto k {k:.2f})" if k is not None and k > 0.7 else ""
+            out.append(f"forward ESS    {results['forward_ess']:.4f}, from points of the truth{few}")
         if results["kl_to_truth"] is not None:
             out.append(f"KL to truth    {results['kl_to_truth']:.4f} ± {results['kl_to_truth_se']:.4f} nats")
         if results["pareto_k"] is not None and results["pareto_k"] > 0.7:
             out.append(
-                f"warning: the weights have a heavy tail (Pareto k {results['pareto_k']:.2f}): log Z is not reliable"
+                f"warning: few points carry the weight (Pareto k {results['pareto_k']:.2f}): log Z and its error are "
+                f"not reliable; give the fit more time, or say with target.spread how far from the origin the mass lies"
             )
         return out + self.closing_lines()
 
@@ -118,6 +122,19 @@ def plan_target(config: Config) -> TargetPlan:
     return TargetPlan(config, target, Flow(core.base, Chain([first, *members], features=d)))
 
 
+def check_plan(planned: TargetPlan) -> Tensor:
+    """Ask the target for the first batch of the flow, on the device of the fit; returns the batch.
+
+    Raises:
+        TargetError: If the target cannot be used, with the offending point.
+    """
+    flow = planned.flow.to(choose_device(planned.config.device))
+    with torch.no_grad():
+        first_batch = flow.eval().sample(_FIRST_BATCH)
+    check_target(planned.target, first_batch, gradients=planned.config.train.gradient != "score-function")
+    return first_batch
+
+
 def fit_target(
     config: Config,
     *,
@@ -146,11 +163,7 @@ def fit_target(
         config, target, flow = planned.config, planned.target, planned.flow
         device = choose_device(config.device)
         torch.manual_seed(config.seed)
-        flow = flow.to(device)
-        with torch.no_grad():
-            first_batch = flow.eval().sample(512)
-        # Before there is a run folder.
-        check_target(target, first_batch, gradients=config.train.gradient != "score-function")
+        first_batch = check_plan(planned)  # before there is a run folder
         objective = _objective(config, target, device)
         label = f"{config.data.source.removeprefix(PREFIX)}-{config.flow.name}"
         run = RunFolder.create(out, label=label)

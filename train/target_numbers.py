@@ -52,6 +52,7 @@ def numbers_of(flow: Flow, target: Target, log_w: Tensor, truth: Tensor | None) 
         "reverse_ess": reverse_ess(log_w),
         "pareto_k": pareto_k(log_w),
         "forward_ess": None,
+        "forward_pareto_k": None,
         "kl_to_truth": None,
         "kl_to_truth_se": None,
         "test_nll": None,
@@ -63,6 +64,7 @@ def numbers_of(flow: Flow, target: Target, log_w: Tensor, truth: Tensor | None) 
         of_truth = target.log_prob(truth) - log_p
         scale = 1 / math.sqrt(len(truth))
         found["forward_ess"] = forward_ess(of_truth, target.log_z)
+        found["forward_pareto_k"] = pareto_k(of_truth)
         found |= {"test_nll": float(-log_p.mean()), "test_nll_se": float(log_p.std()) * scale}
         if target.log_z is not None:
             found |= {

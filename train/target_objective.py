@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.datasets.target import Target, TargetError, evaluate, value_and_force
+from pushforward.datasets.target import Target, TargetError, evaluate, show_point, value_and_force
 from pushforward.evaluate.importance import forward_ess, log_z_estimate, reverse_ess
 from pushforward.flows import Flow
 from pushforward.train.config import TrainConfig
@@ -121,7 +121,11 @@ class TargetObjective:
         with torch.random.fork_rng(devices=[flow.base.device] if flow.base.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
             x, log_q = flow.sample_and_log_prob(self.validation_points)
-        log_w = (self.target.log_prob(x) - log_q).cpu().double()
+        log_p = evaluate(self.target, x)
+        if bool(log_p.isnan().any()):  # the first batch was checked; these points are of a flow that has learned
+            at = show_point(x[int(log_p.isnan().nonzero()[0])])
+            raise TargetError(f"{self.target.name}: the log-density is nan at {at}, a point that the flow has come to")
+        log_w = (log_p - log_q).cpu().double()
         log_z, se = log_z_estimate(log_w)
         metrics = {
             "val/elbo": float(log_w.mean()),
@@ -135,13 +139,13 @@ class TargetObjective:
             metrics["val/forward_ess"] = forward_ess(of_truth, self.target.log_z)
             metrics["val/forward_kl"] = float(of_truth.mean()) - (self.target.log_z or 0.0)
             if self.name == "forward-kl":
-                return Validation(metrics["val/forward_kl"], metrics)
+                return Validation(metrics["val/forward_kl"], metrics, _noise(of_truth))
         # As in training: a point without density is bad, and not infinitely so, or no weights would be the best.
         log_w = _floored(log_w)
         if self.name == "iwae":
             rows = log_w[: len(log_w) // self.samples * self.samples].reshape(self.samples, -1)
-            return Validation(-float(log_mean_exp(rows).mean()), metrics)
-        return Validation(float(alpha_value(log_w, self.alpha)), metrics)
+            return Validation(-float(log_mean_exp(rows).mean()), metrics, _noise(log_w))
+        return Validation(float(alpha_value(log_w, self.alpha)), metrics, _noise(log_w))
 
     def _log_target(self, power: float, x: Tensor) -> Tensor:
         if self.estimator == "score-function":  # which takes the value alone: the target may have no gradient
@@ -163,6 +167,11 @@ class TargetObjective:
 def objective_name(told: TrainConfig) -> str:
     """The objective on a target: the reverse KL unless another is asked for."""
     return "reverse-kl" if told.objective == "auto" else told.objective
+
+
+def _noise(log_w: Tensor) -> float:
+    """Standard error of a mean log-weight: points of a flow never run out, so that later weights are not overfitted."""
+    return float(log_w.std()) / math.sqrt(len(log_w))
 
 
 def _floored(values: Tensor) -> Tensor:

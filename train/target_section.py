@@ -27,16 +27,23 @@ def target(record: RunRecord) -> Child:
         ("reverse ESS, share of an exact sample, from points of the flow", significant(value["reverse_ess"]), ""),
         ("forward ESS, the same from exact samples", significant(value["forward_ess"]), ""),
         ("tail of the weights, Pareto's k; above 0.7 do not trust log Z", significant(value["pareto_k"], 2), ""),
+        (
+            "the same of exact samples; above 0.7 do not trust the forward ESS",
+            significant(value["forward_pareto_k"], 2),
+            "",
+        ),
     ]
     shown = [(name, f"{found}{unit}") for name, found, unit in rows if found != NOTHING]
-    said = table("What the weights say", ("", "value"), shown, text_columns=(0,), hide_caption=True)
+    said = table(
+        "What the weights say", ("of the target and the flow", "value"), shown, text_columns=(0,), hide_caption=True
+    )
     k = value["pareto_k"]
     warning = (
         note("Few points carry most of the weight: log Z and its error are not reliable.", "bad")
         if k is not None and k > _HEAVY
         else None
     )
-    return join([warning, said, *_curves(record)])
+    return join([warning, figure(said), *_curves(record)])
 
 
 def target_cards(record: RunRecord) -> list[Card]:
@@ -44,14 +51,14 @@ def target_cards(record: RunRecord) -> list[Card]:
     value = {key: number(record.results, key) for key in _KEYS}
     if value["log_z"] is None:
         return [Card("log Z", NOTHING, "", "nothing has been weighted yet")]
-    known, detail, verdict, word = value["log_z_known"], "the constant is not known", "", ""
+    known, detail, judged = value["log_z_known"], "the constant is not known", ("", "")
     if known is not None:
         off = value["log_z"] - known
         errors = standard_errors(off, value["log_z_se"])
         detail = f"known: {significant(known, 7)}; off by {significant(off, 2, signed=True)}"
-        verdict, word = ("good", "close") if abs(off) < 0.05 else ("bad", "off")
+        judged = ("good", "close") if abs(off) < 0.05 else ("bad", "off")
         detail += f", {abs(errors):.1f} standard errors" if errors is not None else ""
-    found = [Card("log Z", measured(value["log_z"], value["log_z_se"]), "nats", detail, verdict, word)]
+    found = [Card("log Z", measured(value["log_z"], value["log_z_se"]), "nats", detail, *judged)]
     for key, label, of in (("reverse_ess", "Reverse ESS", "the flow"), ("forward_ess", "Forward ESS", "the truth")):
         share = value[key]
         if share is not None:
@@ -69,7 +76,7 @@ def target_cards(record: RunRecord) -> list[Card]:
 
 _KEYS = (
     "log_z", "log_z_se", "log_z_known", "elbo", "elbo_se", "kl_to_truth", "kl_to_truth_se", "test_nll", "test_nll_se",
-    "entropy", "reverse_ess", "forward_ess", "pareto_k",
+    "entropy", "reverse_ess", "forward_ess", "pareto_k", "forward_pareto_k",
 )  # fmt: skip
 
 

@@ -37,9 +37,18 @@ def training(record: RunRecord) -> Child:
     mark, caption = None, "NLL of the training batches and of the validation rows, in nats and data units."
     if name == "loss":
         caption = "What is minimised, in every step and with the same noise at every validation."
+    if record.is_target:
+        caption = (
+            "Steps see the target as it is sharpened over the first part of the budget, validation the target itself, "
+            "with the same noise every time."
+        )
     if len(validation):
-        error = errors_at(record, at)
-        series.append(Series("validation ± standard error", at, validation, error=error, colour=1))
+        error = errors_at(record, at) if name == "NLL" else None
+        series.append(
+            Series(
+                "validation" if error is None else "validation ± standard error", at, validation, error=error, colour=1
+            )
+        )
         best = int(validation.argmin())
         step, value = float(at[best]), float(validation[best])
         told = measured(value, float(error[best]) if error is not None else None)
@@ -47,7 +56,8 @@ def training(record: RunRecord) -> Child:
         caption += " The weights of the best validation are those that are kept."
     if record.every > 1:
         caption += f" One in {count(record.every)} of the recorded batches is read."
-    references, rows = _baselines(record)
+    # Baselines are likelihoods: beside another loss they would say nothing.
+    references, rows = _baselines(record) if name == "NLL" else ([], "")
     if references:
         caption += f" Baselines are NLLs on the {rows} rows."
         if rows == "test":
@@ -56,7 +66,7 @@ def training(record: RunRecord) -> Child:
         series,
         label=f"{name} against the step, for training and validation{'; ' + mark.name if mark else ''}",
         x_name="step",
-        y_name=f"{name} (nats)",
+        y_name="NLL (nats)" if name == "NLL" else "loss",
         references=references,
         mark=mark,
         settle=True,
@@ -112,7 +122,7 @@ def _panel(
     series = []
     for colour, (key, name) in enumerate(zip(keys, names, strict=True)):
         steps, values = record.curve(key)
-        if not np.isfinite(values).any():
+        if np.isfinite(values).sum() < 2:  # a point makes no curve
             continue
         if key != "train/learning_rate" and len(values) >= 80:
             series.append(Series(name, steps, values, colour=colour, faint=True))

@@ -87,11 +87,12 @@ def fit(
 
 def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, ...]]":
     """The configuration with every choice made, what a dry run tells, and notes on the data."""
-    from pushforward.train.target_fitting import is_target, plan_target
+    from pushforward.train.target_fitting import check_plan, is_target, plan_target
 
     facts: dict[str, object]
     if is_target(config):
         to_target = plan_target(config)
+        check_plan(to_target)
         facts = {"dataset": config.data.source, "features": to_target.flow.features, "log_z": to_target.target.log_z}
         facts |= {"flow": to_target.config.flow.name, "parameters": to_target.parameters}
         return to_target.config, facts, ()

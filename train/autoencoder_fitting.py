@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 
 from pushforward.datasets import DataError, Schema, write_table
+from pushforward.datasets.target_names import PREFIX
 from pushforward.evaluate.autoencoder_plots import latent_plane, reconstructions, sample_grid
 from pushforward.evaluate.corner import corner
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.likelihood import Array, Nll, nll_from
-from pushforward.flows import Autoencoder, Flow, Standardize, build_autoencoder, load_model
+from pushforward.flows import Autoencoder, Flow, build_autoencoder, load_model
 from pushforward.flows import save as save_flow
 from pushforward.flows.autoencoder import SCORE_SAMPLES, Estimator
 from pushforward.train.bound_objective import MOST_VALIDATION_ROWS, OBJECTIVES, BoundObjective, begin, spread
@@ -46,8 +47,8 @@ _SCORED_AT_A_TIME = 1_000
 
 
 def is_autoencoder(config: Config) -> bool:
-    """Whether the objective is a bound on the likelihood of rows."""
-    return config.train.objective in OBJECTIVES
+    """Whether rows are fitted by a bound on their likelihood; of a target there are bounds too, which take none."""
+    return config.train.objective in OBJECTIVES and not config.data.source.startswith(PREFIX)
 
 
 class AutoencoderFit(Fit):
@@ -106,7 +107,6 @@ def plan_autoencoder(config: Config) -> AutoencoderPlan:
     config = config.model_copy(update=updates)
     flow = config.flow
     inner = {"layers": 6 if config.vae.prior in ("realnvp", "maf", "iaf") else 2, "hidden": 64, "blocks": 1}
-    standardize = prepared.standardize.config()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
@@ -120,7 +120,7 @@ def plan_autoencoder(config: Config) -> AutoencoderPlan:
                 hidden=cast(int, flow.hidden),
                 blocks=cast(int, flow.blocks),
                 dropout=cast(float, flow.dropout),
-                standardize=Standardize(standardize["mean"], standardize["scale"]),
+                standardize=prepared.standardize,
                 prior_options=None if config.vae.prior == "gaussian" else inner,
                 posterior_options=None if config.vae.posterior == "gaussian" else inner | {"layers": 2},
             )
@@ -253,8 +253,6 @@ def _run(
             session.recording.attempt(
                 "no evaluation", partial(_write_pictures, session, model, density, prepared, state.progress.step)
             )
-        if session.signum is not None:
-            session.exit_code = 128 + session.signum
         return AutoencoderFit(run, density, results, None, session.signum)
 
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pushforward.flows import ActNorm, Affine, Bijection, Chain, Coupling, Flow, Gaussian, ResidualNet
 
@@ -167,14 +166,7 @@ def sample_with_log_density(posterior: Flow, n: int, gradient: Gradient) -> tupl
     Returns:
         Weights ``(n, D)`` and log-densities ``(n,)`` in nats; the values are the same for both gradients.
 
-    Cost:
-        ``"path"`` evaluates the density once more, by the inverse of the map that samples.
-
     References:
         - Roeder et al. (2017), Sticking the Landing, https://arxiv.org/abs/1703.09194, eq. 8.
     """
-    if gradient == "total":
-        return posterior.rsample_and_log_prob(n)
-    weights = posterior.rsample(n)
-    frozen = {name: value.detach() for name, value in posterior.named_parameters()}
-    return weights, functional_call(posterior, frozen, (weights,))
+    return posterior.rsample_and_log_prob(n, path=gradient == "path")

@@ -122,7 +122,7 @@ def fit(
         RunError: If the run folder cannot be made or written.
         DivergedError: If training does not stay finite.
     """
-    if is_autoencoder(config) and not is_target(config):
+    if is_autoencoder(config):
         return fit_autoencoder_run(config, out=out, quiet=quiet, watch=watch, job_type=job_type)
     if is_target(config):
         return fit_target(config, out=out, quiet=quiet, watch=watch, job_type=job_type)
@@ -182,7 +182,7 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             raise ConfigError(f"train.{key}: a resumed fit keeps what it minimises; start a new fit to change it")
     run.claim()
     try:
-        if is_autoencoder(config) and not is_target(config):
+        if is_autoencoder(config):
             return resume_autoencoder(run, config, quiet=quiet)
         if is_target(config):
             return resume_target(run, config, quiet=quiet)

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pushforward.datasets.gaussian_targets import GaussianChain
 from pushforward.datasets.target import Target
-from pushforward.datasets.target_check import check_target
 from pushforward.datasets.target_names import PREFIX
 from pushforward.evaluate.gradient_plots import gradient_study
 from pushforward.evaluate.json_safe import json_safe
@@ -25,11 +23,10 @@ from pushforward.train.overrides import ConfigError
 from pushforward.train.runs import RunFolder
 from pushforward.train.session import mark_failed, start_client, threads_for
 from pushforward.train.settings import settings
-from pushforward.train.target_fitting import plan_target
+from pushforward.train.target_fitting import check_plan, plan_target
 from pushforward.train.target_objective import TargetObjective
 from pushforward.train.tracking import Tracking
 
-_FIRST_BATCH = 512
 _VALIDATION_POINTS = 2_000
 _AXES = {"base.location": 0, "base.log_scale": 1}
 
@@ -262,9 +259,8 @@ def _prepared(config: Config, steps: int, scale: float | None) -> tuple[Config, 
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     flow = planned.flow.to(device)
+    first_batch = check_plan(planned, gradients=True)
     with torch.no_grad():
-        first_batch: Tensor = flow.eval().sample(_FIRST_BATCH)
-        check_target(target, first_batch)
         flow.train()(first_batch)  # layers that set themselves from data do so here
         if scale is not None:
             zeros = torch.zeros(target.features, device=device)

@@ -122,8 +122,12 @@ def plan_target(config: Config) -> TargetPlan:
     return TargetPlan(config, target, Flow(core.base, Chain([first, *members], features=d)))
 
 
-def check_plan(planned: TargetPlan) -> Tensor:
+def check_plan(planned: TargetPlan, *, gradients: bool = False) -> Tensor:
     """Ask the target for the first batch of the flow, on the device of the fit; returns the batch.
+
+    Args:
+        planned: The fit.
+        gradients: Look at the target's gradients also where the fit itself takes none.
 
     Raises:
         TargetError: If the target cannot be used, with the offending point.
@@ -131,7 +135,7 @@ def check_plan(planned: TargetPlan) -> Tensor:
     flow = planned.flow.to(choose_device(planned.config.device))
     with torch.no_grad():
         first_batch = flow.eval().sample(_FIRST_BATCH)
-    check_target(planned.target, first_batch, gradients=planned.config.train.gradient != "score-function")
+    check_target(planned.target, first_batch, gradients=gradients or planned.config.train.gradient != "score-function")
     return first_batch
 
 
@@ -242,6 +246,7 @@ def _run(
         # The same points for every fit to a target, so that fits can be compared point by point.
         truth = target.sample(_TRUTH_POINTS, _TRUTH_SEED)
         truth = None if truth is None else truth.double()
+        of_truth = None if truth is None else log_prob_of(flow, truth)
         results = {
             "run": str(run.path),
             "dataset": config.data.source,
@@ -257,7 +262,7 @@ def _run(
             "train_nll": None,
             "val_nll": None,
             "test_nll_standardized": None,
-            **numbers_of(density.flow, target, log_w, truth),
+            **numbers_of(target, log_w, truth, of_truth),
             "test_rows_sha256": None if truth is None else rows_fingerprint(density.schema.names, truth.numpy()),
         }
         run.write_json("results.json", results)
@@ -266,8 +271,8 @@ def _run(
             lines = {"known/log_z": target.log_z}
             session.keep(lambda: session.tracking.reference_lines(lines, state.progress.step))
         session.ended({key: results[key] for key in ("dataset", "flow", "steps", "val_nll", "test_nll")})
-        if truth is not None:
-            scores = log_prob_of(density.flow, truth).numpy()
+        if of_truth is not None:
+            scores = of_truth.numpy()
             session.keep(lambda: write_row_scores(run, np.arange(len(scores)), scores))
         session.tracking.model(run.model, results)
         if session.signum is None and config.train.evaluate:

@@ -33,14 +33,14 @@ def draw(flow: Flow, n: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.cat([x.cpu() for x, _ in parts]), torch.cat([log_q.cpu() for _, log_q in parts])
 
 
-def numbers_of(flow: Flow, target: Target, log_w: Tensor, truth: Tensor | None) -> dict[str, Any]:
+def numbers_of(target: Target, log_w: Tensor, truth: Tensor | None, log_q: Tensor | None) -> dict[str, Any]:
     """What importance weights say of a fit; None where the target does not know its samples or its constant.
 
     Args:
-        flow: The flow in float64.
         target: The target.
         log_w: Log-weights ``(n,)`` of points of the flow.
-        truth: Exact samples of the target ``(n, D)`` in float64, or None.
+        truth: Exact samples of the target ``(m, D)`` in float64, or None.
+        log_q: The flow's log-densities of them ``(m,)``, or None.
     """
     log_z, log_z_se = log_z_estimate(log_w)
     found: dict[str, float | None] = {
@@ -59,13 +59,12 @@ def numbers_of(flow: Flow, target: Target, log_w: Tensor, truth: Tensor | None) 
         "test_nll_se": None,
         "entropy": target.entropy,
     }
-    if truth is not None:
-        log_p = log_prob_of(flow, truth)
-        of_truth = target.log_prob(truth) - log_p
+    if truth is not None and log_q is not None:
+        of_truth = target.log_prob(truth) - log_q
         scale = 1 / math.sqrt(len(truth))
         found["forward_ess"] = forward_ess(of_truth, target.log_z)
         found["forward_pareto_k"] = pareto_k(of_truth)
-        found |= {"test_nll": float(-log_p.mean()), "test_nll_se": float(log_p.std()) * scale}
+        found |= {"test_nll": float(-log_q.mean()), "test_nll_se": float(log_q.std()) * scale}
         if target.log_z is not None:
             found |= {
                 "kl_to_truth": float(of_truth.mean()) - target.log_z,

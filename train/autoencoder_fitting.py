@@ -34,7 +34,7 @@ from pushforward.train.recording import Watch
 from pushforward.train.results import schema_of, status_facts, summary_of
 from pushforward.train.row_scores import rows_fingerprint, write_row_scores
 from pushforward.train.runs import RunFolder
-from pushforward.train.session import Session, mark_failed, start_client
+from pushforward.train.session import Session, new_run, resumed_run, start_client
 from pushforward.train.settings import resolve, settings
 from pushforward.train.wandb_process import WandbProcess
 
@@ -141,22 +141,13 @@ def fit_autoencoder_run(
     with start_client(config) as process:
         planned = plan_autoencoder(config)
         config, prepared = planned.config, planned.prepared
-        run = RunFolder.create(out, label=f"{prepared.dataset.name}-vae")
-        try:
-            run.write_config(config)
-            run.write_environment(config.seed, config.device)
-            run.write_json("schema.json", schema_of(prepared))
-            run.set_status("running", dataset=prepared.dataset.name, flow="vae")
+        name = prepared.dataset.name
+        with new_run(config, out, name=name, flow="vae", schema=schema_of(prepared)) as run:
             torch.manual_seed(config.seed)
             model = planned.model.to(choose_device(config.device))
             save_flow(model, run.checkpoints / "start")
             state = begin(model, settings(config.train))
             return _run(run, config, prepared, state, process, quiet=quiet, watch=watch, job_type=job_type)
-        except BaseException:
-            mark_failed(run, prepared.dataset.name, "vae")
-            raise
-        finally:
-            run.release()
 
 
 def resume_autoencoder(run: RunFolder, config: Config, *, quiet: bool = False) -> AutoencoderFit:
@@ -167,20 +158,14 @@ def resume_autoencoder(run: RunFolder, config: Config, *, quiet: bool = False) -
         check_same_data(run.schema, run.path, prepared.dataset)
         model = load_model(run.checkpoints / "start", Autoencoder, device=choose_device(config.device))
         state = load_checkpoint(begin(model.train(), settings(config.train)), run.checkpoints / "last.pt")
-        run.write_config(config)
-        run.set_status("running")
-        try:
+        with resumed_run(run, config, name=prepared.dataset.name, flow="vae"):
             return _run(run, config, prepared, state, process, quiet=quiet, resumed=True)
-        except BaseException:
-            mark_failed(run, prepared.dataset.name, "vae")
-            raise
 
 
 def _run(
     run: RunFolder, config: Config, prepared: Prepared, state: State, process: WandbProcess, **options: Any
 ) -> AutoencoderFit:
     dataset, device = prepared.dataset, state.average[0].device
-    parameters = sum(p.numel() for p in state.flow.parameters())
     train_rows, validation_rows = (
         torch.as_tensor(part, dtype=torch.float32, device=device)
         for part in (prepared.recorded, _recorded(prepared, "validation"))
@@ -205,7 +190,7 @@ def _run(
         name=dataset.name,
         flow="vae",
         size=f"{len(dataset.rows):,} rows x {dataset.rows.shape[1]} columns; {config.vae.decoder} decoder",
-        facts={"features": dataset.rows.shape[1], "rows": len(dataset.rows), "parameters": parameters},
+        facts={"features": dataset.rows.shape[1], "rows": len(dataset.rows)},
         rows_scored=min(len(prepared.test.rows), _MOST_TEST_ROWS),
         **options,
     )
@@ -229,7 +214,7 @@ def _run(
             **{key: getattr(config.vae, key) for key in ("latent", "decoder", "prior", "posterior")},
             "features": dataset.rows.shape[1],
             "rows": len(dataset.rows),
-            "parameters": parameters,
+            "parameters": session.parameters,
             "steps": state.progress.step,
             "seconds": round(state.progress.seconds, 3),
             "stop_reason": state.progress.stop_reason,

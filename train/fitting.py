@@ -30,7 +30,7 @@ from pushforward.train.recording import Watch
 from pushforward.train.results import results_of, schema_of, status_facts, summary_of
 from pushforward.train.row_scores import write_row_scores
 from pushforward.train.runs import RunFolder
-from pushforward.train.session import Session, mark_failed, start_client
+from pushforward.train.session import Session, new_run, resumed_run, start_client
 from pushforward.train.settings import check_base_has_gradients, resolve, settings
 from pushforward.train.target_fitting import fit_target, is_target, resume_target
 from pushforward.train.target_objective import OBJECTIVES
@@ -129,13 +129,8 @@ def fit(
     with start_client(config) as process:
         planned = plan(config)
         config, prepared, core = planned.config, planned.prepared, planned.flow
-        label = f"{prepared.dataset.name}-{config.flow.name}"
-        run = RunFolder.create(out, label=label)
-        try:
-            run.write_config(config)
-            run.write_environment(config.seed, config.device)
-            run.write_json("schema.json", schema_of(prepared))
-            run.set_status("running", dataset=prepared.dataset.name, flow=config.flow.name)
+        name, flow = prepared.dataset.name, config.flow.name
+        with new_run(config, out, name=name, flow=flow, schema=schema_of(prepared)) as run:
             device = choose_device(config.device)
             trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
             torch.manual_seed(config.seed)
@@ -149,11 +144,6 @@ def fit(
             return _run(
                 run, config, prepared, state, process, quiet=quiet, trouble=trouble, watch=watch, job_type=job_type
             )
-        except BaseException:
-            mark_failed(run, prepared.dataset.name, config.flow.name)
-            raise
-        finally:
-            run.release()
 
 
 def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, **options: Any) -> Fit:
@@ -194,13 +184,8 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             device = choose_device(config.device)
             core = load_flow(run.checkpoints / "start", device=device)
             state = load_checkpoint(start(core.train(), settings(config.train)), run.checkpoints / "last.pt")
-            run.write_config(config)
-            run.set_status("running")
-            try:
+            with resumed_run(run, config, name=prepared.dataset.name, flow=config.flow.name):
                 return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, trouble=kernel_trouble())
-            except BaseException:
-                mark_failed(run, prepared.dataset.name, config.flow.name)
-                raise
     finally:
         run.release()
 
@@ -217,7 +202,6 @@ def _run(
 ) -> Fit:
     """Train, keep the better of flow and Gaussian, score it, and write everything down."""
     dataset = prepared.dataset
-    parameters = sum(p.numel() for p in state.flow.parameters())
     session = Session(
         run,
         config,
@@ -225,7 +209,7 @@ def _run(
         process,
         name=dataset.name,
         size=f"{len(dataset.rows):,} rows x {dataset.rows.shape[1]} columns",
-        facts={"features": dataset.rows.shape[1], "rows": len(dataset.rows), "parameters": parameters},
+        facts={"features": dataset.rows.shape[1], "rows": len(dataset.rows)},
         rows_scored=len(prepared.test.rows),
         offset=-prepared.standardize.log_det,
         draw=None if prepared.train.context is not None else partial(_draw, prepared),

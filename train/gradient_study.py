@@ -21,7 +21,7 @@ from pushforward.train.gradient_lab import ALL, Measurement, gaussian_variances,
 from pushforward.train.loop import minimize, start
 from pushforward.train.overrides import ConfigError
 from pushforward.train.runs import RunFolder
-from pushforward.train.session import mark_failed, start_client, threads_for
+from pushforward.train.session import new_run, start_client, threads_for
 from pushforward.train.settings import settings
 from pushforward.train.target_fitting import check_plan, plan_target
 from pushforward.train.target_objective import TargetObjective
@@ -135,51 +135,43 @@ def study(
             "log_z": target.log_z,
             "device": str(flow.base.device),
         }
-        label = f"{config.data.source.removeprefix(PREFIX)}-{config.flow.name}-gradients"
-        run = RunFolder.create(out, label=label)
-        try:
-            run.write_config(config)
-            run.write_environment(config.seed, config.device)
-            run.set_status("running", dataset=config.data.source, flow=config.flow.name)
-            tracking = Tracking.open(
-                run,
-                config,
-                dataset=config.data.source,
-                flow=config.flow.name,
-                facts={key: facts[key] for key in ("features", "parameters", "points", "replicates")},
-                warn=lambda text: tell(f"warning: {text}"),
-                job_type="gradients",
-                process=process,
-            )
-            with tracking:
-                laboratory = _Laboratory(
-                    target, config, points, replicates, _steps_of(steps, checkpoints), tracking, tell
+        name, flow_name = config.data.source, config.flow.name
+        with new_run(config, out, name=name, flow=flow_name, kind="gradients") as run:
+            try:
+                tracking = Tracking.open(
+                    run,
+                    config,
+                    dataset=config.data.source,
+                    flow=config.flow.name,
+                    facts={key: facts[key] for key in ("features", "parameters", "points", "replicates")},
+                    warn=lambda text: tell(f"warning: {text}"),
+                    job_type="gradients",
+                    process=process,
                 )
-                with threads_for(config, target.features):
-                    facts["threads"] = torch.get_num_threads()
-                    _train(flow, objective, config, steps, laboratory, tracking, tell)
-                results = json_safe({"run": str(run.path), **facts, "checkpoints": laboratory.rows})
-                run.write_json("gradients.json", results)
-                picture = run.path / "gradients.png"
-                gradient_study(results, picture)
-                caption = f"{points} points a gradient, {replicates} gradients by each estimator"
-                tracking.image("gradients/picture", picture, caption, steps)
-                tracking.summary({key: value for key, value in facts.items() if key != "target"})
-            if tracking.location is not None:
-                tell(f"W&B       {tracking.location}")
-            run.set_status("finished", steps=steps)
-            for folder in (run.checkpoints, run.model, run.samples, run.pictures):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()  # those that a fit would have filled
-            return Study(run, results)
-        except KeyboardInterrupt:
-            run.set_status("stopped")
-            raise
-        except BaseException:
-            mark_failed(run, config.data.source, config.flow.name)
-            raise
-        finally:
-            run.release()
+                with tracking:
+                    laboratory = _Laboratory(
+                        target, config, points, replicates, _steps_of(steps, checkpoints), tracking, tell
+                    )
+                    with threads_for(config, target.features):
+                        facts["threads"] = torch.get_num_threads()
+                        _train(flow, objective, config, steps, laboratory, tracking, tell)
+                    results = json_safe({"run": str(run.path), **facts, "checkpoints": laboratory.rows})
+                    run.write_json("gradients.json", results)
+                    picture = run.path / "gradients.png"
+                    gradient_study(results, picture)
+                    caption = f"{points} points a gradient, {replicates} gradients by each estimator"
+                    tracking.image("gradients/picture", picture, caption, steps)
+                    tracking.summary({key: value for key, value in facts.items() if key != "target"})
+                if tracking.location is not None:
+                    tell(f"W&B       {tracking.location}")
+                run.set_status("finished", steps=steps)
+                for folder in (run.checkpoints, run.model, run.samples, run.pictures):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()  # those that a fit would have filled
+                return Study(run, results)
+            except KeyboardInterrupt:
+                run.set_status("stopped")
+                raise
 
 
 class _Laboratory:

@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 
+from pushforward.datasets.target_names import PREFIX
 from pushforward.train.config import Config
 from pushforward.train.loop import DivergedError, State, minimize
 from pushforward.train.objective import Objective
@@ -39,7 +41,7 @@ class Session:
         name: Name of the data or the target.
         flow: What is built, where it is not the flow that is asked for.
         size: What is fitted, in a few words.
-        facts: What dashboards filter and group by: ``features``, ``parameters`` and the like.
+        facts: What dashboards filter and group by besides the number of parameters.
         rows_scored: Rows whose scores are kept, for the room on the disk.
         offset: What turns the loss of the objective into one in data units, in nats.
         draw: Draws a picture of the fit in progress.
@@ -49,6 +51,7 @@ class Session:
         job_type: What Weights & Biases calls this process.
 
     Attributes:
+        parameters: Numbers of what is trained.
         exit_code: What the record will say of how it ended.
     """
 
@@ -74,17 +77,18 @@ class Session:
         self.run, self.config, self.state, self.name = run, config, state, name
         self.flow = flow or config.flow.name
         self.exit_code = 1
-        told, parameters = settings(config.train), facts["parameters"]
-        self._reserve = Reserve(run.path / ".reserve", 4 * parameters + 16 * rows_scored + _REPORT_BYTES)
+        told = settings(config.train)
+        self.parameters = sum(p.numel() for p in state.flow.parameters())
+        self._reserve = Reserve(run.path / ".reserve", 4 * self.parameters + 16 * rows_scored + _REPORT_BYTES)
         try:
-            title = f"{name}: {size}; {self.flow}, {parameters:,} parameters; {_budget(config)}; run {run.path}"
+            title = f"{name}: {size}; {self.flow}, {self.parameters:,} parameters; {_budget(config)}; run {run.path}"
             self.progress = Progress(steps=told.steps, seconds=told.seconds, title=title, log=run.log, quiet=quiet)
             self.tracking = Tracking.open(
                 run,
                 config,
                 dataset=name,
                 flow=self.flow,
-                facts=facts,
+                facts=facts | {"parameters": self.parameters},
                 warn=self.progress.message,
                 resume_step=state.progress.step if resumed else None,
                 job_type=job_type,
@@ -172,7 +176,7 @@ class Session:
             self.exit_code = 128 + self.signum
         elif error is not None:
             self.exit_code = self.exit_code or 1
-            mark_failed(self.run, **self._status)  # before the page says how it is
+            _mark_failed(self.run, **self._status)  # before the page says how it is
         self._reserve.release()
         self.keep(self.tracking.flush)
         self.recording.attempt("no report", lambda: write_report(self.run))
@@ -182,12 +186,56 @@ class Session:
         self.progress.close()
 
 
+@contextlib.contextmanager
+def new_run(
+    config: Config, out: Path | None, *, name: str, flow: str, schema: dict[str, Any] | None = None, kind: str = ""
+) -> Iterator[RunFolder]:
+    """A run folder for what the block does, which says so if that fails, and is free afterwards.
+
+    Args:
+        config: The configuration, every choice made.
+        out: Exactly this folder; None makes one below ``runs/``.
+        name: Name of the data or the target.
+        flow: What is fitted.
+        schema: The content of ``schema.json``; None for what leaves no model.
+        kind: What it is, where it is no fit: the end of the folder's name.
+
+    Raises:
+        RunError: If the folder cannot be made or written.
+    """
+    run = RunFolder.create(out, label="-".join(part for part in (name.removeprefix(PREFIX), flow, kind) if part))
+    try:
+        run.write_config(config)
+        run.write_environment(config.seed, config.device)
+        if schema is not None:
+            run.write_json("schema.json", schema)
+        run.set_status("running", dataset=name, flow=flow)
+        yield run
+    except BaseException:
+        _mark_failed(run, name, flow)
+        raise
+    finally:
+        run.release()
+
+
+@contextlib.contextmanager
+def resumed_run(run: RunFolder, config: Config, *, name: str, flow: str) -> Iterator[None]:
+    """A run that goes on in the block with this configuration, and says so if that fails; the caller has claimed it."""
+    run.write_config(config)
+    run.set_status("running")
+    try:
+        yield
+    except BaseException:
+        _mark_failed(run, name, flow)
+        raise
+
+
 def start_client(config: Config) -> WandbProcess:
     """The process for Weights & Biases, which gets ready while the data are loaded."""
     return WandbProcess(start=wandb_mode(config.wandb.mode) != "off")
 
 
-def mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
+def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
     """Say so in the run folder, unless it has said something more telling."""
     try:
         if run.status != "running":

@@ -33,7 +33,7 @@ from pushforward.train.recording import Watch
 from pushforward.train.results import summary_of
 from pushforward.train.row_scores import rows_fingerprint, write_row_scores
 from pushforward.train.runs import RunFolder
-from pushforward.train.session import Session, mark_failed, start_client
+from pushforward.train.session import Session, new_run, resumed_run, start_client
 from pushforward.train.settings import check_base_has_gradients, resolve, settings
 from pushforward.train.target_numbers import density_of, draw, for_numbers, log_prob_of, numbers_of, weighted_sample
 from pushforward.train.target_objective import OBJECTIVES, TargetObjective, objective_name
@@ -169,24 +169,14 @@ def fit_target(
         torch.manual_seed(config.seed)
         first_batch = check_plan(planned)  # before there is a run folder
         objective = _objective(config, target, device)
-        label = f"{config.data.source.removeprefix(PREFIX)}-{config.flow.name}"
-        run = RunFolder.create(out, label=label)
-        try:
-            run.write_config(config)
-            run.write_environment(config.seed, config.device)
-            run.write_json("schema.json", _schema_of(config, target))
-            run.set_status("running", dataset=config.data.source, flow=config.flow.name)
+        name, flow_name = config.data.source, config.flow.name
+        with new_run(config, out, name=name, flow=flow_name, schema=_schema_of(config, target)) as run:
             trouble = kernel_trouble()
             flow.train()(first_batch)  # layers that set themselves from data do so here
             save_flow(flow, run.checkpoints / "start")
             state = start(flow, settings(config.train))
             options = {"quiet": quiet, "watch": watch, "job_type": job_type}
             return _run(run, config, target, objective, state, process, trouble=trouble, **options)
-        except BaseException:
-            mark_failed(run, config.data.source, config.flow.name)
-            raise
-        finally:
-            run.release()
 
 
 def resume_target(run: RunFolder, config: Config, *, quiet: bool = False) -> TargetFit:
@@ -197,16 +187,11 @@ def resume_target(run: RunFolder, config: Config, *, quiet: bool = False) -> Tar
         flow = load_flow(run.checkpoints / "start", device=device)
         state = load_checkpoint(start(flow.train(), settings(config.train)), run.checkpoints / "last.pt")
         objective = _objective(config, planned.target, device)
-        run.write_config(config)
-        run.set_status("running")
-        try:
+        with resumed_run(run, config, name=config.data.source, flow=config.flow.name):
             trouble = kernel_trouble()
             return _run(
                 run, config, planned.target, objective, state, process, trouble=trouble, quiet=quiet, resumed=True
             )
-        except BaseException:
-            mark_failed(run, config.data.source, config.flow.name)
-            raise
 
 
 def _run(
@@ -221,7 +206,6 @@ def _run(
     **options: Any,
 ) -> TargetFit:
     target = for_numbers(target, state.flow, state.average[0].device)
-    parameters = sum(p.numel() for p in state.flow.parameters())
     known = "" if target.log_z is None else f", log Z {target.log_z:.4f}"
     session = Session(
         run,
@@ -230,7 +214,7 @@ def _run(
         process,
         name=config.data.source,
         size=f"{target.features} coordinates{known}; {objective.name}, {objective.estimator} gradient",
-        facts={"features": target.features, "parameters": parameters, "objective": objective.name},
+        facts={"features": target.features, "objective": objective.name},
         draw=partial(_draw_points, target),
         **options,
     )
@@ -255,7 +239,7 @@ def _run(
             "gradient": objective.estimator,
             "features": target.features,
             "rows": None,
-            "parameters": parameters,
+            "parameters": session.parameters,
             "steps": state.progress.step,
             "seconds": round(state.progress.seconds, 3),
             "stop_reason": state.progress.stop_reason,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pushforward.flows import fused
 from pushforward.flows.bijection import Bijection
-from pushforward.flows.conditioners import MaskedResidualNet
+from pushforward.flows.conditioners import MaskedConditioner
 from pushforward.flows.univariate import Univariate
 
 
@@ -34,7 +34,7 @@ class MaskedAutoregressive(Bijection):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
-    def __init__(self, conditioner: MaskedResidualNet, univariate: Univariate) -> None:
+    def __init__(self, conditioner: MaskedConditioner, univariate: Univariate) -> None:
         super().__init__(conditioner.features, conditioner.context)
         if conditioner.outputs_per_feature != univariate.size:
             raise ValueError(

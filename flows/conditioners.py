@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pushforward.flows.incremental import Affinity, IncrementalPass
+from pushforward.flows.incremental import Affinity, Incremental, IncrementalPass
 
 
 class ResidualNet(nn.Module):
@@ -144,6 +144,34 @@ class _Block(nn.Module):
         if self.context is not None:
             g = g + self.context(context)
         return h + self.second(self.dropout(F.relu(g)))  # type: ignore[no-any-return]
+
+
+class MaskedConditioner(Protocol):
+    """What an autoregressive layer asks of its network, a module.
+
+    Outputs ``(..., features, outputs_per_feature)`` for feature :math:`d` depend on points ``(..., features)`` by the
+    features before :math:`d` only, and on the context; zeros at first make the layer start as the identity.
+    """
+
+    features: int
+    outputs_per_feature: int
+    context: int
+
+    @property
+    def last(self) -> Any:
+        """The output layer; its ``bias`` has ``features * outputs_per_feature`` entries, ordered by feature."""
+
+    def __call__(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Outputs ``(..., features, outputs_per_feature)``; the context broadcasts against the points."""
+        ...
+
+    def incremental(self, like: Tensor, context: Tensor | None = None) -> Incremental:
+        """Start an evaluation one feature at a time; see ``MaskedResidualNet.incremental``."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """Arguments that rebuild this network (without its weights)."""
+        ...
 
 
 class MaskedResidualNet(nn.Module):

@@ -70,6 +70,12 @@ class Flow(nn.Module):
         z: Tensor = self.bijection(x, context)[0]
         return z
 
+    def latent_noise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The noise ``(..., D)`` behind points ``(..., D)``: standard normal if the points are of this law."""
+        context = self._embed(context)
+        z: Tensor = self.bijection(x, context)[0]
+        return self.base.standardize(z, context)
+
     @torch.no_grad()
     def sample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
         """Draw points ``(n, ..., D)`` without gradients; arguments as ``rsample``.

@@ -94,7 +94,7 @@ class _Plan:
 
 
 def layer(
-    net: ResidualNet | MaskedResidualNet,
+    net: object,
     univariate: Univariate,
     points: Tensor,
     context: Tensor | None,
@@ -110,7 +110,7 @@ def layer(
     for the cost of one backward pass.
 
     Args:
-        net: The conditioner, masked or not.
+        net: The conditioner, masked or not; the kernels know the residual networks.
         univariate: The map it steers.
         points: Points ``(..., features)``.
         context: ``(..., context)`` or None.
@@ -124,6 +124,8 @@ def layer(
         The mapped points ``(..., features)``, the log-determinants ``(...)``, and if a score was given that of the
         mapped density; None if the kernels do not know this layer or must not be used here.
     """
+    if not isinstance(net, (ResidualNet, MaskedResidualNet)):
+        return None
     if not usable(points, context, score) or not _speaks_for_itself(type(univariate)):
         return None
     kernel = univariate.kernel()

@@ -110,7 +110,7 @@ class Gaussian(LocationScale):
         A low-rank law multiplies by the inverse symmetric root of :math:`I + W W^T`.
         """
         if self.covariance != "low-rank":
-            return self._standardize(z, context)[0]
+            return self.standardize_terms(z, context)[0]
         y, _ = self._to_standard(z, context)
         _, singular, right = torch.linalg.svd(self.factors, full_matrices=False)
         # With W = Q S R': (I + W W')^(-1/2) = I + W R diag(((1 + S²)^(-1/2) - 1) / S²) R' W'.
@@ -123,7 +123,7 @@ class Gaussian(LocationScale):
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density ``(...)`` of base points ``(..., D)``, in nats."""
         if self.covariance != "low-rank":
-            noise, log_scale = self._standardize(z, context)
+            noise, log_scale = self.standardize_terms(z, context)
             return -0.5 * (noise.square().sum(-1) + self.features * _LOG_2PI) - log_scale.sum(-1)
         y, log_scale = self._to_standard(z, context)
         factor = torch.linalg.cholesky(
@@ -150,7 +150,8 @@ class Gaussian(LocationScale):
         rank = {"rank": self.rank} if self.covariance == "low-rank" else {}
         return super().config() | {"covariance": self.covariance} | rank
 
-    def _standardize(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def standardize_terms(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise ``(..., D)`` behind points, and the log-scales ``(..., D)``: their sum is the log-determinant of ``push``."""
         self.check_points(z)
         location, log_scale = self.location_and_log_scale(context)
         centred = z - location

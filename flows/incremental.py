@@ -1,5 +1,6 @@
 """One evaluation of a masked network, a feature at a time, for the cost of about one pass."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,39 @@ class Affinity:
     term: Tensor | None = None
 
 
-class IncrementalPass:
+class Incremental(ABC):
+    """An evaluation of a masked network feature by feature: alternate ``parameters()`` and ``append(x_d)``."""
+
+    @abstractmethod
+    def parameters(self) -> Tensor:
+        """Parameters ``(points, outputs)`` of the next feature."""
+
+    @abstractmethod
+    def append(self, x: Tensor) -> None:
+        """Make the next feature known: values ``(points,)``."""
+
+    def solve(self, univariate: Univariate, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Invert an autoregressive layer: the points ``(points, D)`` that it maps to those given.
+
+        Args:
+            univariate: The map whose parameters the network computes.
+            points: Points ``(points, D)``.
+
+        Returns:
+            The points before the layer, and the log-determinants ``(points,)`` of the inverse.
+        """
+        columns = points.t().contiguous()
+        x: list[Tensor] = []
+        log_det = columns.new_zeros(columns.shape[1])
+        for column in columns.unbind(0):
+            x_d, log_derivative = univariate.inverse(column, self.parameters().to(points.dtype))
+            self.append(x_d)
+            x.append(x_d)
+            log_det = log_det + log_derivative
+        return torch.stack(x, dim=-1), log_det
+
+
+class IncrementalPass(Incremental):
     """Evaluates a masked residual network feature by feature, keeping every activation computed so far.
 
     Alternate ``parameters()`` and ``append(x_d)``. All features together cost about one forward pass: a hidden unit
@@ -75,26 +108,6 @@ class IncrementalPass:
         self._open(0, self.known[0], outputs=(0, 0))
         self._advance(0, self.known[0])
         self._open_block()
-
-    def solve(self, univariate: Univariate, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Invert an autoregressive layer: the points ``(points, D)`` that it maps to those given.
-
-        Args:
-            univariate: The map whose parameters the network computes.
-            points: Points ``(points, D)``.
-
-        Returns:
-            The points before the layer, and the log-determinants ``(points,)`` of the inverse.
-        """
-        columns = points.t().contiguous()
-        x: list[Tensor] = []
-        log_det = columns.new_zeros(columns.shape[1])
-        for column in columns.unbind(0):
-            x_d, log_derivative = univariate.inverse(column, self.parameters().to(points.dtype))
-            self.append(x_d)
-            x.append(x_d)
-            log_det = log_det + log_derivative
-        return torch.stack(x, dim=-1), log_det
 
     def parameters(self) -> Tensor:
         """Parameters ``(points, outputs)`` of the next feature."""

@@ -49,10 +49,19 @@ class NativeWarning(UserWarning):
     """The kernels in C cannot be had; torch's own operations are used."""
 
 
+AFFINE, SPLINE, MIXTURE = range(3)
+"""Kinds of maps, as kernels.c numbers them."""
+
+
 class Map(ctypes.Structure):
     """A univariate map, as the kernels read it (``map`` in kernels.c)."""
 
-    _fields_ = (("spline", ctypes.c_int64), ("bins", ctypes.c_int64), ("bound", ctypes.c_double))
+    _fields_ = (
+        ("kind", ctypes.c_int64),
+        ("bins", ctypes.c_int64),
+        ("bound", ctypes.c_double),
+        ("learned", ctypes.c_int64),
+    )
 
 
 class Call(ctypes.Structure):

@@ -2,26 +2,34 @@
 
 import difflib
 from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
 
 from pushforward.flows.autoregressive import MaskedAutoregressive
+from pushforward.flows.autoregressive_mixture import AutoregressiveMixture
 from pushforward.flows.base import Base
 from pushforward.flows.bijection import Bijection, Chain, Inverse
 from pushforward.flows.bounded import Beta, Gamma, Uniform
-from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
+from pushforward.flows.conditioners import MaskedConditioner, MaskedResidualNet, ResidualNet
 from pushforward.flows.coupling import Coupling
+from pushforward.flows.ensemble import Ensemble
 from pushforward.flows.flow import Flow
 from pushforward.flows.gaussian import Gaussian
 from pushforward.flows.laws import Laplace, Logistic, StudentT
 from pushforward.flows.linear import LULinear, Permutation
+from pushforward.flows.marginal import Marginal
 from pushforward.flows.mixture import GaussianMixture
 from pushforward.flows.normalization import ActNorm
 from pushforward.flows.resampled import Resampled
-from pushforward.flows.spline import RationalQuadraticSpline
+from pushforward.flows.spline import RationalQuadraticSpline, Tails
 from pushforward.flows.support import Log, Logit, Pushed
+from pushforward.flows.transformer import MaskedTransformer
 from pushforward.flows.univariate import Affine, Univariate
+
+Linear = Literal["between", "around"]
+NetName = Literal["residual", "transformer"]
+Passing = Literal["identity", "spline"]
 
 
 def build(
@@ -34,7 +42,13 @@ def build(
     blocks: int = 2,
     bins: int = 8,
     bound: float = 5.0,
+    tails: Tails = "linear",
+    linear: Linear = "between",
+    passing: Passing = "identity",
+    marginal: bool = False,
     dropout: float = 0.0,
+    conditioner: NetName = "residual",
+    components: int = 10,
     base: str | Base = "diagonal",
 ) -> Flow:
     """Build a named flow; its layers start as the identity up to the order of features, its base as ``make_base`` says.
@@ -44,6 +58,8 @@ def build(
     - ``iaf``: the same the other way round: fast samples, densities by the sequential inverse.
     - ``nsf-c``: rational-quadratic spline couplings with permutations and LU layers in between.
     - ``nsf-ar``: rational-quadratic spline autoregressive layers with permutations and LU layers in between.
+    - ``made-mog``: no layers, and a masked network with a mixture of Gaussians for every feature as the base; see
+      ``AutoregressiveMixture``. ``base`` is the covariance of its frame.
     - ``gaussian``: no layers: the base alone.
 
     Args:
@@ -56,8 +72,18 @@ def build(
         bins: Bins of a spline.
         bound: Half-width of the interval a spline acts on, in units of its input (standard deviations, for
             standardised data).
+        tails: Slopes of splines outside that interval: one (``"linear"``), or ``"learned"``.
+        linear: What mixes the features: what the list above says, ``"between"`` the layers, or ``"around"`` them, a
+            random permutation and an LU layer before every layer and after the last one, as Durkan et al. have it.
+        passing: Of couplings, what happens to the features that pass through: ``"identity"``, or a ``"spline"`` with
+            parameters of its own for each, as Durkan et al. have it.
+        marginal: Whether a spline for each feature stands at the data end, see ``Marginal``.
         dropout: Dropout in the conditioners.
-        base: Name of the base law, see ``make_base``; or a law of as many features.
+        conditioner: Network of autoregressive layers and of the mixture: ``"residual"``, or ``"transformer"`` with
+            ``blocks`` layers of width ``hidden``.
+        components: Gaussians a feature, where there is a mixture.
+        base: Name of the base law, see ``make_base``; ``made-mog``, a network of the same sizes with mixtures for
+            conditionals; or a law of as many features.
 
     Returns:
         The flow.
@@ -81,7 +107,17 @@ def build(
         if size < least:
             raise ValueError(f"build: expected {what} of at least {least}; got {size}")
 
-    def coupling(univariate: Univariate, flip: bool) -> Bijection:
+    for what, value, known in (
+        ("linear", linear, get_args(Linear)),
+        ("passing", passing, get_args(Passing)),
+        ("conditioner", conditioner, get_args(NetName)),
+    ):
+        if value not in known:
+            raise ValueError(_unknown(what, value, known))
+    if passing == "spline" and name not in ("realnvp", "nsf-c"):
+        raise ValueError(f"build: expected passing identity for {name}, which has no couplings; got spline")
+
+    def coupling(univariate: Univariate, flip: bool) -> list[Bijection]:
         # Every other feature, the other ones in the next layer. A single feature has nobody to learn from.
         transformed = [(i % 2 == 1) != flip for i in range(features)] if features > 1 else [True]
         moving = sum(transformed)
@@ -93,43 +129,96 @@ def build(
             blocks=blocks,
             dropout=dropout,
         )
-        return Coupling(conditioner, univariate, transformed=transformed)
+        layer = Coupling(conditioner, univariate, transformed=transformed)
+        if passing == "identity" or moving == features:
+            return [layer]
+        # Behind the coupling, so that its network sees the features as they come.
+        return [layer, Marginal(features, spline, mapped=[not moves for moves in transformed])]
+
+    def masked(outputs: int) -> MaskedConditioner:
+        kind = MaskedTransformer if conditioner == "transformer" else MaskedResidualNet
+        return kind(features, outputs, context=context, hidden=hidden, blocks=blocks, dropout=dropout)
+
+    def mixture(covariance: Literal["full", "diagonal"]) -> Base:
+        return AutoregressiveMixture(masked(3 * components), Gaussian(features, context, covariance))
 
     def autoregressive(univariate: Univariate) -> Bijection:
-        conditioner = MaskedResidualNet(
-            features, univariate.size, context=context, hidden=hidden, blocks=blocks, dropout=dropout
-        )
-        return MaskedAutoregressive(conditioner, univariate)
+        return MaskedAutoregressive(masked(univariate.size), univariate)
 
-    spline = RationalQuadraticSpline(bins=bins, bound=bound)
+    spline = RationalQuadraticSpline(bins=bins, bound=bound, tails=tails)
+
+    def mixed() -> list[Bijection]:
+        return [Permutation.random(features), LULinear(features)]
 
     # The first layer sees the columns of the data as they are; what follows sees mixtures of them.
-    def mix(layer: Bijection, index: int) -> list[nn.Module]:
-        between = [Permutation.random(features), LULinear(features)] if index else []
-        return [*between, layer]
+    def mix(layer: list[Bijection], index: int) -> list[Bijection]:
+        return [*(mixed() if index else []), *layer]
 
-    def mix_pairs(index: int) -> list[nn.Module]:
+    def mix_pairs(index: int) -> list[Bijection]:
         # Two couplings with complementary masks stand in one order, so that every pair transforms every feature;
         # only then comes a new order (two features have no other one worth having).
         reorder = [Permutation.random(features)] if index and index % 2 == 0 and features > 2 else []
         between = [*reorder, LULinear(features)] if index else []
-        return [*between, coupling(spline, flip=index % 2 == 1)]
+        return [*between, *steps["nsf-c"](index)]
 
-    def flipped(layer: Bijection, index: int) -> list[nn.Module]:
-        between = [Permutation.reverse(features)] if index else []
-        return [*between, ActNorm(features), layer]
+    def flip(layer: list[Bijection], index: int) -> list[Bijection]:
+        return [*([Permutation.reverse(features)] if index else []), *layer]
 
-    makers: dict[str, Callable[[int], list[nn.Module]]] = {
-        "realnvp": lambda i: [ActNorm(features), coupling(Affine(), flip=i % 2 == 1)],
-        "maf": lambda i: flipped(autoregressive(Affine()), i),
-        "iaf": lambda i: flipped(Inverse(autoregressive(Affine())), i),
-        "nsf-c": mix_pairs,
-        "nsf-ar": lambda i: mix(autoregressive(spline), i),
+    # The published couplings begin with the other half, which matters where the halves are not equal.
+    other = linear == "around"
+    steps: dict[str, Callable[[int], list[Bijection]]] = {
+        "realnvp": lambda i: [ActNorm(features), *coupling(Affine(), flip=(i % 2 == 1) != other)],
+        "maf": lambda i: [ActNorm(features), autoregressive(Affine())],
+        "iaf": lambda i: [ActNorm(features), Inverse(autoregressive(Affine()))],
+        "nsf-c": lambda i: coupling(spline, flip=(i % 2 == 1) != other),
+        "nsf-ar": lambda i: [autoregressive(spline)],
+        "made-mog": lambda _: [],
         "gaussian": lambda _: [],
     }
-    members = [member for i in range(layers) for member in makers[name](i)]
-    law = base if isinstance(base, Base) else make_base(base, features, context)
+    with_between: dict[str, Callable[[int], list[Bijection]]] = {
+        "maf": lambda i: flip(steps["maf"](i), i),
+        "iaf": lambda i: flip(steps["iaf"](i), i),
+        "nsf-c": mix_pairs,
+        "nsf-ar": lambda i: mix(steps["nsf-ar"](i), i),
+    }
+    if linear == "around" and steps[name](0):
+        members = [member for i in range(layers) for member in (*mixed(), *steps[name](i))] + mixed()
+    else:
+        members = [member for i in range(layers) for member in with_between.get(name, steps[name])(i)]
+    if marginal:
+        members = [Marginal(features, spline), *members]
+    if isinstance(base, Base):
+        law = base
+    elif name == "made-mog":
+        if base not in ("full", "diagonal"):
+            raise ValueError(
+                f"build: expected base full or diagonal for made-mog, the covariance of its frame; got {base}"
+            )
+        law = mixture("full" if base == "full" else "diagonal")
+    else:
+        law = mixture("full") if base == "made-mog" else make_base(base, features, context)
     return Flow(law, Chain(members, features=features))
+
+
+def build_ensemble(name: str, features: int, context: int = 0, *, members: int, **options: Any) -> Ensemble:
+    """Build flows of one kind that differ by their initial weights, and each by an order of the features of its own.
+
+    Args:
+        name: As of ``build``.
+        features: Number of features.
+        context: Number of context features.
+        members: Number of flows.
+        **options: Those of ``build``; a base goes by its name.
+    """
+
+    def member() -> Flow:
+        flow = build(name, features, context, **options)
+        if features == 1:
+            return flow
+        chain = Chain([Permutation.random(features), *flow.bijection.bijections], features=features)  # type: ignore[misc]
+        return Flow(flow.base, chain)
+
+    return Ensemble([member() for _ in range(members)])
 
 
 def make_base(name: str, features: int, context: int = 0) -> Base:
@@ -181,7 +270,7 @@ def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
     return f"unknown {what} {name!r}; did you mean {nearest[0]!r}? known: {', '.join(known)}"
 
 
-NAMES = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "gaussian")
+NAMES = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
 BASES = (
     "diagonal",
     "low-rank",

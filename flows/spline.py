@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +17,18 @@ _LEAST = 1e-3
 # softplus(0 + _SLOPE_AT_ZERO) + _LEAST == 1, so that parameters of zero give slopes of one.
 _SLOPE_AT_ZERO = math.log(math.expm1(1.0 - _LEAST))
 
+Tails = Literal["linear", "learned"]
+
 
 @dataclass(frozen=True)
 class RationalQuadraticSpline(Univariate):
-    r"""Monotone rational-quadratic spline on :math:`[-B, B]`, the identity outside.
+    r"""Monotone rational-quadratic spline on :math:`[-B, B]`, a line outside.
 
     Each bin is a ratio of two quadratics with matching slopes at the knots, inverted in closed form. Parameters are
-    :math:`K` width logits, :math:`K` height logits and :math:`K - 1` slopes; zeros give the identity.
+    :math:`K` width logits, :math:`K` height logits and the slopes at the :math:`K - 1` inner knots; zeros give the
+    identity. Outside, the map is the identity, and the slopes at both ends are one. With ``tails="learned"`` these two
+    slopes are parameters as well, before and after those of the inner knots, and the map goes on with them: it has a
+    continuous derivative either way, and tails of the data can be drawn in or spread out.
 
     Numerics: float32 parameters are computed with in float64, because the position in a narrow bin is a small
     difference of sums (with logits of standard deviation 5 that costs 1e-2 nats otherwise, and 1e-6 so). On a GPU
@@ -33,6 +39,7 @@ class RationalQuadraticSpline(Univariate):
     Args:
         bins: Number of bins :math:`K`, at least 2.
         bound: Half-width :math:`B` of the interval, in units of the value.
+        tails: The slopes outside, ``"linear"`` for one as published, or ``"learned"``.
 
     References:
         - Durkan et al. (2019), Neural Spline Flows, https://arxiv.org/abs/1906.04032, eqs. 4-8 and 29.
@@ -46,16 +53,19 @@ class RationalQuadraticSpline(Univariate):
 
     bins: int = 8
     bound: float = 5.0
+    tails: Tails = "linear"
 
     def __post_init__(self) -> None:
         if self.bins < 2 or self.bins > 500:
             raise ValueError(f"RationalQuadraticSpline: expected bins of 2 to 500; got {self.bins}")
         if not self.bound > 0:
             raise ValueError(f"RationalQuadraticSpline: expected bound above 0; got {self.bound}")
+        if self.tails not in get_args(Tails):
+            raise ValueError(f"RationalQuadraticSpline: expected tails linear or learned; got {self.tails!r}")
 
     @property
     def size(self) -> int:
-        return 3 * self.bins - 1
+        return 3 * self.bins + (1 if self.tails == "learned" else -1)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         if usable(x, parameters):
@@ -68,40 +78,50 @@ class RationalQuadraticSpline(Univariate):
         return self._inverse(z, parameters)
 
     def kernel(self) -> native.Map:
-        return native.Map(spline=1, bins=self.bins, bound=self.bound)
+        return native.Map(kind=native.SPLINE, bins=self.bins, bound=self.bound, learned=self.tails == "learned")
 
     def _forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return rational_quadratic(x, parameters, self.bins, self.bound)
+        return rational_quadratic(x, parameters, self.bins, self.bound, self.tails)
 
     def _inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return rational_quadratic_inverse(z, parameters, self.bins, self.bound)
+        return rational_quadratic_inverse(z, parameters, self.bins, self.bound, self.tails)
 
 
-def rational_quadratic(x: Tensor, parameters: Tensor, bins: int, bound: float) -> tuple[Tensor, Tensor]:
+def rational_quadratic(
+    x: Tensor, parameters: Tensor, bins: int, bound: float, tails: Tails = "linear"
+) -> tuple[Tensor, Tensor]:
     """Evaluate the spline; see ``RationalQuadraticSpline``.
 
     Args:
         x: Values ``(...)``.
-        parameters: Raw parameters ``(..., 3 * bins - 1)``, broadcasting against the values.
+        parameters: Raw parameters ``(..., 3 * bins - 1)``, or two more with learned tails, broadcasting against the
+            values.
         bins: Number of bins.
         bound: Half-width of the interval.
+        tails: ``"linear"`` or ``"learned"``.
 
     Returns:
         The mapped values ``(...)`` and their log-derivatives ``(...)``.
     """
     inside = (x > -bound) & (x < bound)
     v = _precise(x).clamp(-bound, bound)
-    x0, width, y0, height, d0, d1 = _bin(v, parameters, bins, bound, of_heights=False)
+    x0, width, y0, height, d0, d1 = _bin(v, parameters, bins, bound, tails, of_heights=False)
     t = ((v - x0) / width).clamp(0.0, 1.0)  # a knot is a rounded sum of widths, so t may miss its end by a little
     z, log_derivative = _segment(t, width, y0, height, d0, d1)
-    return torch.where(inside, z.to(x.dtype), x), torch.where(inside, log_derivative, 0.0).to(x.dtype)
+    if tails == "linear":
+        return torch.where(inside, z.to(x.dtype), x), torch.where(inside, log_derivative, 0.0).to(x.dtype)
+    end, slope = _line(x, bound, d0, d1)
+    z = torch.where(inside, z, end + slope * (_precise(x) - end))
+    return z.to(x.dtype), torch.where(inside, log_derivative, slope.log()).to(x.dtype)
 
 
-def rational_quadratic_inverse(z: Tensor, parameters: Tensor, bins: int, bound: float) -> tuple[Tensor, Tensor]:
+def rational_quadratic_inverse(
+    z: Tensor, parameters: Tensor, bins: int, bound: float, tails: Tails = "linear"
+) -> tuple[Tensor, Tensor]:
     """Invert the spline in closed form; arguments and results as ``rational_quadratic``."""
     inside = (z > -bound) & (z < bound)
     v = _precise(z).clamp(-bound, bound)
-    x0, width, y0, height, d0, d1 = _bin(v, parameters, bins, bound, of_heights=True)
+    x0, width, y0, height, d0, d1 = _bin(v, parameters, bins, bound, tails, of_heights=True)
     slope = height / width
     curve = d0 + d1 - 2.0 * slope
     # With r the relative height in the bin: r (s + curve t(1-t)) = s t^2 + d0 t(1-t), a quadratic in t (eq. 29).
@@ -118,15 +138,26 @@ def rational_quadratic_inverse(z: Tensor, parameters: Tensor, bins: int, bound: 
     t = torch.where(positive, t_positive, t_negative).clamp(0.0, 1.0)
     _, log_derivative = _segment(t, width, y0, height, d0, d1)
     x = x0 + t * width
-    return torch.where(inside, x.to(z.dtype), z), torch.where(inside, -log_derivative, 0.0).to(z.dtype)
+    if tails == "linear":
+        return torch.where(inside, x.to(z.dtype), z), torch.where(inside, -log_derivative, 0.0).to(z.dtype)
+    end, slope = _line(z, bound, d0, d1)
+    x = torch.where(inside, x, end + (_precise(z) - end) / slope)
+    return x.to(z.dtype), torch.where(inside, -log_derivative, -slope.log()).to(z.dtype)
+
+
+def _line(v: Tensor, bound: float, d0: Tensor, d1: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the line outside begins, and its slope, from the slopes of the bin at the nearest end."""
+    below = v < 0.0
+    # The bound is multiplied in afterwards: between two numbers torch would choose in float32.
+    return torch.where(below, -1.0, 1.0).to(d0.dtype) * bound, torch.where(below, d0, d1)
 
 
 def _bin(
-    v: Tensor, parameters: Tensor, bins: int, bound: float, of_heights: bool
+    v: Tensor, parameters: Tensor, bins: int, bound: float, tails: Tails, of_heights: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Find the bin of each value: left knot, width, lower knot, height, slopes at both knots, each ``(...)``."""
     lead = torch.broadcast_shapes(v.shape, parameters.shape[:-1])
-    logits, raw_slopes = parameters.split([2 * bins, bins - 1], dim=-1)
+    logits, raw_slopes = parameters[..., : 2 * bins], parameters[..., 2 * bins :]
     logits = _precise(logits).unflatten(-1, (2, bins))  # widths, heights
     # The softmax by hand: torch's is an order of magnitude slower than exp along a dimension as short as this, and
     # only the entries of one bin need to be divided by the total.
@@ -148,9 +179,12 @@ def _bin(
     width, height = (share[..., 0, 0] + least), (share[..., 1, 0] + least)
     start = least * number - bound
     x0, y0 = share[..., 0, 1] + start, share[..., 1, 1] + start
-    # The outermost slopes are one, to meet the identity outside; padding stands for them until it is replaced.
-    raw = F.pad(raw_slopes, (1, 1)).expand(*lead, bins + 1).gather(-1, torch.cat([index, index + 1], dim=-1))
+    # Outermost slopes of one, to meet the identity outside, are padding until it is replaced.
+    all_raw = F.pad(raw_slopes, (1, 1)) if tails == "linear" else raw_slopes
+    raw = all_raw.expand(*lead, bins + 1).gather(-1, torch.cat([index, index + 1], dim=-1))
     left, right = (F.softplus(_precise(raw) + _SLOPE_AT_ZERO) + _LEAST).unbind(-1)
+    if tails == "learned":
+        return x0, width, y0, height, left, right
     d0 = torch.where(number == 0, 1.0, left)
     d1 = torch.where(number == bins - 1, 1.0, right)
     return x0, width, y0, height, d0, d1

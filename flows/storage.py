@@ -15,21 +15,26 @@ from torch import nn
 from pushforward import __version__
 from pushforward.flows.autoencoder import Autoencoder, Encoder
 from pushforward.flows.autoregressive import MaskedAutoregressive
+from pushforward.flows.autoregressive_mixture import AutoregressiveMixture
 from pushforward.flows.bijection import Chain, Inverse
 from pushforward.flows.bounded import Beta, Gamma, Uniform
 from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
 from pushforward.flows.coupling import Coupling
 from pushforward.flows.decoders import BernoulliDecoder, CategoricalDecoder, GaussianDecoder, LogisticDecoder
+from pushforward.flows.ensemble import Ensemble
 from pushforward.flows.flow import Flow
 from pushforward.flows.gaussian import Gaussian
+from pushforward.flows.kernel_density import KernelDensity
 from pushforward.flows.laws import Laplace, Logistic, StudentT
 from pushforward.flows.linear import LULinear, Permutation
+from pushforward.flows.marginal import Marginal
 from pushforward.flows.mixture import GaussianMixture
 from pushforward.flows.normalization import ActNorm, Standardize
 from pushforward.flows.probit import Probit
 from pushforward.flows.resampled import Acceptance, Resampled
 from pushforward.flows.spline import RationalQuadraticSpline
 from pushforward.flows.support import Log, Logit, Pushed
+from pushforward.flows.transformer import MaskedTransformer
 from pushforward.flows.univariate import Affine, Univariate
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -43,26 +48,31 @@ _KINDS: dict[str, type] = {
         ActNorm,
         Affine,
         Autoencoder,
+        AutoregressiveMixture,
         BernoulliDecoder,
         CategoricalDecoder,
         Beta,
         Chain,
         Coupling,
         Encoder,
+        Ensemble,
         Flow,
         Gamma,
         Gaussian,
         GaussianDecoder,
         GaussianMixture,
         Inverse,
+        KernelDensity,
         LULinear,
         Laplace,
         Log,
         Logistic,
         LogisticDecoder,
         Logit,
+        Marginal,
         MaskedAutoregressive,
         MaskedResidualNet,
+        MaskedTransformer,
         Permutation,
         Probit,
         Pushed,
@@ -80,8 +90,8 @@ class ModelFileError(RuntimeError):
     """A model folder is missing, damaged, or of another format."""
 
 
-def save(flow: Flow | Autoencoder, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
-    """Write a flow, or an autoencoder made of flows, into a folder; each file appears whole or not at all.
+def save(flow: Flow | Ensemble | Autoencoder, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
+    """Write a flow, an ensemble or an autoencoder into a folder; each file appears whole or not at all.
 
     Args:
         flow: The flow. Its parts must be this package's, or state their ``config``.

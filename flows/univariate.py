@@ -131,7 +131,7 @@ class Affine(Univariate):
         return x, (-log_scale).expand_as(x)
 
     def kernel(self) -> native.Map | None:
-        return native.Map(spline=0, bound=self.log_scale_bound)
+        return native.Map(kind=native.AFFINE, bound=self.log_scale_bound)
 
     def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(-1)

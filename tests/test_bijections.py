@@ -30,8 +30,10 @@ from pushforward.flows import (
     Log,
     Logit,
     LULinear,
+    Marginal,
     MaskedAutoregressive,
     MaskedResidualNet,
+    MaskedTransformer,
     Permutation,
     Probit,
     RationalQuadraticSpline,
@@ -71,6 +73,11 @@ def autoregressive(features: int, univariate: Univariate, context: int = 0, **op
     return MaskedAutoregressive(
         MaskedResidualNet(features, univariate.size, context=context, hidden=8, **options), univariate
     )
+
+
+def attentive(features: int, univariate: Univariate, context: int = 0, **options: Any) -> MaskedAutoregressive:
+    net = MaskedTransformer(features, univariate.size, context=context, hidden=8, heads=2, **options)
+    return MaskedAutoregressive(net, univariate)
 
 
 def initialized_act_norm() -> ActNorm:
@@ -117,6 +124,10 @@ CASES: dict[str, Callable[[], Bijection]] = {
     "Logit": lambda: Logit(3, low=-2e4, high=[2e4, 3e4, 1e5]),
     "LULinear 1": lambda: LULinear(1),
     "LULinear 5": lambda: LULinear(5),
+    "Marginal affine 1": lambda: Marginal(1, Affine()),
+    "Marginal bend 2": lambda: Marginal(2, Bend()),
+    "Marginal spline 5": lambda: Marginal(5, RationalQuadraticSpline(bins=5, bound=1.0, tails="learned")),
+    "Marginal spline 5 some": lambda: Marginal(5, SPLINE, mapped=[True, False, False, True, True]),
     "MaskedAutoregressive affine 1": lambda: autoregressive(1, Affine()),
     "MaskedAutoregressive affine 2 context": lambda: autoregressive(2, Affine(), context=2, blocks=1),
     "MaskedAutoregressive affine 5 dropout": lambda: autoregressive(5, Affine(), dropout=0.5),
@@ -125,6 +136,8 @@ CASES: dict[str, Callable[[], Bijection]] = {
     "MaskedAutoregressive spline 2 no blocks": lambda: autoregressive(2, SPLINE, blocks=0),
     "MaskedAutoregressive spline 5": lambda: autoregressive(5, SPLINE, blocks=1),
     "MaskedAutoregressive spline 5 context": lambda: autoregressive(5, SPLINE, context=2, blocks=1),
+    "MaskedAutoregressive transformer 1": lambda: attentive(1, SPLINE, blocks=1),
+    "MaskedAutoregressive transformer 5 context": lambda: attentive(5, SPLINE, context=2, blocks=2, dropout=0.5),
     "Permutation 1": lambda: Permutation([0]),
     "Permutation 5": lambda: Permutation([3, 0, 4, 1, 2]),
     "Probit": lambda: Probit(3, low=-2e4, high=[2e4, 3e4, 1e5]),
@@ -372,7 +385,13 @@ def check_compiled(bijection: Bijection, direction: str, backend: str) -> None:
 @pytest.mark.parametrize("name", COMPILED_QUICKLY)
 def test_no_graph_break(name: str, perturb: Perturb) -> None:
     check_compiled(made(name, perturb), "forward", "eager")
-    if name in ("MaskedAutoregressive spline 5 context", "Coupling spline 5 context", "LULinear 5", "ActNorm"):
+    if name in (
+        "MaskedAutoregressive spline 5 context",
+        "MaskedAutoregressive transformer 5 context",
+        "Coupling spline 5 context",
+        "LULinear 5",
+        "ActNorm",
+    ):
         check_compiled(made(name, perturb), "inverse", "eager")
 
 

@@ -24,7 +24,7 @@ from pushforward.flows import (
     build,
 )
 
-FLOWS = "realnvp, maf, iaf, nsf-c, nsf-ar, gaussian"
+FLOWS = "realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian"
 
 MESSAGES: dict[str, tuple[Callable[[], Any], str]] = {
     "points": (

@@ -1,19 +1,26 @@
 """The rational-quadratic spline against nflows, against float64, and at every awkward place."""
 
+import contextlib
+
 import pytest
 import torch
-from nflows.transforms.splines.rational_quadratic import unconstrained_rational_quadratic_spline
+from nflows.transforms.splines.rational_quadratic import (
+    rational_quadratic_spline,
+    unconstrained_rational_quadratic_spline,
+)
 from torch import Tensor
 from torch.testing import assert_close
 
-from pushforward.flows import RationalQuadraticSpline
-from pushforward.flows.spline import _SLOPE_AT_ZERO
+from pushforward.flows import RationalQuadraticSpline, native
+from pushforward.flows.spline import _SLOPE_AT_ZERO, Tails
 
 BOUND = 4.0
+both_tails = pytest.mark.parametrize("tails", ["linear", "learned"])
+both_directions = pytest.mark.parametrize("direction", ["forward", "inverse"])
 
 
-def drawn(n: int, bins: int = 8, size: float = 1.0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return size * torch.randn(n, 3 * bins - 1, dtype=dtype)
+def drawn(n: int, bins: int = 8, size: float = 1.0, dtype: torch.dtype = torch.float64, ends: int = 0) -> Tensor:
+    return size * torch.randn(n, 3 * bins - 1 + 2 * ends, dtype=dtype)
 
 
 def knots(spline: RationalQuadraticSpline, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,9 +31,10 @@ def knots(spline: RationalQuadraticSpline, parameters: Tensor) -> tuple[Tensor, 
     return ends[:, 0], ends[:, 1]
 
 
+@both_tails
 @pytest.mark.parametrize("bins", [2, 8, 32])
-def test_zero_parameters_are_the_identity(bins: int) -> None:
-    spline = RationalQuadraticSpline(bins=bins, bound=BOUND)
+def test_zero_parameters_are_the_identity(bins: int, tails: Tails) -> None:
+    spline = RationalQuadraticSpline(bins=bins, bound=BOUND, tails=tails)
     x = torch.linspace(-6, 6, 301, dtype=torch.float64)
     parameters = spline.identity(301).double()
     for map_ in (spline.forward, spline.inverse):
@@ -50,6 +58,63 @@ def test_equals_nflows(bins: int, inverse: bool) -> None:
     assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
+@both_directions
+@pytest.mark.parametrize("bins", [2, 5, 16])
+def test_learned_tails_equal_nflows_inside(bins: int, direction: str) -> None:
+    spline = RationalQuadraticSpline(bins, BOUND, "learned")
+    x = 2 * BOUND * torch.rand(2000, dtype=torch.float64) - BOUND
+    parameters = drawn(2000, bins, ends=1)
+    widths, heights, slopes = parameters.split([bins, bins, bins + 1], -1)
+    ends = {"left": -BOUND, "right": BOUND, "bottom": -BOUND, "top": BOUND}
+    expected = rational_quadratic_spline(
+        x, widths, heights, slopes + _SLOPE_AT_ZERO, inverse=direction == "inverse", **ends
+    )
+    assert_close(getattr(spline, direction)(x, parameters), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("engine", ["kernels", "torch"])
+@both_directions
+@pytest.mark.parametrize("bound", [BOUND, 3.3])  # the second is no float32
+def test_learned_tails_are_lines_that_go_on(bound: float, direction: str, engine: str) -> None:
+    spline = RationalQuadraticSpline(5, bound, "learned")
+    parameters = drawn(40, 5, ends=1)
+    slopes = 1e-3 + torch.nn.functional.softplus(parameters[:, [10, 15]] + _SLOPE_AT_ZERO)
+    slopes = 1.0 / slopes if direction == "inverse" else slopes
+    given = getattr(spline, direction)
+
+    def apply(x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        with native.disabled() if engine == "torch" else contextlib.nullcontext():
+            value, log_derivative = given(x, parameters)
+            return value, log_derivative
+
+    for sign, slope in zip((-1.0, 1.0), slopes.unbind(-1), strict=True):
+        for away in (0.0, 1e-9, 1.0, 1e6):
+            x = torch.full((40,), sign * (bound + away), dtype=torch.float64)
+            z, log_derivative = apply(x, parameters)
+            assert_close(z, sign * (bound + slope * away), rtol=1e-12, atol=1e-12)
+            assert_close(log_derivative, slope.log(), rtol=1e-12, atol=1e-12)
+        # From inside, value and derivative arrive at those of the line: one derivative is continuous.
+        x = torch.full((40,), sign * (bound - 1e-9), dtype=torch.float64)
+        z, log_derivative = apply(x, parameters)
+        assert_close(z, sign * (bound - 1e-9 * slope), rtol=0, atol=1e-12)
+        assert_close(log_derivative, slope.log(), rtol=0, atol=1e-5)
+
+
+def test_learned_tails_keep_the_digits_of_float32() -> None:
+    spline = RationalQuadraticSpline(4, 3.3, "learned")
+    x = torch.tensor([-1e30, -1e4, -3.3000002, 3.3000002, 50.0, 1e30])
+    parameters = drawn(6, 4, ends=1, dtype=torch.float32)
+    for map_ in (spline.forward, spline.inverse):
+        value, log_derivative = map_(x, parameters)
+        exact = map_(x.double(), parameters.double())
+        assert_close((value, log_derivative), (exact[0].float(), exact[1].float()), rtol=1e-7, atol=0)
+
+
+def test_unknown_tails_are_refused() -> None:
+    with pytest.raises(ValueError, match="RationalQuadraticSpline: expected tails linear or learned; got 'quadratic'"):
+        RationalQuadraticSpline(tails="quadratic")  # type: ignore[arg-type]
+
+
 def test_is_increasing_and_keeps_its_interval() -> None:
     spline = RationalQuadraticSpline(bins=8, bound=BOUND)
     x = torch.linspace(-5, 5, 2001, dtype=torch.float64).expand(20, -1)
@@ -61,12 +126,13 @@ def test_is_increasing_and_keeps_its_interval() -> None:
     assert torch.equal(log_derivative[outside], torch.zeros_like(x)[outside])
 
 
+@both_tails
 @pytest.mark.parametrize("shift", [-1e-6, 0.0, 1e-6])
 @pytest.mark.parametrize("end", [-BOUND, BOUND])
-def test_round_trip_at_the_bound(end: float, shift: float) -> None:
-    spline = RationalQuadraticSpline(bins=8, bound=BOUND)
+def test_round_trip_at_the_bound(end: float, shift: float, tails: Tails) -> None:
+    spline = RationalQuadraticSpline(bins=8, bound=BOUND, tails=tails)
     x = torch.full((500,), end + shift, dtype=torch.float64)
-    parameters = drawn(500, size=2.0)
+    parameters = drawn(500, size=2.0, ends=int(tails == "learned"))
     z, log_derivative = spline.forward(x, parameters)
     back, log_derivative_back = spline.inverse(z, parameters)
     assert_close(back, x, rtol=0, atol=1e-10)
@@ -106,8 +172,9 @@ def test_float32_is_finite_at_knots(size: float, towards: float, inverse: bool) 
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("value", [-1e30, -1e4, -5.0, 0.0, 5.0, 1e4, 1e30])
 @pytest.mark.parametrize("parameter", [-1e4, 0.0, 1e4])
-def test_extremes_are_finite(value: float, parameter: float, inverse: bool) -> None:
-    spline = RationalQuadraticSpline(bins=4, bound=5.0)
+@both_tails
+def test_extremes_are_finite(value: float, parameter: float, inverse: bool, tails: Tails) -> None:
+    spline = RationalQuadraticSpline(bins=4, bound=5.0, tails=tails)
     x = torch.full((3,), value, requires_grad=True)
     parameters = torch.full((3, spline.size), 0.0)
     parameters[:, ::3] = parameter  # some widths, some heights and some slopes
@@ -118,11 +185,13 @@ def test_extremes_are_finite(value: float, parameter: float, inverse: bool) -> N
         assert bool(tensor.isfinite().all())
 
 
+@both_tails
 @pytest.mark.parametrize("inverse", [False, True])
-def test_nan_in_nan_out(inverse: bool) -> None:
-    spline = RationalQuadraticSpline()
+def test_nan_in_nan_out(inverse: bool, tails: Tails) -> None:
+    spline = RationalQuadraticSpline(tails=tails)
     x = torch.tensor([float("nan"), 0.5])
-    y, log_derivative = (spline.inverse if inverse else spline.forward)(x, drawn(2, dtype=torch.float32))
+    parameters = drawn(2, dtype=torch.float32, ends=int(tails == "learned"))
+    y, log_derivative = (spline.inverse if inverse else spline.forward)(x, parameters)
     assert y.isnan().tolist() == [True, False]
     assert bool(log_derivative[1].isfinite())
     y, _ = (spline.inverse if inverse else spline.forward)(x, torch.full((2, spline.size), float("nan")))
@@ -141,10 +210,11 @@ def test_float32_log_derivative_against_float64(size: float, most: float) -> Non
         assert float(error.abs().quantile(0.9999)) < most
 
 
-def test_gradcheck() -> None:
-    spline = RationalQuadraticSpline(bins=3, bound=BOUND)
+@both_tails
+def test_gradcheck(tails: Tails) -> None:
+    spline = RationalQuadraticSpline(bins=3, bound=BOUND, tails=tails)
     x = torch.tensor([-4.5, -3.0, 0.3, 2.0, 5.0], dtype=torch.float64, requires_grad=True)
-    parameters = drawn(5, 3).requires_grad_()
+    parameters = drawn(5, 3, ends=int(tails == "learned")).requires_grad_()
     assert torch.autograd.gradcheck(spline.forward, (x, parameters))
     assert torch.autograd.gradcheck(spline.inverse, (x, parameters))
     assert torch.autograd.gradgradcheck(spline.forward, (x, parameters))

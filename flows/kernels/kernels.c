@@ -32,10 +32,13 @@
 #define ROW_BLOCK 2
 #endif
 
+enum { AFFINE, SPLINE, MIXTURE }; /* as in native.py */
+
 typedef struct {
-    int64_t spline; /* 1: rational-quadratic spline, 0: affine */
-    int64_t bins;
-    double bound; /* of the interval, or of the log-scale */
+    int64_t kind;
+    int64_t bins; /* of a spline, or the components of a mixture */
+    double bound; /* of the interval, of the log-scale, or the least scale of a component */
+    int64_t learned; /* 1: the outermost slopes of a spline are parameters, and go on outside */
 } map;
 
 /* One call of a kernel, laid out as native.py does it. */
@@ -142,6 +145,7 @@ static void *take(arena *a, size_t bytes) {
 #define FIRST_HALVES FIRST_OF_4
 #define SECOND_HALVES SECOND_OF_4
 #endif
+#include "mixture.h"
 #include "univariate.h"
 #include "product.h"
 #include "layer.h"
@@ -174,6 +178,7 @@ static void *take(arena *a, size_t bytes) {
 #define FIRST_HALVES FIRST_OF_2
 #define SECOND_HALVES SECOND_OF_2
 #endif
+#include "mixture.h"
 #include "univariate.h"
 #include "product.h"
 #include "layer.h"

@@ -16,6 +16,8 @@ typedef struct {
 INLINE void NAME(find)(const REAL *p, vd v, const map *m, int of_heights, NAME(bin) * b) {
     const long bins = m->bins;
     const double least = 2.0 * m->bound * LEAST, rest = 2.0 * m->bound * (1.0 - LEAST * (double)bins);
+    /* Without slopes at the ends there is one number less before that of the first inner knot. */
+    const long ends = m->learned != 0, inner = 1 - ends;
     const REAL *px = p, *py = p + bins * TILE, *pd = p + 2 * bins * TILE;
     vd ex[bins], ey[bins];
     vd mx = LOAD(px), my = LOAD(py);
@@ -42,8 +44,8 @@ INLINE void NAME(find)(const REAL *p, vd v, const map *m, int of_heights, NAME(b
         if (k == 0) reached = ~(vl)all(0.0); /* also for a NaN: every point has a bin */
         wx = choose(reached, ex[k], wx), wy = choose(reached, ey[k], wy);
         fx = choose(reached, cx, fx), fy = choose(reached, cy, fy);
-        raw0 = k > 0 ? choose(reached, LOAD(pd + (k - 1) * TILE), raw0) : raw0;
-        raw1 = k + 1 < bins ? choose(reached, LOAD(pd + k * TILE), raw1) : raw1;
+        raw0 = k >= inner ? choose(reached, LOAD(pd + (k - inner) * TILE), raw0) : raw0;
+        raw1 = k + inner < bins ? choose(reached, LOAD(pd + (k + ends) * TILE), raw1) : raw1;
         number = (reached & k) | (~reached & number);
         cx += ex[k];
         cy += ey[k];
@@ -54,14 +56,20 @@ INLINE void NAME(find)(const REAL *p, vd v, const map *m, int of_heights, NAME(b
     b->width = wx * scale_x + least, b->height = wy * scale_y + least;
     b->x0 = fx * scale_x + (least * position - m->bound);
     b->y0 = fy * scale_y + (least * position - m->bound);
-    /* The outermost slopes are one. */
-    vl first = number == 0, last = number == bins - 1;
+    /* The outermost slopes are one, unless they are learned: no bin has these numbers. */
+    vl first = number == -ends, last = number == bins - inner;
     vd d0 = softplus(raw0 + SLOPE_AT_ZERO, &b->slope0) + LEAST, d1 = softplus(raw1 + SLOPE_AT_ZERO, &b->slope1) + LEAST;
     b->d0 = choose(first, all(1.0), d0), b->d1 = choose(last, all(1.0), d1);
     b->slope0 = choose(first, all(0.0), b->slope0), b->slope1 = choose(last, all(0.0), b->slope1);
 }
 
 INLINE vl NAME(is_inside)(vd v, const map *m) { return (v > -m->bound) & (v < m->bound); }
+
+/* Where the line outside begins, and its slope; b is the bin of the clamped value, the first or the last one. */
+INLINE vd NAME(end)(vd v, const map *m) { return choose(v < 0.0, all(-m->bound), all(m->bound)); }
+INLINE vd NAME(end_slope)(vd v, const NAME(bin) * b, const map *m) {
+    return m->learned ? choose(v < 0.0, b->d0, b->d1) : all(1.0);
+}
 
 /* Into the interval; a NaN becomes an end of it, and is put back by the choice between inside and outside. */
 INLINE vd NAME(clamped)(vd v, const map *m) {
@@ -78,8 +86,9 @@ SEPARATE void NAME(spline_forward)(const REAL *p, vd x, const map *m, vd *z, vd 
     vd combination = b.d1 * t * t + 2.0 * slope * ts + b.d0 * s * s;
     vd ratio = slope / denominator;
     vl inside = NAME(is_inside)(x, m);
-    *z = choose(inside, b.y0 + b.height * (slope * t * t + b.d0 * ts) / denominator, x);
-    *log_derivative = choose(inside, logarithm(combination * ratio * ratio), all(0.0));
+    vd outer = NAME(end_slope)(x, &b, m), end = NAME(end)(x, m), line = m->learned ? end + outer * (x - end) : x;
+    *z = choose(inside, b.y0 + b.height * (slope * t * t + b.d0 * ts) / denominator, line);
+    *log_derivative = logarithm(choose(inside, combination * ratio * ratio, outer));
 }
 
 SEPARATE void NAME(spline_inverse)(const REAL *p, vd z, const map *m, vd *x, vd *log_derivative) {
@@ -98,8 +107,9 @@ SEPARATE void NAME(spline_inverse)(const REAL *p, vd z, const map *m, vd *x, vd 
     vd combination = b.d1 * t * t + 2.0 * slope * ts + b.d0 * s * s;
     vd ratio = slope / denominator;
     vl inside = NAME(is_inside)(z, m);
-    *x = choose(inside, b.x0 + t * b.width, z);
-    *log_derivative = choose(inside, -logarithm(combination * ratio * ratio), all(0.0));
+    vd outer = NAME(end_slope)(z, &b, m), end = NAME(end)(z, m), line = m->learned ? end + (z - end) / outer : z;
+    *x = choose(inside, b.x0 + t * b.width, line);
+    *log_derivative = -logarithm(choose(inside, combination * ratio * ratio, outer));
 }
 
 /* Gradients at x of gz z + gl log_derivative, with respect to x (returned) and to the parameters (written to gp).
@@ -122,14 +132,14 @@ SEPARATE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *
     vd log_t = 2.0 * (b.d1 * t + slope * (1.0 - 2.0 * t) - b.d0 * s) * over_combination -
                2.0 * curve * (1.0 - 2.0 * t) * over_denominator;
     vl inside = NAME(is_inside)(x, m);
+    vd outer = NAME(end_slope)(x, &b, m);
     if (inverted) {
         /* dx = (dz - f_p dp) / f', d(-log f') = -(log_x dx + log_p dp). */
-        vd derivative = slope * rho_t;
         vd total = choose(inside, gz - gl * log_t * inverse_width, gz);
-        gz = choose(inside, total / derivative, total);
-        gz = -gz, gl = -gl;
+        gz = -total / choose(inside, slope * rho_t, outer), gl = -gl;
     }
-    vd plain = gz; /* outside, the map is the identity */
+    vd plain = gz, gouter = all(0.0); /* outside, the map is a line */
+    if (m->learned) gouter = choose(inside, gouter, gz * (x - NAME(end)(x, m)) + gl / outer);
     gz = choose(inside, gz, all(0.0)), gl = choose(inside, gl, all(0.0));
     vd gz_height = gz * b.height;
     vd gt = gz_height * rho_t + gl * log_t;
@@ -140,7 +150,8 @@ SEPARATE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *
     vd gd1 = -gz_height * both * rho + gl * (t * t * over_combination - 2.0 * both);
     vd gx0 = -gt * inverse_width, gw = gx0 * t - gs * slope * inverse_width;
     vd gh = gz * rho + gs * inverse_width, gy0 = gz;
-    vd result = choose(inside, -gx0, plain);
+    vd result = choose(inside, -gx0, plain * outer);
+    gd0 += choose(x < 0.0, gouter, all(0.0)), gd1 += choose(x < 0.0, all(0.0), gouter);
     /* The softmax: bins before this one move its knot, the bin itself its size. */
     const double rest = 2.0 * m->bound * (1.0 - LEAST * (double)bins);
     vd mean_x = gx0 * b.upto_x + gw * b.share_x, mean_y = gy0 * b.upto_y + gh * b.share_y;
@@ -154,11 +165,10 @@ SEPARATE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *
         vd ax = choose(before, gx0, choose(here, gw, all(0.0))), ay = choose(before, gy0, choose(here, gh, all(0.0)));
         STORE(gpx + k * TILE, ex * scale_x * (ax - mean_x));
         STORE(gpy + k * TILE, ey * scale_y * (ay - mean_y));
-        if (k + 1 < bins) {
-            vl next = b.number == k + 1;
-            STORE(gpd + k * TILE, choose(here, gd1, choose(next, gd0, all(0.0))));
-        }
     }
+    /* A knot's slope belongs to the bins on both sides of it; those of fixed slopes at the ends are not stored. */
+    for (long knot = m->learned ? 0 : 1, last = bins - knot; knot <= last; knot++, gpd += TILE)
+        STORE(gpd, choose(b.number == knot - 1, gd1, choose(b.number == knot, gd0, all(0.0))));
     return inverted ? -plain : result;
 }
 
@@ -194,14 +204,25 @@ INLINE vd NAME(affine_backward)(const REAL *p, vd x, vd gz, vd gl, const map *m,
 }
 
 INLINE void NAME(forward_1)(const REAL *p, vd x, const map *m, vd *z, vd *log_derivative) {
-    m->spline ? NAME(spline_forward)(p, x, m, z, log_derivative) : NAME(affine_forward)(p, x, m, z, log_derivative);
+    switch (m->kind) {
+    case SPLINE: NAME(spline_forward)(p, x, m, z, log_derivative); break;
+    case MIXTURE: NAME(mixture_forward)(p, x, m, z, log_derivative); break;
+    default: NAME(affine_forward)(p, x, m, z, log_derivative);
+    }
 }
 
 INLINE void NAME(inverse_1)(const REAL *p, vd z, const map *m, vd *x, vd *log_derivative) {
-    m->spline ? NAME(spline_inverse)(p, z, m, x, log_derivative) : NAME(affine_inverse)(p, z, m, x, log_derivative);
+    switch (m->kind) {
+    case SPLINE: NAME(spline_inverse)(p, z, m, x, log_derivative); break;
+    case MIXTURE: NAME(mixture_draw)(p, z, m, x, log_derivative); break;
+    default: NAME(affine_inverse)(p, z, m, x, log_derivative);
+    }
 }
 
 INLINE vd NAME(backward_1)(const REAL *p, vd x, vd gz, vd gl, const map *m, int inverted, REAL *gp) {
-    return m->spline ? NAME(spline_backward)(p, x, gz, gl, m, inverted, gp)
-                     : NAME(affine_backward)(p, x, gz, gl, m, inverted, gp);
+    switch (m->kind) {
+    case SPLINE: return NAME(spline_backward)(p, x, gz, gl, m, inverted, gp);
+    case MIXTURE: return NAME(mixture_backward)(p, x, gz, gl, m, gp);
+    default: return NAME(affine_backward)(p, x, gz, gl, m, inverted, gp);
+    }
 }

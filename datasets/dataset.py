@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pushforward.datasets.errors import DataError, leave_out
 from pushforward.datasets.grid import explains, find_step
 from pushforward.datasets.schema import Column, Schema
+from pushforward.datasets.splits import Splits
 from pushforward.datasets.table import Numbers, check_names
 from pushforward.datasets.toys import Toy
 
@@ -32,6 +33,7 @@ class Dataset:
         toy: The exact law, where there is one.
         sha256: Of the file, None where there is none.
         context: Conditioning columns, shape (n, C); C is 0 without any.
+        splits: The parts, where the data set or a protocol fixes them; None where they are drawn at random.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Dataset:
     toy: Toy | None = None
     sha256: str | None = None
     context: Array = field(default_factory=lambda: np.empty((0, 0)))
+    splits: Splits | None = None
 
     def __post_init__(self) -> None:
         if self.context.size == 0:

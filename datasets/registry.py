@@ -2,18 +2,26 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+from pushforward.datasets.data_folder import data_folder
 from pushforward.datasets.dataset import Dataset, divide
 from pushforward.datasets.embedded import EMBEDDED, read_embedded
 from pushforward.datasets.errors import DataError, nearest
+from pushforward.datasets.literature import is_there, load_literature
+from pushforward.datasets.literature_sets import LITERATURE
+from pushforward.datasets.protocols import apply_protocol, find_protocol
+from pushforward.datasets.read_uci import find_uci, read_uci
+from pushforward.datasets.splits import Splits
 from pushforward.datasets.table import Numbers, check_names, ending, read_table, select, to_numbers
 from pushforward.datasets.target_names import PREFIX, TARGETS, targets
 from pushforward.datasets.toys import CURVES, TOYS
+from pushforward.datasets.uci import UCI
 
 TOY_ROWS = 250_000
 
@@ -21,23 +29,53 @@ TOY_ROWS = 250_000
 class Entry(NamedTuple):
     """A line of the list of known data sets and targets.
 
-    ``rows`` of a toy is the default, any number can be drawn; a target, a log-density, has none.
+    ``rows`` of a toy is the default, any number can be drawn; a target, a log-density, has none. ``where`` is
+    ``bundled``, ``downloaded`` or ``not downloaded``.
     """
 
     name: str
     kind: str
     rows: int | None
     columns: int
+    where: str
     description: str
 
 
-def names() -> list[Entry]:
-    """List the data sets and targets known by name, without loading any."""
+def names(folder: str | Path | None = None) -> list[Entry]:
+    """List the data sets and targets known by name, without loading any.
+
+    Args:
+        folder: Where downloaded data sets are looked for; see :func:`~pushforward.datasets.data_folder.data_folder`.
+    """
+    kept = data_folder(folder)
+
+    def where(there: bool) -> str:
+        return "downloaded" if there else "not downloaded"
+
     return [
-        *(Entry(toy.name, "toy", TOY_ROWS, 2, toy.description) for toy in TOYS.values()),
-        *(Entry(e.name, "scikit-learn", e.rows, e.columns, e.description) for e in EMBEDDED.values()),
-        *(Entry(PREFIX + t.name, "target", None, t.features, t.description) for t in targets()),
+        *(Entry(toy.name, "toy", TOY_ROWS, 2, "bundled", toy.description) for toy in TOYS.values()),
+        *(Entry(e.name, "scikit-learn", e.rows, e.columns, "bundled", e.description) for e in EMBEDDED.values()),
+        *(Entry(u.name, "UCI", u.rows, u.columns, where(bool(find_uci(u, kept))), u.description) for u in UCI.values()),
+        *(
+            Entry(s.name, "literature", s.rows, s.columns, where(is_there(s, kept)), s.description)
+            for s in LITERATURE.values()
+        ),
+        *(Entry(PREFIX + t.name, "target", None, t.features, "bundled", t.description) for t in targets()),
     ]
+
+
+class _Source(NamedTuple):
+    """What stands behind a name: columns chosen, nothing else decided."""
+
+    name: str
+    where: str
+    origin: str
+    numbers: Numbers
+    notes: tuple[str, ...] = ()
+    sha256: str | None = None
+    file_columns: int | None = None
+    places: Mapping[str, int] = MappingProxyType({})
+    left_out: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 def load(
@@ -48,16 +86,23 @@ def load(
     columns: Sequence[str] | None = None,
     drop: Sequence[str] = (),
     context: Sequence[str] = (),
+    protocol: str | None = None,
+    fold: int = 0,
+    folder: str | Path | None = None,
 ) -> Dataset:
     """Load a data set.
 
     Args:
-        source: A toy's name, the name of one of scikit-learn's sets, or a path to a file.
+        source: A toy's name, the name of a data set (see :func:`names`), or a path to a file.
         rows: How many rows: a toy draws so many (250,000 unless told), a table gives a random part of so many.
         seed: Decides the draw, or the part.
         columns: Use only these; all unless told.
         drop: Leave these out.
         context: Columns to condition on instead of modelling them.
+        protocol: How columns and rows are chosen: ``rnade``, ``half`` or ``tenths`` (see
+            :mod:`pushforward.datasets.protocols`); None leaves the columns as they are and fixes no parts.
+        fold: Which division of the protocol.
+        folder: Where downloaded data sets are; see :func:`~pushforward.datasets.data_folder.data_folder`.
 
     Raises:
         DataError: There is no such data set, or it cannot be used; the message says what to do.
@@ -71,51 +116,87 @@ def load(
     clash = [name for name in context if name in drop]
     if clash:
         raise DataError(f"data.context: column {clash[0]!r} is also in data.drop; take it out of one of them")
+    if protocol is not None:
+        find_protocol(protocol, fold)
     if isinstance(source, str) and source.startswith(PREFIX):
         raise DataError(f"{source}: is a log-density and has no rows; `pushforward fit {source}` fits it")
     name = _canonical(source)
+    if name in LITERATURE:
+        if protocol is not None:
+            raise DataError(f"{name}: comes with its published columns and parts; leave data.protocol out")
+        return load_literature(
+            name, data_folder(folder), rows=rows, seed=seed, columns=columns, drop=drop, context=context
+        )
     if name in TOYS:
-        return _toy(name, TOY_ROWS if rows is None else rows, seed, columns, drop, context)
-    notes: tuple[str, ...]
-    file_columns: int | None = None
-    if name in EMBEDDED:
-        numbers, notes = read_embedded(name)
-        chosen = _chosen(name, numbers.names, columns, drop, context)
-        keep = [numbers.names.index(column) for column in chosen]
-        numbers = Numbers(tuple(chosen), tuple(numbers.types[k] for k in keep), numbers.matrix[:, keep])
-        where, origin, sha256 = name, "scikit-learn", None
+        found = _toy(name, TOY_ROWS if rows is None else rows, seed, columns, drop, context)
     else:
-        path = Path(source)
-        if not path.exists() and (ending(path) is None or path.suffix == "") and len(path.parts) == 1:
-            raise DataError(_unknown(str(source)))
-        where, notes = path.name, ()
-        table = read_table(path)
-        file_columns = table.num_columns
-        numbers = to_numbers(table, where, _chosen(where, table.column_names, columns, drop, context))
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        origin, name = str(path), _stem(path)
-    if rows is not None and rows < len(numbers.matrix):
-        part = np.sort(np.random.default_rng(seed).choice(len(numbers.matrix), size=rows, replace=False))
-        notes = (*notes, f"{where}: a random part, {rows} of {len(numbers.matrix)} rows")
-        numbers = Numbers(numbers.names, numbers.types, numbers.matrix[part])
-    elif rows is not None and rows > len(numbers.matrix):
-        notes = (*notes, f"{where}: has {len(numbers.matrix)} rows, fewer than the {rows} asked for")
-    features, given, schema, column_notes = divide(where, numbers, context)
-    schema = dataclasses.replace(schema, file_columns=file_columns)
-    return Dataset(name, origin, features, schema, (*notes, *column_notes), None, sha256, given)
+        found = _part(_table(name, source, columns, drop, context, folder), rows, seed)
+    numbers, notes = found.numbers, found.notes
+    splits: Splits | None = None
+    if protocol is not None:
+        exception = found.left_out.get(protocol)
+        numbers, splits, protocol_notes = apply_protocol(protocol, fold, found.where, numbers, context, exception)
+        notes = (*notes, *protocol_notes)
+    features, given, schema, column_notes = divide(found.where, numbers, context)
+    places = tuple(found.places[name] for name in schema.order) if found.places else ()
+    schema = dataclasses.replace(schema, file_columns=found.file_columns, places=places)
+    # With a column dropped or given, the rows follow another law than the toy's.
+    toy = TOYS.get(name) if features.shape[1] == 2 else None
+    notes = (*notes, *column_notes)
+    return Dataset(found.name, found.origin, features, schema, notes, toy, found.sha256, given, splits)
 
 
 def _toy(
     name: str, rows: int, seed: int, columns: Sequence[str] | None, drop: Sequence[str], context: Sequence[str]
-) -> Dataset:
+) -> _Source:
     points = TOYS[name].sample(rows, np.random.default_rng(seed))
-    chosen = _chosen(name, ("x1", "x2"), columns, drop, context)
-    points = points[:, [("x1", "x2").index(column) for column in chosen]]
-    features, given, schema, notes = divide(name, Numbers(tuple(chosen), ("double",) * len(chosen), points), context)
-    # With a column dropped or given, the rows follow another law than the toy's.
-    toy = TOYS[name] if features.shape[1] == 2 else None
-    return Dataset(name, "toy", features, schema, notes, toy, None, given)
+    everything = Numbers(("x1", "x2"), ("double", "double"), points)
+    return _Source(name, name, "toy", _some(name, everything, columns, drop, context))
+
+
+def _table(
+    name: str,
+    source: str | Path,
+    columns: Sequence[str] | None,
+    drop: Sequence[str],
+    context: Sequence[str],
+    folder: str | Path | None,
+) -> _Source:
+    """Read a set of scikit-learn's, one of UCI's, or a file."""
+    if name in EMBEDDED:
+        numbers, notes = read_embedded(name)
+        return _Source(name, name, "scikit-learn", _some(name, numbers, columns, drop, context), notes)
+    if name in UCI:
+        uci = UCI[name]
+        read = read_uci(uci, data_folder(folder))
+        chosen = _some(name, read.numbers, columns, drop, context)
+        places = dict(zip(read.numbers.names, read.places, strict=True))
+        origin, left_out = str(read.path), uci.left_out
+        return _Source(name, name, origin, chosen, read.notes, read.sha256, read.width, places, left_out)
+    path = Path(source)
+    if not path.exists() and (ending(path) is None or path.suffix == "") and len(path.parts) == 1:
+        raise DataError(_unknown(str(source)))
+    table = read_table(path)
+    numbers = to_numbers(table, path.name, _chosen(path.name, table.column_names, columns, drop, context))
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return _Source(_stem(path), path.name, str(path), numbers, (), sha256, table.num_columns)
+
+
+def _part(source: _Source, rows: int | None, seed: int) -> _Source:
+    """Keep a random part of the rows, where fewer are wanted than there are."""
+    numbers = source.numbers
+    n = len(numbers.matrix)
+    if rows is None or rows == n:
+        return source
+    if rows > n:
+        note = f"{source.where}: has {n} rows, fewer than the {rows} asked for"
+        return source._replace(notes=(*source.notes, note))
+    part = np.sort(np.random.default_rng(seed).choice(n, size=rows, replace=False))
+    note = f"{source.where}: a random part, {rows} of {n} rows"
+    return source._replace(
+        numbers=Numbers(numbers.names, numbers.types, numbers.matrix[part]), notes=(*source.notes, note)
+    )
 
 
 def _canonical(source: str | Path) -> str:
@@ -128,13 +209,13 @@ def _canonical(source: str | Path) -> str:
             f"{name}: {CURVES[name]} has no area, so its points have no density in the plane; "
             f"choose another toy, or add noise to the points and give them as a file"
         )
-    return name if name in TOYS or name in EMBEDDED else source
+    return name if any(name in known for known in (TOYS, EMBEDDED, UCI, LITERATURE)) else source
 
 
 def _unknown(source: str) -> str:
     known = [entry.name for entry in names() if entry.rows is not None]
     close = f"; did you mean {PREFIX + source!r}?" if source in TARGETS else nearest(source, known)
-    return f"unknown dataset {source!r}{close} known: {', '.join(known)}; or the path of a file that exists"
+    return f"unknown dataset {source!r}{close} `pushforward datasets` lists those there are; or name a file that exists"
 
 
 def _chosen(
@@ -147,6 +228,14 @@ def _chosen(
     check_names(where, "data.context", context, names)
     wanted = None if columns is None else [*columns, *(name for name in context if name not in columns)]
     return select(where, names, wanted, drop)
+
+
+def _some(
+    where: str, numbers: Numbers, columns: Sequence[str] | None, drop: Sequence[str], context: Sequence[str]
+) -> Numbers:
+    chosen = _chosen(where, numbers.names, columns, drop, context)
+    keep = [numbers.names.index(column) for column in chosen]
+    return Numbers(tuple(chosen), tuple(numbers.types[k] for k in keep), numbers.matrix[:, keep])
 
 
 def _stem(path: Path) -> str:

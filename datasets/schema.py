@@ -71,12 +71,14 @@ class Schema:
         context: The conditioning columns, in the order of theirs.
         order: Names of all of them in the order of the file; features then context where not told.
         file_columns: Number of columns of the file they came from, dropped ones included; None without a file.
+        places: Where in that file the columns of ``order`` stand, counted from 0; empty where their names tell.
     """
 
     columns: tuple[Column, ...]
     context: tuple[Column, ...] = ()
     order: tuple[str, ...] = field(default=())
     file_columns: int | None = None
+    places: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         names = [column.name for column in (*self.columns, *self.context)]
@@ -97,12 +99,13 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, strings and numbers, fit for JSON."""
-        return {
+        content = {
             "columns": [dataclasses.asdict(column) for column in self.columns],
             "context": [dataclasses.asdict(column) for column in self.context],
             "order": list(self.order),
             "file_columns": self.file_columns,
         }
+        return content | {"places": list(self.places)} if self.places else content
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Schema":
@@ -111,14 +114,19 @@ class Schema:
         Raises:
             DataError: A key is missing or unknown, or a value has the wrong type.
         """
-        _expect_keys("schema", content, {"columns", "context", "order", "file_columns"})
+        places = content.get("places", []) if isinstance(content, dict) else []
+        known = {"columns", "context", "order", "file_columns"}
+        _expect_keys("schema", content, known | {"places"} if places else known)
         order = content["order"]
         if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
             raise DataError("schema: 'order' is not a list of names; the file was changed by hand or is damaged")
         width = content["file_columns"]
         if width is not None and (not isinstance(width, int) or isinstance(width, bool)):
             raise DataError(f"schema: file_columns={width!r} is not a number; the file is damaged")
-        return cls(_columns(content["columns"]), _columns(content["context"]), tuple(order), width)
+        whole = isinstance(places, list) and all(type(place) is int for place in places)
+        if not whole or (places and len(places) != len(order)):
+            raise DataError("schema: 'places' does not say where each column stands; the file is damaged")
+        return cls(_columns(content["columns"]), _columns(content["context"]), tuple(order), width, tuple(places))
 
 
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {

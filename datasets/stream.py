@@ -129,12 +129,17 @@ def _match(where: str, parts: Parts, wanted: Sequence[str], schema: Schema) -> t
     has = parts.names
     called = {name: name for name in has}
     if not parts.named:
-        whole = len(has) == schema.file_columns and set(wanted) <= set(has)
-        if len(has) != len(wanted) and not whole:
+        of_file = len(has) == schema.file_columns
+        placed = of_file and bool(schema.places)
+        whole = of_file and set(wanted) <= set(has)
+        if len(has) != len(wanted) and not whole and not placed:
             raise DataError(
                 f"{where}: has {len(has)} columns and no names, but the model has {len(wanted)}; "
                 f"expected, in this order: {', '.join(schema.order)}"
             )
+        if placed:
+            called = {name: has[place] for name, place in zip(schema.order, schema.places, strict=True)}
+            return tuple(called[name] for name in wanted), ()
         if not whole:
             called = dict(zip(schema.order, has, strict=True))
     missing = [name for name in wanted if name not in called]

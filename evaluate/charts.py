@@ -58,13 +58,17 @@ class Reference:
 
 @dataclass(frozen=True)
 class Dot:
-    """A number with its standard error in a dot plot; ``se`` is None where it is not known."""
+    """A number with its standard error in a dot plot; ``se`` is None where it is not known.
+
+    ``text`` is written in place of the two, such as a number with the digits it was published with.
+    """
 
     name: str
     value: float
     se: float | None = None
     colour: int = 0
     detail: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,8 @@ def dot_plot(dots: Sequence[Dot], *, label: str, x_name: str, zero: bool = False
         parts.append(tag("text", text, x=place, y=height + 18, text_anchor=_anchor(axis.at(tick))))
     for number, dot in enumerate(dots):
         top = number * row
-        text = measured(dot.value, dot.se, signed=signed) + (f"  {dot.detail}" if dot.detail else "")
+        text = dot.text or measured(dot.value, dot.se, signed=signed)
+        text += f"  {dot.detail}" if dot.detail else ""
         parts.append(tag("text", _short(dot.name), tag("title", dot.name), x=0, y=top + 17, class_="name"))
         parts.append(tag("text", text, x="100%", y=top + 17, text_anchor="end", class_="figure"))
         if not np.isfinite(dot.value):

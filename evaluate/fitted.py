@@ -9,7 +9,7 @@ import numpy as np
 from pushforward.datasets import DataError, Dequantizer, Schema
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, log_prob
 from pushforward.evaluate.report import draw_samples
-from pushforward.flows import Autoencoder, Flow, ModelFileError, load_model, read_extra, save
+from pushforward.flows import Autoencoder, Ensemble, Flow, Model, ModelFileError, load_model, read_extra, save
 
 
 class FittedDensity:
@@ -19,13 +19,13 @@ class FittedDensity:
     decide: the same row always gets the same score, and the mean over rows estimates the mean over the cells.
 
     Args:
-        flow: The flow in data units, or an autoencoder, whose log-densities are lower bounds; kept in float64, because
-            a score is reported and not differentiated.
+        flow: The flow or the ensemble in data units, or an autoencoder, whose log-densities are lower bounds; kept in
+            float64, because a score is reported and not differentiated.
         schema: The columns.
         cells: Width of each column's cell in data units ``(D,)``, 0 for columns that are scored as they are.
     """
 
-    def __init__(self, flow: Flow, schema: Schema, cells: Sequence[float]) -> None:
+    def __init__(self, flow: Model, schema: Schema, cells: Sequence[float]) -> None:
         self.flow = flow.double().eval()
         self.schema = schema
         self.dequantizer = Dequantizer(np.asarray(cells, dtype=np.float64))
@@ -82,7 +82,7 @@ class FittedDensity:
         Raises:
             ModelFileError: If the folder is missing, damaged, or of another format.
         """
-        flow = cast(Flow, load_model(folder, Flow, Autoencoder, device=device))
+        flow = cast(Model, load_model(folder, Flow, Ensemble, Autoencoder, device=device))
         extra = read_extra(folder)
         try:
             return cls(flow, Schema.from_dict(extra["schema"]), extra["cells"])

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -144,6 +145,20 @@ def log_det_error(
     with evaluating(single):
         log_det = single.bijection.forward(points.float(), None if contexts is None else contexts.float())[1]
     return LogDetError(error, len(points), _largest(log_det.double() - truth))
+
+
+Found = TypeVar("Found", RoundTrip, LogDetError)
+
+
+def worst(found: Sequence[Found]) -> Found:
+    """The largest errors among several flows."""
+    first = found[0]
+    errors: dict[str, Any] = {
+        field.name: _worst([getattr(one, field.name) for one in found])
+        for field in fields(first)
+        if isinstance(getattr(first, field.name), float)
+    }
+    return replace(first, **errors)
 
 
 def _log_det(bijection: TwoWay, points: Tensor, contexts: Tensor | None, row: int) -> Tensor:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pushforward.evaluate.baselines import Baseline, fit_baselines
 from pushforward.evaluate.calibration import Calibration, calibrate
-from pushforward.evaluate.inversion import Invertible, LogDetError, RoundTrip, log_det_error, round_trip
+from pushforward.evaluate.inversion import Invertible, LogDetError, RoundTrip, log_det_error, round_trip, worst
 from pushforward.evaluate.json_safe import json_safe
 from pushforward.evaluate.latent import LatentReport, latent_normality
 from pushforward.evaluate.likelihood import (
@@ -28,6 +28,7 @@ from pushforward.evaluate.likelihood import (
     paired_difference,
 )
 from pushforward.evaluate.samples import SampleReport, compare_samples
+from pushforward.flows import Ensemble
 
 SAMPLES = 10_000
 """Samples compared with held-out rows, unless asked otherwise."""
@@ -39,24 +40,11 @@ TRAIN_ROWS_SCORED = 20_000
 """Training rows scored at most: their mean is then known as well as that of most test sets."""
 
 
-class Base(Protocol):
-    """A base law that knows the noise behind its points."""
+class FittedFlow(Density, Protocol):
+    """What a whole evaluation needs: flows and ensembles have it."""
 
-    def standardize(self, z: Tensor, context: Tensor | None = None, /) -> Tensor:
-        """Base points to standard-normal noise, ``(..., D) -> (..., D)``."""
-        ...
-
-
-class FittedFlow(Density, Invertible, Protocol):
-    """What a whole evaluation needs: :class:`pushforward.flows.Flow` has it."""
-
-    @property
-    def base(self) -> Base:
-        """The base law."""
-        ...
-
-    def transform_to_base(self, x: Tensor, context: Tensor | None = None, /) -> Tensor:
-        """Points to the base, ``(..., D) -> (..., D)``."""
+    def latent_noise(self, x: Tensor, context: Tensor | None = None, /) -> Tensor:
+        """Standard-normal noise behind points, ``(..., D) -> (..., D)``."""
         ...
 
 
@@ -257,6 +245,7 @@ def evaluate_flow(
     tried = np.sort(np.random.default_rng(seed).permutation(len(test))[:INVERSION_ROWS])
     context_tried = None if context_test is None else context_test[tried]
     std = train.std(axis=0)
+    parts = _bijections(flow, context_tried)
     noise = latent_noise(flow, test, context_test)
     latent_rows = int(np.isfinite(noise).all(axis=1).sum())
     sampled_rows = int(np.isfinite(drawn).all(axis=1).sum())
@@ -275,10 +264,17 @@ def evaluate_flow(
         ),
         latent=latent_normality(noise) if latent_rows >= 2 else None,
         calibration=calibrate(noise, test, drawn, names) if latent_rows and sampled_rows else None,
-        round_trip=round_trip(flow, test[tried], context_tried, std=std, float32=float32),
-        log_det=log_det_error(flow, test[tried], context_tried, float32=float32),
+        round_trip=worst([round_trip(one, test[tried], given, std=std, float32=float32) for one, given in parts]),
+        log_det=worst([log_det_error(one, test[tried], given, float32=float32) for one, given in parts]),
         seconds=time.perf_counter() - began,
     )
+
+
+def _bijections(flow: FittedFlow, context: Array | None) -> list[tuple[Invertible, Array | None]]:
+    """The flows of which there is something to invert, with the context of each."""
+    if not isinstance(flow, Ensemble):
+        return [(cast(Invertible, flow), context)]
+    return [(member, context if member.context else None) for member in flow.members]
 
 
 def draw_samples(
@@ -313,10 +309,11 @@ def latent_noise(flow: FittedFlow, x: Tensor | Array, context: Tensor | Array | 
     """The noise behind rows ``(n, D) -> (n, D)``: standard normal under a perfect fit; streamed like the scores."""
     device = device_of(flow) or torch.device("cpu")
     out = []
-    with evaluating(flow):
+    # An ensemble draws the member that stands behind a row.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluating(flow):
+        torch.manual_seed(0)
         for start in range(0, len(x), BATCH_SIZE):
             part = slice(start, start + BATCH_SIZE)
             given = None if context is None else as_points(context[part]).to(device)
-            z = flow.transform_to_base(as_points(x[part]).to(device), given)
-            out.append(flow.base.standardize(z, given).double().cpu().numpy())
+            out.append(flow.latent_noise(as_points(x[part]).to(device), given).double().cpu().numpy())
     return np.concatenate(out)

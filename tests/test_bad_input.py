@@ -44,7 +44,7 @@ FILES = {
     "file": "a regular file",
 }
 
-FLOWS = "realnvp, maf, iaf, nsf-c, nsf-ar, gaussian"
+FLOWS = "realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian"
 
 # Arguments may name {RUN} (a fitted run), {CONDITIONAL} (one fitted with data.context=x2) and the files above.
 MISTAKES: dict[str, tuple[str, int, str]] = {
@@ -139,9 +139,8 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "unknown data set": (
         "fit mooons",
         3,
-        "fit: unknown dataset 'mooons'; did you mean 'moons'? known: checkerboard, 8gaussians, rings, circles, moons, "
-        "2spirals, swissroll, pinwheel, gaussian, crescent, crescent-cubed, sine-wave, abs, sign, diamond, "
-        "four-circles, wine, breast-cancer, iris, digits; or the path of a file that exists",
+        "fit: unknown dataset 'mooons'; did you mean 'moons'? `pushforward datasets` lists those there are; or name a "
+        "file that exists",
     ),
     "no such file": ("fit none.csv", 3, "fit: none.csv: no such file"),
     "a folder": ("fit .", 3, "fit: .: is a folder; give one file"),

@@ -281,9 +281,9 @@ def test_evaluate(folder: Path, tmp_path: Path) -> None:
 def test_datasets() -> None:
     words = invoke("datasets").stdout.splitlines()
     entries = json.loads(invoke("datasets", "--json").stdout)["datasets"]
-    assert words[0].split() == ["name", "kind", "rows", "columns", "what", "it", "is"]
+    assert words[0].split() == ["name", "kind", "rows", "columns", "where", "what", "it", "is"]
     assert [line.split()[0] for line in words[1:]] == [entry["name"] for entry in entries]
-    assert {"name", "kind", "rows", "columns", "description"} == set(entries[0])
+    assert {"name", "kind", "rows", "columns", "where", "description"} == set(entries[0])
     listed = {entry["name"]: entry for entry in entries}
     assert "moons" in listed
     assert (listed["target:u1"]["kind"], listed["target:u1"]["rows"], listed["target:u1"]["columns"]) == (

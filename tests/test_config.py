@@ -9,7 +9,7 @@ import pytest
 from pushforward.train.config import Config
 from pushforward.train.overrides import ConfigError, describe_keys, load_config
 
-KNOWN_FLOWS = "known: realnvp, maf, iaf, nsf-c, nsf-ar, gaussian"
+KNOWN_FLOWS = "known: realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian"
 
 REFUSED = {
     "unknown key": ("train.secnods=3", "unknown key 'train.secnods'; did you mean 'train.seconds'?"),

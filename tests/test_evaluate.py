@@ -67,9 +67,8 @@ class GaussianFlow(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.largest_batch = 0
 
-    def transform_to_base(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        z: Tensor = self.bijection(x, context)[0]
-        return z
+    def latent_noise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.base.standardize(self.bijection(x, context)[0])
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         self.largest_batch = max(self.largest_batch, len(x))

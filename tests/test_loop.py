@@ -150,6 +150,20 @@ def test_step_budget_is_exact(steps: int) -> None:
     assert max(validations(rows)) == steps  # the last weights have been looked at
 
 
+@pytest.mark.parametrize(("warmup", "rates"), [(0, [1.0, 0.75, 0.25]), (3, [1 / 3, 0.5, 0.25])])
+def test_learning_rate_without_and_with_warmup(warmup: int, rates: list[float]) -> None:
+    _, rows = run(Settings(steps=3, log_every=1, learning_rate=0.5, warmup=warmup))
+    seen = [metrics["train/learning_rate"] for kind, _, _, metrics in rows if kind == "train"]
+    # The first step has the whole rate, the cosine's zero would come after the last one.
+    assert seen == pytest.approx([0.5 * rate for rate in rates])
+
+
+@pytest.mark.parametrize("budget", [{"steps": 23}, {"steps": 23, "seconds": 1e4}])
+def test_validation_every_so_many_steps(budget: dict[str, Any]) -> None:
+    _, rows = run(Settings(**budget, validate_every=5))
+    assert [step for kind, step, _, _ in rows if kind == "validation"] == [0, 5, 10, 15, 20, 23]
+
+
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.3])
 def test_no_step_is_validated_twice(learning_rate: float) -> None:
     _, rows = run(Settings(steps=80, learning_rate=learning_rate, averaging=0.0))
@@ -321,6 +335,7 @@ class Poisoned(Flow):
 
 def poisoned(settings: Settings, bad: Callable[[int], bool]) -> State:
     state = fresh(settings=settings)
+    assert isinstance(state.flow, Flow)
     flow = Poisoned(state.flow.base, state.flow.bijection)
     flow.bad = bad
     return start(flow, settings)

@@ -155,6 +155,6 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     expected = {f"pushforward/{p.relative_to(PACKAGE)}" for p in PACKAGE.glob("*.py")} | {"pushforward/py.typed"}
     expected |= {f"pushforward/{p.relative_to(PACKAGE)}" for p in (PACKAGE / "commands").glob("*.py")}
     expected |= {f"pushforward/{p.relative_to(ROOT)}" for folder in FOLDERS for p in (ROOT / folder).glob("*.py")}
-    for data in (ROOT / "flows" / "kernels", ROOT / "train" / "spaces"):
-        expected |= {f"pushforward/{p.relative_to(ROOT)}" for p in data.iterdir()}
+    for data in (ROOT / "flows" / "kernels", ROOT / "train" / "recipes", ROOT / "train" / "spaces"):
+        expected |= {f"pushforward/{p.relative_to(ROOT)}" for p in data.rglob("*") if p.is_file()}
     assert {name for name in names if ".dist-info/" not in name} == expected

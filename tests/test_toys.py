@@ -181,7 +181,7 @@ def test_bare_curves_have_no_density(name: str) -> None:
 
 def test_unknown_names_list_the_nearest() -> None:
     with pytest.raises(
-        DataError, match=r"unknown dataset 'mooons'; did you mean 'moons'\? known: checkerboard, .*, digits; or"
+        DataError, match=r"unknown dataset 'mooons'; did you mean 'moons'\? `pushforward datasets` lists"
     ):
         load("mooons")
 

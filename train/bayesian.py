@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from pushforward.flows import Flow
 from pushforward.train.bayesian_posterior import POSTERIORS, Gradient, WeightedNetwork, sample_with_log_density
-from pushforward.train.loop import WARMUP_STEPS, DivergedError
+from pushforward.train.loop import DivergedError
 from pushforward.train.optimizer import ClippedAdamW
+from pushforward.train.settings import WARMUP_STEPS
 
 Array = npt.NDArray[np.float64]
 Noise = Literal["learned", "heteroscedastic"]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "gaussian")
+FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
 Base = Literal[
     "auto",
     "diagonal",
@@ -28,6 +28,7 @@ Base = Literal[
     "beta",
     "mixture",
     "resampled",
+    "made-mog",
 ]
 
 Scalar = str | int | float | bool | None
@@ -117,6 +118,7 @@ PositiveOrZero = Annotated[
 Share = Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1), Expected("a number between 0 and 1")]
 ShareOrZero = Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1), Expected("a number from 0 to below 1")]
 ShareOrOne = Annotated[float, BeforeValidator(_number), Field(gt=0, le=1), Expected("a number above 0, at most 1")]
+Truth = Annotated[bool, Expected("true or false")]
 Bounds = Annotated[
     tuple[float, float] | None, BeforeValidator(_bounds), Expected("low,high: two numbers, low below high")
 ]
@@ -152,6 +154,10 @@ class DataConfig(Section):
     columns: Literal["all"] | Names = Field(default="all", description="columns to learn")
     drop: Names = Field(default=(), description="columns to leave out")
     context: Names = Field(default=(), description="columns to condition on")
+    protocol: Literal["none", "rnade", "half", "tenths"] = Field(
+        default="none", description="choose columns and divide rows as the literature does; docs/datasets.md"
+    )
+    fold: CountOrZero = Field(default=0, description="which division of the protocol")
     dequantize: Literal["auto", "off"] = Field(default="auto", description="spread whole numbers over their unit cell")
     seed: CountOrZero | Auto = Field(
         default="auto", description="seed of the split, and of a toy's rows; auto is that of the fit"
@@ -161,6 +167,14 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _leave_rows_to_learn_from(self) -> "DataConfig":
+        if self.protocol == "none" and self.fold:
+            raise ValueError(f"data.fold: is a division of data.protocol, which is none; got {self.fold}")
+        if self.protocol == "rnade" and self.fold > 9:
+            raise ValueError(f"data.fold: expected 0 to 9 for data.protocol=rnade; got {self.fold}")
+        if self.protocol != "none":
+            for key in ("validation_fraction", "test_fraction"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"data.{key}: has no effect, as data.protocol={self.protocol} divides the rows")
         held_out = self.validation_fraction + self.test_fraction
         if held_out >= 1:
             raise ValueError(f"data.validation_fraction + data.test_fraction: expected a sum below 1; got {held_out:g}")
@@ -175,10 +189,43 @@ class FlowConfig(Section):
     name: Annotated[str, BeforeValidator(_flow_name)] = Field(default="auto", description=f"auto, {', '.join(FLOWS)}")
     layers: Count | Auto = Field(default="auto", description="bijections with parameters, one after the other")
     hidden: Count | Auto = Field(default="auto", description="width of the conditioners")
-    blocks: Count | Auto = Field(default="auto", description="residual blocks in each conditioner")
+    blocks: CountOrZero | Auto = Field(
+        default="auto", description="residual blocks in each conditioner; 0 is a plain network with one hidden layer"
+    )
     bins: Several | Auto = Field(default="auto", description="bins of each spline")
     bound: Positive | Auto = Field(default="auto", description="half-width of the interval on which splines act")
+    tails: Literal["linear", "learned"] | Auto = Field(
+        default="auto", description="slopes of splines outside that interval: linear is one; auto is linear"
+    )
+    linear: Literal["between", "around"] | Auto = Field(
+        default="auto",
+        description="what mixes the columns: between the layers, or around them, random permutations and LU layers "
+        "before each and at the end; auto is between",
+    )
+    passing: Literal["identity", "spline"] | Auto = Field(
+        default="auto",
+        description="of couplings, what happens to the columns that pass through: nothing, or a spline for each; "
+        "auto is identity",
+    )
+    marginal: Truth | Auto = Field(
+        default="auto", description="a spline for each column, before all layers; auto is false"
+    )
     dropout: ShareOrZero | Auto = Field(default="auto", description="dropout in the conditioners")
+    conditioner: Literal["residual", "transformer"] | Auto = Field(
+        default="auto", description="network of autoregressive layers: residual, or transformer; auto is residual"
+    )
+    components: Count | Auto = Field(
+        default="auto", description="Gaussians for each column, of made-mog: masked networks with mixtures"
+    )
+    members: Count | Auto = Field(
+        default="auto",
+        description="flows averaged in probability, each with an order of the columns of its own",
+    )
+    stacking: Truth | Auto = Field(
+        default="auto",
+        description="average it with a Gaussian and a kernel density, weighted by validation likelihood; auto does so "
+        "on small tables where the flow is auto too",
+    )
     base: Base = Field(
         default="auto",
         description="base density: a Gaussian by its covariance, or another law; auto is full up to 256 columns",
@@ -231,12 +278,18 @@ class TrainConfig(Section):
     )
     batch_size: Count | Auto = Field(default="auto", description="rows in one step")
     learning_rate: Positive | Auto = Field(default="auto", description="peak of the learning-rate schedule")
+    warmup: CountOrZero | Auto = Field(
+        default="auto", description="steps over which the learning rate rises to its peak; auto is 100"
+    )
     weight_decay: PositiveOrZero | Auto = Field(default="auto", description="decoupled weight decay")
     gradient_clip: Positive = Field(default=5.0, description="largest norm of the gradient in one step")
     averaging: ShareOrZero | Auto = Field(default="auto", description="decay of the averaged weights; 0 turns it off")
     patience: ShareOrOne | Auto = Field(
         default="auto",
         description="share of the budget without a better validation NLL after which to stop; 1 never stops",
+    )
+    validate_every: Count | Auto = Field(
+        default="auto", description="steps between validations; auto spreads forty of them over the budget"
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -249,9 +302,7 @@ class TrainConfig(Section):
     )
     checkpoint_seconds: Positive = Field(default=30.0, description="time between checkpoints")
     log_every: Count | Auto = Field(default="auto", description="steps between rows of metrics")
-    evaluate: Annotated[bool, Expected("true or false")] = Field(
-        default=True, description="baselines and pictures after the fit"
-    )
+    evaluate: Truth = Field(default=True, description="baselines and pictures after the fit")
 
 
 class WandbConfig(Section):

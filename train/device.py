@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows import Coupling, Flow, MaskedAutoregressive, fused, native
+from pushforward.flows import Coupling, Marginal, MaskedAutoregressive, Model, fused, native
 from pushforward.train.overrides import ConfigError
 from pushforward.train.settings import Settings
 
@@ -54,9 +54,9 @@ class Steps:
 
     - On a CPU a layer is one kernel in C; ``compile="off"`` is torch's own operations.
     - On CUDA layers are compiled by torch, all of them as one function: layers of equal sizes share the result. Only
-      coupling and autoregressive layers are; what lies between them is small, and compiling a flow as a whole takes as
-      many times longer as it has layers. The inverse of an autoregressive layer (``iaf``) is unrolled over its
-      features, and not compiled.
+      coupling, autoregressive and elementwise layers are; what lies between them is small, and compiling a flow as a
+      whole takes as many times longer as it has layers. The inverse of an autoregressive layer (``iaf``) is unrolled
+      over its features, and not compiled.
     - ``tf32`` is for CUDA's products of float32 matrices; with ``bf16`` the conditioners compute in half precision.
       Maps and log-determinants are in the flow's own dtype in either case.
 
@@ -66,19 +66,22 @@ class Steps:
         warn: Told, in one line, when the compiler fails.
     """
 
-    def __init__(self, flow: Flow, settings: Settings, warn: Callable[[str], object]) -> None:
+    def __init__(self, flow: Model, settings: Settings, warn: Callable[[str], object]) -> None:
         self.device = next(flow.parameters()).device
         on_cuda = self.device.type == "cuda"
         automatic = "tf32" if on_cuda else "float32"
         self.precision = automatic if settings.precision == "auto" else settings.precision
         layers = [m for m in flow.modules() if isinstance(m, Coupling | MaskedAutoregressive)]
-        conditioners: dict[int, nn.Module] = {id(layer.conditioner): layer.conditioner for layer in layers}
+        nets = [layer.conditioner for layer in layers]
+        conditioners: dict[int, nn.Module] = {id(net): net for net in nets if isinstance(net, nn.Module)}
         self._in_half = list(conditioners.values()) if self.precision == "bf16" else []
         self._with_kernels = settings.compile != "off"
         self._compiled: list[nn.Module] = []
         if settings.compile == "on" or (settings.compile == "auto" and on_cuda and _is_long(settings)):
+            # On a CPU the kernels know the maps of an elementwise layer.
+            marginals = [m for m in flow.modules() if isinstance(m, Marginal)] if on_cuda else []
             # Layers that their owner has compiled stay as they are.
-            self._compiled = [m for m in layers if m._compiled_call_impl is None]
+            self._compiled = [m for m in (*layers, *marginals) if m._compiled_call_impl is None]
         if self._compiled and self.device.type == "cpu":
             self._compiled = [m for m in self._compiled if self._in_half or not _is_kernel(m)]
             if self._compiled and not _cxx():

@@ -1,37 +1,41 @@
 """A fit from end to end: data in, a run folder with a scored density out."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.report import EvaluationReport
-from pushforward.flows import Flow, build
-from pushforward.flows import load as load_flow
+from pushforward.flows import Ensemble, Flow, Model, load_model
 from pushforward.flows import save as save_flow
+from pushforward.train.architecture import build_model, describe, initialize
 from pushforward.train.autoencoder_fitting import fit_autoencoder_run, is_autoencoder, resume_autoencoder
-from pushforward.train.checkpoint import load_checkpoint
+from pushforward.train.checkpoint import load_checkpoint, save_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device, kernel_trouble
 from pushforward.train.energy import Energy
 from pushforward.train.evaluation import evaluate_fit, forget_evaluation, score_prepared, write_evaluation
-from pushforward.train.gaussian import better_of_flow_and_gaussian, initialize_base
+from pushforward.train.gaussian import better_of_flow_and_gaussian
 from pushforward.train.likelihood import Likelihood
 from pushforward.train.loop import State, start
 from pushforward.train.objective import Objective
 from pushforward.train.outcome import Fit
 from pushforward.train.overrides import ConfigError, load_config
 from pushforward.train.prepare import Prepared, check_same_data, load_data, prepare
+from pushforward.train.progress import Progress
 from pushforward.train.progress_picture import draw_progress
+from pushforward.train.race import SHARE, Outcome, race
 from pushforward.train.recording import Watch
 from pushforward.train.results import results_of, schema_of, status_facts, summary_of
 from pushforward.train.row_scores import write_row_scores
 from pushforward.train.runs import RunFolder
 from pushforward.train.session import Session, new_run, resumed_run, start_client
-from pushforward.train.settings import check_base_has_gradients, resolve, settings
+from pushforward.train.settings import candidates, check_base_has_gradients, resolve, settings
+from pushforward.train.signals import StopOnSignal
+from pushforward.train.stacking import FLOW, stack
 from pushforward.train.target_fitting import fit_target, is_target, resume_target
 from pushforward.train.target_objective import OBJECTIVES
 from pushforward.train.wandb_process import WandbProcess
@@ -39,16 +43,18 @@ from pushforward.train.wandb_process import WandbProcess
 # What a loss means: with another one, the best weights so far could not be told from better ones.
 _DEFINING = ("objective", "alpha", "energy_weight", "importance_samples")
 
-_INITIAL_ROWS = 20_000
-
 
 @dataclass(frozen=True)
 class Plan:
-    """A fit that could begin: the data, the configuration with every choice made, and a flow of the right size."""
+    """A fit that could begin: the data, the configuration with every choice made, and a flow of the right size.
+
+    Where a race decides, it is among the candidates, and the configuration is that of the first.
+    """
 
     config: Config
     prepared: Prepared
-    flow: Flow
+    flow: Model
+    candidates: tuple[Config, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -76,24 +82,21 @@ def plan(config: Config) -> Plan:
     prepared = prepare(load_data(config), config.data, config.data_seed)
     dataset = prepared.dataset
     rows, features = prepared.recorded.shape
-    config = resolve(config, rows=rows, features=features, is_toy=dataset.toy is not None)
+    about: dict[str, Any] = {"rows": rows, "features": features, "is_toy": dataset.toy is not None}
+    runners = candidates(config, **about)
+    config = resolve(config, **about)
     if dataset.sha256 is not None:  # a file: its run must be found again from any folder
         source = str(Path(config.data.source).resolve())
-        config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
+        data = config.data.model_copy(update={"source": source})
+        config, *runners = (c.model_copy(update={"data": data}) for c in (config, *runners))
     if config.train.objective in ("energy", "mle+energy"):
         check_base_has_gradients(config, features)
+        if config.flow.members != 1:
+            raise ConfigError(f"flow.members: {config.train.objective} fits a single flow; got {config.flow.members}")
         if config.train.batch_size == 1:
             raise ConfigError("train.batch_size: expected at least 2 for the energy distance; got 1")
-    flow = config.flow
-    # Architecture and initial weights follow from the seed alone, wherever the process has been before.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        options = flow.model_dump(exclude={"name"})
-        try:
-            core = build(flow.name, features, dataset.context.shape[1], **options)
-        except ValueError as error:
-            raise ConfigError(f"flow: {error}") from None
-    return Plan(config, prepared, core)
+    core = build_model(config.flow, features, dataset.context.shape[1], seed=config.seed)
+    return Plan(config, prepared, core, tuple(runners))
 
 
 def fit(
@@ -133,17 +136,18 @@ def fit(
         with new_run(config, out, name=name, flow=flow, schema=schema_of(prepared)) as run:
             device = choose_device(config.device)
             trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
-            torch.manual_seed(config.seed)
-            points = prepared.training_points(device)
-            core = core.to(device)
-            rows = torch.randperm(len(points), device=device)[:_INITIAL_ROWS]
-            initialize_base(core, points.noised()[rows], None if points.context is None else points.context[rows])
-            # The flow as it starts: what a resumed fit is built from, and what the result is compared with.
-            save_flow(core, run.checkpoints / "start")
-            state = start(core, settings(config.train))
-            return _run(
-                run, config, prepared, state, process, quiet=quiet, trouble=trouble, watch=watch, job_type=job_type
-            )
+            options: dict[str, Any] = {"quiet": quiet, "trouble": trouble, "watch": watch, "job_type": job_type}
+            if planned.candidates:
+                outcome, options["signum"] = _choose(run, planned, device, quiet=quiet)
+                config, state = outcome.config, outcome.state
+                options["trouble"] = "" if trouble else trouble  # it has been said
+            else:
+                state = start(initialize(core, prepared, device, seed=config.seed), settings(config.train))
+            # The flow as it starts: what a resumed fit is built from.
+            save_flow(state.flow, run.checkpoints / "start")
+            if state.progress.step:
+                save_checkpoint(state, run.checkpoints / "last.pt")
+            return _run(run, config, prepared, state, process, **options)
 
 
 def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, **options: Any) -> Fit:
@@ -182,12 +186,34 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             rows, features = prepared.recorded.shape
             config = resolve(config, rows=rows, features=features, is_toy=prepared.dataset.toy is not None)
             device = choose_device(config.device)
-            core = load_flow(run.checkpoints / "start", device=device)
+            core = cast(Model, load_model(run.checkpoints / "start", Flow, Ensemble, device=device))
             state = load_checkpoint(start(core.train(), settings(config.train)), run.checkpoints / "last.pt")
             with resumed_run(run, config, name=prepared.dataset.name, flow=config.flow.name):
                 return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, trouble=kernel_trouble())
     finally:
         run.release()
+
+
+def _choose(run: RunFolder, planned: Plan, device: torch.device, *, quiet: bool) -> tuple[Outcome, int | None]:
+    """Run a race among the candidates; also the signal that ended it, None if none did."""
+    runners = list(planned.candidates)
+    names = ", ".join(describe(runner.flow) for runner in runners)
+    budget = runners[0].train.seconds
+    assert budget != "auto"  # resolve has decided it
+    progress = Progress(title=f"race      {names}; {SHARE * budget:.0f} s of {budget:g} s", log=run.log, quiet=quiet)
+    with StopOnSignal() as signals:
+        outcome = race(
+            planned.prepared,
+            runners,
+            device,
+            stop=lambda: "signal" if signals.signum else "",
+            tell=progress.message,
+        )
+    progress.message(outcome.line())
+    progress.close()
+    run.write_config(outcome.config)
+    run.write_json("race.json", {"share": SHARE, "runners": [asdict(result) for result in outcome.results]})
+    return outcome, signals.signum
 
 
 def _run(
@@ -220,16 +246,14 @@ def _run(
             if note:
                 session.progress.message(note)
         state = session.train(objective_of(config, prepared, state))
-        # A flow that was fitted by its samples alone is not judged by its likelihood.
-        by_samples = config.train.objective == "energy"
-        core, message = (state.flow.cpu().eval(), "") if by_samples else better_of_flow_and_gaussian(prepared, state)
+        core, kind, message = _finished(prepared, config, state)
         if message:
             session.progress.message(message)
         density = FittedDensity(prepared.in_data_units(core), dataset.schema, prepared.cells.tolist())
         density.save(run.model, extra={"dataset": dataset.name})
         session.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
         scores = score_prepared(prepared, density, seed=config.seed)
-        results = results_of(run, config, prepared, state, density, scores, fell_back=bool(message))
+        results = results_of(run, config, prepared, state, density, scores, flow=kind)
         run.write_json("results.json", results)
         session.keep(lambda: session.tracking.summary(summary_of(results)))
         session.ended(status_facts(results))
@@ -259,6 +283,21 @@ def _run(
         return Fit(run, density, results, report, session.signum, note=message)
 
 
+def _finished(prepared: Prepared, config: Config, state: State) -> tuple[Model, str, str]:
+    """The density that a fit ends with, what it is, and one line on why it is not the flow alone."""
+    name = describe(config.flow)
+    if config.train.objective == "energy":
+        # A flow that was fitted by its samples alone is not judged by its likelihood.
+        return state.flow.cpu().eval(), name, ""
+    if config.flow.stacking is True:
+        model, weights = stack(prepared, state.flow)
+        shares = ", ".join(f"{what} {weight:.2f}" for what, weight in weights.items())
+        said = "" if list(weights) == [FLOW] else f"stacked   by validation likelihood: {shares}"
+        return model, name if FLOW in weights else "stacked", said
+    model, message = better_of_flow_and_gaussian(prepared, state)
+    return model, "gaussian" if message else name, message
+
+
 def objective_of(config: Config, prepared: Prepared, state: State) -> Objective:
     """What is minimised on rows."""
     train, device = config.train, state.average[0].device
@@ -270,5 +309,5 @@ def objective_of(config: Config, prepared: Prepared, state: State) -> Objective:
     return Likelihood(*rows)
 
 
-def _draw(prepared: Prepared, flow: Flow, path: Path) -> None:
+def _draw(prepared: Prepared, flow: Model, path: Path) -> None:
     draw_progress(prepared.in_data_units(flow.double().eval()), prepared, path)

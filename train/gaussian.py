@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pushforward.evaluate.likelihood import log_prob, paired_difference
-from pushforward.flows import Chain, Flow, Gaussian
+from pushforward.flows import Chain, Flow, Gaussian, Model, members_of
 from pushforward.train.loop import State
 from pushforward.train.prepare import Prepared
 
@@ -45,19 +45,21 @@ def fit_gaussian(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def initialize_base(flow: Flow, x: Tensor, context: Tensor | None = None) -> None:
+def initialize_base(model: Model, x: Tensor, context: Tensor | None = None) -> None:
     """Make a fresh flow the Gaussian that fits the points: its layers are the identity, its base does the rest.
+
+    Of an ensemble, each member.
 
     Layers that initialise themselves from data do so on the way.
 
     Args:
-        flow: A flow that starts as the identity, in training mode.
+        model: Flows that start as the identity up to the order of features.
         x: Training points ``(n, D)`` in the flow's units.
         context: Their context ``(n, C)``.
     """
-    z = flow.train().transform_to_base(x, context)
-    mean, covariance = fit_gaussian(z)
-    flow.base.initialize(mean, covariance)
+    for flow in members_of(model):
+        z = flow.train().transform_to_base(x, context)
+        flow.base.initialize(*fit_gaussian(z))
 
 
 def gaussian_flow(x: Tensor, context: int = 0) -> Flow:
@@ -82,7 +84,7 @@ def _log_likelihood(x: Tensor, mean: Tensor, covariance: Tensor) -> float:
     return float(-0.5 * noise.square().sum() - len(x) * factor.diagonal().log().sum())
 
 
-def better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Flow, str]:
+def better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Model, str]:
     """The trained flow, or the Gaussian it started from where validation cannot tell them apart.
 
     On a hundred rows a flow can look better on a handful of validation rows by luck alone; the Gaussian has fewer
@@ -96,7 +98,8 @@ def better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Flow,
         The flow, on the CPU, and one line on why it is the Gaussian, empty where it is not.
     """
     flow = state.flow.cpu().eval()
-    if flow.context or (state.progress.best_step == 0 and not list(flow.bijection.parameters())):
+    is_gaussian = isinstance(flow, Flow) and isinstance(flow.base, Gaussian) and not list(flow.bijection.parameters())
+    if flow.context or (state.progress.best_step == 0 and is_gaussian):
         return flow, ""
     cpu = torch.device("cpu")
     train, validation = prepared.training_points(cpu), prepared.validation_points(cpu)

@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows import Chain, Flow
+from pushforward.flows import Chain, Ensemble, Flow, Model
 
 
 def named_layers(flow: nn.Module) -> dict[str, nn.Module]:
@@ -13,6 +13,8 @@ def named_layers(flow: nn.Module) -> dict[str, nn.Module]:
 
     The base counts where it has parameters. Of a model of another kind, its parts.
     """
+    if isinstance(flow, Ensemble):
+        return {f"member-{place:02d}": member for place, member in enumerate(flow.members)}
     if not isinstance(flow, Flow):
         return dict(flow.named_children())
     bijection = flow.bijection
@@ -24,11 +26,13 @@ def named_layers(flow: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def log_det_terms(flow: Flow, x: Tensor, context: Tensor | None = None) -> dict[str, Tensor]:
+def log_det_terms(flow: Model, x: Tensor, context: Tensor | None = None) -> dict[str, Tensor]:
     """Mean log-determinant of each layer over points ``(n, D)``, each ``()``, in nats; layers without one left out.
 
-    Their sum is the mean log-determinant of the flow. Cost: one pass.
+    Their sum is the mean log-determinant of the flow; an ensemble has none. Cost: one pass.
     """
+    if isinstance(flow, Ensemble):
+        return {}
     if context is not None and flow.embedding is not None:
         context = flow.embedding(context)[0]
     terms = {}

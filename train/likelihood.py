@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pushforward.evaluate.likelihood import nll
-from pushforward.flows import Flow
+from pushforward.flows import Model, members_of
 from pushforward.train.layers import log_det_terms
 from pushforward.train.objective import Metrics, Validation
 
@@ -61,12 +61,17 @@ class Likelihood:
         """The next batch and its context."""
         return self.batches.next()
 
-    def loss(self, flow: Flow, batch: Any) -> tuple[Tensor, Tensor]:
-        """The NLL of a batch, and its two terms."""
+    def loss(self, flow: Model, batch: Any) -> tuple[Tensor, Tensor]:
+        """The NLL of a batch, and its two terms.
+
+        Of an ensemble it is the mean over the members, which learn each for itself; what is differentiated is scaled so
+        that the gradient of all is as long as that of one alone, as clipping needs it.
+        """
         x, context = batch
-        base_term, log_det = flow.log_prob_terms(x, context)
-        base_nll, log_det_nll = -base_term.mean(), -log_det.mean()
-        return base_nll + log_det_nll, torch.stack([base_nll.detach(), log_det_nll.detach()])
+        members = members_of(flow)
+        terms = [-term.mean() for member in members for term in member.log_prob_terms(x, context)]
+        numbers = torch.stack([term.detach() for term in terms]).unflatten(0, (-1, 2)).mean(0)
+        return torch.stack(terms).sum() / len(members) ** 0.5, numbers
 
     def metrics(self, means: list[float]) -> Metrics:
         """What is logged of the mean terms."""
@@ -77,7 +82,7 @@ class Likelihood:
         """What is logged of a step besides."""
         return {"train/epoch": step / self.batches.per_epoch}
 
-    def validate(self, flow: Flow) -> Validation:
+    def validate(self, flow: Model) -> Validation:
         """The NLL of the validation rows with its standard error, and each layer's share of it."""
         x, context = self.validation.x, self.validation.context
         score = nll(flow, x, context)

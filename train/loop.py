@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.flows import Flow
+from pushforward.flows import Model
 from pushforward.train.device import Steps
 from pushforward.train.layers import gradient_norms, named_layers
 from pushforward.train.likelihood import Likelihood, Points
@@ -20,7 +20,6 @@ from pushforward.train.objective import Metrics, Objective
 from pushforward.train.optimizer import ClippedAdamW
 from pushforward.train.settings import Settings
 
-WARMUP_STEPS = 100
 VALIDATIONS = 40
 _ROLLBACKS = 5
 
@@ -48,16 +47,22 @@ class Standing:
 class State:
     """A training run between two steps."""
 
-    flow: Flow
+    flow: Model
     average: list[Tensor]
     optimizer: ClippedAdamW
     best: dict[str, Tensor]
     progress: Standing = field(default_factory=Standing)
 
 
-def start(flow: Flow, settings: Settings) -> State:
+def start(flow: Model, settings: Settings) -> State:
     """Make the state of a run that has not begun; data-dependent layers must be initialised already."""
-    decayed = [p for name, p in flow.named_parameters() if p.dim() > 1 and "base" not in name.split(".")]
+
+    def is_decayed(name: str, parameter: Tensor) -> bool:
+        """Whether it is a weight of a network, and not one of a base law's own numbers."""
+        parts = name.split(".")
+        return parameter.dim() > 1 and ("base" not in parts or "conditioner" in parts)
+
+    decayed = [p for name, p in flow.named_parameters() if is_decayed(name, p)]
     chosen = {id(p) for p in decayed}
     others = [p for p in flow.parameters() if id(p) not in chosen]
     groups = [
@@ -161,7 +166,9 @@ def minimize(
         return min(1.0, max(by_steps, by_time))
 
     def due() -> bool:
-        """Whether to validate now: evenly over the budget, and never more than a tenth of the time."""
+        """Whether to validate now: as told; or evenly over the budget, and never more than a tenth of the time."""
+        if settings.validate_every:
+            return progress.step % settings.validate_every == 0
         if settings.seconds:
             # The least of the last: one that was slow for reasons of its own must not put off the next for long.
             interval = max(settings.seconds / VALIDATIONS, 10.0 * min(validation_seconds, default=0.0))
@@ -194,7 +201,7 @@ def minimize(
             break
 
         batch = objective.draw(spent)
-        rate = settings.learning_rate * 0.5**progress.rollbacks * _schedule(progress.step, spent)
+        rate = settings.learning_rate * 0.5**progress.rollbacks * _schedule(progress.step, spent, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
         numbers = steps.run(_differentiate, objective, flow, optimizer, batch)
@@ -232,7 +239,7 @@ def minimize(
     return state
 
 
-def _differentiate(objective: Objective, flow: Flow, optimizer: ClippedAdamW, batch: Any) -> Tensor:
+def _differentiate(objective: Objective, flow: Model, optimizer: ClippedAdamW, batch: Any) -> Tensor:
     """Compute the gradients of a step's loss anew, and return its numbers."""
     optimizer.zero_grad(set_to_none=True)
     loss, numbers = objective.loss(flow, batch)
@@ -240,9 +247,9 @@ def _differentiate(objective: Objective, flow: Flow, optimizer: ClippedAdamW, ba
     return numbers
 
 
-def _schedule(step: int, spent: float) -> float:
+def _schedule(step: int, spent: float, warmup: int) -> float:
     """Factor of the learning rate: linear warm-up in steps, cosine to zero in the share of the budget spent."""
-    return min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1.0 + math.cos(math.pi * spent))
+    return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1.0 + math.cos(math.pi * spent))
 
 
 def _roll_back(state: State, objective: Objective, settings: Settings) -> None:

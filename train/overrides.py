@@ -29,6 +29,7 @@ _SYNONYMS = {
     "hidden_features": "flow.hidden",
     "num_bins": "flow.bins",
     "tail_bound": "flow.bound",
+    "warmup_steps": "train.warmup",
 }
 
 
@@ -52,7 +53,7 @@ class _Assignment(NamedTuple):
 
 def load_config(
     source: str | None = None,
-    files: Sequence[Path] = (),
+    files: Sequence[Path | str] = (),
     overrides: Sequence[str] = (),
     **options: Any,
 ) -> Config:
@@ -60,7 +61,7 @@ def load_config(
 
     Args:
         source: The DATA argument, the same as ``data.source``.
-        files: YAML files, nested or with dotted keys; later ones win.
+        files: YAML files, nested or with dotted keys, and recipes, as in ``recipe:nsf-ar/power``; later ones win.
         overrides: ``key=value`` arguments; later ones win.
         **options: Values of command-line options under their top-level key (``seed``, ``device``, ``wandb``);
             ``None`` means not given.
@@ -73,7 +74,7 @@ def load_config(
         >>> config.flow.name, config.train.learning_rate, config.seed
         ('maf', 0.001, 10000)
     """
-    assignments = [assignment for path in files for assignment in _read_file(Path(path))]
+    assignments = [assignment for path in files for assignment in _read_file(_file(path))]
     assignments += [_read_override(text) for text in overrides]
     if source is not None:
         assignments.append(_Assignment("data.source", source, ""))
@@ -90,6 +91,14 @@ def load_config(
         return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_one_line(error, origin)) from None
+
+
+def _file(given: Path | str) -> Path:
+    """A file as it is given; of a recipe, the package's own."""
+    from pushforward.train.recipe import PREFIX, recipe_file
+
+    name = given.as_posix() if isinstance(given, Path) else given
+    return recipe_file(name) if name.startswith(PREFIX) else Path(given)
 
 
 def describe_keys() -> list[KeyDescription]:

@@ -12,9 +12,10 @@ import torch
 from pushforward.datasets import DataError, Dataset, Dequantizer, Splits, split
 from pushforward.datasets import load as load_dataset
 from pushforward.datasets.errors import leave_out
-from pushforward.flows import Chain, Flow, Standardize
+from pushforward.flows import Chain, Ensemble, Flow, Model, Standardize
 from pushforward.train.config import Config, DataConfig
 from pushforward.train.likelihood import Points
+from pushforward.train.overrides import ConfigError
 
 Array = npt.NDArray[np.float64]
 
@@ -80,11 +81,16 @@ class Prepared:
         context = None if part.context is None else part.context[:most]
         return Points(self._standardized(part.rows[:most], device), self._context(context, device))
 
-    def in_data_units(self, core: Flow) -> Flow:
-        """Put standardising inside: the flow whose points and context are in the units of the table."""
+    def in_data_units(self, model: Model) -> Model:
+        """Put standardising inside: the density whose points and context are in the units of the table."""
+        if isinstance(model, Ensemble):
+            return Ensemble([self._in_data_units(member) for member in model.members], model.weights)
+        return self._in_data_units(model)
+
+    def _in_data_units(self, core: Flow) -> Flow:
         members = core.bijection.bijections if isinstance(core.bijection, Chain) else [core.bijection]
         chain = Chain([self.standardize, *members], features=core.features, context=core.bijection.context)
-        return Flow(core.base, chain, embedding=self.standardize_context)
+        return Flow(core.base, chain, embedding=self.standardize_context if core.context else None)
 
     def _standardized(self, rows: Array, device: torch.device) -> torch.Tensor:
         # In float64, then rounded: large offsets would not survive the other order.
@@ -101,10 +107,14 @@ class Prepared:
 def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
     """Split a data set, decide which columns stand for cells, and measure location and scale on the training part.
 
+    A data set that comes in parts keeps them; the seed and the fractions then have no effect.
+
     Raises:
         DataError: If a column does not vary within the training part, or a part would be empty.
     """
-    splits = split(len(dataset.rows), seed, config.validation_fraction, config.test_fraction)
+    splits = dataset.splits
+    if splits is None:
+        splits = split(len(dataset.rows), seed, config.validation_fraction, config.test_fraction)
     dequantizer = Dequantizer.of(dataset.schema)
     if config.dequantize == "off":
         dequantizer = Dequantizer(np.zeros(dataset.rows.shape[1]))
@@ -148,16 +158,24 @@ def load_data(config: Config) -> Dataset:
 
     Raises:
         DataError: If there is no such data set, or it cannot be used.
+        ConfigError: If shares of the rows are given for a data set that comes in parts.
     """
     data = config.data
-    return load_dataset(
+    dataset = load_dataset(
         data.source,
         rows=None if data.rows == "auto" else data.rows,
         seed=config.data_seed,
         columns=None if data.columns == "all" else data.columns,
         drop=data.drop,
         context=data.context,
+        protocol=None if data.protocol == "none" else data.protocol,
+        fold=data.fold,
     )
+    if dataset.splits is not None:
+        for key in ("validation_fraction", "test_fraction"):
+            if getattr(data, key) != DataConfig.model_fields[key].default:
+                raise ConfigError(f"data.{key}: has no effect, as {dataset.name} comes in fixed parts; leave it out")
+    return dataset
 
 
 def check_same_data(schema: Path, run: Path, dataset: Dataset) -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 from pushforward.evaluate.corner import corner
 from pushforward.evaluate.plots import density_2d
 from pushforward.evaluate.report import draw_samples
-from pushforward.flows import Flow
+from pushforward.flows import Model
 from pushforward.train.prepare import Prepared
 
 _SAMPLES = 2_000
 _COLUMNS = 4
 
 
-def draw_progress(flow: Flow, prepared: Prepared, path: Path) -> None:
+def draw_progress(flow: Model, prepared: Prepared, path: Path) -> None:
     """Draw the density and samples in the plane, or a small corner plot, against validation rows.
 
     Cost: half a second to a second. The random state of torch is left as it was.

@@ -23,7 +23,7 @@ def results_of(
     density: FittedDensity,
     scores: SplitScores,
     *,
-    fell_back: bool,
+    flow: str,
 ) -> dict[str, Any]:
     """The content of ``results.json``; likelihoods in nats, NaN where there are no test rows.
 
@@ -34,14 +34,14 @@ def results_of(
         state: Where training ended.
         density: What it ended with.
         scores: Its log-densities on the split.
-        fell_back: Whether the Gaussian was kept in place of the flow.
+        flow: What the density is.
     """
     dataset, test = prepared.dataset, prepared.test
     test_nll = nll_from(scores.test) if len(test.rows) else Nll(math.nan, math.nan, 0)
     results: dict[str, Any] = {
         "run": str(run.path),
         "dataset": dataset.name,
-        "flow": "gaussian" if fell_back else config.flow.name,
+        "flow": flow,
         "features": dataset.rows.shape[1],
         "rows": len(dataset.rows),
         "parameters": sum(p.numel() for p in density.flow.parameters()),

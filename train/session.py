@@ -49,6 +49,7 @@ class Session:
         resumed: Whether the state comes from a checkpoint.
         watch: Told how validation goes; what it answers ends the fit early.
         job_type: What Weights & Biases calls this process.
+        signum: A signal that has asked the fit to end before this began.
 
     Attributes:
         parameters: Numbers of what is trained.
@@ -73,6 +74,7 @@ class Session:
         resumed: bool = False,
         watch: Watch = lambda fraction, nll: "",
         job_type: str = "fit",
+        signum: int | None = None,
     ) -> None:
         self.run, self.config, self.state, self.name = run, config, state, name
         self.flow = flow or config.flow.name
@@ -99,6 +101,7 @@ class Session:
             raise
         self.recording = Recording(run, self.tracking, self.progress, state, watch, offset=offset, draw=draw)
         self._signals = StopOnSignal()
+        self._signals.signum = signum
         self._resumed = resumed
 
     @property

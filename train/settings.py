@@ -6,6 +6,8 @@ from typing import Any, Literal
 from pushforward.train.config import Config, FlowConfig, TrainConfig
 from pushforward.train.overrides import ConfigError
 
+WARMUP_STEPS = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -19,6 +21,8 @@ class Settings:
     """Rows in one step."""
     learning_rate: float = 2e-3
     """Peak of the learning-rate schedule."""
+    warmup: int = WARMUP_STEPS
+    """Steps over which the learning rate rises to its peak."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the conditioners' weights."""
     gradient_clip: float = 5.0
@@ -27,6 +31,8 @@ class Settings:
     """Decay of the averaged weights that are validated and kept; 0 turns averaging off."""
     patience: float = 1.0
     """Share of the budget without a better validation NLL after which to stop; 1 never stops."""
+    validate_every: int | None = None
+    """Steps between validations; None spreads them evenly over the budget."""
     compile: Literal["auto", "on", "off"] = "auto"
     """How layers are computed; ``auto`` is decided by the device and the budget, see ``train.device.Steps``."""
     precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
@@ -41,6 +47,12 @@ class Settings:
             raise ValueError("Settings: expected steps or seconds; got neither")
 
 
+# Keys that only flows made of layers have: whoever sets one of them asks for such a flow.
+_OF_LAYERS = ("layers", "bins", "bound", "tails", "linear", "passing", "marginal")
+
+_LEAST_ROWS_TO_RACE = 1_000
+
+
 def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config:
     """Replace every ``auto`` whose meaning depends on the data.
 
@@ -51,30 +63,51 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
         is_toy: Whether the data are drawn from a toy law, of which there is as much as wanted.
 
     Returns:
-        A configuration without ``auto`` in ``flow`` and ``train``, but for the budget that is not used, and for
-        ``train.compile`` and ``train.precision``, which the device decides: a resumed fit may run on another one.
+        A configuration without ``auto`` in ``flow`` and ``train``, but for the budget that is not used, for
+        ``train.validate_every``, which follows from the budget, and for ``train.compile`` and ``train.precision``,
+        which the device decides: a resumed fit may run on another one.
     """
     flow, train = config.flow, config.train
-    name = "nsf-ar" if flow.name == "auto" else flow.name
     # Capacity follows the amount of data; dropout and decay hold back what is left over.
     tier = "toy" if is_toy else "tiny" if rows < 600 else "small" if rows < 6_000 else "large"
+    by_mixtures = flow.name == "made-mog" or (flow.name == "auto" and not is_toy and _leaves_the_kind_open(config))
+    chosen = flow.name == "auto" and by_mixtures
     sizes: dict[str, dict[str, Any]] = {
-        "toy": {"layers": 6, "hidden": 64, "blocks": 2, "bins": 8, "dropout": 0.0},
-        "tiny": {"layers": 2, "hidden": 32, "blocks": 1, "bins": 8, "dropout": 0.3},
-        "small": {"layers": 3, "hidden": 96, "blocks": 2, "bins": 8, "dropout": 0.2},
-        "large": {"layers": 5, "hidden": 128, "blocks": 2, "bins": 8, "dropout": 0.0},
+        "toy": {"layers": 6, "hidden": 64, "blocks": 2, "dropout": 0.0},
+        "tiny": {"layers": 2, "hidden": 32, "blocks": 1, "dropout": 0.3},
+        "small": {"layers": 3, "hidden": 96, "blocks": 2, "dropout": 0.2},
+        "large": {"layers": 5, "hidden": 128, "blocks": 2, "dropout": 0.0},
     }
-    flow_defaults = sizes[tier] | {
+    # A mixture's network is as wide as that of a whole stack of layers, and averaging makes up for what it overfits.
+    of_mixtures: dict[str, dict[str, Any]] = {
+        "toy": {"hidden": 128, "blocks": 2, "dropout": 0.0, "components": 20},
+        "tiny": {"hidden": 128, "blocks": 2, "dropout": 0.3},
+        "small": {"hidden": 128, "blocks": 2, "dropout": 0.2},
+        "large": {"hidden": 256, "blocks": 4, "dropout": 0.0, "components": 20},
+    }
+    flow_defaults = sizes[tier] | (of_mixtures[tier] if by_mixtures else {})
+    flow_defaults = {
+        "name": "made-mog" if by_mixtures else "nsf-ar",
+        "bins": 8,
         "bound": 5.0,
+        "tails": "linear",
+        "linear": "between",
+        "passing": "identity",
+        "marginal": False,
+        "conditioner": "residual",
+        "components": 10,
+        "stacking": chosen and rows < 6_000,
+        "members": 8 if chosen and tier in ("tiny", "small") else 1,
         # A full covariance costs features^2 numbers; beyond a few hundred columns that is the larger risk.
         "base": "full" if features <= 256 else "diagonal",
-    }
+    } | flow_defaults
     # From a few seconds for a tiny table to two minutes for a large one.
     seconds = 10.0 if is_toy else min(120.0, 15.0 + rows * features / 8_000)
     train_defaults = {
         "batch_size": _batch_size(rows, is_toy),
         "learning_rate": {"toy": 5e-3, "tiny": 3e-3, "small": 4e-3, "large": 4e-3}[tier],
         "weight_decay": {"toy": 0.0, "tiny": 1e-2, "small": 1e-3, "large": 0.0}[tier],
+        "warmup": WARMUP_STEPS,
         "averaging": 0.99,
         "patience": 1.0 if is_toy or tier == "large" else 0.3,
         "log_every": 25,
@@ -82,10 +115,45 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
     }
     return config.model_copy(
         update={
-            "flow": FlowConfig.model_validate(_filled(flow, flow_defaults | {"name": name})),
+            "flow": FlowConfig.model_validate(_filled(flow, flow_defaults)),
             "train": TrainConfig.model_validate(_filled(train, train_defaults)),
         }
     )
+
+
+def _leaves_the_kind_open(config: Config) -> bool:
+    """Whether any density of rows would do: one of likelihoods, with no key set that belongs to some kinds only."""
+    flow = config.flow
+    return (
+        config.train.objective in ("auto", "mle")
+        and flow.base in ("auto", "full", "diagonal")
+        and all(getattr(flow, key) == "auto" for key in _OF_LAYERS)
+    )
+
+
+def candidates(config: Config, *, rows: int, features: int, is_toy: bool) -> list[Config]:
+    """What ``flow=auto`` chooses among by a race, each resolved; empty where there is nothing to choose.
+
+    A race takes time, so it is for budgets in seconds. The first is what ``resolve`` takes without one.
+    """
+    flow, train = config.flow, config.train
+    if flow.name != "auto" or is_toy or not _leaves_the_kind_open(config) or train.steps != "auto":
+        return []
+    if rows < _LEAST_ROWS_TO_RACE:
+        return []
+    alternatives: list[dict[str, Any]] = [{}]
+    if rows < 6_000:
+        alternatives.append({"name": "nsf-ar", "members": 4})
+    else:
+        if flow.members == "auto":
+            alternatives.append({"name": "made-mog", "members": 4, "blocks": 2, "components": 10})
+        alternatives.append({"name": "nsf-ar"})
+    out = []
+    for change in alternatives:
+        asked = {key: value for key, value in change.items() if key == "name" or getattr(flow, key) == "auto"}
+        changed = config.model_copy(update={"flow": flow.model_copy(update=asked)})
+        out.append(resolve(changed, rows=rows, features=features, is_toy=is_toy))
+    return out
 
 
 def check_base_has_gradients(config: Config, features: int) -> None:
@@ -105,7 +173,7 @@ def settings(train: TrainConfig) -> Settings:
     """The loop's settings from a resolved configuration."""
     apart = {"objective", "gradient", "alpha", "annealing", "importance_samples", "energy_weight", "evaluate"}
     values = train.model_dump(exclude=apart)
-    budget = {key: None if values[key] == "auto" else values[key] for key in ("steps", "seconds")}
+    budget = {key: None if values[key] == "auto" else values[key] for key in ("steps", "seconds", "validate_every")}
     return Settings(**(values | budget))
 
 

@@ -18,10 +18,11 @@ from pushforward.evaluate.corner import corner
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.plots import density_2d
 from pushforward.evaluate.weight_plots import log_weights
-from pushforward.flows import Chain, Flow, Standardize, build
+from pushforward.flows import Chain, Flow, Standardize
 from pushforward.flows import load as load_flow
 from pushforward.flows import save as save_flow
 from pushforward.flows.probit import Probit
+from pushforward.train.architecture import build_model
 from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device, kernel_trouble
@@ -109,13 +110,10 @@ def plan_target(config: Config) -> TargetPlan:
     config = _resolved(config, target)
     if config.train.gradient != "score-function" and not _learns_from_samples(config, target):
         check_base_has_gradients(config, target.features)
-    # Architecture and initial weights follow from the seed alone, wherever the process has been before.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        try:
-            core = build(config.flow.name, target.features, **config.flow.model_dump(exclude={"name"}))
-        except ValueError as error:
-            raise ConfigError(f"flow: {error}") from None
+    if config.flow.members != 1:
+        raise ConfigError(f"flow.members: a target is fitted by a single flow; got {config.flow.members}")
+    core = build_model(config.flow, target.features, seed=config.seed)
+    assert isinstance(core, Flow)  # of one member
     d = target.features
     first = Standardize([0.0] * d, [target.spread] * d) if target.bounds is None else Probit(d, *target.bounds)
     members = core.bijection.bijections if isinstance(core.bijection, Chain) else [core.bijection]
@@ -205,6 +203,7 @@ def _run(
     trouble: str,
     **options: Any,
 ) -> TargetFit:
+    assert isinstance(state.flow, Flow)  # plan_target has refused an ensemble
     target = for_numbers(target, state.flow, state.average[0].device)
     known = "" if target.log_z is None else f", log Z {target.log_z:.4f}"
     session = Session(
@@ -223,6 +222,7 @@ def _run(
             session.progress.message(f"warning: {trouble}")
         state = session.train(objective)
         flow = state.flow.cpu().double().eval()
+        assert isinstance(flow, Flow)
         density = density_of(flow, draw(flow, _VALIDATION_POINTS, config.seed)[0])
         density.save(run.model, extra={"dataset": config.data.source})
         session.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
@@ -273,6 +273,7 @@ def _write_pictures(
     run, kind = session.run, "density" if target.features == 2 else "corner"
     captions = {kind: "The fitted density against the target", "weights": "Log-weights of points of the flow"}
     paths = {key: run.pictures / f"{key}.png" for key in captions}
+    assert isinstance(density.flow, Flow)
     _draw_points(target, density.flow, paths[kind], (drawn, log_w))
     log_weights(log_w.numpy(), target.log_z, paths["weights"])
     for key, path in paths.items():

@@ -27,10 +27,12 @@ _COMMANDS = {
     "report": ("pages", "Write a run as one HTML page."),
     "compare": ("pages", "Compare runs on the same test rows."),
     "runs": ("runs", "List the runs there are."),
+    "benchmark": ("benchmark", "Compare methods on many data sets, beside published numbers."),
     "sweep": ("sweep", "Search for the best parameters."),
     "gradients": ("gradients", "Measure gradient estimators while a flow learns a target."),
     "wandb": ("wandb", "Upload runs to Weights & Biases; make a dashboard there."),
-    "datasets": ("datasets", "List the data sets there are."),
+    "datasets": ("datasets", "List the data sets there are; download them."),
+    "recipes": ("recipes", "List configurations of the literature, ready to fit."),
 }
 
 # By class name: the classes live in modules that take seconds to import.

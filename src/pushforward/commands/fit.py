@@ -28,7 +28,15 @@ class _Fit(click.Command):
 
 @click.command(cls=_Fit)
 @click.argument("arguments", nargs=-1, metavar="DATA [KEY=VALUE ...]")
-@click.option("-c", "--config", "files", multiple=True, type=click.Path(path_type=Path), help="YAML file of keys.")
+@click.option(
+    "-c",
+    "--config",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML file of keys, or recipe:NAME.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Make exactly this folder the run.")
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
 @click.option("--wandb", type=click.Choice(["auto", "online", "offline", "off"]), help="Where W&B records the run.")
@@ -49,10 +57,10 @@ def fit(
 ) -> None:
     """Fit a density to DATA and leave a run folder.
 
-    DATA is a toy's name, an embedded data set's name (see `pushforward datasets`), a CSV, Parquet or .npy file, or an
+    DATA is a toy's name, a data set's name (see `pushforward datasets`), a CSV, Parquet or .npy file, or an
     unnormalised density: target:NAME, or target:MODULE:FUNCTION with target.features=D.
     KEY=VALUE sets a key of the configuration, such as flow=nsf-ar, train.seconds=60 or data.drop=id;
-    --print-config shows them all.
+    --print-config shows them all. `pushforward recipes` lists configurations of the literature for -c.
     """
     from pushforward.train.overrides import ConfigError, load_config
 

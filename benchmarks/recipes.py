@@ -1,0 +1,177 @@
+"""How long would the published number of steps take? Every recipe on made-up data of the shape of its own.
+
+    python benchmarks/recipes.py [--quick] [--threads 2] [--device cuda] [--out]
+    python benchmarks/recipes.py nsf-ar/power maf/gas --repeats 30 --steps 10
+
+The loop is that of ``pushforward fit`` with the recipe's settings, precision and compilation included, stopped after
+``--repeats`` rounds of ``--steps`` steps. Data are a mixture of eight Gaussians, drawn here, with as many training rows
+and columns as the published set. The median is over the rounds after the warm-up (``--warmup``, which holds the
+compilation and is shown); a validation is timed by itself. Hours are steps times the median, plus the validations;
+checkpoints, pictures and the final scores are not in them.
+"""
+
+import argparse
+import copy
+import itertools
+import time
+from dataclasses import replace
+from typing import Any
+
+import measure
+import torch
+from measure import Times
+
+SHAPES = {
+    "power": (1_659_917, 6),
+    "gas": (852_174, 8),
+    "hepmass": (315_123, 21),
+    "miniboone": (29_556, 43),
+    "bsds300": (1_000_000, 63),
+}
+"""Training rows and columns of the published sets."""
+
+_COLUMNS = ("", "parameters", "rows", "columns", "batch", "warm-up s", "step ms", "quartiles", "rows/s")
+_COLUMNS += ("validation ms", "steps", "hours")
+
+
+def main() -> None:
+    from pushforward.train.recipe import recipe_names
+
+    known = recipe_names()
+    parser = measure.parser(__doc__)
+    parser.add_argument("names", nargs="*", metavar="RECIPE", help="recipes, such as nsf-ar/power; all without")
+    parser.add_argument("--steps", type=int, default=5, help="steps of a round")
+    parser.add_argument("--warmup", type=int, default=3, help="rounds before the first that counts")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--cell-seconds", type=float, default=60.0, help="no new round after this, but for three")
+    parser.add_argument("--rows", type=int, help="at most so many training rows")
+    arguments = parser.parse_args()
+    if unknown := [name for name in arguments.names if name not in known]:
+        parser.error(f"unknown recipe {unknown[0]!r}; known: {', '.join(known)}")
+    if arguments.quick:
+        arguments.repeats, arguments.steps, arguments.warmup = 3, 2, 1
+        arguments.cell_seconds, arguments.rows = 5.0, arguments.rows or 20_000
+        arguments.names = arguments.names or [name for name in known if name.endswith("/miniboone")]
+    facts = measure.machine(arguments.threads)
+    from pushforward.train.device import choose_device
+
+    device = choose_device(arguments.device)
+    facts["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    measure.print_header(facts)
+    print(f"device: {facts['device']}\n")
+    records, lines = [], []
+    for name in arguments.names or known:
+        record = measured(name, device, arguments)
+        if record is None:
+            print(f"{name}: the shape of its data is not known here, left out\n")
+            continue
+        records.append(record)
+        lines.append(_line(record))
+        print(" | ".join(lines[-1]), flush=True)
+    print()
+    if lines:
+        measure.table(_COLUMNS, lines, title="steps as `pushforward fit` takes them; hours for the published number")
+    measure.write_json(arguments.out, "recipes", facts, records, [])
+
+
+def measured(name: str, device: torch.device, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """What a recipe costs; None where nothing is known of its data."""
+    from pushforward.train.architecture import build_model
+    from pushforward.train.gaussian import initialize_base
+    from pushforward.train.likelihood import Likelihood, Points
+    from pushforward.train.loop import minimize, start
+    from pushforward.train.overrides import load_config
+    from pushforward.train.prepare import MAX_VALIDATION_ROWS
+    from pushforward.train.settings import resolve, settings
+
+    config = load_config(files=[f"recipe:{name}"])
+    if config.data.source not in SHAPES:
+        return None
+    rows, features = SHAPES[config.data.source]
+    config = resolve(config, rows=rows, features=features, is_toy=False)
+    rows = min(rows, arguments.rows or rows)
+    asked = settings(config.train)
+    # As in the fit, but validated at its ends only: what a validation costs is measured apart.
+    told = replace(asked, log_every=arguments.steps, validate_every=10**9)
+    core = build_model(config.flow, features, seed=config.seed).to(device)
+    torch.manual_seed(config.seed)
+    points = _mixture(rows + MAX_VALIDATION_ROWS, features).to(device)
+    train, validation = Points(points[:rows]), Points(points[rows:])
+    initialize_base(core, train.x[:20_000], None)
+    state = start(core, told)
+    objective = Likelihood(train, validation, told.batch_size, 0)
+    times = Times()
+    ends: list[float] = []
+    began = time.perf_counter()
+
+    def log(kind: str, step: int, seconds: float, metrics: dict[str, float]) -> None:
+        if kind == "train":  # its numbers have been read: a GPU has finished the steps
+            ends.append(time.perf_counter())
+
+    def stop() -> str:
+        counted = len(ends) - arguments.warmup
+        late = bool(ends) and time.perf_counter() - began > arguments.cell_seconds
+        return "measured" if counted >= arguments.repeats or (late and counted >= 3) else ""
+
+    minimize(state, objective, told, log=log, stop=stop, warn=print)
+    times.warmup_seconds = ends[arguments.warmup - 1] - began if arguments.warmup else 0.0
+    kept = ends[max(0, arguments.warmup - 1) :]
+    times.seconds = [(after - before) / arguments.steps for before, after in itertools.pairwise(kept)]
+    evaluated = copy.deepcopy(state.flow).eval()
+    objective.validate(evaluated)
+    before = time.perf_counter()
+    objective.validate(evaluated)
+    validation_seconds = time.perf_counter() - before
+    low, high = times.quartiles
+    hours = None
+    if asked.steps:
+        validations = asked.steps / (asked.validate_every or max(1, asked.steps // 40))
+        hours = (asked.steps * times.median + validations * validation_seconds) / 3600
+    return {
+        "recipe": name,
+        "parameters": sum(p.numel() for p in core.parameters()),
+        "rows": rows,
+        "features": features,
+        "batch_size": told.batch_size,
+        "warmup_seconds": times.warmup_seconds,
+        "step_seconds": times.median,
+        "step_seconds_quartiles": [low, high],
+        "rounds": len(times.seconds),
+        "steps_a_round": arguments.steps,
+        "points_per_second": told.batch_size / times.median,
+        "validation_seconds": validation_seconds,
+        "steps": asked.steps,
+        "hours": hours,
+        "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+    }
+
+
+def _mixture(rows: int, features: int) -> torch.Tensor:
+    """Standardised rows ``(rows, features)`` of a mixture of eight Gaussians, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    centres = 2.0 * torch.randn(8, features, generator=generator)
+    x = torch.randn(rows, features, generator=generator)
+    x += centres[torch.randint(0, 8, (rows,), generator=generator)]
+    return x.sub_(x.mean(0)).div_(x.std(0))
+
+
+def _line(record: dict[str, Any]) -> list[str]:
+    low, high = record["step_seconds_quartiles"]
+    return [
+        record["recipe"],
+        f"{record['parameters']:,}",
+        f"{record['rows']:,}",
+        str(record["features"]),
+        str(record["batch_size"]),
+        f"{record['warmup_seconds']:.1f}",
+        measure.milliseconds(record["step_seconds"]),
+        f"{measure.milliseconds(low)}-{measure.milliseconds(high)}",
+        f"{record['points_per_second']:,.0f}",
+        measure.milliseconds(record["validation_seconds"]),
+        "-" if record["steps"] is None else f"{record['steps']:,}",
+        "-" if record["hours"] is None else f"{record['hours']:.1f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

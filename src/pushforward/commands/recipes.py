@@ -1,0 +1,29 @@
+"""``pushforward recipes``."""
+
+import json
+
+import click
+
+from pushforward.commands.common import cell, common_options, print_table
+
+
+@click.command
+@click.argument("name", required=False)
+@common_options("json")
+def recipes(name: str | None, as_json: bool) -> None:
+    """List the recipes, or print the one called NAME.
+
+    A recipe is a configuration of the literature: pushforward fit -c recipe:NAME fits it to its data, and keys that
+    follow, such as train.seconds=60, take precedence. Its comments say what is as published and what differs.
+    """
+    from pushforward.train.recipe import list_recipes, read_recipe
+
+    if name is not None:
+        text = read_recipe(name)
+        click.echo(json.dumps({"name": name, "text": text}) if as_json else text, nl=as_json)
+        return
+    found = list_recipes()
+    if as_json:
+        click.echo(json.dumps({"recipes": [recipe._asdict() for recipe in found]}))
+        return
+    print_table([("name", "data", "flow", "steps", "what it is")] + [tuple(cell(v) for v in r) for r in found])

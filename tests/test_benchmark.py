@@ -1,0 +1,793 @@
+"""Benchmarks: real fits in real processes, stopped and gone on with; statistics against formulas; published numbers."""
+
+import html.parser
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from pushforward.cli import main
+from pushforward.train.benchmark import benchmark_plan, default_folder, long_table, write_table_files
+from pushforward.train.benchmark_cells import Budget, Cell, Column, read_scores
+from pushforward.train.benchmark_cells import Result as CellResult
+from pushforward.train.benchmark_folder import BenchmarkFolder
+from pushforward.train.benchmark_methods import parse_methods
+from pushforward.train.benchmark_scores import RowScores, difference, estimate
+from pushforward.train.benchmark_session import BenchmarkSession, Plan, _grouped
+from pushforward.train.benchmark_table import BEST, WITHIN, BenchmarkTable, build_table
+from pushforward.train.benchmark_text import WIDTH, table_lines
+from pushforward.train.config import Config
+from pushforward.train.likelihood import Points
+from pushforward.train.overrides import ConfigError, load_config
+from pushforward.train.peers import FEW_ROWS, VALIDATIONS, build_peer, peer_config, train_peer
+from pushforward.train.published import COLUMNS, ERROR_BARS, PUBLISHED
+from pushforward.train.row_scores import write_row_scores
+from pushforward.train.runs import RunError, RunFolder
+from pushforward.train.settings import resolve
+from pushforward.train.suites import SUITES, Suite, chosen_folds, labels, suite_of
+
+TINY = "flow=maf flow.layers=1 flow.hidden=8 train.patience=1"
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and process groups are POSIX")
+
+
+def invoke(*arguments: str | Path, code: int = 0) -> Result:
+    told = ["benchmark", *(str(argument) for argument in arguments)]
+    done = CliRunner().invoke(main, told, prog_name="pushforward")
+    assert done.exit_code == code, f"{done.output}\n{done.exception!r}"
+    assert "Traceback" not in done.output
+    return done
+
+
+def cells_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "cells.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def _own_data_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a user has downloaded must not decide what is missing."""
+    monkeypatch.setenv("PUSHFORWARD_DATA", str(tmp_path_factory.getbasetemp() / "no-data"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "ring.csv"
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 200)
+    points = np.stack([30 * np.cos(angle), 4 * np.sin(angle)], axis=1) + rng.normal(0, 0.3, (200, 2))
+    np.savetxt(path, points, delimiter=",", header="x,y", comments="")
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A benchmark of the command: two baselines, a peer and a fit of ours on one split."""
+    folder = tmp_path_factory.mktemp("benchmark") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        methods = f"gaussian,kde,nflows:maf:matched,{TINY}"
+        options = ("--folds", "0", "--steps", "20", "--wandb", "off", "--json", "--out", folder)
+        result = invoke(data, "--methods", methods, *options)
+    assert result.stdout.count("\n") == 1
+    return folder, json.loads(result.stdout)
+
+
+# The command, with real fits
+
+
+def test_every_cell_is_run_and_told(done: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = done
+    cells = {cell["method"]: cell for cell in cells_of(folder)}
+    assert list(cells) == ["gaussian", "kde", "nflows:maf:matched", TINY]
+    assert {cell["status"] for cell in cells.values()} == {"finished"}
+    assert {cell["fingerprint"] for cell in cells.values()} == {cells["kde"]["fingerprint"]}
+    assert [cell["steps"] for cell in cells.values()][2:] == [20, 20]
+    # Every method standardises with the same numbers, so that the scores are in the same units.
+    scales = [cell["log_scale"] for cell in cells.values()]
+    assert scales == pytest.approx([scales[0]] * 4, rel=1e-9)
+    assert scales[0] > 2  # log 21 + log 3, about
+    entries = {entry["method"]: entry for entry in found["entries"]}
+    for method, cell in cells.items():
+        rows, log_probs = read_scores(folder / cell["scores"])
+        assert len(rows) == 20
+        assert entries[method]["score"] == pytest.approx(log_probs.mean() + scales[0])
+        assert entries[method]["se_points"] == pytest.approx(log_probs.std(ddof=1) / math.sqrt(20))
+        assert entries[method]["se_runs"] is None
+    ranked = sorted(entries.values(), key=lambda entry: -entry["score"])
+    assert [entry["rank"] for entry in ranked] == [1, 2, 3, 4]
+    assert ranked[0]["mark"] == BEST
+    best, last = (read_scores(folder / cells[ranked[place]["method"]]["scores"])[1] for place in (0, -1))
+    assert ranked[-1]["behind_best"] == pytest.approx((best - last).mean())
+    assert ranked[-1]["behind_se_points"] == pytest.approx((best - last).std(ddof=1) / math.sqrt(20))
+
+
+def test_a_fit_is_a_run_that_can_be_looked_at(done: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = done
+    cell = cells_of(folder)[-1]
+    run = RunFolder.open((folder / cell["scores"]).parent)
+    assert run.status == "finished"
+    results = json.loads(run.results.read_text())
+    assert -results["test_nll"] == pytest.approx(cell["log_prob"])
+    assert -results["test_nll_standardized"] == pytest.approx(cell["log_prob"] + cell["log_scale"])
+    # The command of the record is what was run.
+    words = shlex.split(cell["command"])
+    assert words[:3] == ["env", "OMP_NUM_THREADS=1", "pushforward"]
+    argv = json.loads(run.environment.read_text())["argv"]
+    assert [word for word in argv if word != "--json"] == words[2:]
+    assert {"train.evaluate=false", "data.seed=0", "data.dequantize=auto"} <= set(words)
+
+
+def test_the_table_is_written_in_every_form(done: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = done
+    assert json.loads((folder / "table.json").read_text()) == {k: v for k, v in found.items() if k != "out"}
+    text = (folder / "table.txt").read_text(encoding="utf-8")
+    said = ("standardised on the training part", "± one standard error over the test rows", "200 x 2", "20 steps a fit")
+    assert all(part in text for part in said)
+    assert all(f"\n{method['label'][:16]}" in text for method in found["methods"])
+    page = (folder / "table.html").read_text(encoding="utf-8")
+    assert_well_formed(page)
+    for entry in found["entries"]:
+        assert f"{entry['score']:.2f}".replace("-", "\u2212") in page
+
+
+def test_the_same_command_goes_on(done: tuple[Path, dict[str, Any]], data: Path) -> None:
+    """Nothing is run twice; a method more is run alone, and the table has all of them."""
+    folder, found = done
+    before = (folder / "cells.jsonl").read_bytes()
+    common = (data, "--steps", "20", "--wandb", "off", "--out", folder)
+    again = invoke(*common, "--folds", "0", "--methods", f"gaussian,kde,nflows:maf:matched,{TINY}", "--json")
+    assert json.loads(again.stdout) == found
+    assert (folder / "cells.jsonl").read_bytes() == before
+    more = json.loads(invoke(*common, "--folds", "0", "--methods", "gmm", "--json").stdout)
+    assert [method["method"] for method in more["methods"]] == ["gaussian", "gmm", "kde", "nflows:maf:matched", TINY]
+    assert len(cells_of(folder)) == 5
+    # What is in the folder stays as it was.
+    (folder / "cells.jsonl").write_bytes(before)
+
+
+def test_other_conditions_are_refused(done: tuple[Path, dict[str, Any]], data: Path, tmp_path: Path) -> None:
+    folder, _ = done
+    before = sorted(path.name for path in folder.iterdir())
+    line = invoke(data, "--steps", "30", "--out", folder, "--wandb", "off", code=2).stderr
+    assert line == (
+        f"pushforward benchmark: {folder}: holds a benchmark under other conditions: --steps 20, not 30; "
+        "name another --out\n"
+    )
+    line = invoke(data, "--seconds", "5", "--protocol", "tenths", "--out", folder, code=2).stderr
+    assert (
+        "--protocol none, not tenths; --seconds none, not 5; --steps 20, not none; threads of a fit none, not 1" in line
+    )
+    assert "iris" in invoke("iris", "--steps", "20", "--out", folder, "--list").stdout
+    assert sorted(path.name for path in folder.iterdir()) == before
+    (tmp_path / "file").write_text("")
+    assert "got a file" in invoke("iris", "--out", tmp_path / "file", code=2).stderr
+    line = invoke("iris", "--out", tmp_path, code=2).stderr
+    assert "it holds no benchmark; name another one with --out" in line
+    assert line.count("\n") == 1
+    with Occupied(folder):
+        assert "in use by another process" in invoke(data, "--steps", "20", "--out", folder, code=1).stderr
+
+
+class Occupied:
+    """Another process that works in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        script = "import sys; from pathlib import Path; from pushforward.train.runs import RunFolder as R; "
+        script += "r = R(Path(sys.argv[1])); r.claim(); print('claimed', flush=True); sys.stdin.read()"
+        command = [sys.executable, "-c", script, str(folder)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "claimed\n"
+
+    def __exit__(self, *error: object) -> None:
+        self.process.communicate("")
+
+
+def test_the_rows_are_those_of_the_protocol(data: Path) -> None:
+    """Halves divide by data.fold, splits without a protocol by data.seed, and fixed parts by nothing."""
+    protocol = benchmark_plan([str(data)], protocol="half", folds="0-2", methods=["gaussian"])
+    assert protocol.plan.cells[2].data_overrides(protocol.plan.suite) == [
+        *("data.dequantize=off", "data.protocol=half", "data.fold=2"),
+    ]
+    plain = benchmark_plan(["iris"], folds="3", methods=["gaussian"])
+    assert plain.plan.cells[0].data_overrides(plain.plan.suite) == ["data.dequantize=auto", "data.seed=3"]
+    fixed = Cell("power", "off", 0, 1, "auto")
+    assert fixed.data_overrides(SUITES["literature"]) == ["data.dequantize=off"]
+    # With its values spread a data set is another column, and another folder.
+    both = benchmark_plan(["iris"], dequantize="both", folds="0", methods=["gaussian"]).plan
+    assert [cell.dequantize for cell in both.cells] == ["off", "auto"]
+    assert len({cell.folder for cell in both.cells}) == 2
+
+
+def test_failures_are_told_and_tried_again_when_asked(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("x\n" + "\n".join(f"{i * i % 97 + i / 100:.2f}" for i in range(120)))
+    out = tmp_path / "out"
+    common = (tmp_path / "one.csv", "--folds", "0", "--steps", "5", "--wandb", "off", "--out", out)
+    first = invoke(*common, "--methods", "gaussian,nflows:nsf-c")
+    assert "1 run (one: nflows nsf-c): nflows:nsf-c: a coupling needs 2 columns or more" in " ".join(
+        first.stdout.split()
+    )
+    assert "failed" in (out / "table.html").read_text()
+    assert [cell["status"] for cell in cells_of(out)] == ["finished", "failed"]
+    invoke(*common, "--methods", "nflows:nsf-c")
+    assert len(cells_of(out)) == 2
+    invoke(*common, "--methods", "nflows:nsf-c", "--retry")
+    assert len(cells_of(out)) == 3
+    assert json.loads((out / "table.json").read_text())["entries"][1]["failures"] == [
+        "nflows:nsf-c: a coupling needs 2 columns or more"
+    ]
+    # Where all fail there is an error.
+    alone = invoke(*common[:-1], tmp_path / "alone", "--methods", "nflows:nsf-c", code=1)
+    assert "no cell has finished: nflows:nsf-c: a coupling needs 2 columns or more" in alone.stderr
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_a_signal_kills_what_runs_and_leaves_a_table(
+    data: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "out"
+    methods = f"gaussian,{TINY} train.steps=100000"
+    command = [sys.executable, "-m", "pushforward", "benchmark", str(data), "--folds", "0", "--steps", "20"]
+    command += ["--methods", methods, "--wandb", "off", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    runs = list[Path]()
+    try:
+        limit = time.monotonic() + 60
+        while not (runs and (runs[0] / "metrics.jsonl").exists()):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < limit
+            runs = list(out.glob("runs/*flow-maf*"))
+            time.sleep(0.02)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == code, stderr
+    assert "1 cells are left, and the same command goes on with them" in stderr
+    assert [cell["method"] for cell in cells_of(out)] == ["gaussian"]
+    assert "Gaussian" in stdout
+    assert json.loads((out / "table.json").read_text())["cells_left"] == 1
+    assert not runs[0].exists()
+    # The lock of the run has been let go of, so its process is gone, and so has that of the folder.
+    lone = BenchmarkFolder.open(out, suite_of([str(data)]), Budget(None, 20, 1))
+    assert len(lone.results) == 1
+    lone.close()
+
+
+@posix
+def test_a_killed_benchmark_takes_its_fits_along(tmp_path: Path) -> None:
+    script = "import time, os; print(os.getpid(), flush=True); time.sleep(60)"
+    (tmp_path / "sleeper.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "pushforward.train.benchmark_child", "sleeper"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    assert child.stdout is not None
+    assert child.stdin is not None
+    assert int(child.stdout.readline()) == child.pid
+    child.stdin.close()  # what the system does when the benchmark is killed
+    assert child.wait(20) == -signal.SIGKILL
+    child.stdout.close()
+
+
+def test_nothing_is_begun_that_would_not_fit(data: Path, tmp_path: Path) -> None:
+    """The time for everything ends it before a cell that takes longer, and what came of others says how long."""
+    suite, budget = suite_of([str(data)]), Budget(60.0, None, 1)
+    source = suite.sets[0]
+    plan = Plan(suite, (Column(source, "auto"),), (0, 1), (0,), parse_methods(["auto"]), budget)
+    told = list[str]()
+    with BenchmarkFolder.open(tmp_path / "out", suite, budget) as folder:
+        session = BenchmarkSession(plan, folder, seconds=70, tell=told.append)
+        session.run()
+        assert (session.stopped, session.cells_left) == ("the time for everything is over", 2)
+        folder.add(CellResult(source, "auto", 0, 0, "auto", "finished", wall_seconds=30.0))
+        assert BenchmarkSession(plan, folder, seconds=70)._expected(_grouped(plan.cells[1:])[0]) == 30.0
+    assert told == []
+    line = invoke(data, "--seconds", "60", "--total-seconds", "1", "--wandb", "off", "--out", tmp_path / "b").stderr
+    assert "the time for everything is over; 25 cells are left, and the same command goes on with them" in line
+
+
+def test_cells_come_fold_by_fold(data: Path) -> None:
+    plan = benchmark_plan([str(data), "iris"], folds="0-1", seeds=2, methods=["gaussian,auto,kde"]).plan
+    order = [(cell.fold, cell.seed, cell.source, cell.method) for cell in plan.cells]
+    assert [place[:2] for place in order] == [(f, s) for f in (0, 1) for s in (0, 1) for _ in range(6)]
+    assert [place[3] for place in order[:3]] == ["gaussian", "auto", "kde"]
+    jobs = _grouped(plan.cells)
+    assert [[cell.method for cell in job.cells] for job in jobs[:2]] == [["gaussian", "kde"], ["auto"]]
+    assert sum(len(job.cells) for job in jobs) == len(plan.cells)
+
+
+def test_a_torn_line_is_dropped_and_a_broken_one_told(tmp_path: Path) -> None:
+    suite, budget = suite_of(["iris"]), Budget(None, 5, 1)
+    result = CellResult("iris", "auto", 0, 0, "gaussian", "finished", log_prob=-1.0)
+    with BenchmarkFolder.open(tmp_path, suite, budget) as folder:
+        folder.add(result)
+    whole = (tmp_path / "cells.jsonl").read_bytes()
+    (tmp_path / "cells.jsonl").write_bytes(whole + whole[:30])
+    with BenchmarkFolder.open(tmp_path, suite, budget) as folder:
+        assert list(folder.results.values()) == [result]
+        folder.add(result)
+    assert (tmp_path / "cells.jsonl").read_bytes() == 2 * whole
+    (tmp_path / "cells.jsonl").write_bytes(b"[]\n" + whole)
+    with pytest.raises(RunError, match="line 1: expected a cell"):
+        BenchmarkFolder.open(tmp_path, suite, budget)
+    (tmp_path / "benchmark.json").write_text("[]")
+    with pytest.raises(RunError, match="it is damaged"):
+        BenchmarkFolder.open(tmp_path, suite, budget)
+
+
+def test_missing_data_sets_are_told_and_the_rest_runs(tmp_path: Path) -> None:
+    line = invoke("rnade", "--methods", "gaussian", "--out", tmp_path / "a", code=3).stderr.splitlines()[-1]
+    assert line.startswith("pushforward benchmark: rnade: none of its data sets is here (red-wine, white-wine, ")
+    assert line.endswith("get it with: pushforward datasets download red-wine")
+    options = ("--methods", "gaussian", "--folds", "0", "--steps", "1", "--wandb", "off", "--out", tmp_path / "b")
+    done = invoke("half", *options)
+    assert "housing: not downloaded; get it with: pushforward datasets download housing" in done.stdout
+    found = json.loads((tmp_path / "b" / "table.json").read_text())
+    assert [one["set"] for one in found["sets"]] == ["wine"]
+    assert len(found["missing"]) == 4
+    # As the literature counts: an NLL, halves, and published rows beside it.
+    assert found["entries"][0]["score"] > 0
+    assert (found["score"], found["better"]) == ("nll", "lower")
+    assert {row["method"] for row in found["published"]} == {row.method for row in PUBLISHED["half"]}
+    assert found["sets"][0]["rows"] == {"train": 71, "validation": 18, "test": 89}
+
+
+def test_a_missing_package_leaves_its_method_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    request = benchmark_plan(["iris"], methods=["gaussian,zuko:nsf"])
+    assert [method.spec for method in request.plan.methods] == ["gaussian"]
+    assert request.notes == ("zuko nsf is left out: zuko is not installed, pip install zuko",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "expected a suite (literature, rnade, half, tables, embedded), or data sets and files"),
+        (("rnde",), "unknown suite or data set 'rnde'; did you mean 'rnade'?"),
+        (("iriss",), "did you mean 'iris'?"),
+        (("nowhere.csv",), "nowhere.csv: no such file"),
+        (("target:banana",), "target:banana: is a density and has no rows"),
+        (("rnade", "iris"), "rnade: a suite stands alone"),
+        (("rnade", "--sets", "red-wien"), "'red-wien' is not of the suite rnade; did you mean 'red-wine'?"),
+        (("rnade", "--folds", "0-10"), "--folds: rnade has folds 0 to 9; got 10"),
+        (("literature", "--folds", "1"), "--folds: literature has fixed parts, which are fold 0; got 1"),
+        (("rnade", "--folds", "one"), "--folds: expected numbers and ranges, as in 0-9 or 0,2,5; got 'one'"),
+        (("rnade", "--folds", "3-1"), "--folds: expected numbers and ranges"),
+        (("rnade", "--protocol", "half"), "--protocol: the suite rnade has its own"),
+        (("iris", "--protocol", "rnde"), "unknown protocol 'rnde'; did you mean 'rnade'?"),
+        (("iris", "--methods", "gausian"), "unknown method 'gausian'; did you mean 'gaussian'?"),
+        (("iris", "--methods", "nflows:naf"), "unknown flow 'naf' of nflows; did you mean 'maf'?"),
+        (("iris", "--methods", "nflows:maf:same"), "expected nothing or ':matched' after it; got ':same'"),
+        (("iris", "--methods", "nflows:maf flow.hiden=3"), "'flow.hiden' is no key of nflows:maf; did you mean"),
+        (("iris", "--methods", "nflows:maf flow.hidden=0"), "flow.hidden: expected a whole number above 0; got '0'"),
+        (("iris", "--methods", "flow=naf"), "unknown flow 'naf'; did you mean 'maf'?"),
+        (("iris", "--methods", "flow=maf data.seed=3"), "data.seed is decided by the benchmark"),
+        (("iris", "--methods", "kde flow.hidden=3"), "kde takes no keys"),
+        (("iris", "--methods", ","), "--methods: expected gaussian, gmm, kde"),
+        (("iris", "--seconds", "0"), "Invalid value for '--seconds'"),
+        (("iris", "--seconds", "5", "--steps", "5"), "--steps: takes the place of --seconds"),
+        (("iris", "--hours", "1", "--total-seconds", "5"), "--hours: says the same as --total-seconds"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = invoke(*arguments, "--out", tmp_path / "out", code=2)
+    assert said in done.stderr
+    assert done.stdout == ""
+    assert "Usage" in done.stderr or done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_listing_needs_no_torch() -> None:
+    script = "import sys; from pushforward.cli import main; main(['benchmark', '--list'], standalone_mode=False); "
+    script += (
+        "main(['benchmark', 'embedded', '--list', '--json'], standalone_mode=False); assert 'torch' not in sys.modules"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stderr
+    assert all(f"\n{name}: " in f"\n{found.stdout}" for name in SUITES)
+    planned = json.loads(found.stdout.splitlines()[-1])
+    assert (planned["cells"], planned["fits"], planned["seconds_of_fits"]) == (80, 20, 1200)
+
+
+# Suites and published numbers
+
+
+def test_published_numbers_are_whole() -> None:
+    """Every number has a source, says how it came here and what its error bar is, and is of a set of its suite."""
+    assert set(PUBLISHED) == set(COLUMNS) == {"literature", "rnade", "half"}
+    for name, rows in PUBLISHED.items():
+        assert set(COLUMNS[name]) == set(SUITES[name].sets)
+        assert len({row.label for row in rows}) == len(rows)
+        for row in rows:
+            assert row.source
+            assert row.evidence in ("source", "memory")
+            assert row.error_bar in ERROR_BARS
+            assert row.figures
+            assert set(row.figures) <= set(SUITES[name].sets)
+            errors = [figure.error for figure in row.figures.values()]
+            assert all((error is None) == (row.error_bar == "none") for error in errors), row.label
+            assert not any(figure.is_doubted for figure in row.figures.values()) or row.note
+    counts = {name: sum(len(row.figures) for row in rows) for name, rows in PUBLISHED.items()}
+    assert counts == {"literature": 257, "rnade": 25, "half": 50}
+
+
+@pytest.mark.parametrize(
+    ("suite", "method", "name", "value", "error", "bar", "evidence"),
+    [
+        ("literature", "RQ-NSF (AR)", "power", 0.66, 0.01, "points-2se", "source"),
+        ("literature", "RQ-NSF (AR), in SSTM", "hepmass", -14.268, 0.262, "seeds", "source"),
+        ("literature", "NAF-DDSF(5)", "miniboone", -8.86, 0.15, "runs", "source"),
+        ("literature", "TAN", "bsds300", 159.80, 0.07, "unknown", "source"),
+        ("literature", "TraDE", "gas", 13.27, 0.01, "unknown", "source"),
+        ("literature", "Gaussian", "bsds300", 96.67, 0.25, "points-2se", "memory"),
+        ("literature", "DiffFlow (ODE)", "power", 1.04, None, "none", "source"),
+        ("rnade", "RNADE-MoG", "red-wine", -9.36, None, "none", "memory"),
+        ("rnade", "FVBN", "parkinsons-telemonitoring", -0.71, None, "none", "memory"),
+        ("half", "QB-Vine", "ionosphere", -16.08, 2.1, "runs-2se", "memory"),
+        ("half", "ARd-BP", "wine", 13.22, 0.04, "runs-2se", "memory"),
+    ],
+)
+def test_published_values(
+    suite: str, method: str, name: str, value: float, error: float | None, bar: str, evidence: str
+) -> None:
+    row = next(row for row in PUBLISHED[suite] if row.method == method)
+    assert (row.figures[name].value, row.figures[name].error) == (value, error)
+    assert (row.error_bar, row.evidence) == (bar, evidence)
+    assert row.se(name) == (error / 2 if error is not None and bar.endswith("2se") else None)
+
+
+def test_suites_agree_with_the_protocols() -> None:
+    from pushforward.datasets.protocols import PROTOCOLS
+
+    for suite in SUITES.values():
+        if suite.protocol != "none":
+            folds = PROTOCOLS[suite.protocol].folds
+            assert suite.most_folds == folds
+            assert folds is None or max(suite.folds) < folds
+        load_config("iris", overrides=Cell("iris", "off", suite.folds[-1], 0, "auto").data_overrides(suite))
+        assert [method.spec for method in parse_methods(suite.methods)] == list(suite.methods)
+    assert chosen_folds(SUITES["rnade"], "0-2, 5,1") == (0, 1, 2, 5)
+
+
+def test_names_of_data_sets() -> None:
+    assert labels(["iris", "/a/b/c.csv.gz", "/a/d/c.parquet"]) == {
+        "iris": "iris", "/a/b/c.csv.gz": "b/c", "/a/d/c.parquet": "d/c",
+    }  # fmt: skip
+    cells = [Cell(source, "off", 0, 0, "auto") for source in ("/a/b/c.csv", "/a/d/c.csv", "c.csv")]
+    assert len({cell.folder for cell in cells}) == 3
+    assert default_folder(SUITES["rnade"]) == Path("runs/benchmark-rnade")
+
+
+# Statistics
+
+
+def of(values: Sequence[float], rows: Sequence[int] | None = None) -> RowScores:
+    return RowScores(np.asarray(range(len(values)) if rows is None else rows), np.asarray(values, dtype=float))
+
+
+def test_standard_errors_of_one_run_and_of_folds() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=100)
+    one = estimate({(0, 0): of(values)})
+    assert one.mean == pytest.approx(values.mean())
+    assert one.se_points == pytest.approx(values.std(ddof=1) / 10)
+    assert (one.runs, math.isnan(one.se_runs)) == (1, True)
+    folds = {(k, 0): of(values[20 * k : 20 * k + 20], range(20 * k, 20 * k + 20)) for k in range(5)}
+    ten = estimate(folds)
+    assert ten.se_points == pytest.approx(one.se_points)
+    means = values.reshape(5, 20).mean(axis=1)
+    assert ten.se_runs == pytest.approx(means.std(ddof=1) / math.sqrt(5))
+    assert (ten.runs, ten.mean) == (5, pytest.approx(values.mean()))
+
+
+def test_a_row_that_is_scored_twice_is_one_row() -> None:
+    """Seeds score the same rows: they do not make the error over rows smaller, while independent rows would."""
+    values = np.random.default_rng(0).normal(size=400)
+    one, seeds = estimate({(0, 0): of(values)}), estimate({(0, s): of(values) for s in range(4)})
+    assert seeds.se_points == pytest.approx(one.se_points)
+    assert (seeds.se_runs, seeds.runs) == (0, 4)
+    shifted = estimate({(0, s): of(values + s) for s in range(4)})
+    assert shifted.se_runs == pytest.approx(np.std(range(4), ddof=1) / 2)
+    assert shifted.se_points == pytest.approx(one.se_points)
+    # Seeds of several folds count by their mean.
+    both = estimate({(f, s): of(values[f::2] + s, range(f, 400, 2)) for f in range(2) for s in range(3)})
+    assert both.runs == 2
+    assert both.se_runs == pytest.approx(np.std([values[0::2].mean(), values[1::2].mean()], ddof=1) / math.sqrt(2))
+
+
+def test_the_error_over_rows_covers_halves_that_overlap() -> None:
+    """Against simulation: means over five random halves scatter as the estimate says."""
+    rng = np.random.default_rng(1)
+    means, errors = [], []
+    for _ in range(400):
+        values = rng.normal(size=80)
+        halves = {(k, 0): rng.permutation(80)[:40] for k in range(5)}
+        found = estimate({run: of(values[rows], rows) for run, rows in halves.items()})
+        means.append(found.mean)
+        errors.append(found.se_points)
+    assert np.mean(errors) == pytest.approx(np.std(means), rel=0.1)
+
+
+def test_paired_differences() -> None:
+    rng = np.random.default_rng(0)
+    base, noise = 10 * rng.normal(size=200), 0.1 * rng.normal(size=200)
+    gap = difference({(0, 0): of(base + 1 + noise), (1, 0): of(base)}, {(0, 0): of(base)})
+    assert gap is not None
+    assert gap.mean == pytest.approx(1 + noise.mean())
+    assert gap.se_points == pytest.approx(noise.std(ddof=1) / math.sqrt(200))
+    other = of(base)._replace(fingerprint="other rows")
+    assert difference({(0, 0): of(base)}, {(0, 0): other}) is None
+    assert difference({(0, 0): of(base)}, {(1, 0): of(base)}) is None
+
+
+def test_scores_that_are_not_finite() -> None:
+    found = estimate({(0, 0): of([1.0, -math.inf]), (1, 0): of([1.0, 2.0])})
+    assert found.mean == -math.inf
+    assert math.isnan(found.se_points)
+    assert math.isnan(found.se)
+
+
+# The table, of scores made here
+
+
+def made_table(
+    folder: Path, suite: Suite, scores: Mapping[tuple[str, str, int], Sequence[float] | None], write: bool = True
+) -> BenchmarkTable:
+    """A table of scores by data set, method and fold; None is a failure."""
+    with BenchmarkFolder.open(folder, suite, Budget(60.0, None, 2)) as made:
+        for (source, method, fold), values in scores.items():
+            cell = Cell(source, suite.dequantize, fold, 0, method)
+            if values is None:
+                made.add(CellResult(*cell, status="failed", reason="out of memory"))
+                continue
+            run = made.free_run(cell)
+            run.mkdir()
+            rows = np.arange(len(values)) + 1000 * fold
+            write_row_scores(RunFolder(run), rows, np.asarray(values, dtype=float))
+            name = f"runs/{run.name}/test_scores.parquet"
+            facts: dict[str, Any] = {"features": 11, "rows": {"test": len(values)}, "fingerprint": str(fold)}
+            facts |= {"steps": 100, "seconds": 60.0, "wall_seconds": 65.0, "parameters": 1000, "command": "fit"}
+            made.add(
+                CellResult(*cell, "finished", log_prob=float(np.mean(values)), log_scale=1.0, scores=name, **facts)
+            )
+        table = build_table(made, suite)
+        if write:
+            write_table_files(made, table)
+    return table
+
+
+def marks(table: BenchmarkTable, source: str = "red-wine") -> dict[str, tuple[str, float | None]]:
+    return {
+        spec: (entry.mark, entry.rank) for (column, spec), entry in table.entries.items() if column.source == source
+    }
+
+
+def test_the_best_and_those_within_a_standard_error(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = 5 * rng.normal(size=50)
+    near = base - 0.1 + rng.normal(size=50)  # its paired error is 0.14, that of the scores 0.7
+    far = base - 0.5 + 0.1 * rng.normal(size=50)
+    table = made_table(tmp_path / "a", SUITES["rnade"], {
+        ("red-wine", "auto", 0): base, ("red-wine", "gmm", 0): near, ("red-wine", "kde", 0): far,
+    })  # fmt: skip
+    assert (near - base).mean() < 0
+    assert marks(table) == {"gmm": (WITHIN, 2), "kde": ("", 3), "auto": (BEST, 1)}
+    assert table.entries[table.columns[0], "auto"].score is not None
+    # An NLL is the lower the better, and so is the best.
+    nll = made_table(tmp_path / "b", SUITES["half"], {("wine", "auto", 0): base, ("wine", "kde", 0): far})
+    assert marks(nll, "wine") == {"kde": ("", 2), "auto": (BEST, 1)}
+    entry = next(one for one in nll.to_dict()["entries"] if one["method"] == "auto")
+    assert entry["score"] == pytest.approx(-(base.mean() + 1))
+
+
+def test_methods_are_compared_on_the_folds_they_share(tmp_path: Path) -> None:
+    """An easy fold that only one of them has had gives it no rank; one with too few folds is not compared."""
+    rng = np.random.default_rng(0)
+    scores: dict[tuple[str, str, int], Any] = {}
+    for fold in range(4):
+        hard = rng.normal(size=20) - 10 * fold
+        scores["red-wine", "auto", fold] = hard + 1
+        scores["red-wine", "gmm", fold] = hard
+        if fold < 3:
+            scores["red-wine", "nflows:maf", fold] = hard + 0.5
+    scores["red-wine", "kde", 0] = rng.normal(size=20) + 50
+    scores |= {("red-wine", "kde", fold): None for fold in (1, 2, 3)}
+    table = made_table(tmp_path / "a", SUITES["rnade"], scores)
+    assert marks(table) == {"gmm": ("", 3), "kde": ("", None), "nflows:maf": ("", 2), "auto": (BEST, 1)}
+    entries = {spec: entry for (_, spec), entry in table.entries.items()}
+    assert (entries["nflows:maf"].finished, entries["nflows:maf"].planned) == (3, 4)
+    assert entries["nflows:maf"].behind is not None
+    assert entries["nflows:maf"].behind.mean == pytest.approx(0.5)
+    assert entries["kde"].failures == ("out of memory",)
+    text = "\n".join(table_lines(table))
+    assert "failed: 3 runs (red-wine: Kernel density): out of memory" in text
+    assert " 3/4" in text
+    assert "1/4" in text
+
+
+def test_text_and_page_of_a_full_table(tmp_path: Path) -> None:
+    """Sixty rows of five data sets: no line is too long, and every number is on the page."""
+    rng = np.random.default_rng(0)
+    suite = SUITES["literature"]
+    scores: dict[tuple[str, str, int], Any] = {
+        (source, method, 0): rng.normal(size=200) * 10 + 3 * place - 20
+        for place, method in enumerate(suite.methods)
+        for source in suite.sets
+    }
+    scores["gas", "kde", 0] = None
+    table = made_table(tmp_path / "a", suite, scores)
+    lines = table_lines(table)
+    assert max(map(len, lines)) <= WIDTH
+    text = "\n".join(lines)
+    for said in ("measured here:", "published:", "TraDE 2020 [d]", "0.650  ±.003", "1.04†", "≈-26.7", "157.80"):
+        assert said in text
+    assert "2 standard errors over the test points of a single run" in text
+    assert "power: 11 columns here, 6 in the published table: the numbers are not of the same problem" in text
+    page = (tmp_path / "a" / "table.html").read_text(encoding="utf-8")
+    assert_well_formed(page)
+    for row in PUBLISHED["literature"]:
+        assert row.label in page
+    assert "written down from memory" in page
+    columns, rows = long_table(table)
+    assert len(rows) == 25 + sum(len(row.figures) for row in PUBLISHED["literature"])
+    assert all(len(row) == len(columns) for row in rows)
+    assert all(row[columns.index("source")] and row[columns.index("error_bar")] for row in rows)
+
+
+class _Tags(html.parser.HTMLParser):
+    """Complains of tags that are not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+
+def assert_well_formed(page: str) -> None:
+    tags = _Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert "http" not in page.partition("<main>")[2].replace("http-equiv", "")
+
+
+# Peers
+
+
+def peer_of(spec: str, rows: int, features: int, *more: str) -> tuple[Any, Config]:
+    (method,) = parse_methods([spec])
+    config = peer_config(method.config("iris", "", more), method, rows=rows, features=features)
+    return build_peer(method, features, config.flow), config
+
+
+PEER_SPECS = ["nflows:nsf-ar", "nflows:nsf-c", "nflows:maf", "zuko:nsf", "zuko:maf"]
+
+
+def needs(spec: str) -> None:
+    library = spec.partition(":")[0]
+    pytest.importorskip(library, reason=f"{library} is not installed (pip install 'pushforward[bench]')")
+
+
+@pytest.mark.parametrize("spec", PEER_SPECS)
+def test_peers_are_densities(spec: str) -> None:
+    """They integrate to one, also after their weights have moved."""
+    needs(spec)
+    torch.manual_seed(0)
+    peer, _ = peer_of(f"{spec} flow.layers=2 flow.hidden=16", 200, 2, "train.steps=1")
+    with torch.no_grad():
+        for parameter in peer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    side = torch.linspace(-9, 9, 400)
+    grid = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        mass = peer.eval().log_prob(grid).double().exp().sum() * (18 / 399) ** 2
+    assert float(mass) == pytest.approx(1, abs=0.01)
+
+
+def test_peers_keep_the_best_weights() -> None:
+    torch.manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
+    train, validation = (torch.randn(n, 3, generator=rng) for n in (40, 40))
+    peer, config = peer_of("nflows:nsf-ar flow.layers=2 flow.hidden=64 flow.dropout=0", 40, 3, "train.steps=150")
+    training = train_peer(peer, Points(train), Points(validation), config.train)
+    scores = [score for _, _, score in training.curve]
+    assert (training.steps, training.stop_reason, len(scores)) == (150, "steps", VALIDATIONS + 1)
+    assert training.validation_nll == min(scores) < scores[-1]  # it overfits, and goes back
+    with torch.no_grad():
+        kept = -float(peer.eval().log_prob(validation).double().mean())
+    assert kept == pytest.approx(training.validation_nll, abs=1e-4)
+    steps = [step for _, step, _ in training.curve]
+    assert steps == [min(n for n in range(151) if n / 150 >= (k / VALIDATIONS) ** 2) for k in range(VALIDATIONS + 1)]
+
+
+def test_peers_stop_by_the_clock_and_when_they_diverge() -> None:
+    from pushforward.train.loop import DivergedError
+
+    rows = torch.randn(64, 2)
+    peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.seconds=0.2")
+    training = train_peer(peer, Points(rows), Points(rows), config.train)
+    assert training.stop_reason == "seconds"
+    assert 0.2 <= training.seconds < 2
+    broken = rows.clone()
+    broken[0] = math.nan
+    peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.steps=5")
+    training = train_peer(peer, Points(broken), Points(rows), config.train)
+    assert (training.stop_reason, training.steps) == ("diverged", 1)
+    assert math.isfinite(training.validation_nll)
+    peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.steps=5")
+    with pytest.raises(DivergedError, match="was not finite at step 1"):
+        train_peer(peer, Points(broken), Points(broken), config.train)
+
+
+def test_sizes_of_peers() -> None:
+    """As in the literature unless matched; dropout where rows are few; what the user says comes first."""
+
+    def sizes(spec: str, rows: int) -> tuple[Any, ...]:
+        (method,) = parse_methods([spec])
+        config = peer_config(method.config("iris", "", ["train.seconds=9"]), method, rows=rows, features=5)
+        flow, train = config.flow, config.train
+        return flow.layers, flow.hidden, flow.blocks, flow.bound, flow.dropout, train.learning_rate, train.batch_size
+
+    assert sizes("nflows:nsf-ar", FEW_ROWS) == (5, 128, 2, 5.0, 0.0, 1e-3, 512)
+    assert sizes("nflows:nsf-ar", FEW_ROWS - 1) == (5, 128, 2, 5.0, 0.2, 1e-3, 512)
+    assert sizes("nflows:nsf-ar", 100)[-1] == 100
+    keys = "flow.hidden=32 flow.dropout=0.1 train.learning_rate=5e-4 train.batch_size=64"
+    assert sizes(f"nflows:nsf-ar {keys}", 100) == (5, 32, 2, 5.0, 0.1, 5e-4, 64)
+    for rows in (100, 1000, 10_000):
+        ours = resolve(load_config("iris", overrides=["flow=nsf-ar"]), rows=rows, features=5, is_toy=False).flow
+        wanted = (ours.layers, ours.hidden, ours.blocks, ours.bound, ours.dropout)
+        assert sizes("nflows:nsf-ar:matched", rows)[:5] == wanted
+
+
+def test_zuko_has_no_other_bound() -> None:
+    needs("zuko:nsf")
+    with pytest.raises(ConfigError, match="its splines end at 5"):
+        peer_of("zuko:nsf flow.bound=3", 100, 2, "train.steps=1")
+
+
+# Slow: the page in a browser, and Weights & Biases
+
+
+@pytest.mark.slow
+def test_weights_and_biases_has_the_table(data: Path, tmp_path: Path, alone: dict[str, str]) -> None:
+    from pushforward.train.wandb_record import read_record
+
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pushforward", "benchmark", str(data), "--folds", "0-1", "--steps", "5"]
+    command += ["--methods", "gaussian,kde", "--out", str(out)]
+    subprocess.run(command, env=alone, check=True, capture_output=True, timeout=120)
+    (segment,) = (path for path in (out / "wandb").glob("offline-run-*"))
+    record = read_record(segment)
+    assert (record.job_type, record.exit_code) == ("benchmark", 0)
+    assert set(record.tags) == {"benchmark", "files"}
+    found = json.loads((out / "table.json").read_text())
+    for entry in found["entries"]:
+        assert record.summary[f"score/ring/{entry['method']}"] == pytest.approx(entry["score"])
+    cells = [row for row in record.history if "cells/ended" in row]
+    assert [row["cells/ended"] for row in cells] == [1, 2, 3, 4]
+    assert any(key.startswith("tables/benchmark") for row in record.history for key in row)

@@ -1,0 +1,240 @@
+"""Protocols of the literature: which columns they leave out, which rows go where, and that fits keep to both."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.model_selection import train_test_split
+
+from pushforward.datasets import DataError, Dataset, Splits, load
+from pushforward.datasets.protocols import PROTOCOLS, apply_protocol
+from pushforward.datasets.table import Numbers
+from pushforward.train.config import Config, DataConfig
+from pushforward.train.overrides import ConfigError, load_config
+from pushforward.train.prepare import load_data, prepare
+
+N = 400
+
+
+def table(n: int = N, seed: int = 0) -> Numbers:
+    """Columns a to g: b and c follow a, e follows d and f; g is discrete, k is constant."""
+    rng = np.random.default_rng(seed)
+    a, d, extra = rng.normal(size=(3, n))
+    b, c = a + 0.02 * rng.normal(size=n), a + 0.02 * rng.normal(size=n)
+    e = d + 0.16 * rng.normal(size=n)
+    f = e + 0.16 * rng.normal(size=n)
+    g = rng.integers(0, 30, size=n).astype(float)
+    columns = {"a": a, "b": b, "c": c, "d": d, "e": e, "f": f, "g": g, "h": extra}
+    return Numbers(tuple(columns), ("double",) * len(columns), np.stack(list(columns.values()), axis=1))
+
+
+def correlations(numbers: Numbers) -> dict[str, float]:
+    c = np.corrcoef(numbers.matrix, rowvar=False)
+    names = numbers.names
+    return {names[i] + names[j]: abs(float(c[i, j])) for i in range(len(names)) for j in range(i)}
+
+
+def test_the_table_is_what_the_tests_need() -> None:
+    found = correlations(table())
+    assert min(found[pair] for pair in ("ba", "ca", "cb", "ed", "fe")) > 0.98
+    assert found["fd"] < 0.98
+
+
+# What stays, in words: `first` drops the first column with a partner again and again; `later` drops those that are
+# correlated with an earlier one that stays; `any` those that are correlated with any earlier one.
+@pytest.mark.parametrize(
+    ("protocol", "kept"),
+    [
+        ("rnade", ("c", "f", "h")),  # a, b, d, e go; g is discrete
+        ("tenths", ("a", "d", "f", "g", "h")),  # b, c, e go; f's partner e is gone, so it stays
+        ("half", ("a", "d", "g", "h")),  # f goes too
+    ],
+)
+def test_columns(protocol: str, kept: tuple[str, ...]) -> None:
+    numbers, _, notes = apply_protocol(protocol, 0, "t", table())
+    assert numbers.names == kept
+    assert numbers.matrix.shape == (N, len(kept))
+    for name in {"a", "b", "c", "d", "e", "f", "g", "h"} - set(kept):
+        assert f"{name} (" in notes[1]
+
+
+def test_what_is_discrete() -> None:
+    """50 different values at most, but a fifth of the rows at most; 5 % of the rows for tenths."""
+    rng = np.random.default_rng(0)
+
+    def kept(protocol: str, n: int, levels: int) -> bool:
+        discrete = (np.arange(n) % levels).astype(float)
+        matrix = np.stack((rng.normal(size=n), rng.permutation(discrete)), axis=1)
+        return "b" in apply_protocol(protocol, 0, "t", Numbers(("a", "b"), ("double",) * 2, matrix))[0].names
+
+    assert [kept("rnade", 1000, levels) for levels in (50, 51)] == [False, True]
+    assert [kept("rnade", 100, levels) for levels in (20, 21)] == [False, True]
+    assert [kept("tenths", 1000, levels) for levels in (50, 51)] == [False, True]
+    assert [kept("tenths", 100, levels) for levels in (5, 6)] == [False, True]
+    assert [kept("half", 1000, levels) for levels in (1, 2)] == [False, True]
+
+
+def test_the_sign_of_a_correlation_does_not_matter() -> None:
+    numbers = table()
+    turned = Numbers(numbers.names, numbers.types, numbers.matrix * np.array([1, -1, 1, -1, 1, 1, 1, 1]))
+    for protocol in PROTOCOLS:
+        plain, other = (apply_protocol(protocol, 0, "t", it)[0].names for it in (numbers, turned))
+        assert plain == other
+
+
+def whole(splits: Splits, n: int) -> None:
+    joined = np.concatenate(splits)
+    assert sorted(joined) == list(range(n))
+    assert all((np.diff(part) > 0).all() for part in splits)
+
+
+@pytest.mark.parametrize("n", [100, 351, 1599])
+def test_rnade_rows(n: int) -> None:
+    folds = [PROTOCOLS["rnade"].rows(n, fold) for fold in range(10)]
+    for splits in folds:
+        whole(splits, n)
+        assert abs(len(splits.test) - n / 10) < 1
+        assert abs(len(splits.validation) - n / 10) < 1
+    # Every row is tested once, and validates once.
+    assert sorted(np.concatenate([splits.test for splits in folds])) == list(range(n))
+    assert sorted(np.concatenate([splits.validation for splits in folds])) == list(range(n))
+    assert len({tuple(splits.test) for splits in folds}) == 10
+    # Mixed: the first fold is not the first tenth.
+    assert folds[0].test.max() > n / 2
+
+
+@pytest.mark.parametrize("n", [97, 178, 351])
+def test_half_rows_are_those_of_the_published_program(n: int) -> None:
+    for fold in range(5):
+        splits = PROTOCOLS["half"].rows(n, fold)
+        whole(splits, n)
+        train, test = train_test_split(np.arange(n), test_size=n - n // 2, train_size=n // 2, random_state=100 + fold)
+        assert sorted(splits.test) == sorted(test)
+        assert sorted((*splits.train, *splits.validation)) == sorted(train)
+        assert len(splits.validation) == max(10, round(len(train) / 5))
+
+
+def test_tenths_rows_are_those_of_the_benchmarks() -> None:
+    n = 1234
+    shuffled = np.random.RandomState(42).permutation(n)
+    splits = PROTOCOLS["tenths"].rows(n, 0)
+    whole(splits, n)
+    assert set(splits.test) == set(shuffled[-123:])
+    assert set(splits.validation) == set(shuffled[-246:-123])
+    assert set(PROTOCOLS["tenths"].rows(n, 1).test) != set(splits.test)
+
+
+def test_few_rows() -> None:
+    for name, protocol in PROTOCOLS.items():
+        for n in (protocol.fewest_rows, protocol.fewest_rows + 1):
+            whole(protocol.rows(n, 0), n)
+            assert all(len(part) for part in protocol.rows(n, 0)), name
+        with pytest.raises(DataError, match=f"{protocol.fewest_rows - 1} rows are too few for data.protocol={name}"):
+            apply_protocol(name, 0, "t", table(protocol.fewest_rows - 1))
+
+
+def csv(path: Path, numbers: Numbers) -> Path:
+    np.savetxt(path, numbers.matrix, delimiter=",", header=",".join(numbers.names), comments="")
+    return path
+
+
+def test_any_table(tmp_path: Path) -> None:
+    path = csv(tmp_path / "t.csv", table())
+    dataset = load(path, protocol="tenths", context=["b"], drop=["h"])
+    # Context is judged by nobody, and judges nobody: without b and a, c goes.
+    assert (dataset.schema.names, dataset.schema.context_names) == (("a", "d", "f", "g"), ("b",))
+    assert dataset.schema.file_columns == 8
+    assert dataset.splits is not None
+    whole(dataset.splits, N)
+    assert any("t.csv: tenths, fold 0" in note for note in dataset.notes)
+    assert load(path).splits is None
+    few = load(path, protocol="half", rows=100, seed=3)
+    assert few.splits is not None
+    whole(few.splits, 100)
+    toy = load("moons", rows=50, protocol="half")
+    assert toy.toy is not None
+    assert toy.splits is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"protocol": "rnad"}, r"data.protocol: unknown protocol 'rnad'; did you mean 'rnade'\? known: rnade, half"),
+        ({"protocol": "rnade", "fold": 10}, "data.fold: expected 0 to 9 for data.protocol=rnade; got 10"),
+        ({"protocol": "half", "fold": -1}, "data.fold: expected at least 0 for data.protocol=half; got -1"),
+        ({"protocol": "rnade", "columns": ["g"]}, "leaves no column; fit it without a protocol"),
+    ],
+)
+def test_refusals(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
+    path = csv(tmp_path / "t.csv", table())
+    with pytest.raises(DataError, match=message):
+        load(path, **arguments)  # type: ignore[arg-type]
+
+
+def prepared_parts(dataset: Dataset, config: DataConfig, seed: int) -> Splits:
+    return prepare(dataset, config, seed).splits
+
+
+def test_fits_use_the_parts(tmp_path: Path) -> None:
+    path = csv(tmp_path / "t.csv", table())
+    config = Config(data={"source": str(path), "protocol": "rnade", "fold": 3})
+    dataset = load_data(config)
+    expected = PROTOCOLS["rnade"].rows(N, 3)
+    for seed in (0, 1):
+        found = prepared_parts(dataset, config.data, seed)
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    plain = Config(data={"source": str(path)})
+    assert not np.array_equal(prepared_parts(load_data(plain), plain.data, 0).test, expected.test)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["data.protocol=rnade", "data.fold=10"], "data.fold: expected 0 to 9 for data.protocol=rnade; got 10"),
+        (["data.fold=1"], "data.fold: is a division of data.protocol, which is none; got 1"),
+        (
+            ["data.protocol=half", "data.test_fraction=0.3"],
+            "data.test_fraction: has no effect, as data.protocol=half divides the rows",
+        ),
+        (["data.protocol=halves"], "data.protocol: expected none, rnade, half or tenths; got 'halves'"),
+    ],
+)
+def test_configuration(typed: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("moons", (), typed)
+    assert message in str(caught.value)
+
+
+def test_the_printed_configuration_can_be_given_back(tmp_path: Path) -> None:
+    """It holds every key, the shares of the rows too, at values that have no effect."""
+    config = load_config("moons", (), ["data.protocol=half", "data.fold=2"])
+    (tmp_path / "c.yaml").write_text(config.to_yaml())
+    assert load_config(None, (tmp_path / "c.yaml",), []) == config
+
+
+def test_scores_of_the_original_file(tmp_path: Path) -> None:
+    """A fit under a protocol leaves columns out; the file it came from can be scored all the same."""
+    from click.testing import CliRunner
+
+    from pushforward.cli import main
+
+    path = csv(tmp_path / "t.csv", table())
+    # Without names, columns are known by their places.
+    bare = tmp_path / "bare.csv"
+    np.savetxt(bare, table().matrix, delimiter=",")
+    tiny = ("train.steps=3", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")
+    for source in (path, bare):
+        run, out = tmp_path / f"run-{source.stem}", tmp_path / f"{source.stem}.txt"
+        for arguments in (
+            ["fit", str(source), "data.protocol=half", *tiny, "--out", str(run), "--json"],
+            ["score", str(run), str(source), "--out", str(out)],
+        ):
+            done = CliRunner().invoke(main, arguments, prog_name="pushforward")
+            assert done.exit_code == 0, done.output
+        scores = np.loadtxt(out, skiprows=1)
+        assert scores.shape == (N,)
+        results = json.loads((run / "results.json").read_text())
+        test = PROTOCOLS["half"].rows(N, 0).test
+        assert results["features"] == 4
+        assert -scores[test].mean() == pytest.approx(results["test_nll"], abs=1e-5)

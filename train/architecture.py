@@ -1,0 +1,55 @@
+"""From the keys of a flow to the flow, one or an ensemble, as training starts with it."""
+
+import torch
+
+from pushforward.flows import Model, build, build_ensemble
+from pushforward.train.config import FlowConfig
+from pushforward.train.gaussian import initialize_base
+from pushforward.train.overrides import ConfigError
+from pushforward.train.prepare import Prepared
+
+_INITIAL_ROWS = 20_000
+
+
+def build_model(flow: FlowConfig, features: int, context: int = 0, *, seed: int) -> Model:
+    """Build what a resolved section says; architecture and initial weights follow from the seed alone.
+
+    Args:
+        flow: The section, every choice made.
+        features: Columns that are modelled.
+        context: Columns that are given.
+        seed: Decides the weights, and the orders of the columns.
+
+    Raises:
+        ConfigError: If the keys do not go together.
+    """
+    options = flow.model_dump(exclude={"name", "members", "stacking"})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            if flow.members == 1:
+                return build(flow.name, features, context, **options)
+            assert flow.members != "auto"  # resolve has decided it
+            return build_ensemble(flow.name, features, context, members=flow.members, **options)
+        except ValueError as error:
+            raise ConfigError(f"flow: {error}") from None
+
+
+def describe(flow: FlowConfig) -> str:
+    """Name and size in a few words, as in ``made-mog x 8``."""
+    return flow.name if flow.members in (1, "auto") else f"{flow.name} x {flow.members}"
+
+
+def sizes_of(prepared: Prepared) -> tuple[int, int]:
+    """Columns that are modelled, and columns that are given."""
+    return prepared.dataset.rows.shape[1], prepared.dataset.context.shape[1]
+
+
+def initialize(model: Model, prepared: Prepared, device: torch.device, *, seed: int) -> Model:
+    """Put a fresh model on its device and make it the Gaussian that fits the training rows."""
+    torch.manual_seed(seed)
+    points = prepared.training_points(device)
+    model = model.to(device)
+    rows = torch.randperm(len(points), device=device)[:_INITIAL_ROWS]
+    initialize_base(model, points.noised()[rows], None if points.context is None else points.context[rows])
+    return model

@@ -1,0 +1,213 @@
+"""The folder of a benchmark: under which conditions it runs, and what came of every cell so far.
+
+``benchmark.json`` has the conditions, ``environment.json`` where it began, ``cells.jsonl`` a line for each cell that
+has ended, written at once, ``runs/`` the folder of each, ``logs/`` what their processes said. Cells that are there are
+not run again, so that the same command goes on; more methods, data sets, folds or seeds can be added, other conditions
+cannot.
+"""
+
+import contextlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pushforward.train.benchmark_cells import Budget, Cell, Result
+from pushforward.train.benchmark_methods import PEERS
+from pushforward.train.runs import RunError, RunFolder, RunUsageError, making_folder, reason
+from pushforward.train.suites import Suite
+
+_RECORD = "benchmark.json"
+_WORDS = {"seconds": "--seconds", "steps": "--steps", "protocol": "--protocol", "threads": "threads of a fit"}
+
+
+class BenchmarkFolder:
+    """A benchmark's folder, which this process alone may write to; close it, or use it as a context manager.
+
+    Make one with :meth:`open`.
+
+    Attributes:
+        path: The folder.
+        results: What came of the cells, by cell; of a cell that was tried again, the last.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results: dict[Cell, Result] = {}
+        self._lock = RunFolder(path)
+
+    @classmethod
+    def open(cls, path: Path, suite: Suite, budget: Budget) -> "BenchmarkFolder":
+        """Make the folder, or go on with one of the same conditions.
+
+        Raises:
+            RunUsageError: If it holds something else, or a benchmark under other conditions.
+            RunError: If it cannot be read or written, or another process works in it.
+        """
+        folder = cls(Path(path))
+        is_new = not (folder.path / _RECORD).exists()
+        conditions = _conditions(suite, budget)
+        if is_new:
+            with making_folder(folder.path, "the folder", "and it holds no benchmark; name another one with --out"):
+                folder._lock.claim()
+            try:
+                for name in ("runs", "logs"):
+                    (folder.path / name).mkdir()
+                folder._lock.write_environment(0, budget.device)
+                started = datetime.now().astimezone().isoformat(timespec="seconds")
+                folder._lock.write_json(_RECORD, {"conditions": conditions, "started": started} | _machine())
+            except OSError as error:
+                folder.close()
+                raise RunError(f"{folder.path}: cannot make the folder: {reason(error)}") from None
+            return folder
+        folder._check(conditions)
+        folder._lock.claim()
+        try:
+            folder._read()
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    @property
+    def cells_file(self) -> Path:
+        """The record of cells, one JSON object a line."""
+        return self.path / "cells.jsonl"
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """The content of ``benchmark.json``."""
+        found: dict[str, Any] = _json(self.path / _RECORD)
+        return found
+
+    def add(self, result: Result) -> None:
+        """Record what came of a cell; it survives whatever happens afterwards.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        try:
+            with open(self.cells_file, "ab", buffering=0) as file:
+                end = os.fstat(file.fileno()).st_size
+                line = result.to_line().encode()
+                try:
+                    if file.write(line) != len(line):
+                        raise OSError(28, "no space left on device")
+                    os.fsync(file.fileno())
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        file.truncate(end)
+                    raise
+        except OSError as error:
+            raise RunError(f"{self.cells_file}: cannot write: {reason(error)}") from None
+        self.results[result.cell] = result
+
+    def free_run(self, cell: Cell) -> Path:
+        """A folder for a cell that is not there yet: what an earlier attempt left stays."""
+        first = self.path / "runs" / cell.folder
+        path, attempt = first, 1
+        while path.exists():
+            attempt += 1
+            path = first.with_name(f"{first.name}-{attempt}")
+        return path
+
+    def log(self, cell: Cell) -> Path:
+        """Where the process of a cell writes what it says."""
+        return self.path / "logs" / f"{cell.folder}.txt"
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file whole, in place of an earlier one.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        from pushforward.datasets.whole_file import whole_file
+
+        path = self.path / name
+        try:
+            with whole_file(path, sync=True) as partial:
+                partial.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{path}: cannot write: {reason(error)}") from None
+        return path
+
+    def close(self) -> None:
+        """Let others work in the folder."""
+        self._lock.release()
+
+    def __enter__(self) -> "BenchmarkFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _check(self, conditions: Mapping[str, Any]) -> None:
+        try:
+            found = _json(self.path / _RECORD)["conditions"]
+            differing = [key for key in conditions if found.get(key) != conditions[key]]
+        except (KeyError, AttributeError, TypeError):
+            raise RunError(f"{self.path / _RECORD}: expected the conditions of a benchmark; it is damaged") from None
+        if differing:
+            said = "; ".join(f"{_WORDS.get(k, k)} {_said(found.get(k))}, not {_said(conditions[k])}" for k in differing)
+            raise RunUsageError(f"{self.path}: holds a benchmark under other conditions: {said}; name another --out")
+
+    def _read(self) -> None:
+        """Read the record; a torn last line, of a process that was killed while it wrote, goes."""
+        try:
+            content = self.cells_file.read_bytes()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RunError(f"{self.cells_file}: cannot read: {reason(error)}") from None
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                result = Result.from_dict(json.loads(line))
+            except (ValueError, TypeError, AttributeError):
+                raise RunError(f"{self.cells_file} line {number}: expected a cell; got {line[:40]!r}") from None
+            self.results[result.cell] = result
+        if len(whole) < len(content):
+            try:
+                os.truncate(self.cells_file, len(whole))
+            except OSError as error:
+                raise RunError(f"{self.cells_file}: cannot write: {reason(error)}") from None
+
+
+def _conditions(suite: Suite, budget: Budget) -> dict[str, Any]:
+    """What must be the same for all cells; threads matter where time is the budget."""
+    found = {"suite": suite.name, "protocol": suite.protocol, "seconds": budget.seconds, "steps": budget.steps}
+    found |= {"device": budget.device}
+    return found | ({"threads": budget.threads} if budget.seconds is not None else {})
+
+
+def _machine() -> dict[str, Any]:
+    """What ``environment.json`` leaves out: the processor, and the versions of the peers."""
+    versions = {}
+    for name in PEERS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"processor": _processor(), "peers": versions}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        what = reason(error) if isinstance(error, OSError) else "it is damaged"
+        raise RunError(f"{path}: cannot read: {what}") from None
+
+
+def _said(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,257 @@
+"""The table of a benchmark as plain text of a fixed width."""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+
+from pushforward.evaluate.numbers import count, duration
+from pushforward.train.benchmark_cells import Column
+from pushforward.train.benchmark_table import BEST, WITHIN, BenchmarkTable, Entry, headline
+from pushforward.train.published import ERROR_BARS, EVIDENCE, ErrorBar, Figure, Published
+
+WIDTH = 120
+"""Columns of text that the table keeps to, as long as one data set fits beside the methods."""
+
+MARKS = {BEST: "*", WITHIN: "~", "": " "}
+"""What stands behind a number."""
+
+_NAME = 34
+_GAP = "  "
+# The number with its mark, its first and its second error, and what stands behind.
+_Cell = tuple[str, str, str, str]
+
+
+def table_lines(table: BenchmarkTable) -> list[str]:
+    """The table, with what a reader must know to read it."""
+    lines = [*_wrapped(heading(table)), "", *_scores(table), *_behind(table), *_efforts(table)]
+    said = remarks(table)
+    return [*lines, "", *_wrapped(said, "  ")] if said else lines
+
+
+def heading(table: BenchmarkTable) -> list[str]:
+    """What is measured and how, in lines."""
+    suite, word = table.suite, table.run_word
+    conditions = table.facts.get("conditions") or {}
+    seconds, steps, threads = (conditions.get(key) for key in ("seconds", "steps", "threads"))
+    budget = f"{seconds:g} s" if seconds is not None else f"{count(steps)} steps"
+    budget += f" on {threads} thread{'s' if threads != 1 else ''}" if threads is not None else ""
+    errors = "± one standard error over the test rows"
+    if any(e.score is not None and math.isfinite(e.score.se_runs) for e in table.entries.values()):
+        errors = f"first ± one standard error over the test rows, second ± one standard error over {word}"
+    return [
+        f"{suite.name}: {suite.description}",
+        headline(table),
+        f"{errors}; {budget} a fit",
+        "* best, ~ within one standard error of it (the larger of the two, of paired differences)",
+    ]
+
+
+def number(value: float, decimals: int) -> str:
+    """A score."""
+    return "nan" if math.isnan(value) else f"{value:.{decimals}f}" if math.isfinite(value) else f"{value}"
+
+
+def error(value: float | None, decimals: int) -> str:
+    """A standard error with its sign, as in ``±.02``; nothing where it is unknown."""
+    if value is None or not math.isfinite(value):
+        return ""
+    return "±" + f"{value:.{decimals}f}".removeprefix("0")
+
+
+def cell_of(table: BenchmarkTable, entry: Entry) -> _Cell:
+    """An entry as the table shows it."""
+    runs = "" if entry.finished == entry.planned else f" {entry.finished}/{entry.planned}"
+    if entry.score is None:
+        return ("failed " if entry.failures else "- ", "", "", "")
+    decimals = table.decimals(entry.column)
+    return (
+        number(table.suite.sign * entry.score.mean, decimals) + MARKS[entry.mark],
+        error(entry.score.se_points, decimals),
+        error(entry.score.se_runs, decimals),
+        runs,
+    )
+
+
+def published_cell(figure: Figure | None) -> _Cell:
+    """A published number, with the digits it was published with."""
+    if figure is None:
+        return "", "", "", ""
+    about = "≈" if figure.is_about else ""
+    doubt = "†" if figure.is_doubted else " "
+    return f"{about}{number(figure.value, figure.decimals)}{doubt}", error(figure.error, figure.decimals), "", ""
+
+
+def letters_of(row: Published, codes: Mapping[ErrorBar, str]) -> list[str]:
+    """What stands behind a published method: the letter of its error bar, and m if it comes from memory."""
+    kind = [codes[row.error_bar]] if row.error_bar in codes else []
+    return [*kind, "m"] if row.evidence == "memory" else kind
+
+
+def error_codes(rows: Sequence[Published]) -> dict[ErrorBar, str]:
+    """A letter for each kind of error bar that occurs."""
+    kinds: list[ErrorBar] = [
+        kind for kind in ERROR_BARS if kind != "none" and any(row.error_bar == kind for row in rows)
+    ]
+    return dict(zip(kinds, "abcde", strict=False))
+
+
+def _scores(table: BenchmarkTable) -> Iterator[str]:
+    codes = error_codes(table.published)
+    measured = [(m.label, {c: cell_of(table, table.entries[c, m.spec]) for c in table.columns}) for m in table.methods]
+    reported = []
+    for row in table.published:
+        found = {c: row.figures.get(c.source) if c.dequantize == "off" else None for c in table.columns}
+        cells = {c: published_cell(figure) for c, figure in found.items()}
+        letters = ",".join(letters_of(row, codes))
+        reported.append((f"{row.label} [{letters}]" if letters else row.label, cells))
+    body = [("measured here", measured), ("published", reported)] if reported else [("", measured)]
+    yield from _blocks(table, body)
+    if reported:
+        yield ""
+        yield from _wrapped([f"[{code}] ± is {ERROR_BARS[kind]}" for kind, code in codes.items()], "    ")
+        if any(row.evidence == "memory" for row in table.published):
+            yield f"[m] {EVIDENCE['memory']}"
+        for mark, name, text in (
+            ("†", "is_doubted", "doubtful; table.html says why"),
+            ("≈", "is_about", "known roughly"),
+        ):
+            if any(getattr(f, name) for row in table.published for f in row.figures.values()):
+                yield f"{mark} {text}"
+
+
+def _blocks(
+    table: BenchmarkTable, body: Sequence[tuple[str, Sequence[tuple[str, dict[Column, _Cell]]]]], *, sized: bool = True
+) -> Iterator[str]:
+    """Rows of text with as many data sets side by side as there is room for."""
+    widths = {
+        column: [max((len(cells[column][k]) for _, rows in body for _, cells in rows), default=0) for k in range(4)]
+        for column in table.columns
+    }
+
+    def text(column: Column, cell: _Cell) -> str:
+        w = widths[column]
+        parts = [cell[0].rjust(w[0]), *(cell[k].ljust(w[k]) for k in (1, 2) if w[k])]
+        return " ".join(parts) + cell[3].ljust(w[3])
+
+    cells_width = {column: len(text(column, ("", "", "", ""))) for column in table.columns}
+    heads = {column: _head(table, column, cells_width[column], sized) for column in table.columns}
+    full = {column: max(cells_width[column], *map(len, heads[column])) for column in table.columns}
+    name = min(_NAME, max((len(label) for _, rows in body for label, _ in rows), default=0))
+    blocks: list[list[Column]] = [[]]
+    for column in table.columns:
+        used = name + sum(len(_GAP) + full[one] for one in [*blocks[-1], column])
+        if blocks[-1] and used > WIDTH:
+            blocks.append([])
+        blocks[-1].append(column)
+    for place, block in enumerate(blocks):
+        if place:
+            yield ""
+        height = max(len(heads[column]) for column in block)
+        for line in range(height):
+            title = "rows x columns" if sized and line == height - 1 else ""
+            parts = ([""] * (height - len(heads[c])) + heads[c] for c in block)
+            texts = (_GAP + part[line].rjust(full[c]) for part, c in zip(parts, block, strict=True))
+            yield (title.ljust(name) + "".join(texts)).rstrip()
+        for title, rows in body:
+            if title:
+                yield f"{title}:"
+            for label, cells in rows:
+                numbers = (_GAP + text(c, cells[c]).rjust(full[c]) for c in block)
+                yield (_short(label, name).ljust(name) + "".join(numbers)).rstrip()
+
+
+def _behind(table: BenchmarkTable) -> Iterator[str]:
+    """By how much the best is better, where more than two methods can be compared."""
+    if not any(entry.behind is not None for entry in table.entries.values()):
+        return
+    cells: dict[tuple[Column, str], _Cell] = {}
+    for (column, spec), entry in table.entries.items():
+        decimals, behind = table.decimals(column), entry.behind
+        cells[column, spec] = ("best" if entry.mark == BEST else "", "", "", "")
+        if behind is not None:
+            size = "" if not math.isfinite(behind.se) else error(behind.se, decimals)
+            cells[column, spec] = (number(behind.mean, decimals), size, "", "")
+    rows = [(m.label, {c: cells[c, m.spec] for c in table.columns}) for m in table.methods]
+    yield ""
+    yield "behind the best in nats, paired row by row; ± the larger of the two standard errors"
+    yield from _blocks(table, [("", rows)], sized=False)
+
+
+def _efforts(table: BenchmarkTable) -> Iterator[str]:
+    rows = [["", "mean rank", "parameters", "steps", "training", "whole process", "runs"]]
+    for method in table.methods:
+        entries = [table.entries[column, method.spec] for column in table.columns]
+        rank = table.mean_rank(method)
+        runs = f"{sum(e.finished for e in entries)} of {sum(e.planned for e in entries)}"
+        rows.append(
+            [
+                _short(method.label, _NAME),
+                "-" if rank is None else f"{rank[0]:.1f}",
+                *(_range([getattr(e, key) for e in entries], key) for key in ("parameters", "steps")),
+                *(_seconds([getattr(e, key) for e in entries]) for key in ("seconds", "wall_seconds")),
+                runs,
+            ]
+        )
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    yield ""
+    yield "means over the runs; smallest to largest data set where they differ"
+    for row in rows:
+        texts = (t.rjust(w) if k else t.ljust(w) for k, (t, w) in enumerate(zip(row, widths, strict=True)))
+        yield _GAP.join(texts).rstrip()
+
+
+def remarks(table: BenchmarkTable) -> list[str]:
+    """What is missing, what has failed, and what does not match."""
+    lines = [f"{name}: {why}" for name, why in table.missing.items()]
+    lines += [f"failed: {what}: {reason}" for reason, what in table.failures.items()]
+    lines += table.mismatches
+    if table.left:
+        lines.append(f"{table.left:,} cells have not been run; the same command goes on with them")
+    return [*lines, *table.notes]
+
+
+def _wrapped(lines: Sequence[str], indent: str = "") -> list[str]:
+    return [
+        part
+        for line in lines
+        for part in textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    ]
+
+
+def _head(table: BenchmarkTable, column: Column, width: int, sized: bool) -> list[str]:
+    """Lines above the numbers of a data set: its name, its size, and that it is spread where it is there twice."""
+    name, _, spread = table.labels[column].partition(", ")
+    parts = re.sub(r"([-_/ ])", "\\1\n", name).split("\n")
+    lines = [""]
+    for part in parts:  # a long name is broken where it has a hyphen
+        if lines[-1] and len(lines[-1] + part) > max(width, 12):
+            lines.append("")
+        lines[-1] += part
+    below = ", ".join(part for part in (_size(table, column) if sized else "", spread) if part)
+    return [*(_short(line, 26) for line in lines), *([below] if below or sized else [])]
+
+
+def _size(table: BenchmarkTable, column: Column) -> str:
+    known = table.facts_of(column)
+    if known is None or known.features is None:
+        return "-"
+    return f"{sum(known.rows.values()):,} x {known.features}"
+
+
+def _range(values: Sequence[float | None], key: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    low, high = count(min(known)), count(max(known))
+    return low if low == high else f"{low} to {high}"
+
+
+def _seconds(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return "-" if not known else duration(sum(known) / len(known))
+
+
+def _short(name: str, most: int) -> str:
+    """A name that fits; what differs is often at its end."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"

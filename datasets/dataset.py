@@ -26,7 +26,7 @@ class Dataset:
 
     Args:
         name: Short name, fit for a folder.
-        source: Where it came from: ``toy``, ``scikit-learn``, or the path.
+        source: Where it came from: ``toy``, ``scikit-learn``, or the path of its file.
         rows: Features, shape (n, D), float64.
         schema: What the columns are.
         notes: Lines the user should see.
@@ -34,6 +34,7 @@ class Dataset:
         sha256: Of the file, None where there is none.
         context: Conditioning columns, shape (n, C); C is 0 without any.
         splits: The parts, where the data set or a protocol fixes them; None where they are drawn at random.
+        is_file: Whether it was named by the path of a file, which another folder does not know.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Dataset:
     sha256: str | None = None
     context: Array = field(default_factory=lambda: np.empty((0, 0)))
     splits: Splits | None = None
+    is_file: bool = False
 
     def __post_init__(self) -> None:
         if self.context.size == 0:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import http.client
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -26,7 +27,16 @@ _BROKEN = (OSError, http.client.HTTPException)
 
 
 class DownloadError(RuntimeError):
-    """A file could not be downloaded; the message is one line that says what to do."""
+    """A file could not be downloaded; the message is one line that says what to do.
+
+    Args:
+        message: The line.
+        failures: What went wrong, one entry for each address.
+    """
+
+    def __init__(self, message: str, failures: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.failures = tuple(failures)
 
 
 class _DiskError(DownloadError):
@@ -90,7 +100,7 @@ def download(
         part.replace(target)
         return found
     kept = "; what has arrived is kept, the same command goes on from there" if part.exists() else ""
-    raise DownloadError(f"{target.name}: could not be downloaded{kept} ({'; '.join(failures)})")
+    raise DownloadError(f"{target.name}: could not be downloaded{kept} ({'; '.join(failures)})", failures)
 
 
 def _transfer(url: str, part: Path, needed_bytes: int, report: Report | None, wait: Callable[[float], Any]) -> None:
@@ -112,6 +122,8 @@ def _transfer(url: str, part: Path, needed_bytes: int, report: Report | None, wa
         except _BROKEN as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
                 raise _DiskError(f"{part.parent}: {_reason(error)}; what has arrived is kept") from error
+            if isinstance(getattr(error, "reason", None), socket.gaierror):  # no network, or no such server
+                raise DownloadError(_reason(error)) from error
             reason = error
         grown = part.exists() and part.stat().st_size > before
         breaks = 0 if grown else breaks + 1

@@ -153,7 +153,7 @@ def _download_file(file: UciFile, folder: Path, target: Path, report: Callable[[
     expected = file.sha256 or _recorded(folder).get(file.file)
     told = None if report is None else report(file.file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    failures = []
+    failures: list[str] = []
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as workshop:
         for url in file.urls:
             fresh = Path(workshop) / file.file
@@ -163,8 +163,11 @@ def _download_file(file: UciFile, folder: Path, target: Path, report: Callable[[
                 download([url], got, checksum=None, report=told)
                 if zipped:
                     extract_zipped(got, file.file, fresh)
-            except (DownloadError, DataError) as error:
-                failures.append(str(error))
+            except DownloadError as error:
+                failures += error.failures or [str(error)]
+                continue
+            except DataError as error:
+                failures.append(f"{url}: {error}")
                 continue
             found = hashlib.sha256(fresh.read_bytes()).hexdigest()
             if expected is not None and found != expected:

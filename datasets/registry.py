@@ -143,7 +143,8 @@ def load(
     # With a column dropped or given, the rows follow another law than the toy's.
     toy = TOYS.get(name) if features.shape[1] == 2 else None
     notes = (*notes, *column_notes)
-    return Dataset(found.name, found.origin, features, schema, notes, toy, found.sha256, given, splits)
+    is_file = not any(name in known for known in (TOYS, EMBEDDED, UCI))
+    return Dataset(found.name, found.origin, features, schema, notes, toy, found.sha256, given, splits, is_file)
 
 
 def _toy(

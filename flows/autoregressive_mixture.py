@@ -5,16 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.special import erfc, ndtri
+from torch.special import ndtri
 
 from pushforward.flows import fused, native
 from pushforward.flows.base import Base
+from pushforward.flows.bijection import check_shape
 from pushforward.flows.conditioners import MaskedConditioner
 from pushforward.flows.gaussian import Gaussian
+from pushforward.flows.mixture import _below
 from pushforward.flows.univariate import Univariate
 
 _LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
+_MOST_LOG_SCALE = 30.0
+"""Beyond it scales grow no more: far from the data a network's numbers grow without bound, and e to them overflows."""
+
 _WITHIN = 0.7
 """Standard deviation of each component at first; the rest of the variance of 1 lies between the components."""
 
@@ -49,28 +55,31 @@ class MixtureConditional(Univariate):
 
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         logits, locations, scales = self.split(parameters)
-        weights = logits.softmax(-1)
-        ends = weights.cumsum(-1)
-        # The last end is 1 but for rounding, and is nobody's start.
-        chosen = (z.unsqueeze(-1) >= ends[..., :-1]).sum(-1, keepdim=True)
-        weight, end = weights.gather(-1, chosen), ends.gather(-1, chosen)
-        share = (z.unsqueeze(-1) - (end - weight)) / weight
-        tiny = torch.finfo(z.dtype)
-        noise = ndtri(share.clamp(tiny.tiny, 1.0 - tiny.eps))
+        ends = logits.softmax(-1).cumsum(-1)
+        # The last end is 1 but for rounding: in its units no component without weight is chosen.
+        z = z.unsqueeze(-1) * ends[..., -1:]
+        chosen = (z >= ends[..., :-1]).sum(-1, keepdim=True)
+        start = F.pad(ends[..., :-1], (1, 0)).gather(-1, chosen)
+        weight = ends.gather(-1, chosen) - start
+        # Half a step of the random numbers: without it the first one would stand for a point infinitely far out.
+        eps = torch.finfo(z.dtype).eps
+        least = (0.25 * eps / weight).clamp(max=0.5)
+        share = ((z - start) / weight).clamp(least, (1.0 - least).clamp(max=1.0 - 0.5 * eps))
+        noise = ndtri(share)
         x = (locations.gather(-1, chosen) + scales.gather(-1, chosen) * noise).squeeze(-1)
         return x, -self.forward(x, parameters)[1]
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, locations and scales, ``(..., K)`` each."""
         logits, locations, raw = parameters.chunk(3, dim=-1)
-        return logits, locations, raw.exp() + self.least_scale
+        return logits, locations, raw.clamp(max=_MOST_LOG_SCALE).exp() + self.least_scale
 
     def below(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities ``(...)`` of a value below, and of one above; the smaller has all its digits."""
         logits, locations, scales = self.split(parameters)
         scaled = (x.unsqueeze(-1) - locations) / scales
         weights = logits.softmax(-1)
-        return (weights * _normal_cdf(scaled)).sum(-1), (weights * _normal_cdf(-scaled)).sum(-1)
+        return (weights * _below(scaled)).sum(-1), (weights * _below(-scaled)).sum(-1)
 
     def kernel(self) -> native.Map:
         return native.Map(kind=native.MIXTURE, bins=self.components, bound=self.least_scale)
@@ -120,8 +129,10 @@ class AutoregressiveMixture(Base):
                 f"AutoregressiveMixture: expected a frame of {self.features} features, full or diagonal; got "
                 f"{frame.features} features, {frame.covariance}"
             )
-        if not least_scale > 0.0:
-            raise ValueError(f"AutoregressiveMixture: expected least_scale above 0; got {least_scale}")
+        if not 0.0 < least_scale < _WITHIN:
+            raise ValueError(
+                f"AutoregressiveMixture: expected least_scale above 0 and below {_WITHIN}; got {least_scale}"
+            )
         self.conditioner, self.frame = conditioner, frame
         self.conditional = MixtureConditional(components, least_scale)
         with torch.no_grad():
@@ -134,21 +145,25 @@ class AutoregressiveMixture(Base):
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         self.check_points(z)
+        own = self._own(context)
         y, log_scale = self.frame.standardize_terms(z, context)
-        return self._log_density(y, context) - log_scale.sum(-1)
+        return self._log_density(y, own) - log_scale.sum(-1)
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        lead = self.lead(n, context)
-        spread = None if context is None or not self.context else context.expand(*lead, self.context)
+        own = self._own(context)
+        lead = self.lead(n, own)
+        spread = None if own is None else own.expand(*lead, self.context)
         with torch.no_grad():
             y = self._draw(lead, spread)
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+        sources = (*self.parameters(), *(() if own is None else (own,)))
+        if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
             y = self._follow(y, spread)
         return self.frame.push(y, context)
 
     def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        own = self._own(context)
         y = self.frame.standardize(z, context)
-        below, above = self.conditional.below(y, self.conditioner(y, self._own(context)).to(y.dtype))
+        below, above = self.conditional.below(y, self.conditioner(y, own).to(y.dtype))
         tail = -ndtri(torch.minimum(below, above).clamp(max=0.5))
         return torch.copysign(tail, below - above)
 
@@ -160,10 +175,14 @@ class AutoregressiveMixture(Base):
         }
 
     def _own(self, context: Tensor | None) -> Tensor | None:
-        return context if self.context else None
+        if not self.context:
+            return None
+        if context is None:
+            raise ValueError(f"AutoregressiveMixture: expected context of shape (..., {self.context}); got none")
+        check_shape("AutoregressiveMixture", "context", context, self.context)
+        return context
 
     def _log_density(self, y: Tensor, context: Tensor | None) -> Tensor:
-        context = self._own(context)
         if done := fused.layer(self.conditioner, self.conditional, y, context):
             return done[1]
         parameters = self.conditioner(y, context).to(y.dtype)
@@ -199,15 +218,8 @@ class AutoregressiveMixture(Base):
     def _spread(self, bias: Tensor) -> None:
         """Equal weights, locations at normal quantiles, scales below one: nearly a standard Gaussian."""
         components = self.conditional.components
-        if components == 1:
-            return
-        nodes = ndtri((torch.arange(components, dtype=torch.float64) + 0.5) / components)
-        between = math.sqrt(1.0 - _WITHIN**2)
-        bias[:, 1] = nodes * (between / nodes.square().mean().sqrt())
-        bias[:, 2] = math.log(_WITHIN - self.conditional.least_scale)
-
-
-def _normal_cdf(value: Tensor) -> Tensor:
-    """The normal distribution function; torch's own has no digits far below the mean."""
-    probability: Tensor = 0.5 * erfc(-(0.5**0.5) * value)
-    return probability
+        within = _WITHIN if components > 1 else 1.0
+        if components > 1:
+            nodes = ndtri((torch.arange(components, dtype=torch.float64) + 0.5) / components)
+            bias[:, 1] = nodes * (math.sqrt(1.0 - within**2) / nodes.square().mean().sqrt())
+        bias[:, 2] = math.log(within - self.conditional.least_scale)

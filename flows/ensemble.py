@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pushforward.flows.bijection import check_shape
 from pushforward.flows.flow import Flow
 
 
@@ -15,7 +16,7 @@ class Ensemble(nn.Module):
 
     What members that were fitted alike have learned by chance differs, and averages out; what they agree on stays. On
     small tables that is worth more than any other change. It has the methods of a ``Flow`` but for those that belong to
-    a single bijection.
+    a single bijection, and for path gradients.
 
     Args:
         members: Flows of the same features and context.
@@ -38,8 +39,6 @@ class Ensemble(nn.Module):
         (torch.Size([5]), torch.Size([7, 3]))
     """
 
-    log_weights: Tensor
-
     def __init__(self, members: Sequence[Flow], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if not members:
@@ -58,7 +57,6 @@ class Ensemble(nn.Module):
                 )
         self.flows = nn.ModuleList(members)
         self.weights = [w / total for w in weights]
-        self.register_buffer("log_weights", torch.tensor(self.weights, dtype=torch.float64).log(), persistent=False)
 
     @property
     def members(self) -> list[Flow]:
@@ -75,8 +73,10 @@ class Ensemble(nn.Module):
 
     def joint_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Logarithms ``(..., members)`` of each member's weight times its density."""
-        each = torch.stack([m.log_prob(x, context if m.context else None) for m in self.members], dim=-1)
-        return each + self.log_weights.to(each.dtype)
+        self._check(context)
+        each = [m.log_prob(x, context if m.context else None) for m in self.members]
+        joint = torch.stack(torch.broadcast_tensors(*each), dim=-1)  # some members may not see the context
+        return joint + joint.new_tensor(self.weights).log()
 
     def latent_noise(self, x: Tensor, context: Tensor | None = None, share: Tensor | None = None) -> Tensor:
         r"""The noise ``(..., D)`` behind points ``(..., D)``: standard normal if the points are of this law.
@@ -93,7 +93,8 @@ class Ensemble(nn.Module):
         if share is None:
             share = torch.rand(posterior.shape[:-1], dtype=posterior.dtype, device=posterior.device)
         chosen = (share.unsqueeze(-1) >= posterior.cumsum(-1)[..., :-1]).sum(-1)
-        noise = torch.stack([m.latent_noise(x, context if m.context else None) for m in self.members], dim=-2)
+        each = [m.latent_noise(x, context if m.context else None) for m in self.members]
+        noise = torch.stack(torch.broadcast_tensors(*each), dim=-2)
         index = chosen[..., None, None].expand(*chosen.shape, 1, self.features)
         return noise.gather(-2, index).squeeze(-2)
 
@@ -112,12 +113,15 @@ class Ensemble(nn.Module):
         Returns:
             Points ``(n, ..., D)``.
         """
+        self._check(context)
         lead = (n,) if isinstance(n, int) else tuple(n)
         given = None
-        if self.context and context is not None:
+        if context is not None:
             lead = (*lead, *context.shape[:-1])
-            given = context.expand(*lead, context.shape[-1]).reshape(-1, context.shape[-1])
-        chosen = torch.multinomial(self.log_weights.exp(), math.prod(lead), replacement=True)
+            given = context.expand(*lead, self.context).reshape(-1, self.context)
+        base = self.members[0].base
+        share = torch.rand(math.prod(lead), dtype=base.dtype, device=base.device)
+        chosen = torch.bucketize(share, share.new_tensor(self.weights).cumsum(-1)[:-1], right=True)
         drawn, places = [], []
         for m, member in enumerate(self.members):
             place = (chosen == m).nonzero().squeeze(-1)
@@ -144,6 +148,15 @@ class Ensemble(nn.Module):
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this ensemble (without its weights)."""
         return {"members": self.members, "weights": self.weights}
+
+    def _check(self, context: Tensor | None) -> None:
+        if (context is None) == (self.context == 0):
+            if context is not None:
+                check_shape("Ensemble", "context", context, self.context)
+            return
+        expected = f"context of shape (..., {self.context})" if self.context else "no context"
+        found = "none" if context is None else f"one of shape {tuple(context.shape)}"
+        raise ValueError(f"Ensemble: expected {expected}; got {found}")
 
 
 Model = Flow | Ensemble

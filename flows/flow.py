@@ -138,8 +138,10 @@ class Flow(nn.Module):
         z = self.base.rsample(lead, context)
         if not path:
             x, log_det = graphs.inverse(self.bijection, z, context)
-            return x, self.base.log_prob(z, context) - log_det
-        base_term, score = _with_score(self.base.log_prob, z, context)
+            with without_dropout(self.base):  # as its samples are drawn
+                return x, self.base.log_prob(z, context) - log_det
+        with without_dropout(self.base):
+            base_term, score = _with_score(self.base.log_prob, z, context)
         x, log_det, score = self.bijection.inverse_and_score(z, score, context)
         return x, _Through.apply(x, (base_term - log_det).detach(), score)  # type: ignore[no-untyped-call]
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.special import ndtr, ndtri
+from torch.special import ndtri
 
 from pushforward.flows.base import Base
+from pushforward.flows.mixture import _below
 
 
 class KernelDensity(Base):
@@ -51,12 +52,13 @@ class KernelDensity(Base):
         return drawn
 
     def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        weights = self._exponents(z).new_zeros(*z.shape[:-1], len(self.points))
+        self.check_points(z)
+        weights = z.new_zeros(*z.shape[:-1], len(self.points))
         noise = []
         for d in range(self.features):  # the conditional of a feature given those before it is a mixture too
             scaled = (z[..., d, None] - self.points[:, d]) * (-self.log_bandwidth).exp()
             share = weights.softmax(-1)
-            below, above = (share * ndtr(scaled)).sum(-1), (share * ndtr(-scaled)).sum(-1)
+            below, above = (share * _below(scaled)).sum(-1), (share * _below(-scaled)).sum(-1)
             noise.append(torch.copysign(-ndtri(torch.minimum(below, above).clamp(max=0.5)), below - above))
             weights = weights - 0.5 * scaled.square()
         return torch.stack(noise, -1)
@@ -69,7 +71,10 @@ class KernelDensity(Base):
 
     def _exponents(self, z: Tensor) -> Tensor:
         """Minus half the squared distances ``(..., n)`` in bandwidths."""
-        centre = self.points.mean(0)  # a small norm is a small error of the distances
-        x, y = self.points - centre, z - centre
+        # In float32 what is left of two large norms would be wrong by whole nats under a small bandwidth.
+        exact = z.dtype if z.device.type == "mps" else torch.float64
+        points = self.points.to(exact)
+        centre = points.mean(0)  # a small norm is a small error of the distances
+        x, y = points - centre, z.to(exact) - centre
         squares = y.square().sum(-1, keepdim=True) - 2.0 * (y @ x.T) + x.square().sum(-1)
-        return squares.clamp_min(0.0) * (-0.5 * (-2.0 * self.log_bandwidth).exp())
+        return (squares.clamp_min(0.0) * (-0.5 * (-2.0 * self.log_bandwidth.to(exact)).exp())).to(z.dtype)

@@ -103,7 +103,8 @@ def build(
     """
     if name not in NAMES:
         raise ValueError(_unknown("flow", name, NAMES))
-    for what, size, least in (("features", features, 1), ("context", context, 0), ("layers", layers, 1)):
+    sizes = (("features", features, 1), ("context", context, 0), ("layers", layers, 1), ("components", components, 1))
+    for what, size, least in sizes:
         if size < least:
             raise ValueError(f"build: expected {what} of at least {least}; got {size}")
 
@@ -185,6 +186,8 @@ def build(
         members = [member for i in range(layers) for member in (*mixed(), *steps[name](i))] + mixed()
     else:
         members = [member for i in range(layers) for member in with_between.get(name, steps[name])(i)]
+    if base == "made-mog" and members and linear == "between":
+        members += mixed()  # the mixture sees the features in another order than the layer before it
     if marginal:
         members = [Marginal(features, spline), *members]
     if isinstance(base, Base):
@@ -196,6 +199,8 @@ def build(
             )
         law = mixture("full" if base == "full" else "diagonal")
     else:
+        if base not in (*BASES, "made-mog"):
+            raise ValueError(_unknown("base", base, (*BASES, "made-mog")))
         law = mixture("full") if base == "made-mog" else make_base(base, features, context)
     return Flow(law, Chain(members, features=features))
 

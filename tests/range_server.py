@@ -69,7 +69,7 @@ def _handler(server: RangeServer) -> type[http.server.BaseHTTPRequestHandler]:
             self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
             self.close_connection = True
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *_: Any) -> None:
             pass
 
     return Handler

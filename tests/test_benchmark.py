@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ import torch
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.train.benchmark import benchmark_plan, default_folder, long_table, write_table_files
-from pushforward.train.benchmark_cells import Budget, Cell, Column, read_scores
+from pushforward.train.benchmark import benchmark_plan, default_folder, write_table_files
+from pushforward.train.benchmark_cells import Budget, Cell, Column, Plan, read_scores
 from pushforward.train.benchmark_cells import Result as CellResult
 from pushforward.train.benchmark_folder import BenchmarkFolder
+from pushforward.train.benchmark_json import long_table, table_dict
 from pushforward.train.benchmark_methods import parse_methods
 from pushforward.train.benchmark_scores import RowScores, difference, estimate
-from pushforward.train.benchmark_session import BenchmarkSession, Plan, _grouped
+from pushforward.train.benchmark_session import BenchmarkSession, _grouped
 from pushforward.train.benchmark_table import BEST, WITHIN, BenchmarkTable, build_table
-from pushforward.train.benchmark_text import WIDTH, table_lines
+from pushforward.train.benchmark_text import table_lines
 from pushforward.train.config import Config
 from pushforward.train.likelihood import Points
 from pushforward.train.overrides import ConfigError, load_config
@@ -37,7 +39,11 @@ from pushforward.train.row_scores import write_row_scores
 from pushforward.train.runs import RunError, RunFolder
 from pushforward.train.settings import resolve
 from pushforward.train.suites import SUITES, Suite, chosen_folds, labels, suite_of
+from tests.test_browser import LOOKS, PROBE, browser, visit
+from tests.wandb_server import WandbServer
 
+Array = np.ndarray[Any, np.dtype[Any]]
+__all__ = ["browser"]  # a fixture of another file
 TINY = "flow=maf flow.layers=1 flow.hidden=8 train.patience=1"
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and process groups are POSIX")
 
@@ -111,6 +117,10 @@ def test_every_cell_is_run_and_told(done: tuple[Path, dict[str, Any]]) -> None:
     best, last = (read_scores(folder / cells[ranked[place]["method"]]["scores"])[1] for place in (0, -1))
     assert ranked[-1]["behind_best"] == pytest.approx((best - last).mean())
     assert ranked[-1]["behind_se_points"] == pytest.approx((best - last).std(ddof=1) / math.sqrt(20))
+    assert len(found["differences"]) == 6
+    for gap in found["differences"]:
+        first, second = (entries[gap[which]]["score"] for which in ("first", "second"))
+        assert gap["better_by"] == pytest.approx(first - second)
 
 
 def test_a_fit_is_a_run_that_can_be_looked_at(done: tuple[Path, dict[str, Any]]) -> None:
@@ -213,26 +223,36 @@ def test_the_rows_are_those_of_the_protocol(data: Path) -> None:
     assert len({cell.folder for cell in both.cells}) == 2
 
 
+@pytest.mark.slow
 def test_failures_are_told_and_tried_again_when_asked(tmp_path: Path) -> None:
     (tmp_path / "one.csv").write_text("x\n" + "\n".join(f"{i * i % 97 + i / 100:.2f}" for i in range(120)))
-    out = tmp_path / "out"
+    out, why = tmp_path / "out", "nflows:nsf-c: a coupling needs 2 columns or more"
     common = (tmp_path / "one.csv", "--folds", "0", "--steps", "5", "--wandb", "off", "--out", out)
-    first = invoke(*common, "--methods", "gaussian,nflows:nsf-c")
-    assert "1 run (one: nflows nsf-c): nflows:nsf-c: a coupling needs 2 columns or more" in " ".join(
-        first.stdout.split()
-    )
+    alone = invoke(*common, "--methods", "nflows:nsf-c", code=1)
+    assert f"no cell has finished: {why}" in alone.stderr
+    assert f"1 run (one: nflows nsf-c): {why}" in " ".join((out / "table.txt").read_text().split())
     assert "failed" in (out / "table.html").read_text()
-    assert [cell["status"] for cell in cells_of(out)] == ["finished", "failed"]
-    invoke(*common, "--methods", "nflows:nsf-c")
-    assert len(cells_of(out)) == 2
+    invoke(*common, "--methods", "nflows:nsf-c,gaussian")
+    assert [cell["status"] for cell in cells_of(out)] == ["failed", "finished"]
     invoke(*common, "--methods", "nflows:nsf-c", "--retry")
-    assert len(cells_of(out)) == 3
-    assert json.loads((out / "table.json").read_text())["entries"][1]["failures"] == [
-        "nflows:nsf-c: a coupling needs 2 columns or more"
-    ]
-    # Where all fail there is an error.
-    alone = invoke(*common[:-1], tmp_path / "alone", "--methods", "nflows:nsf-c", code=1)
-    assert "no cell has finished: nflows:nsf-c: a coupling needs 2 columns or more" in alone.stderr
+    assert [cell["method"] for cell in cells_of(out)] == ["nflows:nsf-c", "gaussian", "nflows:nsf-c"]
+    entries = {entry["method"]: entry for entry in json.loads((out / "table.json").read_text())["entries"]}
+    assert entries["nflows:nsf-c"]["failures"] == [why]
+    assert entries["nflows:nsf-c"]["score"] is None
+
+
+def test_what_has_failed_is_run_again_only_when_asked(tmp_path: Path) -> None:
+    plan = benchmark_plan(["iris"], folds="0-2", methods=["gaussian,auto"]).plan
+    with BenchmarkFolder.open(tmp_path, plan.suite, plan.budget) as folder:
+        folder.add(CellResult(*plan.cells[0], status="finished"))
+        folder.add(CellResult(*plan.cells[1], status="failed"))
+        assert BenchmarkSession(plan, folder).cells_left == 4
+        again = BenchmarkSession(plan, folder, is_retry=True)
+        assert again.cells_left == 5
+        # What an earlier attempt left stays.
+        first = folder.free_run(plan.cells[1])
+        first.mkdir()
+        assert folder.free_run(plan.cells[1]).name == f"{first.name}-2"
 
 
 @posix
@@ -243,9 +263,9 @@ def test_a_signal_kills_what_runs_and_leaves_a_table(
     data: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "out"
-    methods = f"gaussian,{TINY} train.steps=100000"
+    method = f"{TINY} train.steps=100000"
     command = [sys.executable, "-m", "pushforward", "benchmark", str(data), "--folds", "0", "--steps", "20"]
-    command += ["--methods", methods, "--wandb", "off", "--out", str(out)]
+    command += ["--methods", method, "--wandb", "off", "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     runs = list[Path]()
     try:
@@ -260,15 +280,13 @@ def test_a_signal_kills_what_runs_and_leaves_a_table(
     finally:
         process.kill()
     assert process.returncode == code, stderr
-    assert "1 cells are left, and the same command goes on with them" in stderr
-    assert [cell["method"] for cell in cells_of(out)] == ["gaussian"]
-    assert "Gaussian" in stdout
+    assert "1 cell is left, and the same command goes on" in stderr
+    assert not (out / "cells.jsonl").exists()
+    assert "flow=maf" in stdout
     assert json.loads((out / "table.json").read_text())["cells_left"] == 1
     assert not runs[0].exists()
-    # The lock of the run has been let go of, so its process is gone, and so has that of the folder.
-    lone = BenchmarkFolder.open(out, suite_of([str(data)]), Budget(None, 20, 1))
-    assert len(lone.results) == 1
-    lone.close()
+    # The lock of the folder has been let go of.
+    BenchmarkFolder.open(out, suite_of([str(data)]), Budget(None, 20, 1)).close()
 
 
 @posix
@@ -300,7 +318,7 @@ def test_nothing_is_begun_that_would_not_fit(data: Path, tmp_path: Path) -> None
         assert BenchmarkSession(plan, folder, seconds=70)._expected(_grouped(plan.cells[1:])[0]) == 30.0
     assert told == []
     line = invoke(data, "--seconds", "60", "--total-seconds", "1", "--wandb", "off", "--out", tmp_path / "b").stderr
-    assert "the time for everything is over; 25 cells are left, and the same command goes on with them" in line
+    assert "the time for everything is over; 25 cells are left, and the same command goes on" in line
 
 
 def test_cells_come_fold_by_fold(data: Path) -> None:
@@ -332,17 +350,24 @@ def test_a_torn_line_is_dropped_and_a_broken_one_told(tmp_path: Path) -> None:
         BenchmarkFolder.open(tmp_path, suite, budget)
 
 
-def test_missing_data_sets_are_told_and_the_rest_runs(tmp_path: Path) -> None:
+def test_missing_data_sets_are_told(tmp_path: Path) -> None:
     line = invoke("rnade", "--methods", "gaussian", "--out", tmp_path / "a", code=3).stderr.splitlines()[-1]
     assert line.startswith("pushforward benchmark: rnade: none of its data sets is here (red-wine, white-wine, ")
     assert line.endswith("get it with: pushforward datasets download red-wine")
-    options = ("--methods", "gaussian", "--folds", "0", "--steps", "1", "--wandb", "off", "--out", tmp_path / "b")
-    done = invoke("half", *options)
-    assert "housing: not downloaded; get it with: pushforward datasets download housing" in done.stdout
-    found = json.loads((tmp_path / "b" / "table.json").read_text())
+    request = benchmark_plan(["half"])
+    assert {column.source for column in request.plan.columns} == {"wine"}
+    assert len(request.missing) == 4
+    assert request.missing["housing"] == "not downloaded; get it with: pushforward datasets download housing"
+
+
+@pytest.mark.slow
+def test_what_is_there_of_a_suite_is_run(tmp_path: Path) -> None:
+    """As the literature counts: an NLL, halves, and published rows beside it."""
+    options = ("--methods", "gaussian", "--folds", "0", "--steps", "1", "--wandb", "off", "--out", tmp_path)
+    assert "housing: not downloaded; get it with:" in invoke("half", *options).stdout
+    found = json.loads((tmp_path / "table.json").read_text())
     assert [one["set"] for one in found["sets"]] == ["wine"]
     assert len(found["missing"]) == 4
-    # As the literature counts: an NLL, halves, and published rows beside it.
     assert found["entries"][0]["score"] > 0
     assert (found["score"], found["better"]) == ("nll", "lower")
     assert {row["method"] for row in found["published"]} == {row.method for row in PUBLISHED["half"]}
@@ -478,7 +503,7 @@ def test_names_of_data_sets() -> None:
 # Statistics
 
 
-def of(values: Sequence[float], rows: Sequence[int] | None = None) -> RowScores:
+def of(values: "Sequence[float] | Array", rows: "Sequence[int] | Array | None" = None) -> RowScores:
     return RowScores(np.asarray(range(len(values)) if rows is None else rows), np.asarray(values, dtype=float))
 
 
@@ -494,7 +519,8 @@ def test_standard_errors_of_one_run_and_of_folds() -> None:
     assert ten.se_points == pytest.approx(one.se_points)
     means = values.reshape(5, 20).mean(axis=1)
     assert ten.se_runs == pytest.approx(means.std(ddof=1) / math.sqrt(5))
-    assert (ten.runs, ten.mean) == (5, pytest.approx(values.mean()))
+    assert ten.runs == 5
+    assert ten.mean == pytest.approx(values.mean())
 
 
 def test_a_row_that_is_scored_twice_is_one_row() -> None:
@@ -548,7 +574,7 @@ def test_scores_that_are_not_finite() -> None:
 
 
 def made_table(
-    folder: Path, suite: Suite, scores: Mapping[tuple[str, str, int], Sequence[float] | None], write: bool = True
+    folder: Path, suite: Suite, scores: Mapping[tuple[str, str, int], "Array | None"], write: bool = True
 ) -> BenchmarkTable:
     """A table of scores by data set, method and fold; None is a failure."""
     with BenchmarkFolder.open(folder, suite, Budget(60.0, None, 2)) as made:
@@ -593,7 +619,7 @@ def test_the_best_and_those_within_a_standard_error(tmp_path: Path) -> None:
     # An NLL is the lower the better, and so is the best.
     nll = made_table(tmp_path / "b", SUITES["half"], {("wine", "auto", 0): base, ("wine", "kde", 0): far})
     assert marks(nll, "wine") == {"kde": ("", 2), "auto": (BEST, 1)}
-    entry = next(one for one in nll.to_dict()["entries"] if one["method"] == "auto")
+    entry = next(one for one in table_dict(nll)["entries"] if one["method"] == "auto")
     assert entry["score"] == pytest.approx(-(base.mean() + 1))
 
 
@@ -634,7 +660,7 @@ def test_text_and_page_of_a_full_table(tmp_path: Path) -> None:
     scores["gas", "kde", 0] = None
     table = made_table(tmp_path / "a", suite, scores)
     lines = table_lines(table)
-    assert max(map(len, lines)) <= WIDTH
+    assert max(map(len, lines)) <= 120
     text = "\n".join(lines)
     for said in ("measured here:", "published:", "TraDE 2020 [d]", "0.650  ±.003", "1.04†", "≈-26.7", "157.80"):
         assert said in text
@@ -649,6 +675,28 @@ def test_text_and_page_of_a_full_table(tmp_path: Path) -> None:
     assert len(rows) == 25 + sum(len(row.figures) for row in PUBLISHED["literature"])
     assert all(len(row) == len(columns) for row in rows)
     assert all(row[columns.index("source")] and row[columns.index("error_bar")] for row in rows)
+
+
+def test_many_data_sets_stand_below_each_other(tmp_path: Path) -> None:
+    """Ten data sets with two standard errors each do not fit side by side; every one has its number all the same."""
+    rng = np.random.default_rng(0)
+    sources = [f"/data/a-table-with-quite-a-long-name-{place}.csv" for place in range(10)]
+    suite = replace(SUITES["embedded"], sets=tuple(sources), dequantize="off")
+    scores: dict[tuple[str, str, int], Any] = {
+        (source, method, fold): rng.normal(size=20) * 10 - 100 * (place + 1)
+        for place, source in enumerate(sources)
+        for method in ("kde", "auto", "flow=nsf-ar flow.layers=12 flow.hidden=256 flow.bins=16")
+        for fold in range(2)
+    }
+    table = made_table(tmp_path / "a", suite, scores)
+    lines = table_lines(table)
+    assert max(map(len, lines)) <= 120
+    body = "\n".join(lines).partition("behind the best")[0]
+    for (column, _), entry in table.entries.items():
+        assert entry.score is not None
+        assert f"{entry.score.mean:.2f}" in body
+        assert column.source.partition("name-")[2].removesuffix(".csv") in body
+    assert body.count("rows x columns") == body.count("flow=nsf-ar") > 1
 
 
 class _Tags(html.parser.HTMLParser):
@@ -673,7 +721,7 @@ def assert_well_formed(page: str) -> None:
     tags = _Tags()
     tags.feed(page)
     assert tags.open == []
-    assert "http" not in page.partition("<main>")[2].replace("http-equiv", "")
+    assert "http" not in page.partition("<main>")[2].partition("</main>")[0]
 
 
 # Peers
@@ -702,10 +750,11 @@ def test_peers_are_densities(spec: str) -> None:
     with torch.no_grad():
         for parameter in peer.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    side = torch.linspace(-9, 9, 400)
+    reach = 20.0 if spec.endswith("maf") else 9.0
+    side = torch.linspace(-reach, reach, 400)
     grid = torch.cartesian_prod(side, side)
     with torch.no_grad():
-        mass = peer.eval().log_prob(grid).double().exp().sum() * (18 / 399) ** 2
+        mass = peer.eval().log_prob(grid).double().exp().sum() * (2 * reach / 399) ** 2
     assert float(mass) == pytest.approx(1, abs=0.01)
 
 
@@ -713,7 +762,9 @@ def test_peers_keep_the_best_weights() -> None:
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     train, validation = (torch.randn(n, 3, generator=rng) for n in (40, 40))
-    peer, config = peer_of("nflows:nsf-ar flow.layers=2 flow.hidden=64 flow.dropout=0", 40, 3, "train.steps=150")
+    peer, config = peer_of(
+        "nflows:maf flow.layers=3 flow.hidden=32 flow.dropout=0 train.learning_rate=1e-2", 40, 3, "train.steps=150"
+    )
     training = train_peer(peer, Points(train), Points(validation), config.train)
     scores = [score for _, _, score in training.curve]
     assert (training.steps, training.stop_reason, len(scores)) == (150, "steps", VALIDATIONS + 1)
@@ -774,14 +825,44 @@ def test_zuko_has_no_other_bound() -> None:
 
 
 @pytest.mark.slow
-def test_weights_and_biases_has_the_table(data: Path, tmp_path: Path, alone: dict[str, str]) -> None:
+def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    """Nothing is wider than a telephone or asked for, in the light and in the dark."""
+    rng = np.random.default_rng(0)
+    long = "flow=nsf-ar flow.layers=12 flow.hidden=256 flow.bins=16 train.learning_rate=0.0005"
+    scores: dict[tuple[str, str, int], Any] = {
+        (source, method, fold): rng.normal(size=50) * 10 - 5
+        for source in SUITES["rnade"].sets
+        for method in ("gaussian", "kde", "auto", long)
+        for fold in range(3)
+    }
+    scores["housing", "kde", 2] = None
+    made_table(tmp_path / "a", SUITES["rnade"], scores)
+    path = tmp_path / "a" / "table.html"
+    for width, scheme in LOOKS:
+        page, said, asked = visit(browser, path, width, scheme)
+        for _ in range(2):
+            found = page.evaluate(PROBE)
+            assert found["width"] <= width, (width, scheme)
+            assert found["beyond"] == [], (width, scheme)
+            assert found["small"] >= 11, (width, scheme)
+            page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        assert said == []
+        assert asked == [path.as_uri()]
+        page.context.close()
+
+
+@pytest.mark.slow
+def test_weights_and_biases_has_the_table(
+    data: Path, tmp_path: Path, wandb_server: WandbServer, wandb_user: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline first, as one run with its table; then uploaded like a run."""
+    from pushforward.train import wandb_check
     from pushforward.train.wandb_record import read_record
 
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "pushforward", "benchmark", str(data), "--folds", "0-1", "--steps", "5"]
-    command += ["--methods", "gaussian,kde", "--out", str(out)]
-    subprocess.run(command, env=alone, check=True, capture_output=True, timeout=120)
-    (segment,) = (path for path in (out / "wandb").glob("offline-run-*"))
+    common = (data, "--folds", "0-1", "--steps", "5", "--methods", "gaussian,kde", "--out", out)
+    invoke(*common, "--wandb", "offline")
+    (segment,) = (out / "wandb").glob("offline-run-*")
     record = read_record(segment)
     assert (record.job_type, record.exit_code) == ("benchmark", 0)
     assert set(record.tags) == {"benchmark", "files"}
@@ -791,3 +872,9 @@ def test_weights_and_biases_has_the_table(data: Path, tmp_path: Path, alone: dic
     cells = [row for row in record.history if "cells/ended" in row]
     assert [row["cells/ended"] for row in cells] == [1, 2, 3, 4]
     assert any(key.startswith("tables/benchmark") for row in record.history for key in row)
+    monkeypatch.setattr(wandb_check, "SETTLE_SECONDS", 0.0)
+    done = CliRunner().invoke(main, ["wandb", "sync", str(out)], prog_name="pushforward")
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+    assert "uploaded and checked" in done.stdout
+    (run,) = wandb_server.runs.values()
+    assert any(key.startswith("score/ring/") for key in run.summary)

@@ -29,6 +29,11 @@ CONTENT = np.random.default_rng(0).bytes(2_000_000)
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()
 
 
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+
+
 @pytest.fixture
 def server() -> Iterator[RangeServer]:
     with RangeServer({"/file": CONTENT, "/other": CONTENT[::-1]}) as running:
@@ -74,7 +79,9 @@ def test_the_next_call_goes_on(server: RangeServer, tmp_path: Path) -> None:
 
 def test_a_server_without_ranges(server: RangeServer, tmp_path: Path) -> None:
     server.ranges, server.breaks = False, [500_000]
-    get(server, tmp_path / "file")
+    told: list[tuple[int, int | None]] = []
+    get(server, tmp_path / "file", report=lambda done, total: told.append((done, total)))
+    assert told[-1] == (len(CONTENT), len(CONTENT))
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
@@ -142,9 +149,19 @@ def test_nobody_answers(tmp_path: Path) -> None:
         download([url], tmp_path / "file", checksum=MD5, wait=lambda seconds: None)
 
 
+def test_no_network(tmp_path: Path) -> None:
+    """A server whose name nobody knows is not asked again and again."""
+    waited: list[float] = []
+    with pytest.raises(DownloadError, match=r"could not be downloaded .*nowhere\.invalid") as caught:
+        download(["http://nowhere.invalid/file"], tmp_path / "file", checksum=MD5, wait=waited.append)
+    assert waited == []
+    assert len(caught.value.failures) == 1
+
+
 def test_a_full_disk(server: RangeServer, tmp_path: Path) -> None:
     """Found out before the server is asked if the size is known, else when it tells it."""
-    for options in ({"expected_bytes": 10**18}, {"needed_bytes": 10**18}):
+    for needed in ("expected_bytes", "needed_bytes"):
+        options: dict[str, Any] = {needed: 10**18}
         server.asked.clear()
         with pytest.raises(DownloadError, match=r"GB are needed and .* GB are free; make room, or name another folder"):
             get(server, tmp_path / "file", **options)
@@ -351,7 +368,7 @@ def serve_archive(monkeypatch: pytest.MonkeyPatch, server: RangeServer, rows: in
         monkeypatch.setitem(LITERATURE, name, small)
     mirrors = Mirrors((server.url("/archive"),), "md5:" + hashlib.md5(archive).hexdigest(), len(archive))
     monkeypatch.setattr("pushforward.datasets.fetch.PUBLISHED", mirrors)
-    monkeypatch.setattr(download_module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     return archive
 
 

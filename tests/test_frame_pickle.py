@@ -6,7 +6,7 @@ import pickle
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -206,14 +206,14 @@ class Call:
 
 
 @pytest.fixture
-def nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+def nothing_runs(tmp_path: Path) -> Iterator[Path]:
     """The file that every one of the programs below would make."""
     made = tmp_path / "made"
     yield made
     assert not made.exists()
 
 
-MALICIOUS = {
+MALICIOUS: dict[str, Callable[[Path], bytes]] = {
     "os.system": lambda made: pickle.dumps(Call(os.system, f"touch {made}")),
     "builtins.eval": lambda made: pickle.dumps(Call(eval, f"open({str(made)!r}, 'w')")),
     "builtins.open": lambda made: pickle.dumps(Call(builtins.open, str(made), "w")),

@@ -18,8 +18,7 @@ import pytest
 from pushforward.datasets import DataError, Dataset, load
 from pushforward.datasets.literature_sets import LITERATURE
 from pushforward.datasets.published import clean_miniboone, gas, hepmass, miniboone, power
-from pushforward.train.config import Config
-from pushforward.train.overrides import ConfigError
+from pushforward.train.overrides import ConfigError, load_config
 from pushforward.train.prepare import load_data, prepare
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -107,9 +106,11 @@ def test_power_from_the_source(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     rng = np.random.default_rng(0)
     readings = rng.uniform(0, 9, size=(N, 7)).round(3)
     lines = ["Date;Time;" + ";".join(f"c{k}" for k in range(7))]
-    minutes = np.arange(N) % 1440
+    minutes = np.arange(N, dtype=float) % 1440
     for k, row in enumerate(readings):
-        lines.append(f"{1 + k // 1440}/1/2007;{minutes[k] // 60:02}:{minutes[k] % 60:02}:00;" + ";".join(map(str, row)))
+        lines.append(
+            f"{1 + k // 1440}/1/2007;{int(minutes[k]) // 60:02}:{int(minutes[k]) % 60:02}:00;" + ";".join(map(str, row))
+        )
         if k % 100 == 0:
             lines.append("1/1/2007;00:00:00;" + ";".join("?" * 7))
     (folder / "household_power_consumption.txt").write_text("\n".join(lines) + "\n")
@@ -181,7 +182,8 @@ def test_gas_from_the_source(folder: Path) -> None:
     scaled = found.rows * kept.std(axis=0)
     nearest = [int(np.abs(scaled[k] - scaled[0] - (kept - kept[:1])).sum(axis=1).argmin()) for k in range(3)]
     assert len(set(nearest)) == 3
-    assert load("gas").rows[0] == pytest.approx(found.rows[0])
+    (folder / "gas" / "about.json").unlink()
+    assert np.array_equal(load("gas").rows, found.rows)
 
 
 # HEPMASS
@@ -394,7 +396,7 @@ def test_values_are_taken_as_they_are(small: Path) -> None:
     assert all(column.step is None for column in dataset.schema.columns)
     # The time of day is counted in minutes here; what two rows share by chance is no tie.
     assert [column.name for column in dataset.schema.columns if column.tied] == ["time"]
-    config = Config(data="power")
+    config = load_config("power")
     prepared = prepare(dataset, config.data, 0)
     assert not prepared.cells.any()
     assert np.array_equal(prepared.test.rows, parts(dataset)[2])
@@ -429,16 +431,22 @@ def test_columns_rows_and_context(small: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"protocol": "half"}, DataError, "power: comes with its published columns and parts; leave data.protocol out"),
-        ({"test_fraction": 0.2}, ConfigError, "data.test_fraction: has no effect, as power comes in fixed parts"),
-        ({"validation_fraction": 0.2}, ConfigError, "data.validation_fraction: has no effect, as power comes in fixed"),
+        (
+            ["data.protocol=half"],
+            DataError,
+            "power: comes with its published columns and parts; leave data.protocol out",
+        ),
+        (["data.test_fraction=0.2"], ConfigError, "data.test_fraction: has no effect, as power comes in fixed parts"),
+        (
+            ["data.validation_fraction=0.2"],
+            ConfigError,
+            "data.validation_fraction: has no effect, as power comes in fixed",
+        ),
     ],
 )
-def test_what_has_no_effect_is_refused(
-    change: dict[str, Any], error: type[Exception], message: str, small: Path
-) -> None:
+def test_what_has_no_effect_is_refused(change: list[str], error: type[Exception], message: str, small: Path) -> None:
     with pytest.raises(error, match=message):
-        load_data(Config(data={"source": "power", **change}))
+        load_data(load_config("power", (), change))
 
 
 def test_a_fit_and_its_scores(small: Path, tmp_path: Path) -> None:
@@ -459,5 +467,9 @@ def test_a_fit_and_its_scores(small: Path, tmp_path: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     assert (results["rows"], results["features"]) == (N, 6)
     assert -np.loadtxt(out, skiprows=1).mean() == pytest.approx(results["test_nll"], abs=1e-5)
+    # The run knows its data by name: another command finds it in the data folder, wherever it is called.
+    config = load_config(None, (run / "config.yaml",), ())
+    assert config.data.source == "power"
     schema = json.loads((run / "schema.json").read_text())
+    assert load_data(config).sha256 == schema["sha256"]
     assert schema["rows"] == dict(zip(("train", "validation", "test"), counts(N), strict=True))

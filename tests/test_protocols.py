@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from pushforward.datasets import DataError, Dataset, Splits, load
 from pushforward.datasets.protocols import PROTOCOLS, apply_protocol
 from pushforward.datasets.table import Numbers
-from pushforward.train.config import Config, DataConfig
+from pushforward.train.config import DataConfig
 from pushforward.train.overrides import ConfigError, load_config
 from pushforward.train.prepare import load_data, prepare
 
@@ -30,7 +30,7 @@ def table(n: int = N, seed: int = 0) -> Numbers:
 
 
 def correlations(numbers: Numbers) -> dict[str, float]:
-    c = np.corrcoef(numbers.matrix, rowvar=False)
+    c = np.atleast_2d(np.corrcoef(numbers.matrix, rowvar=False))
     names = numbers.names
     return {names[i] + names[j]: abs(float(c[i, j])) for i in range(len(names)) for j in range(i)}
 
@@ -148,6 +148,7 @@ def test_any_table(tmp_path: Path) -> None:
     assert dataset.splits is not None
     whole(dataset.splits, N)
     assert any("t.csv: tenths, fold 0" in note for note in dataset.notes)
+    assert dataset.is_file
     assert load(path).splits is None
     few = load(path, protocol="half", rows=100, seed=3)
     assert few.splits is not None
@@ -178,13 +179,13 @@ def prepared_parts(dataset: Dataset, config: DataConfig, seed: int) -> Splits:
 
 def test_fits_use_the_parts(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", table())
-    config = Config(data={"source": str(path), "protocol": "rnade", "fold": 3})
+    config = load_config(str(path), (), ["data.protocol=rnade", "data.fold=3"])
     dataset = load_data(config)
     expected = PROTOCOLS["rnade"].rows(N, 3)
     for seed in (0, 1):
         found = prepared_parts(dataset, config.data, seed)
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-    plain = Config(data={"source": str(path)})
+    plain = load_config(str(path))
     assert not np.array_equal(prepared_parts(load_data(plain), plain.data, 0).test, expected.test)
 
 

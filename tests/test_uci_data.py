@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pushforward.datasets import DataError, load, names, read_rows
 from pushforward.datasets.schema import Schema
@@ -70,9 +72,11 @@ def test_layouts(layout: str, zipped: bool, folder: Path, monkeypatch: pytest.Mo
     assert np.array_equal(dataset.rows, ROWS)
     assert dataset.notes == ()
     assert dataset.name == "tiny"
+    assert not dataset.is_file
+    assert dataset.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
-def workbook(path: Path, rows: np.ndarray, header: bool) -> None:  # type: ignore[type-arg]
+def workbook(path: Path, rows: NDArray[np.float64], header: bool) -> None:
     """A workbook of one sheet as spreadsheets write them: words by number, numbers as they are, empty cells."""
     letters = "ABCDE"
     sheet = [

@@ -37,7 +37,8 @@ def build_model(flow: FlowConfig, features: int, context: int = 0, *, seed: int)
 
 def describe(flow: FlowConfig) -> str:
     """Name and size in a few words, as in ``made-mog x 8``."""
-    return flow.name if flow.members in (1, "auto") else f"{flow.name} x {flow.members}"
+    name = f"{flow.name} + made-mog" if flow.base == "made-mog" else flow.name
+    return name if flow.members in (1, "auto") else f"{name} x {flow.members}"
 
 
 def sizes_of(prepared: Prepared) -> tuple[int, int]:

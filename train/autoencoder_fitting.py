@@ -101,7 +101,7 @@ def plan_autoencoder(config: Config) -> AutoencoderPlan:
     decoder, values = _law(config, prepared)
     latent = max(1, min(32, features // 2)) if config.vae.latent == "auto" else config.vae.latent
     updates: dict[str, Any] = {"vae": config.vae.model_copy(update={"latent": latent, "decoder": decoder})}
-    if dataset.sha256 is not None:  # a file: its run must be found again from any folder
+    if dataset.is_file:  # its run must be found again from any folder
         source = str(Path(config.data.source).resolve())
         updates["data"] = config.data.model_copy(update={"source": source})
     config = config.model_copy(update=updates)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pushforward.train.benchmark_cells import Budget, Column, Result
+from pushforward.train.benchmark_cells import Budget, Column, Plan, Result
 from pushforward.train.benchmark_folder import BenchmarkFolder
+from pushforward.train.benchmark_json import long_table, table_dict
 from pushforward.train.benchmark_methods import Method, parse_methods
-from pushforward.train.benchmark_session import BenchmarkSession, Plan
+from pushforward.train.benchmark_session import BenchmarkSession
 from pushforward.train.benchmark_table import BenchmarkTable, build_table
 from pushforward.train.overrides import ConfigError
 from pushforward.train.runs import RunError
@@ -199,7 +200,7 @@ def write_table_files(folder: BenchmarkFolder, table: BenchmarkTable) -> None:
     from pushforward.train.benchmark_text import table_lines
 
     folder.write("table.txt", "\n".join(table_lines(table)) + "\n")
-    folder.write("table.json", json.dumps(table.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    folder.write("table.json", json.dumps(table_dict(table), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     folder.write("table.html", benchmark_page(table))
 
 
@@ -288,21 +289,6 @@ class _Tracker:
         }
         self._tracker.summary(summary | {"cells": len(table.results), "cells_left": table.left})
         self._tracker.finish(code)
-
-
-def long_table(table: BenchmarkTable) -> tuple[list[str], list[list[Any]]]:
-    """One row a method and data set, measured and published ones alike; the columns, and the rows."""
-    found = table.to_dict()
-    columns = ["set", "method", "score", "se_points", "se_runs", "runs", "rank", "mark", "behind_best", "seconds"]
-    columns += ["steps", "parameters", "error_bar", "published_error", "source"]
-    rows: list[list[Any]] = []
-    for entry in found["entries"]:
-        entry |= {"source": "measured here", "error_bar": f"se over test rows; se over {table.run_word}"}
-        rows.append([entry.get(key) for key in columns])
-    for entry in found["published"]:
-        entry |= {"source": f"{entry['source']} ({entry['evidence']})", "published_error": entry["error"]}
-        rows.append([entry.get(key) for key in columns])
-    return columns, rows
 
 
 def _nothing(request: Request) -> None:

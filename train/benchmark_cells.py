@@ -103,6 +103,38 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        suite: The suite.
+        columns: Its data sets, as they are measured.
+        folds: Divisions of each.
+        seeds: Seeds of each division.
+        methods: What is compared.
+        budget: How long each may take.
+    """
+
+    suite: Suite
+    columns: tuple[Column, ...]
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    methods: tuple[Method, ...]
+    budget: Budget
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells, fold by fold, so that wherever it ends every method has had the same ones but in the last."""
+        return [
+            Cell(column.source, column.dequantize, fold, seed, method.spec)
+            for fold in self.folds
+            for seed in self.seeds
+            for column in self.columns
+            for method in self.methods
+        ]
+
+
+@dataclass(frozen=True)
 class Result:
     """What came of a cell: a line of the record.
 

@@ -1,7 +1,7 @@
 """The page of a benchmark: the table, every data set by itself, and where each number comes from."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pushforward.evaluate.charts import Dot, dot_plot
 from pushforward.evaluate.numbers import NOTHING, count, duration, measured, minus, plain
@@ -26,7 +26,7 @@ from pushforward.train.benchmark_cells import Column
 from pushforward.train.benchmark_methods import Method
 from pushforward.train.benchmark_scores import Estimate
 from pushforward.train.benchmark_table import BEST, WITHIN, BenchmarkTable, Entry, headline
-from pushforward.train.benchmark_text import cell_of, error_codes, letters_of, published_cell, remarks
+from pushforward.train.benchmark_text import cell_of, effort_rows, error_codes, letters_of, published_cell, remarks
 from pushforward.train.published import ERROR_BARS, EVIDENCE, ErrorBar, Published
 
 GENERATOR = "pushforward benchmark"
@@ -245,20 +245,7 @@ def _difference(gap: Estimate | None, *, signed: bool = False) -> Child:
 
 
 def _effort(found: BenchmarkTable) -> Child:
-    body = []
-    for method in found.methods:
-        entries = [found.entries[column, method.spec] for column in found.columns]
-        rank = found.mean_rank(method)
-        body.append(
-            (
-                method.label,
-                NOTHING if rank is None else f"{rank[0]:.1f}",
-                *(_range([getattr(entry, key) for entry in entries]) for key in ("parameters", "steps")),
-                *(duration(_mean([getattr(entry, key) for entry in entries])) for key in ("seconds", "wall_seconds")),
-                f"{sum(entry.finished for entry in entries)} of {sum(entry.planned for entry in entries)}",
-            )
-        )
-    head = ("", "mean rank", "parameters", "steps", "training", "whole process", "runs")
+    head, *body = effort_rows(found)
     said = (
         "Means over the runs, from the smallest to the largest data set where they differ. Training is the time in the "
         "loop; the whole process also starts Python, reads, validates and scores."
@@ -344,19 +331,6 @@ def _size(found: BenchmarkTable, column: Column) -> str:
 
 def _threads(found: BenchmarkTable) -> list[str]:
     return sorted({str(result.threads) for result in found.results if result.threads is not None})
-
-
-def _range(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return NOTHING
-    low, high = count(min(known)), count(max(known))
-    return low if low == high else f"{low} to {high}"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _bare(value: float) -> str:

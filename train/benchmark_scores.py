@@ -79,8 +79,8 @@ def estimate(scores: Mapping[Run, RowScores]) -> Estimate:
         return Estimate(mean, math.nan, math.nan, runs)
     rows = np.concatenate([part.rows for part in scores.values()])
     pulls = np.concatenate([(part.values - mean) / (len(part.values) * len(scores)) for part in scores.values()])
-    groups = np.unique(rows, return_inverse=True)[1]
-    sums = np.bincount(groups, weights=pulls)
+    # In a single run every row stands once.
+    sums = pulls if len(scores) == 1 else np.bincount(np.unique(rows, return_inverse=True)[1], weights=pulls)
     n = len(sums)
     se_points = math.sqrt(n / (n - 1) * float(np.square(sums).sum())) if n > 1 else math.nan
     return Estimate(mean, se_points, se_runs, runs)

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from pushforward.train.benchmark_cells import (
-    Budget,
     Cell,
-    Column,
+    Plan,
     Result,
     fit_command,
     in_shell,
@@ -27,10 +26,9 @@ from pushforward.train.benchmark_cells import (
     worker_order,
 )
 from pushforward.train.benchmark_folder import BenchmarkFolder
-from pushforward.train.benchmark_methods import Method, parse_method
+from pushforward.train.benchmark_methods import parse_method
 from pushforward.train.runs import RunError
 from pushforward.train.signals import StopOnSignal
-from pushforward.train.suites import Suite
 
 _CHILD = "pushforward.train.benchmark_child"
 _WORKER = "pushforward.train.benchmark_worker"
@@ -39,38 +37,6 @@ _AROUND_A_FIT, _BASELINES = 20.0, 30.0
 # Beyond the time of everything, how long a cell that was thought to fit may still take.
 _GRACE, _GRACE_SHARE = 30.0, 0.1
 _POLL = 0.05
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be run.
-
-    Attributes:
-        suite: The suite.
-        columns: Its data sets, as they are measured.
-        folds: Divisions of each.
-        seeds: Seeds of each division.
-        methods: What is compared.
-        budget: How long each may take.
-    """
-
-    suite: Suite
-    columns: tuple[Column, ...]
-    folds: tuple[int, ...]
-    seeds: tuple[int, ...]
-    methods: tuple[Method, ...]
-    budget: Budget
-
-    @property
-    def cells(self) -> list[Cell]:
-        """All cells, fold by fold, so that wherever it ends every method has had the same ones but in the last."""
-        return [
-            Cell(column.source, column.dequantize, fold, seed, method.spec)
-            for fold in self.folds
-            for seed in self.seeds
-            for column in self.columns
-            for method in self.methods
-        ]
 
 
 @dataclass(eq=False)

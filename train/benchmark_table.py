@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pushforward.evaluate.json_safe import json_safe
 from pushforward.train.benchmark_cells import Cell, Column, Result, read_scores
 from pushforward.train.benchmark_folder import BenchmarkFolder
 from pushforward.train.benchmark_methods import BASELINES, Method, parse_method
 from pushforward.train.benchmark_scores import Estimate, RowScores, Run, difference, estimate, ranks
-from pushforward.train.published import COLUMNS, ERROR_BARS, EVIDENCE, Published
+from pushforward.train.published import COLUMNS, Published
 from pushforward.train.runs import RunError
 from pushforward.train.suites import Suite, labels, score_in_words
 
@@ -85,6 +84,7 @@ class BenchmarkTable:
     missing: Mapping[str, str] = field(default_factory=dict)
     left: int = 0
     notes: tuple[str, ...] = ()
+    _pairs: dict[tuple[Column, str, str], Estimate | None] = field(default_factory=dict, repr=False)
 
     @cached_property
     def labels(self) -> dict[Column, str]:
@@ -175,84 +175,16 @@ class BenchmarkTable:
 
     def paired(self, column: Column, first: Method, second: Method) -> Estimate | None:
         """By how much the first is better than the second, in nats; None where they share no run."""
+        key = column, first.spec, second.spec
+        if key not in self._pairs:
+            gap = self._difference(column, first, second)
+            self._pairs[key] = gap
+            self._pairs[column, second.spec, first.spec] = None if gap is None else gap._replace(mean=-gap.mean)
+        return self._pairs[key]
+
+    def _difference(self, column: Column, first: Method, second: Method) -> Estimate | None:
         scores = [self.scores.get((column, method.spec)) for method in (first, second)]
         return difference(scores[0], scores[1]) if scores[0] and scores[1] else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, safe for JSON."""
-        suite = self.suite
-        return dict(
-            json_safe(
-                {
-                    "suite": suite.name,
-                    "description": suite.description,
-                    "score": suite.score,
-                    "units": suite.units_in_words(),
-                    "better": "higher" if suite.score == "log-likelihood" else "lower",
-                    "standard_errors": {
-                        "se_points": "over the test rows",
-                        "se_runs": f"over {self.run_word}",
-                    },
-                    "conditions": self.facts.get("conditions"),
-                    "machine": {key: self.facts.get(key) for key in ("processor", "peers", "started")},
-                    "sets": [self._set(column) for column in self.columns],
-                    "missing": [{"set": name, "why": why} for name, why in self.missing.items()],
-                    "methods": [self._method(method) for method in self.methods],
-                    "entries": [self._entry(entry) for entry in self.entries.values()],
-                    "published": self._published(),
-                    "cells_left": self.left,
-                    "notes": list(self.notes),
-                    "cells": [vars(result) for result in self.results],
-                }
-            )
-        )
-
-    def _set(self, column: Column) -> dict[str, Any]:
-        known, best = self.facts_of(column), self.best(column)
-        return {
-            "set": self.labels[column],
-            "source": column.source,
-            "dequantize": column.dequantize,
-            "rows": None if known is None else known.rows,
-            "features": None if known is None else known.features,
-            "runs": self.planned[column],
-            "best": None if best is None else best.method.spec,
-        }
-
-    def _method(self, method: Method) -> dict[str, Any]:
-        rank = self.mean_rank(method)
-        facts = {"method": method.spec, "label": method.label, "kind": method.kind}
-        return facts | {"mean_rank": rank and rank[0], "ranked_on": rank[1] if rank else 0}
-
-    def _entry(self, entry: Entry) -> dict[str, Any]:
-        out: dict[str, Any] = {"set": self.labels[entry.column], "method": entry.method.spec}
-        score, behind = entry.score, entry.behind
-        out |= {"score": None if score is None else self.suite.sign * score.mean}
-        out |= {key: None if score is None else getattr(score, key) for key in ("se_points", "se_runs", "runs")}
-        out |= {"finished": entry.finished, "planned": entry.planned, "failures": entry.failures}
-        out |= {"rank": entry.rank, "mark": entry.mark, "behind_best": None if behind is None else behind.mean}
-        out |= {f"behind_{key}": None if behind is None else getattr(behind, key) for key in ("se_points", "se_runs")}
-        return out | {key: getattr(entry, key) for key in ("steps", "seconds", "wall_seconds", "parameters")}
-
-    def _published(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "method": row.method,
-                "year": row.year,
-                "set": name,
-                "score": figure.value,
-                "error": figure.error,
-                "error_bar": ERROR_BARS[row.error_bar],
-                "is_about": figure.is_about,
-                "is_doubted": figure.is_doubted,
-                "source": row.source,
-                "evidence": EVIDENCE[row.evidence],
-                "note": row.note,
-            }
-            for row in self.published
-            for name, figure in row.figures.items()
-            if Column(name, "off") in self.columns
-        ]
 
     def _column(self, column: Column) -> list[Entry]:
         """Entries of a data set: methods that have at least half of the runs are compared on those all of them have."""

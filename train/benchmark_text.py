@@ -5,7 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
-from pushforward.evaluate.numbers import count, duration
+from pushforward.evaluate.numbers import NOTHING, count, duration
 from pushforward.train.benchmark_cells import Column
 from pushforward.train.benchmark_table import BEST, WITHIN, BenchmarkTable, Entry, headline
 from pushforward.train.published import ERROR_BARS, EVIDENCE, ErrorBar, Figure, Published
@@ -178,7 +178,8 @@ def _behind(table: BenchmarkTable) -> Iterator[str]:
     yield from _blocks(table, [("", rows)], sized=False)
 
 
-def _efforts(table: BenchmarkTable) -> Iterator[str]:
+def effort_rows(table: BenchmarkTable) -> list[list[str]]:
+    """What each method took, the head first: means over runs, from the least to the most of the data sets."""
     rows = [["", "mean rank", "parameters", "steps", "training", "whole process", "runs"]]
     for method in table.methods:
         entries = [table.entries[column, method.spec] for column in table.columns]
@@ -186,13 +187,18 @@ def _efforts(table: BenchmarkTable) -> Iterator[str]:
         runs = f"{sum(e.finished for e in entries)} of {sum(e.planned for e in entries)}"
         rows.append(
             [
-                _short(method.label, _NAME),
-                "-" if rank is None else f"{rank[0]:.1f}",
-                *(_range([getattr(e, key) for e in entries], key) for key in ("parameters", "steps")),
+                method.label,
+                NOTHING if rank is None else f"{rank[0]:.1f}",
+                *(_range([getattr(e, key) for e in entries]) for key in ("parameters", "steps")),
                 *(_seconds([getattr(e, key) for e in entries]) for key in ("seconds", "wall_seconds")),
                 runs,
             ]
         )
+    return rows
+
+
+def _efforts(table: BenchmarkTable) -> Iterator[str]:
+    rows = [[_short(first, _NAME), *rest] for first, *rest in effort_rows(table)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     yield ""
     yield "means over the runs; smallest to largest data set where they differ"
@@ -239,17 +245,17 @@ def _size(table: BenchmarkTable, column: Column) -> str:
     return f"{sum(known.rows.values()):,} x {known.features}"
 
 
-def _range(values: Sequence[float | None], key: str) -> str:
+def _range(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
-        return "-"
+        return NOTHING
     low, high = count(min(known)), count(max(known))
     return low if low == high else f"{low} to {high}"
 
 
 def _seconds(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return "-" if not known else duration(sum(known) / len(known))
+    return NOTHING if not known else duration(sum(known) / len(known))
 
 
 def _short(name: str, most: int) -> str:

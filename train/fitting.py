@@ -1,6 +1,6 @@
 """A fit from end to end: data in, a run folder with a scored density out."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,13 +27,13 @@ from pushforward.train.overrides import ConfigError, load_config
 from pushforward.train.prepare import Prepared, check_same_data, load_data, prepare
 from pushforward.train.progress import Progress
 from pushforward.train.progress_picture import draw_progress
-from pushforward.train.race import SHARE, Outcome, race
+from pushforward.train.race import Outcome, choose
 from pushforward.train.recording import Watch
 from pushforward.train.results import results_of, schema_of, status_facts, summary_of
 from pushforward.train.row_scores import write_row_scores
 from pushforward.train.runs import RunFolder
 from pushforward.train.session import Session, new_run, resumed_run, start_client
-from pushforward.train.settings import candidates, check_base_has_gradients, resolve, settings
+from pushforward.train.settings import check_base_has_gradients, is_open, resolve, settings
 from pushforward.train.signals import StopOnSignal
 from pushforward.train.stacking import FLOW, stack
 from pushforward.train.target_fitting import fit_target, is_target, resume_target
@@ -48,13 +48,13 @@ _DEFINING = ("objective", "alpha", "energy_weight", "importance_samples")
 class Plan:
     """A fit that could begin: the data, the configuration with every choice made, and a flow of the right size.
 
-    Where a race decides, it is among the candidates, and the configuration is that of the first.
+    Where the fit itself decides on kind and number of flows, ``undecided`` is the configuration without that choice.
     """
 
     config: Config
     prepared: Prepared
     flow: Model
-    candidates: tuple[Config, ...] = ()
+    undecided: Config | None = None
 
     @property
     def parameters(self) -> int:
@@ -83,12 +83,13 @@ def plan(config: Config) -> Plan:
     dataset = prepared.dataset
     rows, features = prepared.recorded.shape
     about: dict[str, Any] = {"rows": rows, "features": features, "is_toy": dataset.toy is not None}
-    runners = candidates(config, **about)
+    undecided = config if is_open(config, is_toy=dataset.toy is not None) else None
     config = resolve(config, **about)
-    if dataset.sha256 is not None:  # a file: its run must be found again from any folder
+    if dataset.is_file:  # its run must be found again from any folder
         source = str(Path(config.data.source).resolve())
         data = config.data.model_copy(update={"source": source})
-        config, *runners = (c.model_copy(update={"data": data}) for c in (config, *runners))
+        config = config.model_copy(update={"data": data})
+        undecided = None if undecided is None else undecided.model_copy(update={"data": data})
     if config.train.objective in ("energy", "mle+energy"):
         check_base_has_gradients(config, features)
         if config.flow.members != 1:
@@ -96,7 +97,7 @@ def plan(config: Config) -> Plan:
         if config.train.batch_size == 1:
             raise ConfigError("train.batch_size: expected at least 2 for the energy distance; got 1")
     core = build_model(config.flow, features, dataset.context.shape[1], seed=config.seed)
-    return Plan(config, prepared, core, tuple(runners))
+    return Plan(config, prepared, core, undecided)
 
 
 def fit(
@@ -137,10 +138,9 @@ def fit(
             device = choose_device(config.device)
             trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
             options: dict[str, Any] = {"quiet": quiet, "trouble": trouble, "watch": watch, "job_type": job_type}
-            if planned.candidates:
-                outcome, options["signum"] = _choose(run, planned, device, quiet=quiet)
+            if planned.undecided is not None:
+                outcome, options["signum"] = _choose(run, prepared, planned.undecided, device)
                 config, state = outcome.config, outcome.state
-                options["trouble"] = "" if trouble else trouble  # it has been said
             else:
                 state = start(initialize(core, prepared, device, seed=config.seed), settings(config.train))
             # The flow as it starts: what a resumed fit is built from.
@@ -194,25 +194,15 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
         run.release()
 
 
-def _choose(run: RunFolder, planned: Plan, device: torch.device, *, quiet: bool) -> tuple[Outcome, int | None]:
-    """Run a race among the candidates; also the signal that ended it, None if none did."""
-    runners = list(planned.candidates)
-    names = ", ".join(describe(runner.flow) for runner in runners)
-    budget = runners[0].train.seconds
-    assert budget != "auto"  # resolve has decided it
-    progress = Progress(title=f"race      {names}; {SHARE * budget:.0f} s of {budget:g} s", log=run.log, quiet=quiet)
+def _choose(run: RunFolder, prepared: Prepared, undecided: Config, device: torch.device) -> tuple[Outcome, int | None]:
+    """Decide on kind and number of flows; also the signal that ended the decision, None if none did."""
+    progress = Progress(log=run.log, quiet=True)  # a bar comes with the fit
     with StopOnSignal() as signals:
-        outcome = race(
-            planned.prepared,
-            runners,
-            device,
-            stop=lambda: "signal" if signals.signum else "",
-            tell=progress.message,
+        outcome = choose(
+            prepared, undecided, device, stop=lambda: "signal" if signals.signum else "", tell=progress.message
         )
-    progress.message(outcome.line())
-    progress.close()
     run.write_config(outcome.config)
-    run.write_json("race.json", {"share": SHARE, "runners": [asdict(result) for result in outcome.results]})
+    run.write_json("race.json", outcome.to_dict())
     return outcome, signals.signum
 
 

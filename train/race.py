@@ -1,8 +1,10 @@
-"""Choosing among flows by a short race on validation likelihood."""
+"""Choosing among flows within the time of a fit: how many there is time for, and which kind does best at first."""
 
+import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -12,10 +14,15 @@ from pushforward.train.likelihood import Likelihood
 from pushforward.train.loop import DivergedError, State, minimize, start
 from pushforward.train.prepare import Prepared
 from pushforward.train.session import threads_for
-from pushforward.train.settings import settings
+from pushforward.train.settings import candidates, members_for, settings
 
 SHARE = 0.2
 """Share of the budget that a race takes, all runners together. The winner goes on from where it stands."""
+
+LEAST_STEPS = 150
+"""Steps of each runner below which a race says nothing: flows learn at different speeds at first."""
+
+_TIMED_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -29,59 +36,121 @@ class Result:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a race found.
+    """What was chosen.
 
     Attributes:
-        config: The winner's configuration.
-        state: Where the winner stands, its clock at the time the whole race took.
-        results: What each runner reached, the best first.
+        config: The configuration.
+        state: Where it stands, its clock at the time the whole choice took.
+        step_seconds: Time of a step of one flow.
+        results: What each runner of the race reached, the best first; empty without a race.
     """
 
     config: Config
     state: State
-    results: tuple[Result, ...]
+    step_seconds: float
+    results: tuple[Result, ...] = ()
 
-    def line(self) -> str:
-        """One line on who won, and by how much."""
-        first, *others = self.results
-        behind = ", ".join(f"{other.flow} {other.val_nll - first.val_nll:+.3f}" for other in others)
-        return f"race      {first.flow} is ahead: validation NLL {first.val_nll:.3f} (standardised); {behind}"
+    def to_dict(self) -> dict[str, Any]:
+        """Content of ``race.json``."""
+        return {
+            "flow": describe(self.config.flow),
+            "step_seconds": self.step_seconds,
+            "seconds": self.state.progress.seconds,
+            "runners": [asdict(result) for result in self.results],
+        }
 
 
-def race(
+def choose(
     prepared: Prepared,
-    runners: list[Config],
+    config: Config,
     device: torch.device,
     *,
     stop: Callable[[], str],
     tell: Callable[[str], object],
 ) -> Outcome:
-    """Train each runner for its share of the time, on a schedule of its own that ends there, and take the best.
+    """Decide how many flows to average, by the time of a step, and of which kind, by a race if there is time for one.
 
     Args:
         prepared: The data.
-        runners: Resolved configurations with one budget in seconds.
+        config: A configuration that leaves both open.
         device: Where to train.
         stop: Asked for a reason to end; what there is then decides.
-        tell: Told of a runner that did not stay finite.
+        tell: Told in a line what was chosen, and of a runner that did not stay finite.
 
     Raises:
-        DivergedError: If none did.
+        DivergedError: If no runner stayed finite.
     """
     began = time.perf_counter()
-    budget = runners[0].train.seconds
+    rows, features = prepared.recorded.shape
+    single = candidates(config, 1, rows=rows, features=features)[0]
+    budget = single.train.seconds
     assert budget != "auto"  # resolve has decided it
+    step_seconds = _time_of_a_step(prepared, single, device)
+    runners = candidates(config, members_for(rows, step_seconds, budget), rows=rows, features=features)
+    first = runners[0]
+    flows = sum(runner.flow.members for runner in runners if runner.flow.members != "auto")
+    if SHARE * budget < LEAST_STEPS * step_seconds * flows:
+        tell(f"flow      {describe(first.flow)}: no time for a race ({1e3 * step_seconds:.1f} ms a step and flow)")
+        outcome = Outcome(first, _begin(prepared, first, device), step_seconds)
+    else:
+        tell(f"race      {' against '.join(describe(r.flow) for r in runners)}, {SHARE * budget:.0f} of {budget:g} s")
+        results, winner, state = _race(prepared, runners, device, stop, tell)
+        outcome = Outcome(winner, state, step_seconds, results)
+        said = ", ".join(f"{result.flow} {result.val_nll:.3f}" for result in results)
+        tell(f"race      won by {results[0].flow}; validation NLL in standardised units: {said}")
+    progress = outcome.state.progress
+    progress.seconds, progress.stop_reason = time.perf_counter() - began, ""
+    progress.best_fraction = min(1.0, progress.seconds / budget)
+    outcome.state.flow.train()
+    return outcome
+
+
+def _begin(prepared: Prepared, config: Config, device: torch.device) -> State:
+    core = build_model(config.flow, *sizes_of(prepared), seed=config.seed)
+    return start(initialize(core, prepared, device, seed=config.seed), settings(config.train))
+
+
+def _likelihood(prepared: Prepared, config: Config, device: torch.device) -> Likelihood:
+    return Likelihood(
+        prepared.training_points(device), prepared.validation_points(device), settings(config.train).batch_size
+    )
+
+
+def _time_of_a_step(prepared: Prepared, config: Config, device: torch.device) -> float:
+    """Seconds, the median of a few steps after the first ones, which may compile something."""
+    state, objective = _begin(prepared, config, device), _likelihood(prepared, config, device)
+    parameters = list(state.flow.parameters())
+    times = []
+    with threads_for(config, state.flow.features):
+        for _ in range(_TIMED_STEPS):
+            began = time.perf_counter()
+            state.optimizer.zero_grad(set_to_none=True)
+            objective.loss(state.flow, objective.draw(0.0))[0].backward()
+            norm = state.optimizer.clipped_step(parameters, 5.0, state.average, 0.9)
+            float(norm)  # waits for a device that works on its own
+            times.append(time.perf_counter() - began)
+    return statistics.median(times[_TIMED_STEPS // 3 :])
+
+
+def _race(
+    prepared: Prepared,
+    runners: list[Config],
+    device: torch.device,
+    stop: Callable[[], str],
+    tell: Callable[[str], object],
+) -> tuple[tuple[Result, ...], Config, State]:
+    """Train each runner for its share of the time, on a schedule of its own that ends there; the best comes first."""
     found: list[tuple[Config, State]] = []
     for config in runners:
         if stop() and found:
             break
-        told = replace(settings(config.train), seconds=budget * SHARE / len(runners), patience=1.0)
-        core = build_model(config.flow, *sizes_of(prepared), seed=config.seed)
-        state = start(initialize(core, prepared, device, seed=config.seed), told)
-        likelihood = Likelihood(prepared.training_points(device), prepared.validation_points(device), told.batch_size)
+        told = settings(config.train)
+        assert told.seconds is not None  # a race is for budgets in seconds
+        told = replace(told, seconds=told.seconds * SHARE / len(runners), warmup=min(told.warmup, 20), patience=1.0)
+        state = _begin(prepared, config, device)
         try:
             with threads_for(config, state.flow.features):
-                state = minimize(state, likelihood, told, stop=stop)
+                state = minimize(state, _likelihood(prepared, config, device), told, stop=stop)
         except DivergedError as error:
             tell(f"{describe(config.flow)} is out of the race: {error}")
             if config is runners[-1] and not found:
@@ -89,12 +158,5 @@ def race(
             continue
         found.append((config, state))
     found.sort(key=lambda runner: runner[1].progress.best_loss)
-    results = tuple(
-        Result(describe(config.flow), state.progress.best_loss, state.progress.step) for config, state in found
-    )
-    config, state = found[0]
-    progress = state.progress
-    progress.seconds, progress.stop_reason = time.perf_counter() - began, ""
-    progress.best_fraction = min(1.0, progress.seconds / budget)
-    state.flow.train()
-    return Outcome(config, state, results)
+    results = (Result(describe(c.flow), state.progress.best_loss, state.progress.step) for c, state in found)
+    return tuple(results), *found[0]

@@ -5,10 +5,12 @@
  * beyond the least one, of all components each. Formulas and symbols are those of autoregressive_mixture.py.
  */
 #define LOG_ROOT_2PI 0.91893853320467274178
+#define MOST_LOG_SCALE 30.0
 
 INLINE vd NAME(component_scale)(const REAL *raw, const map *m, vd *derivative) {
-    *derivative = exponential(LOAD(raw));
-    return *derivative + m->bound;
+    vd given = LOAD(raw), scale = exponential(at_most(given, MOST_LOG_SCALE));
+    *derivative = choose(given > MOST_LOG_SCALE, all(0.0), scale);
+    return scale + m->bound;
 }
 
 SEPARATE void NAME(mixture_forward)(const REAL *p, vd x, const map *m, vd *z, vd *log_density) {
@@ -105,7 +107,10 @@ SEPARATE void NAME(mixture_draw)(const REAL *p, vd u, const map *m, vd *x, vd *m
         location = choose(reached, LOAD(p + (count + k) * TILE), location);
         scale = choose(reached, NAME(component_scale)(p + (2 * count + k) * TILE, m, &unused), scale);
     }
-    vd share = at_most(at_least((u - start) / own, 1e-300), 1.0 - 0x1p-53);
+    /* Half a step of the random numbers: without it the first one would stand for a point infinitely far out. */
+    vd least = at_most((sizeof(REAL) == 4 ? 0x1p-25 : 0x1p-54) * total / own, 0.5);
+    vd share = larger((u - start) / own, least);
+    share = at_most(choose(share > 1.0 - least, 1.0 - least, share), 1.0 - 0x1p-53);
     *x = location + scale * NAME(normal_quantile)(share);
     NAME(mixture_forward)(p, *x, m, &unused, minus_log_density);
     *minus_log_density = -*minus_log_density;

@@ -61,7 +61,7 @@ def benchmark(
     device: str | None,
     as_json: bool,
 ) -> None:
-    r"""Run data sets x methods x folds within a time budget, and write one table beside published numbers.
+    """Run data sets x methods x folds within a time budget, and write one table beside published numbers.
 
     SUITE is literature, rnade, half, tables or embedded; DATA is what `pushforward fit` takes, one or more.
     Every fit is a run folder below --out. The same command goes on where it was stopped.
@@ -70,7 +70,7 @@ def benchmark(
     pushforward benchmark embedded --seconds 20
     pushforward benchmark rnade --methods gaussian,nflows:nsf-ar,auto --hours 3
     pushforward benchmark my.csv --methods auto,"flow=maf flow.layers=8"
-    """
+    """  # noqa: D301 - what click takes for lines to leave as they are is a backspace
     from pushforward.train.benchmark import benchmark_plan, run_benchmark
     from pushforward.train.overrides import ConfigError
 
@@ -106,10 +106,11 @@ def benchmark(
 
 
 def _tell_result(done: "Benchmark", as_json: bool) -> None:
+    from pushforward.train.benchmark_json import table_dict
     from pushforward.train.benchmark_text import table_lines
 
     if as_json:
-        click.echo(json.dumps({"out": str(done.path), **done.table.to_dict()}, ensure_ascii=False))
+        click.echo(json.dumps({"out": str(done.path), **table_dict(done.table)}, ensure_ascii=False))
     else:
         for line in table_lines(done.table):
             click.echo(line)
@@ -119,7 +120,8 @@ def _tell_result(done: "Benchmark", as_json: bool) -> None:
     if done.location is not None:
         say(f"W&B       {done.location}")
     if done.stopped:
-        say(f"{done.stopped}; {done.table.left:,} cells are left, and the same command goes on with them")
+        left = "1 cell is" if done.table.left == 1 else f"{done.table.left:,} cells are"
+        say(f"{done.stopped}; {left} left, and the same command goes on")
     if done.signum is not None:
         sys.exit(128 + done.signum)
 

@@ -30,7 +30,7 @@ class MaskedTransformer(nn.Module):
 
     It stands wherever ``MaskedResidualNet`` does. There the features share the hidden units, here each has all of them:
     every weight of a block is used once a feature, so an evaluation costs about :math:`D` times as much as that of a
-    residual net with as many weights, and learns more. All values pass a layer norm, so the outputs stay bounded
+    residual net with as many weights, and a step learns more. All values pass a layer norm, so the outputs stay bounded
     however far outside a point is.
 
     Attention is written out, because torch's fused kernels have no second derivatives, and no batching rule for their
@@ -52,7 +52,8 @@ class MaskedTransformer(nn.Module):
 
     Cost:
         About :math:`24 H^2 + 4 D H` operations for each feature and block, and memory of :math:`D^2` attention weights
-        for each head and block while gradients are followed. ``incremental`` as a whole costs about one evaluation.
+        for each head and block while gradients are followed. ``incremental`` as a whole takes as long as about two
+        evaluations (1.2 to 2.3 were measured, at 43 features and 512 points).
 
     References:
         - Vaswani et al. (2017), Attention is all you need, https://arxiv.org/abs/1706.03762; norms before each branch

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -21,6 +22,13 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (example,) = blocks("python")
     exec(compile(example, "README.md", "exec"), {})
     assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_the_python_example_of_the_flows_runs() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (README.parent / "docs" / "flows.md").read_text(), flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(compile(example, "flows.md", "exec"), found)
+    assert found["new"].shape == (1000, 5)
 
 
 def test_every_command_and_key_exists() -> None:

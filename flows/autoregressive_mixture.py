@@ -64,7 +64,7 @@ class MixtureConditional(Univariate):
         # Half a step of the random numbers: without it the first one would stand for a point infinitely far out.
         eps = torch.finfo(z.dtype).eps
         least = (0.25 * eps / weight).clamp(max=0.5)
-        share = ((z - start) / weight).clamp(least, (1.0 - least).clamp(max=1.0 - 0.5 * eps))
+        share = torch.maximum((z - start) / weight, least).clamp(max=1.0 - 0.5 * eps)
         noise = ndtri(share)
         x = (locations.gather(-1, chosen) + scales.gather(-1, chosen) * noise).squeeze(-1)
         return x, -self.forward(x, parameters)[1]

@@ -146,7 +146,7 @@ def test_gradcheck(engine: Engine) -> None:
 
 
 def test_functorch_and_compiling_see_the_formulas() -> None:
-    flow = Flow(made(3), build("gaussian", 3).bijection)
+    flow = Flow(made(3, blocks=0), build("gaussian", 3).bijection)
     x = torch.randn(4, 3, dtype=F64)
     assert_close(torch.func.vmap(torch.func.grad(flow.log_prob))(x), flow.score(x))
     compiled = torch.compile(flow.log_prob, fullgraph=True, backend="eager")

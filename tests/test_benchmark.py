@@ -648,6 +648,47 @@ def test_methods_are_compared_on_the_folds_they_share(tmp_path: Path) -> None:
     assert "1/4" in text
 
 
+def test_pairs_and_rows_that_are_drawn_anew(tmp_path: Path) -> None:
+    base = np.random.default_rng(0).normal(size=30)
+    scores: dict[tuple[str, str, int], Any] = {("red-wine", m, f): base + f for m in ("auto", "kde") for f in range(2)}
+    scores["red-wine", "auto", 0] = base + 1
+    table = made_table(tmp_path / "a", SUITES["rnade"], scores)
+    (column,), (kde, auto) = table.columns, table.methods
+    there, back = table.paired(column, auto, kde), table.paired(column, kde, auto)
+    assert there is not None
+    assert back is not None
+    assert there.mean == pytest.approx(0.5)
+    assert back.mean == pytest.approx(-0.5)
+    # Row 0 of another draw is another row, so that twice as many rows are known, and the error is smaller.
+    errors = []
+    for is_drawn in (False, True):
+        with BenchmarkFolder.open(tmp_path / str(is_drawn), SUITES["embedded"], Budget(60.0, None, 1)) as folder:
+            for fold in range(2):
+                cell = Cell("iris", "off", fold, 0, "kde")
+                run = folder.free_run(cell)
+                run.mkdir()
+                write_row_scores(RunFolder(run), np.arange(30), base)
+                name = f"runs/{run.name}/test_scores.parquet"
+                folder.add(CellResult(*cell, "finished", log_prob=0.0, scores=name, is_drawn=is_drawn))
+            score = next(iter(build_table(folder, SUITES["embedded"]).entries.values())).score
+            assert score is not None
+            errors.append(score.se_points)
+    assert errors[0] == pytest.approx(base.std(ddof=1) / math.sqrt(30))
+    assert errors[1] == pytest.approx(np.tile(base, 2).std(ddof=1) / math.sqrt(60))
+
+
+def test_mean_ranks_count_where_all_are_compared(tmp_path: Path) -> None:
+    """A method that has no score where it would be worst gets no better rank for it."""
+    base = np.random.default_rng(0).normal(size=30)
+    scores: dict[tuple[str, str, int], Any] = {}
+    for source in ("red-wine", "white-wine", "housing"):
+        scores |= {(source, "auto", 0): base + 1, (source, "kde", 0): base, (source, "gmm", 0): base - 1}
+    scores["housing", "auto", 0] = None
+    table = made_table(tmp_path, SUITES["rnade"], scores)
+    ranks = {method.spec: table.mean_rank(method) for method in table.methods}
+    assert ranks == {"auto": (1, 2), "kde": (2, 2), "gmm": (3, 2)}
+
+
 def test_text_and_page_of_a_full_table(tmp_path: Path) -> None:
     """Sixty rows of five data sets: no line is too long, and every number is on the page."""
     rng = np.random.default_rng(0)

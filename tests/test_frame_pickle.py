@@ -156,6 +156,15 @@ def test_old_pandas(version: str, two_blocks: bool, tmp_path: Path) -> None:
     check(path, expected)
 
 
+def test_blocks_tell_their_columns_by_place(tmp_path: Path) -> None:
+    """By name, which the format holds too, two columns of one name could not be told apart."""
+    path = tmp_path / "old.pickle"
+    path.write_bytes(old_frame(VERSIONS["0.19"]).replace(b"R2", b"R1"))
+    found = read_frame(path)
+    assert found.names == (*NAMES[:4], "R1")
+    assert np.array_equal(found.matrix, VALUES)
+
+
 def test_before_0_14(tmp_path: Path) -> None:
     path = tmp_path / "old.pickle"
     path.write_bytes(old_frame(VERSIONS["0.14"], blocks_by_name=True, two_blocks=True))

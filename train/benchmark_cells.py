@@ -158,7 +158,7 @@ class Result:
         parameters: Numbers it stores.
         steps: Steps of training; None for what takes none.
         seconds: Time of training.
-        wall_seconds: Time of the whole process.
+        wall_seconds: Time of the whole process, which baselines of one split share.
         threads: Threads it had.
         stop_reason: Why training ended.
         detail: What was chosen, in words.

@@ -248,7 +248,8 @@ def _effort(found: BenchmarkTable) -> Child:
     head, *body = effort_rows(found)
     said = (
         "Means over the runs, from the smallest to the largest data set where they differ. Training is the time in the "
-        "loop; the whole process also starts Python, reads, validates and scores."
+        "loop; the whole process, one for the baselines of a split, also starts Python, reads, validates and scores. "
+        "Ranks are means over the data sets on which all methods are compared."
     )
     return figure(table("What each method took", head, body, hide_caption=True), said)
 

@@ -200,7 +200,7 @@ class BenchmarkSession:
 
     def _result(self, job: Job, cell: Cell, folder: Path, trouble: str, wall: float) -> Result:
         base: dict[str, Any] = cell._asdict() | {
-            "wall_seconds": round(wall / len(job.cells), 3),
+            "wall_seconds": round(wall, 3),
             "threads": self.plan.budget.threads,
             "command": job.command,
             "ended": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -247,7 +247,7 @@ class BenchmarkSession:
         same = [r for r in results if r.method in methods]
         near = [r for r in same if r.source == job.source] or same
         if near:
-            return max(r.wall_seconds or 0.0 for r in near) * len(job.cells)
+            return max(r.wall_seconds or 0.0 for r in near)
         seconds = self.plan.budget.seconds or 0.0
         return min(seconds, 60.0) + _BASELINES if job.kind == "baseline" else seconds + _AROUND_A_FIT
 

@@ -157,10 +157,16 @@ class BenchmarkTable:
         return found[0] if found else None
 
     def mean_rank(self, method: Method) -> tuple[float, int] | None:
-        """Mean rank over the data sets, and their number; None where it has none."""
-        found = [self.entries[column, method.spec].rank for column in self.columns]
-        known = [rank for rank in found if rank is not None]
-        return (sum(known) / len(known), len(known)) if known else None
+        """Mean rank over the data sets on which all methods are compared, and their number; None without any."""
+        known = [self.entries[column, method.spec].rank for column in self._ranked]
+        found = [rank for rank in known if rank is not None]
+        return (sum(found) / len(found), len(found)) if found else None
+
+    @cached_property
+    def _ranked(self) -> list[Column]:
+        """Data sets on which all have a rank that have one anywhere: among fewer, a rank is easily a good one."""
+        having = {spec for (_, spec), entry in self.entries.items() if entry.rank is not None}
+        return [c for c in self.columns if all(self.entries[c, spec].rank is not None for spec in having)]
 
     def facts_of(self, column: Column) -> Result | None:
         """A finished run on a data set, which knows its rows and columns."""

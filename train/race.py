@@ -1,5 +1,6 @@
 """Choosing among flows within the time of a fit: how many there is time for, and which kind does best at first."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ SHARE = 0.2
 LEAST_STEPS = 150
 """Steps of each runner below which a race says nothing: flows learn at different speeds at first."""
 
-_TIMED_STEPS = 12
+_TIMED_STEPS, _TIMED_SECONDS = 12, 0.3
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,16 @@ def choose(
     budget = single.train.seconds
     assert budget != "auto"  # resolve has decided it
     step_seconds = _time_of_a_step(prepared, single, device)
-    runners = candidates(config, members_for(rows, step_seconds, budget), rows=rows, features=features)
-    first = runners[0]
-    flows = sum(runner.flow.members for runner in runners if runner.flow.members != "auto")
-    if SHARE * budget < LEAST_STEPS * step_seconds * flows:
+    first, *others = candidates(config, members_for(rows, step_seconds, budget), rows=rows, features=features)
+    steps = {_of_one(runner): _time_of_a_step(prepared, _of_one(runner), device) for runner in others if not stop()}
+
+    def has_time(runner: Config) -> bool:
+        assert runner.flow.members != "auto"  # resolve has decided it
+        takes = (steps | {single: step_seconds}).get(_of_one(runner), math.inf) * runner.flow.members
+        return SHARE * budget / (1 + len(others)) >= LEAST_STEPS * takes
+
+    runners = [first, *(runner for runner in others if has_time(runner))]
+    if not has_time(first) or len(runners) == 1:
         tell(f"flow      {describe(first.flow)}: no time for a race ({1e3 * step_seconds:.1f} ms a step and flow)")
         outcome = Outcome(first, _begin(prepared, first, device), step_seconds)
     else:
@@ -103,6 +110,11 @@ def choose(
     progress.best_fraction = min(1.0, progress.seconds / budget)
     outcome.state.flow.train()
     return outcome
+
+
+def _of_one(config: Config) -> Config:
+    """The same with a single flow."""
+    return config.model_copy(update={"flow": config.flow.model_copy(update={"members": 1})})
 
 
 def _begin(prepared: Prepared, config: Config, device: torch.device) -> State:
@@ -120,16 +132,16 @@ def _time_of_a_step(prepared: Prepared, config: Config, device: torch.device) ->
     """Seconds, the median of a few steps after the first ones, which may compile something."""
     state, objective = _begin(prepared, config, device), _likelihood(prepared, config, device)
     parameters = list(state.flow.parameters())
-    times = []
+    times: list[float] = []
     with threads_for(config, state.flow.features):
-        for _ in range(_TIMED_STEPS):
+        while len(times) < _TIMED_STEPS and (len(times) < 3 or sum(times) < _TIMED_SECONDS):
             began = time.perf_counter()
             state.optimizer.zero_grad(set_to_none=True)
             objective.loss(state.flow, objective.draw(0.0))[0].backward()
             norm = state.optimizer.clipped_step(parameters, 5.0, state.average, 0.9)
             float(norm)  # waits for a device that works on its own
             times.append(time.perf_counter() - began)
-    return statistics.median(times[_TIMED_STEPS // 3 :])
+    return statistics.median(times[len(times) // 3 :])
 
 
 def _race(

@@ -55,6 +55,10 @@ _MOST_MEMBERS = 8
 # One layer of splines, and a mixture as the base. On small tables an ensemble of these was ahead of twice as many
 # mixtures alone; on large ones a mixture with a deep network is ahead.
 _HYBRID: dict[str, Any] = {"name": "nsf-ar", "base": "made-mog"}
+
+# What many columns, such as pixels, are learned best by, where there is time: a step takes many times as long.
+_TRANSFORMER: dict[str, Any] = {"name": "made-mog", "conditioner": "transformer", "hidden": 64, "blocks": 3}
+_MANY_FEATURES = 20
 _MOST_ROWS_TO_STACK = 6_000
 
 # Training rows below which a table is tiny or small, and from which it is large.
@@ -117,7 +121,7 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
     seconds = 10.0 if is_toy else min(120.0, 15.0 + rows * features / 8_000)
     train_defaults = {
         "batch_size": _batch_size(rows, is_toy),
-        "learning_rate": {"toy": 5e-3, "tiny": 3e-3, "small": 4e-3, "large": 4e-3}[tier],
+        "learning_rate": {"toy": 5e-3, "tiny": 4e-3, "small": 4e-3, "large": 4e-3}[tier],
         "weight_decay": {"toy": 0.0, "tiny": 1e-2, "small": 1e-3, "large": 0.0}[tier],
         "warmup": WARMUP_STEPS,
         "averaging": 0.99,
@@ -189,6 +193,8 @@ def candidates(config: Config, members: int, *, rows: int, features: int) -> lis
         kinds = [(_HYBRID, members), (mixture, min(_MOST_MEMBERS, 2 * members))]
     else:
         kinds = [(mixture, members), ({"name": "nsf-ar"}, max(1, members // 2))]
+    if features >= _MANY_FEATURES and config.flow.base == "auto":
+        kinds.append((_TRANSFORMER, 1))
     out = []
     for kind, count in kinds:
         told = kind | {"members": count, "stacking": rows < _MOST_ROWS_TO_STACK}

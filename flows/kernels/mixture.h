@@ -109,8 +109,7 @@ SEPARATE void NAME(mixture_draw)(const REAL *p, vd u, const map *m, vd *x, vd *m
     }
     /* Half a step of the random numbers: without it the first one would stand for a point infinitely far out. */
     vd least = at_most((sizeof(REAL) == 4 ? 0x1p-25 : 0x1p-54) * total / own, 0.5);
-    vd share = larger((u - start) / own, least);
-    share = at_most(choose(share > 1.0 - least, 1.0 - least, share), 1.0 - 0x1p-53);
+    vd share = at_most(larger((u - start) / own, least), 1.0 - 0x1p-53);
     *x = location + scale * NAME(normal_quantile)(share);
     NAME(mixture_forward)(p, *x, m, &unused, minus_log_density);
     *minus_log_density = -*minus_log_density;

@@ -1,0 +1,436 @@
+"""Ensembles: flows averaged in probability, everywhere a single flow can stand."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from scipy import stats
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from pushforward.cli import main
+from pushforward.datasets.schema import Column, Schema
+from pushforward.evaluate.fitted import FittedDensity
+from pushforward.evaluate.inversion import LogDetError, RoundTrip, log_det_error, round_trip, worst
+from pushforward.evaluate.report import evaluate_flow
+from pushforward.flows import (
+    Chain,
+    Ensemble,
+    Flow,
+    Gaussian,
+    ModelFileError,
+    Permutation,
+    build,
+    build_ensemble,
+    load,
+    load_model,
+    members_of,
+    native,
+    save,
+)
+from pushforward.train.layers import gradient_norms, log_det_terms, named_layers
+
+Perturb = Callable[..., nn.Module]
+F64 = torch.float64
+WEIGHTS = (0.5, 0.3, 0.2)
+
+
+def gaussian(mean: float, scale: float, features: int = 2, context: int = 0) -> Flow:
+    """A Gaussian alone; its context moves the mean and the logarithm of the scale by half of itself."""
+    flow = Flow(Gaussian(features, context), Chain([], features=features)).double()
+    with torch.no_grad():
+        for name, parameter in flow.base.named_parameters():
+            own = {"location": mean, "log_scale": math.log(scale), "from_context.weight": 0.5}
+            parameter.fill_(own.get(name, 0.0))
+    return flow.eval()
+
+
+def three(perturb: Perturb, context: int = 0) -> Ensemble:
+    """Different flows; the last one does not see the context."""
+    names = ("nsf-ar", "maf", "made-mog")
+    flows = [build(name, 3, context if name != "made-mog" else 0, layers=1, hidden=8, components=3) for name in names]
+    ensemble = Ensemble(flows, WEIGHTS)
+    perturb(ensemble, 0.5)
+    return ensemble.double().eval()
+
+
+def apart() -> Ensemble:
+    """Gaussians that hardly overlap: a sample says which one it is of."""
+    return Ensemble([gaussian(-10.0, 0.5), gaussian(0.0, 2.0), gaussian(10.0, 1.0)], WEIGHTS)
+
+
+# The density
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_log_prob_is_the_logarithm_of_the_mean(context: int, perturb: Perturb) -> None:
+    ensemble = three(perturb, context)
+    x, given = torch.randn(4, 5, 3, dtype=F64), torch.randn(5, context, dtype=F64) if context else None
+    each = [m.log_prob(x, given if m.context else None) for m in ensemble.members]
+    by_hand = sum(w * log_prob.exp() for w, log_prob in zip(WEIGHTS, each, strict=True))
+    assert_close(ensemble.log_prob(x, given), torch.as_tensor(by_hand).log(), rtol=1e-12, atol=1e-12)
+    assert_close(ensemble(x, given), ensemble.log_prob(x, given), rtol=0, atol=0)
+    joint = ensemble.joint_log_prob(x, given)
+    assert joint.shape == (4, 5, 3)
+    assert_close(joint.logsumexp(-1), ensemble.log_prob(x, given))
+    # Far out, where every density is zero as a number, its logarithm is that of the heaviest member.
+    far = torch.full((3,), 1e3, dtype=F64)
+    assert bool(ensemble.log_prob(far, None if given is None else given[0]).isfinite())
+
+
+def test_weights_are_normalised_and_equal_by_default() -> None:
+    flows = [gaussian(float(i), 1.0) for i in range(4)]
+    assert Ensemble(flows).weights == [0.25] * 4
+    assert Ensemble(flows, [1, 1, 2, 4]).weights == [0.125, 0.125, 0.25, 0.5]
+    x = torch.zeros(2, dtype=F64)
+    assert_close(Ensemble(flows, [1, 1, 2, 4]).log_prob(x), Ensemble(flows, [3, 3, 6, 12]).log_prob(x))
+    assert members_of(Ensemble(flows)) == flows
+    assert members_of(flows[0]) == [flows[0]]
+
+
+def test_what_is_averaged_stays_a_density() -> None:
+    ensemble = apart()
+    line = torch.linspace(-40, 40, 801, dtype=F64)
+    grid = torch.cartesian_prod(line, line)
+    with torch.no_grad():
+        assert float(ensemble.log_prob(grid).exp().sum() * 0.1**2) == pytest.approx(1.0, abs=1e-8)
+
+
+def test_functorch_and_compiling(perturb: Perturb) -> None:
+    ensemble = three(perturb)
+    x = torch.randn(4, 3, dtype=F64, requires_grad=True)
+    with native.disabled():
+        scores = torch.func.vmap(torch.func.grad(ensemble.log_prob))(x)
+    (expected,) = torch.autograd.grad(ensemble.log_prob(x).sum(), x)
+    assert_close(scores, expected)
+    assert_close(torch.compile(ensemble.log_prob, fullgraph=True, backend="eager")(x), ensemble.log_prob(x))
+
+
+# Samples
+
+
+def test_members_have_their_shares_of_the_samples() -> None:
+    ensemble = apart()
+    n = 20_000
+    for lead in (n, (4, n // 4)):
+        x = ensemble.sample(lead)
+        assert x.shape == (*(lead if isinstance(lead, tuple) else (lead,)), 2)
+        rows = x.reshape(-1, 2)
+        member = ensemble.joint_log_prob(rows).argmax(-1)
+        counts = torch.bincount(member, minlength=3).numpy()
+        assert stats.chisquare(counts, n * np.array(WEIGHTS)).pvalue > 1e-4
+        # They come in no order: neighbours are independent.
+        same = float((member[1:] == member[:-1]).double().mean())
+        assert same == pytest.approx(sum(w * w for w in WEIGHTS), abs=0.02)
+        assert float(rows[member == 0].std()) == pytest.approx(0.5, rel=0.03)
+
+
+def test_each_row_of_the_context_gets_its_own_point() -> None:
+    """The first and the last member move with the context, the second one does not see it."""
+    ensemble = Ensemble([gaussian(0.0, 0.01, 2, 1), gaussian(-50.0, 0.01), gaussian(100.0, 0.01, 2, 1)], WEIGHTS)
+    given = torch.arange(12.0, dtype=F64).view(3, 4, 1)
+    x = ensemble.sample(500, given)
+    assert x.shape == (500, 3, 4, 2)
+    seen, unseen = 0.01 * torch.exp(0.5 * given), torch.full_like(given, 0.01)
+    places = ((0.5 * given, seen), (torch.full_like(given, -50.0), unseen), (100.0 + 0.5 * given, seen))
+    for (mean, scale), weight in zip(places, WEIGHTS, strict=True):
+        here = ((x - mean).abs() < 6 * scale).all(-1)
+        assert_close(here.double().mean(0), torch.full((3, 4), weight, dtype=F64), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("context", [0, 2])
+def test_shapes_and_dtype(context: int, dtype: torch.dtype, perturb: Perturb) -> None:
+    ensemble = three(perturb, context).to(dtype)
+    for n, lead in (((), ()), (4, (4,)), ((2, 5), (2, 5)), (0, (0,))):
+        for rows in ((), (6,), (0,)) if context else ((),):
+            given = torch.randn(*rows, context, dtype=dtype) if context else None
+            x = ensemble.rsample(n, given)
+            assert (x.shape, x.dtype) == ((*lead, *rows, 3), dtype)
+            log_prob = ensemble.log_prob(x, given)
+            assert (log_prob.shape, log_prob.dtype) == ((*lead, *rows), dtype)
+            assert ensemble.latent_noise(x, given).shape == x.shape
+            assert not ensemble.sample(n, given).requires_grad
+            x, log_prob = ensemble.sample_and_log_prob(n, given)
+            assert_close(log_prob, ensemble.log_prob(x, given).detach())
+    if context:  # broadcasting, also where a member does not see the context
+        x, given = torch.randn(4, 1, 3, dtype=dtype), torch.randn(5, context, dtype=dtype)
+        together = ensemble.log_prob(x, given)
+        assert together.shape == (4, 5)
+        assert_close(together[2, 3], ensemble.log_prob(x[2, 0], given[3]), rtol=1e-4, atol=1e-4)
+        assert ensemble.latent_noise(x, given).shape == (4, 5, 3)
+
+
+def test_gradients_of_samples_are_those_of_the_members() -> None:
+    ensemble = apart()
+    x = ensemble.rsample(3_000)
+    member = ensemble.joint_log_prob(x).argmax(-1)
+    x.sum().backward()
+    for m, flow in enumerate(ensemble.members):
+        own = x[member == m].detach()
+        base = flow.base
+        assert isinstance(base, Gaussian)
+        assert base.location.grad is not None
+        assert base.log_scale.grad is not None
+        assert_close(base.location.grad, torch.full((2,), float(len(own)), dtype=F64))
+        assert_close(base.log_scale.grad, (own - base.location.detach()).sum(0), rtol=1e-6, atol=1e-6)
+
+
+# The noise behind points
+
+
+def normal(noise: Tensor) -> float:
+    """The least p-value of the columns."""
+    return float(min(stats.kstest(column.detach().numpy(), "norm").pvalue for column in noise.T))
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_latent_noise_is_normal_for_its_samples_and_no_others(context: int, perturb: Perturb) -> None:
+    ensemble = three(perturb, context)
+    given = torch.tensor([0.5, -1.0], dtype=F64) if context else None
+    x = ensemble.sample(5_000, given)
+    noise = ensemble.latent_noise(x, given).detach()
+    assert normal(noise) > 1e-4
+    assert float((torch.corrcoef(noise.T) - torch.eye(3, dtype=F64)).abs().max()) < 0.07
+    alone = [m.latent_noise(x, given if m.context else None) for m in ensemble.members]
+    assert all(normal(noise) < 1e-4 for noise in alone)
+    wrong = ensemble.members[0].sample(5_000, given)
+    assert normal(ensemble.latent_noise(wrong, given)) < 1e-4
+
+
+def test_the_member_behind_a_point_is_drawn_from_its_posterior() -> None:
+    ensemble = Ensemble([gaussian(0.0, 1.0), gaussian(1.0, 1.0)], [0.5, 0.5])
+    x = torch.full((2,), 0.25, dtype=F64)
+    first = float(ensemble.joint_log_prob(x).detach().softmax(-1)[0])
+    for share, member in ((first - 1e-9, 0), (first + 1e-9, 1), (0.0, 0), (1.0, 1)):
+        noise = ensemble.latent_noise(x, None, torch.tensor(share, dtype=F64))
+        assert_close(noise, ensemble.members[member].latent_noise(x))
+    drawn = ensemble.latent_noise(x.expand(4_000, 2))
+    assert float((drawn[:, 0] == drawn[:, 0].max()).double().mean()) == pytest.approx(first, abs=0.04)
+
+
+# Copies, files, mistakes
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_what_is_read_is_what_was_written(context: int, tmp_path: Path, perturb: Perturb) -> None:
+    ensemble = three(perturb, context).float()
+    save(ensemble, tmp_path, extra={"a": 1})
+    twin = load_model(tmp_path, Flow, Ensemble)
+    assert isinstance(twin, Ensemble)
+    assert not twin.training
+    assert twin.weights == ensemble.weights
+    x, given = torch.randn(8, 3), torch.randn(8, context) if context else None
+    assert_close(twin(x, given), ensemble(x, given), rtol=0, atol=0)
+    assert_close(twin.state_dict(), ensemble.state_dict(), rtol=0, atol=0)
+    assert_close(copy.deepcopy(ensemble)(x, given), ensemble(x, given), rtol=0, atol=0)
+    with pytest.raises(ModelFileError) as error:
+        load(tmp_path)
+    assert str(error.value) == f"{tmp_path / 'config.json'}: expected a Flow; got Ensemble"
+
+
+def test_dtype_and_device(perturb: Perturb) -> None:
+    ensemble = three(perturb)
+    x = torch.randn(5, 3, dtype=F64)
+    exact = ensemble.log_prob(x)
+    assert_close(ensemble.float().log_prob(x.float()).double(), exact, rtol=1e-4, atol=1e-4)
+    # The weights are numbers and not tensors: going to single precision and back loses nothing of them.
+    assert_close(apart().float().double().log_prob(x[:, :2]), apart().log_prob(x[:, :2]), rtol=0, atol=1e-6)
+    assert ensemble.weights == list(WEIGHTS)
+    meta = ensemble.to("meta")
+    assert meta.log_prob(x.float().to("meta")).device.type == "meta"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_lives_on_a_gpu(perturb: Perturb) -> None:
+    ensemble = three(perturb)
+    x = torch.randn(5, 3, dtype=F64)
+    exact = ensemble.log_prob(x)
+    ensemble.cuda()
+    assert_close(ensemble.log_prob(x.cuda()).cpu(), exact)
+    assert ensemble.sample(300).device.type == ensemble.latent_noise(x.cuda()).device.type == "cuda"
+
+
+MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
+    "no members": (lambda: Ensemble([]), "Ensemble: expected at least one member; got none"),
+    "fewer weights": (
+        lambda: Ensemble([gaussian(0, 1), gaussian(0, 1)], [1.0]),
+        r"Ensemble: expected 2 weights above 0; got \[1.0\]",
+    ),
+    "a weight of zero": (
+        lambda: Ensemble([gaussian(0, 1), gaussian(0, 1)], [1.0, 0.0]),
+        r"Ensemble: expected 2 weights above 0; got \[1.0, 0.0\]",
+    ),
+    "an infinite weight": (
+        lambda: Ensemble([gaussian(0, 1)], [math.inf]),
+        r"Ensemble: expected 1 weights above 0; got \[inf\]",
+    ),
+    "features": (
+        lambda: Ensemble([gaussian(0, 1), gaussian(0, 1, 3)]),
+        "Ensemble: expected 2 features and a context of 0 or 0 in member 1; got 3 and 0",
+    ),
+    "context": (
+        lambda: Ensemble([gaussian(0, 1, 2, 1), gaussian(0, 1, 2, 3)]),
+        "Ensemble: expected 2 features and a context of 0 or 3 in member 0; got 2 and 1",
+    ),
+    "no context": (
+        lambda: Ensemble([gaussian(0, 1, 2, 1)]).log_prob(torch.zeros(2)),
+        r"Ensemble: expected context of shape \(\.\.\., 1\); got none",
+    ),
+    "no context to sample": (
+        lambda: Ensemble([gaussian(0, 1, 2, 1), gaussian(0, 1)]).sample(3),
+        r"Ensemble: expected context of shape \(\.\.\., 1\); got none",
+    ),
+    "a context": (
+        lambda: Ensemble([gaussian(0, 1)]).log_prob(torch.zeros(2), torch.zeros(1)),
+        r"Ensemble: expected no context; got one of shape \(1,\)",
+    ),
+    "another context": (
+        lambda: Ensemble([gaussian(0, 1, 2, 1)]).sample(3, torch.zeros(4, 2)),
+        r"Ensemble: expected context of shape \(\.\.\., 1\); got \(4, 2\)",
+    ),
+    "members": (lambda: build_ensemble("maf", 2, members=0), "Ensemble: expected at least one member; got none"),
+    "name": (
+        lambda: build_ensemble("mfa", 2, members=2),
+        "unknown flow 'mfa'; did you mean 'maf'\\? known: .*",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named(mistake: str) -> None:
+    call, said = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=f"^{said}$"):
+        call()
+
+
+# Members that are built alike
+
+
+def test_members_have_weights_and_orders_of_their_own() -> None:
+    ensemble = build_ensemble("made-mog", 6, members=4, hidden=8, components=3, base="full")
+    orders = []
+    for flow in ensemble.members:
+        (first,) = flow.bijection.children().__next__().children()
+        assert isinstance(first, Permutation)
+        orders.append(tuple(first.order))
+        assert flow.base.config()["frame"].covariance == "full"
+    assert len(set(orders)) > 1
+    firsts = [flow.base.state_dict()["conditioner.first.weight"] for flow in ensemble.members]
+    assert not torch.equal(firsts[0], firsts[1])
+    assert ensemble.weights == [0.25] * 4
+    torch.manual_seed(3)
+    first_built = build_ensemble("nsf-ar", 3, 2, members=2, layers=1, hidden=4)
+    torch.manual_seed(3)
+    again = build_ensemble("nsf-ar", 3, 2, members=2, layers=1, hidden=4)
+    assert_close(first_built.state_dict(), again.state_dict(), rtol=0, atol=0)
+    (one,) = build_ensemble("maf", 1, members=1, hidden=4, layers=1).members
+    assert not any(isinstance(m, Permutation) for m in one.modules())
+
+
+def test_layers_of_an_ensemble_are_its_members(perturb: Perturb) -> None:
+    ensemble = three(perturb)
+    assert list(named_layers(ensemble)) == ["member-00", "member-01", "member-02"]
+    ensemble.log_prob(torch.randn(5, 3, dtype=F64)).sum().backward()
+    norms = gradient_norms(named_layers(ensemble))
+    for name, member in zip(norms, ensemble.members, strict=True):
+        squares = torch.stack([p.grad.square().sum() for p in member.parameters() if p.grad is not None])
+        assert_close(norms[name], squares.sum().sqrt())
+    assert log_det_terms(ensemble, torch.randn(5, 3, dtype=F64)) == {}
+
+
+# Where a fitted flow stands
+
+
+def test_worst_of_several() -> None:
+    trips = [RoundTrip(1e-9, 3e-9, 10), RoundTrip(2e-9, 1e-9, 10)]
+    assert worst(trips) == RoundTrip(2e-9, 3e-9, 10)
+    single = [RoundTrip(1e-9, 1e-9, 10, 1e-5, 2e-5), RoundTrip(1e-9, 1e-9, 10, 3e-5, 1e-5)]
+    assert worst(single) == RoundTrip(1e-9, 1e-9, 10, 3e-5, 2e-5)
+    broken = worst([LogDetError(1e-9, 8), LogDetError(math.nan, 8), LogDetError(2.0, 8)])
+    assert math.isnan(broken.error)
+    assert (broken.rows, broken.error_float32) == (8, None)
+    assert worst(trips[:1]) == trips[0]
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_report(context: int, perturb: Perturb) -> None:
+    """Inversion is that of the worst member; noise is judged as that of the ensemble."""
+    ensemble = three(perturb, context)
+    given = torch.randn(300, context, dtype=F64) if context else None
+    x = ensemble.sample((), given) if context else ensemble.sample(300)
+    parts = [part.numpy() for part in x.split([150, 50, 100])]
+    contexts: Any = None if given is None else tuple(part.numpy() for part in given.split([150, 50, 100]))
+    told: dict[str, Any] = {"columns": ["a", "b", "c"], "standardize_log_det": 0.0, "contexts": contexts}
+    told |= {"baselines": False, "samples": 200}
+    report = evaluate_flow(ensemble, *parts, **told, float32=True)
+    test, seen = parts[2], None if contexts is None else contexts[2]
+    log_prob = ensemble.log_prob(torch.from_numpy(test), None if seen is None else torch.from_numpy(seen))
+    assert report.test.nll == pytest.approx(-float(log_prob.detach().mean()))
+    tried = np.sort(np.random.default_rng(0).permutation(100))
+    own = [seen[tried] if m.context and seen is not None else None for m in ensemble.members]
+    trips = [
+        round_trip(m, test[tried], c, std=parts[0].std(axis=0), float32=True)
+        for m, c in zip(ensemble.members, own, strict=True)
+    ]
+    assert report.round_trip == worst(trips)
+    assert len({trip.points for trip in trips}) > 1
+    assert 0.0 < report.round_trip.points < 1e-8
+    dets = [log_det_error(m, test[tried], c, float32=True) for m, c in zip(ensemble.members, own, strict=True)]
+    assert report.log_det == worst(dets)
+    assert report.latent is not None
+    assert report.calibration is not None
+    # A single wrong member shows, though the others are right.
+    broken = copy.deepcopy(ensemble)
+    honest = broken.members[1].bijection.forward
+
+    def off(x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, log_det = honest(x, context)
+        return z, log_det + 0.5
+
+    broken.members[1].bijection.forward = off  # type: ignore[method-assign]
+    assert evaluate_flow(broken, *parts, **told).log_det.error == pytest.approx(0.5, abs=1e-6)
+
+
+def test_fitted_density(tmp_path: Path, perturb: Perturb) -> None:
+    ensemble = three(perturb).float()
+    schema = Schema(tuple(Column(name, "double", -9.0, 9.0, None, None, 99, 0.0) for name in "abc"))
+    density = FittedDensity(copy.deepcopy(ensemble), schema, [0.0, 0.0, 0.0])
+    density.save(tmp_path)
+    loaded = FittedDensity.load(tmp_path)
+    assert isinstance(loaded.flow, Ensemble)
+    rows = np.random.default_rng(0).normal(size=(20, 3))
+    exact = ensemble.double().log_prob(torch.from_numpy(rows)).detach().numpy()
+    np.testing.assert_allclose(loaded.log_prob(rows), exact, rtol=1e-12)
+    np.testing.assert_allclose(density.log_prob(rows, batch_size=7), exact, rtol=1e-12)
+    assert np.array_equal(loaded.sample(30, seed=1), density.sample(30, seed=1))
+    assert not np.array_equal(loaded.sample(30, seed=1), loaded.sample(30, seed=2))
+
+
+def test_score_and_sample_of_a_run(tmp_path: Path) -> None:
+    from pushforward.train import fit, load_config
+
+    keys = ("flow=made-mog", "flow.members=3", "flow.hidden=8", "flow.blocks=1", "flow.components=3")
+    told = load_config(
+        "moons", overrides=(*keys, "data.rows=500", "train.steps=30", "train.evaluate=false", "wandb=off")
+    )
+    done = fit(told, out=tmp_path / "run", quiet=True)
+    assert done.results["flow"] == "made-mog x 3"
+    rows = done.density.sample(40, seed=3)
+    names = done.density.schema.names
+    np.savetxt(tmp_path / "rows.csv", rows, fmt="%.17g", delimiter=",", header=",".join(names), comments="")
+    runner, run = CliRunner(), str(tmp_path / "run")
+    scored = runner.invoke(main, ["score", run, str(tmp_path / "rows.csv"), "--out", str(tmp_path / "scores.csv")])
+    assert scored.exit_code == 0, scored.output
+    scores = np.loadtxt(tmp_path / "scores.csv", skiprows=1)
+    np.testing.assert_allclose(scores, done.density.log_prob(rows), rtol=1e-6)
+    drawn = runner.invoke(main, ["sample", run, "-n", "25", "--seed", "1", "--out", str(tmp_path / "new.csv")])
+    assert drawn.exit_code == 0, drawn.output
+    assert len((tmp_path / "new.csv").read_text().splitlines()) == 26

@@ -90,7 +90,7 @@ class AutoregressiveMixture(Base):
 
     The points are first brought to the frame of a Gaussian, :math:`z = m + L y` with triangular :math:`L`, so that the
     network learns what a Gaussian does not know, at scales of one; ``initialize`` makes the law nearly that Gaussian.
-    As the base of a flow it is the mixture head of MAF-MoG; with a permutation for a bijection it is a density by itself.
+    As the base of a flow it is the mixture head of MAF-MoG; with nothing but a permutation it is a density by itself.
 
     A sample's gradient is that of the implicit function, feature by feature, as in ``GaussianMixture``; it is a first
     derivative.

@@ -20,7 +20,7 @@ from pushforward.train.energy import Energy
 from pushforward.train.evaluation import evaluate_fit, forget_evaluation, score_prepared, write_evaluation
 from pushforward.train.gaussian import better_of_flow_and_gaussian
 from pushforward.train.likelihood import Likelihood
-from pushforward.train.loop import State, start
+from pushforward.train.loop import DivergedError, State, start
 from pushforward.train.objective import Objective
 from pushforward.train.outcome import Fit
 from pushforward.train.overrides import ConfigError, load_config
@@ -94,6 +94,8 @@ def plan(config: Config) -> Plan:
         check_base_has_gradients(config, features)
         if config.flow.members != 1:
             raise ConfigError(f"flow.members: {config.train.objective} fits a single flow; got {config.flow.members}")
+        if config.train.objective == "energy" and config.flow.stacking is True:
+            raise ConfigError("flow.stacking: weights by likelihood, which train.objective=energy leaves aside")
         if config.train.batch_size == 1:
             raise ConfigError("train.batch_size: expected at least 2 for the energy distance; got 1")
     core = build_model(config.flow, features, dataset.context.shape[1], seed=config.seed)
@@ -198,9 +200,13 @@ def _choose(run: RunFolder, prepared: Prepared, undecided: Config, device: torch
     """Decide on kind and number of flows; also the signal that ended the decision, None if none did."""
     progress = Progress(log=run.log, quiet=True)  # a bar comes with the fit
     with StopOnSignal() as signals:
-        outcome = choose(
-            prepared, undecided, device, stop=lambda: "signal" if signals.signum else "", tell=progress.message
-        )
+        try:
+            outcome = choose(
+                prepared, undecided, device, stop=lambda: "signal" if signals.signum else "", tell=progress.message
+            )
+        except DivergedError:
+            run.set_status("diverged", dataset=prepared.dataset.name, flow="auto")
+            raise
     run.write_config(outcome.config)
     run.write_json("race.json", outcome.to_dict())
     return outcome, signals.signum
@@ -283,7 +289,10 @@ def _finished(prepared: Prepared, config: Config, state: State) -> tuple[Model, 
         model, weights = stack(prepared, state.flow)
         shares = ", ".join(f"{what} {weight:.2f}" for what, weight in weights.items())
         said = "" if list(weights) == [FLOW] else f"stacked   by validation likelihood: {shares}"
-        return model, name if FLOW in weights else "stacked", said
+        only = next(iter(weights)).lower() if len(weights) == 1 else "stacked"
+        if FLOW in weights:
+            only = name if len(weights) == 1 else f"{name}, stacked"
+        return model, only, said
     model, message = better_of_flow_and_gaussian(prepared, state)
     return model, "gaussian" if message else name, message
 

@@ -23,7 +23,7 @@ SHARE = 0.2
 LEAST_STEPS = 150
 """Steps of each runner below which a race says nothing: flows learn at different speeds at first."""
 
-_TIMED_STEPS, _TIMED_SECONDS = 12, 0.3
+_TIMED_STEPS, _TIMED_SECONDS = 20, 0.6
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def choose(
 
     runners = [first, *(runner for runner in others if has_time(runner))]
     if not has_time(first) or len(runners) == 1:
-        tell(f"flow      {describe(first.flow)}: no time for a race ({1e3 * step_seconds:.1f} ms a step and flow)")
+        why = f": no time for a race ({1e3 * step_seconds:.1f} ms a step and flow)" if others else ""
+        tell(f"flow      {describe(first.flow)}{why}")
         outcome = Outcome(first, _begin(prepared, first, device), step_seconds)
     else:
         tell(f"race      {' against '.join(describe(r.flow) for r in runners)}, {SHARE * budget:.0f} of {budget:g} s")

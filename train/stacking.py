@@ -45,8 +45,9 @@ def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
     scores = np.stack([log_prob(part, validation).double().numpy() for part in parts.values()], axis=1)
     weights = dict(zip(parts, stacking_weights(scores).tolist(), strict=True))
     kept = {name: weight for name, weight in weights.items() if weight >= _LEAST_WEIGHT}
-    if list(kept) == [FLOW]:
-        return flow, {FLOW: 1.0}
+    if len(kept) == 1:
+        (name,) = kept
+        return parts[name].eval(), {name: 1.0}
     members, shares = [], []
     for name, weight in kept.items():
         part = parts[name]

@@ -112,6 +112,8 @@ def plan_target(config: Config) -> TargetPlan:
         check_base_has_gradients(config, target.features)
     if config.flow.members != 1:
         raise ConfigError(f"flow.members: a target is fitted by a single flow; got {config.flow.members}")
+    if config.flow.stacking is True:
+        raise ConfigError("flow.stacking: a target has no rows that could weight a kernel density; leave it out")
     core = build_model(config.flow, target.features, seed=config.seed)
     assert isinstance(core, Flow)  # of one member
     d = target.features

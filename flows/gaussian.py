@@ -151,7 +151,7 @@ class Gaussian(LocationScale):
         return super().config() | {"covariance": self.covariance} | rank
 
     def standardize_terms(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise ``(..., D)`` behind points, and log-scales ``(..., D)``, whose sum is the log-determinant of ``push``."""
+        """Noise ``(..., D)`` behind points, and log-scales ``(..., D)``: their sum is that of ``push``."""
         self.check_points(z)
         location, log_scale = self.location_and_log_scale(context)
         centred = z - location

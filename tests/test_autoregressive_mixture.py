@@ -22,6 +22,7 @@ from pushforward.flows import (
     MaskedResidualNet,
     MaskedTransformer,
     build,
+    elementwise,
     fused,
     load,
     native,
@@ -383,6 +384,32 @@ def test_no_random_number_stands_for_a_point_far_out(engine: Engine, dtype: torc
         law.conditioner.last.bias.copy_(last.reshape(-1))
     z = share_of(engine, law, torch.tensor([[1.0 - step]], dtype=dtype))
     assert float(z) == pytest.approx(5.0 + special.ndtri(1.0 - 3 * step), abs=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@both_engines
+def test_next_to_the_ends_of_components_nothing_is_infinite(engine: Engine, dtype: torch.dtype) -> None:
+    """Where one component ends and the next begins, rounding decides: a share may come out as 0, as 1 or beyond."""
+    conditional = MixtureConditional(6)
+    logits = torch.randn(5_000, 6, dtype=dtype)
+    parameters = torch.cat([logits, torch.zeros(5_000, 12, dtype=dtype)], -1)
+    ends = logits.softmax(-1).cumsum(-1)[:, :-1]
+    for towards in (0.0, 1.0):
+        z = ends.clone()
+        for _ in range(3):
+            for d in range(5):
+                drawn, minus_log_density = drawn_by(engine, conditional, z[:, d].contiguous(), parameters)
+                assert float(drawn.abs().max()) < 8.6  # of the largest number below 1
+                assert bool(minus_log_density.isfinite().all())
+            z = torch.nextafter(z, torch.tensor(towards, dtype=dtype))
+
+
+def drawn_by(engine: Engine, conditional: MixtureConditional, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """The map alone, with parameters of their own for every value."""
+    if engine == "torch":
+        return conditional.inverse(z, parameters)
+    kernel = conditional.kernel()
+    return elementwise.apply_map(conditional.inverse, kernel, conditional.size, z, parameters, inverse=True)
 
 
 @both_engines

@@ -13,7 +13,7 @@ from pushforward.flows import Ensemble, Flow, Model, load_model
 from pushforward.flows import save as save_flow
 from pushforward.train.architecture import build_model, describe, initialize
 from pushforward.train.autoencoder_fitting import fit_autoencoder_run, is_autoencoder, resume_autoencoder
-from pushforward.train.checkpoint import load_checkpoint, save_checkpoint
+from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device, kernel_trouble
 from pushforward.train.energy import Energy
@@ -188,8 +188,11 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             rows, features = prepared.recorded.shape
             config = resolve(config, rows=rows, features=features, is_toy=prepared.dataset.toy is not None)
             device = choose_device(config.device)
+            last = run.checkpoints / "last.pt"
+            if not last.exists():  # nor is there a flow yet, where the fit was killed while it was choosing one
+                raise CheckpointError(f"{last}: no checkpoint to resume from")
             core = cast(Model, load_model(run.checkpoints / "start", Flow, Ensemble, device=device))
-            state = load_checkpoint(start(core.train(), settings(config.train)), run.checkpoints / "last.pt")
+            state = load_checkpoint(start(core.train(), settings(config.train)), last)
             with resumed_run(run, config, name=prepared.dataset.name, flow=config.flow.name):
                 return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, trouble=kernel_trouble())
     finally:
@@ -287,12 +290,11 @@ def _finished(prepared: Prepared, config: Config, state: State) -> tuple[Model, 
         return state.flow.cpu().eval(), name, ""
     if config.flow.stacking is True:
         model, weights = stack(prepared, state.flow)
+        if list(weights) == [FLOW]:
+            return model, name, ""
         shares = ", ".join(f"{what} {weight:.2f}" for what, weight in weights.items())
-        said = "" if list(weights) == [FLOW] else f"stacked   by validation likelihood: {shares}"
-        only = next(iter(weights)).lower() if len(weights) == 1 else "stacked"
-        if FLOW in weights:
-            only = name if len(weights) == 1 else f"{name}, stacked"
-        return model, only, said
+        kind = f"{name}, stacked" if FLOW in weights else " and ".join(weights).lower()
+        return model, kind, f"stacked   by validation likelihood: {shares}"
     model, message = better_of_flow_and_gaussian(prepared, state)
     return model, "gaussian" if message else name, message
 

@@ -83,7 +83,7 @@ def choose(
     """
     began = time.perf_counter()
     rows, features = prepared.recorded.shape
-    single = candidates(config, 1, rows=rows, features=features)[0]
+    single = _of_one(candidates(config, 1, rows=rows, features=features)[0])  # also where more were asked for
     budget = single.train.seconds
     assert budget != "auto"  # resolve has decided it
     step_seconds = _time_of_a_step(prepared, single, device)

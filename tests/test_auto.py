@@ -1,0 +1,595 @@
+"""``flow=auto``, ensembles and stacking in fits: what is chosen, how, and what is left when it is cut short."""
+
+import functools
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from scipy import optimize, special
+
+from pushforward.cli import main
+from pushforward.evaluate.fitted import FittedDensity
+from pushforward.evaluate.likelihood import log_prob
+from pushforward.flows import AutoregressiveMixture, Ensemble, Flow, Gaussian, KernelDensity, Model, build, members_of
+from pushforward.train import DivergedError, evaluate_run, fit, load_config, loop, plan, race, resume, stacking
+from pushforward.train.architecture import build_model, describe
+from pushforward.train.config import Config, FlowConfig
+from pushforward.train.outcome import Fit
+from pushforward.train.prepare import Prepared
+from pushforward.train.runs import RunFolder
+from pushforward.train.settings import candidates, is_open, members_for, resolve
+from pushforward.train.stacking import FLOW, GAUSSIAN, KERNEL, stack, stacking_weights
+from pushforward.train.tracking import read_metrics
+
+QUIET = ("wandb=off", "train.evaluate=false")
+SMALL = ("flow.hidden=8", "flow.blocks=1", "flow.components=3")
+ABOUT: dict[str, Any] = {"features": 3, "is_toy": False}
+
+
+def asked(*overrides: str) -> Config:
+    return load_config("some.csv", overrides=overrides)
+
+
+def written(path: Path, values: np.ndarray[Any, Any], names: str = "abc") -> Path:
+    np.savetxt(path, values, delimiter=",", fmt="%.17g", header=",".join(names), comments="")
+    return path
+
+
+def bent(n: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    """Three columns, of which the last follows the square of the first."""
+    x = np.random.default_rng(seed).standard_normal((n, 3))
+    x[:, 2] = x[:, 0] ** 2 + 0.1 * x[:, 2]
+    return x
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(written(tmp_path_factory.mktemp("data") / "bent.csv", bent(300)))
+
+
+def fitted(source: str, out: Path, *overrides: str, **options: Any) -> Fit:
+    return fit(load_config(source, overrides=(*QUIET, *SMALL, *overrides)), out=out, quiet=True, **options)
+
+
+# What is meant by auto
+
+
+@pytest.mark.parametrize("rows", [100, 3_000, 50_000])
+def test_auto_is_made_of_mixtures_on_tables(rows: int) -> None:
+    flow = resolve(asked(), rows=rows, **ABOUT).flow
+    assert "made-mog" in (flow.name, flow.base)
+    assert "auto" not in flow.model_dump().values()
+    assert flow.stacking is (rows < 6_000)
+    assert isinstance(flow.members, int)
+    assert (flow.members > 1) is (rows < 6_000)
+    model = build_model(flow, 3, 2, seed=0)
+    assert isinstance(model, Ensemble) is (flow.members > 1)
+    assert all(isinstance(member.base, AutoregressiveMixture) for member in members_of(model))
+    # A member's dropout and width are those of a mixture's network, which has no others beside it.
+    assert flow.hidden in (128, 256)
+    assert (flow.dropout == 0.0) is (rows == 50_000)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("flow=nsf-ar",),
+        ("flow=made-mog",),
+        ("flow.layers=2",),
+        ("flow.bins=4",),
+        ("flow.tails=learned",),
+        ("flow.marginal=true",),
+        ("flow.base=student-t",),
+        ("train.objective=energy",),
+        ("train.objective=mle+energy",),
+    ],
+)
+def test_whoever_asks_for_a_flow_gets_a_single_one(keys: tuple[str, ...]) -> None:
+    config = asked(*keys)
+    flow = resolve(config, rows=300, **ABOUT).flow
+    assert flow.name == ("made-mog" if keys == ("flow=made-mog",) else "nsf-ar")
+    assert flow.base != "made-mog"
+    assert (flow.members, flow.stacking) == (1, False)
+    assert not is_open(config, is_toy=False)
+
+
+def test_toys_have_a_single_flow() -> None:
+    flow = resolve(asked(), rows=20_000, features=2, is_toy=True).flow
+    assert (flow.name, flow.members, flow.stacking) == ("nsf-ar", 1, False)
+    assert not is_open(asked(), is_toy=True)
+
+
+def test_what_is_asked_for_is_kept() -> None:
+    keys = ("flow.members=3", "flow.stacking=false", "flow.hidden=17", "flow.dropout=0.05", "flow.components=7")
+    config = asked(*keys)
+    for resolved in (resolve(config, rows=300, **ABOUT), *candidates(config, 8, rows=300, features=3)):
+        flow = resolved.flow
+        assert (flow.members, flow.stacking, flow.hidden, flow.dropout, flow.components) == (3, False, 17, 0.05, 7)
+    named = resolve(asked("flow=nsf-ar", "flow.members=4", "flow.stacking=true"), rows=300, **ABOUT).flow
+    assert (named.name, named.members, named.stacking) == ("nsf-ar", 4, True)
+    for seconds in (None, 7.0):
+        config = asked(*(() if seconds is None else (f"train.seconds={seconds}",)))
+        assert all(c.train.seconds == (seconds or 15.1125) for c in candidates(config, 2, rows=300, features=3))
+
+
+def test_only_budgets_in_seconds_leave_it_open() -> None:
+    assert is_open(asked(), is_toy=False)
+    assert is_open(asked("train.seconds=9", "flow.base=full", "flow.members=2", "flow.hidden=64"), is_toy=False)
+    assert not is_open(asked("train.steps=100"), is_toy=False)
+    assert not is_open(asked("train.steps=100", "train.seconds=9"), is_toy=False)
+
+
+def test_members_follow_time() -> None:
+    for rows in (100, 3_000, 10_000, 1_000_000):
+        counts = [members_for(rows, step, 60.0) for step in (1e-6, 1e-3, 0.01, 0.1, 10.0)]
+        assert counts == sorted(counts, reverse=True)
+        assert (counts[0], counts[-1]) == (8, 1)
+        # Four times the time is four times the flows, within the bounds.
+        assert members_for(rows, 0.01, 600.0) in (8, *range(10 * counts[2], 10 * counts[2] + 10))
+    assert members_for(100, 0.01, 60.0) >= members_for(10_000, 0.01, 60.0) >= members_for(1_000_000, 0.01, 60.0)
+
+
+@pytest.mark.parametrize(("rows", "features"), [(300, 3), (3_000, 3), (50_000, 3), (3_000, 60)])
+def test_candidates(rows: int, features: int) -> None:
+    found = candidates(asked(), 4, rows=rows, features=features)
+    kinds = [(c.flow.name, c.flow.base, c.flow.conditioner) for c in found]
+    assert len(set(kinds)) == len(kinds) >= 2
+    assert ("transformer" in {c.flow.conditioner for c in found}) is (features == 60)
+    for config in found:
+        assert "auto" not in config.flow.model_dump().values()
+        assert config.flow.stacking is (rows < 6_000)
+        assert not is_open(config, is_toy=False)
+    assert found[0].flow.members == 4
+    # The one without a race is that of a budget in steps.
+    first = resolve(asked(f"flow.members={found[0].flow.members}"), rows=rows, features=features, is_toy=False).flow
+    assert first == found[0].flow
+
+
+def test_names_of_what_is_built() -> None:
+    assert describe(FlowConfig(name="maf")) == "maf"
+    assert describe(FlowConfig(name="maf", members=1)) == "maf"
+    assert describe(FlowConfig(name="made-mog", members=8)) == "made-mog x 8"
+    assert describe(FlowConfig(name="nsf-ar", base="made-mog", members=2)) == "nsf-ar + made-mog x 2"
+
+
+def test_the_seed_decides_all_members() -> None:
+    config = FlowConfig(name="maf", members=2, layers=1, hidden=4, stacking=True).model_dump()
+    keys = {key: value for key, value in config.items() if value != "auto"}
+    flow = FlowConfig.model_validate({**resolve(asked(), rows=9, **ABOUT).flow.model_dump(), **keys})
+    flows = [build_model(flow, 3, seed=seed).state_dict() for seed in (5, 5, 6)]
+    names = [name for name in flows[0] if name.endswith("weight")]
+    assert all(torch.equal(flows[0][name], flows[1][name]) for name in names)
+    assert not all(torch.equal(flows[0][name], flows[2][name]) for name in names)
+
+
+# The race
+
+
+@pytest.fixture
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a second be enough for a race."""
+    monkeypatch.setattr(race, "LEAST_STEPS", 1)
+
+
+@pytest.mark.usefixtures("_short")
+def test_race(source: str, tmp_path: Path) -> None:
+    keys = ("train.seconds=1.5", "flow.members=2", "flow.dropout=0")
+    done = fitted(source, tmp_path / "run", *keys)
+    found = json.loads((tmp_path / "run" / "race.json").read_text())
+    assert set(found) == {"flow", "step_seconds", "seconds", "runners"}
+    runners = found["runners"]
+    names = {describe(c.flow) for c in candidates(asked(*keys), 1, rows=240, features=3)}
+    assert {runner["flow"] for runner in runners} == names
+    scores = [runner["val_nll"] for runner in runners]
+    assert scores == sorted(scores)
+    assert all(runner["steps"] > 0 for runner in runners)
+    assert found["flow"] == runners[0]["flow"]
+    assert 0.0 < found["step_seconds"] < found["seconds"]
+    # The fit goes on from there: its steps and its time count on, and its best is at least the winner's.
+    rows = [row for row in read_metrics(done.run.metrics) if row["kind"] in ("train", "validation")]
+    assert min(row["step"] for row in rows) > runners[0]["steps"]
+    assert done.results["steps"] > runners[0]["steps"]
+    assert done.results["seconds"] >= max(1.5, found["seconds"])
+    assert done.results["stop_reason"] == "budget"
+    assert done.results["flow"].startswith(found["flow"])
+    offset = done.results["test_nll"] - done.results["test_nll_standardized"]
+    assert rows[-1]["best/val_nll"] <= scores[0] + offset + 1e-4
+    # What was chosen is what is recorded, so that it can be had again without a race.
+    config = load_config(files=[done.run.config])
+    assert describe(config.flow) == found["flow"]
+    assert "auto" not in config.flow.model_dump().values()
+    assert not is_open(config, is_toy=False)
+    log = done.run.log.read_text()
+    assert f"won by {found['flow']}" in log
+    assert all(name in log for name in names)
+    # And it can be resumed as any other.
+    again = resume(done.run.path, ("train.seconds=2",), quiet=True)
+    assert again.results["steps"] >= done.results["steps"]
+    assert again.results["parameters"] == done.results["parameters"]
+
+
+def chosen(source: str, *overrides: str) -> tuple[race.Outcome, list[str]]:
+    """What ``choose`` decides on, with what it tells."""
+    planned = plan(load_config(source, overrides=(*QUIET, *SMALL, *overrides)))
+    assert planned.undecided is not None
+    told: list[str] = []
+    outcome = race.choose(
+        planned.prepared, planned.undecided, torch.device("cpu"), stop=lambda: "", tell=lambda line: told.append(line)
+    )
+    return outcome, told
+
+
+def test_without_time_there_is_no_race(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "LEAST_STEPS", 10**9)
+    outcome, told = chosen(source, "train.seconds=30")
+    assert outcome.results == ()
+    assert outcome.to_dict()["runners"] == []
+    assert outcome.state.progress.step == 0
+    assert outcome.config.flow.model_copy(update={"members": 1}) == (
+        candidates(load_config(source, overrides=SMALL), 1, rows=240, features=3)[0].flow
+    )
+    (line,) = told
+    assert line.startswith(f"flow      {describe(outcome.config.flow)}: no time for a race (")
+    assert len(members_of(outcome.state.flow)) == outcome.config.flow.members
+    assert outcome.state.flow.training
+
+
+@pytest.mark.usefixtures("_short")
+def test_with_a_base_of_ones_own_there_is_nobody_to_race_against(source: str) -> None:
+    outcome, told = chosen(source, "train.seconds=30", "flow.base=diagonal", "flow.members=1")
+    assert told == [f"flow      {describe(outcome.config.flow)}"]
+    base = members_of(outcome.state.flow)[0].base
+    assert isinstance(base, AutoregressiveMixture)
+    assert base.frame.covariance == "diagonal"
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_runner_that_diverges_is_out(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of them it is, the other one wins."""
+    whole = loop.minimize
+    for bad in (0, 1):
+        calls = itertools.count()
+
+        def minimize(*arguments: Any, calls: Any = calls, bad: int = bad, **options: Any) -> Any:
+            if next(calls) == bad:
+                raise DivergedError("the loss is not finite")
+            return whole(*arguments, **options)
+
+        monkeypatch.setattr(race, "minimize", minimize)
+        outcome, told = chosen(source, "train.seconds=1", "flow.members=1")
+        kinds = [describe(c.flow) for c in candidates(asked("flow.members=1"), 1, rows=240, features=3)]
+        assert describe(outcome.config.flow) == kinds[1 - bad]
+        assert [result.flow for result in outcome.results] == [kinds[1 - bad]]
+        assert f"{kinds[bad]} is out of the race: the loss is not finite" in told
+
+
+@pytest.mark.usefixtures("_short")
+def test_all_of_them_diverge(source: str, tmp_path: Path) -> None:
+    told = (*QUIET, *SMALL, "flow.members=1", "train.seconds=4", "train.learning_rate=1e30", "train.log_every=1")
+    invoke = functools.partial(CliRunner().invoke, main, prog_name="pushforward")
+    done = invoke(["fit", source, "--out", str(tmp_path / "run"), *told])
+    assert done.exit_code == 4, done.output
+    assert "Traceback" not in done.output
+    assert done.stderr.splitlines()[-1].startswith("pushforward fit: the loss is not finite at step")
+    run = RunFolder.open(tmp_path / "run")
+    assert run.status == "diverged"
+    line = f"pushforward fit: {run.checkpoints / 'last.pt'}: no checkpoint to resume from\n"
+    again = invoke(["fit", "--resume", str(run.path)])
+    assert (again.exit_code, again.stderr) == (1, line)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_signal_during_the_race(number: signal.Signals, code: int, source: str, tmp_path: Path) -> None:
+    """It ends at once, with the best of what there is, and can be gone on with."""
+    told = (*QUIET, *SMALL, "flow.members=1", "train.seconds=300")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pushforward", "fit", source, "--out", "run", "--json", *told],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        log, limit = tmp_path / "run" / "log.txt", time.monotonic() + 60
+        while not (log.exists() and "race  " in log.read_text()):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        time.sleep(0.3)  # into the first runner
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    results = json.loads(out)
+    assert results["stop_reason"] == number.name.lower()
+    assert results["seconds"] < 60
+    run = RunFolder.open(tmp_path / "run")
+    assert run.status == "stopped"
+    assert len(json.loads((run.path / "race.json").read_text())["runners"]) == 1
+    density = FittedDensity.load(run.model)
+    assert np.isfinite(density.log_prob(density.sample(20))).all()
+    assert "go on with: pushforward fit --resume run" in errors
+    again = resume(run.path, ("train.seconds=1e-3",), quiet=True)
+    assert again.results["steps"] == results["steps"]
+
+
+# Ensembles
+
+
+def test_ensemble_end_to_end(source: str, tmp_path: Path) -> None:
+    """Interrupted and resumed it is what it would have been; every member learns, and is seen to."""
+    sizes = ("flow=nsf-ar", "flow.layers=1", "flow.members=3", "flow.bins=4", "train.steps=60", "train.log_every=20")
+    keys = (
+        *sizes,
+        "train.patience=1",
+        "train.learning_rate=0.02",
+        "train.warmup=0",
+        "flow.dropout=0",
+        "flow.hidden=16",
+    )
+    whole = fitted(source, tmp_path / "whole", *keys)
+    assert whole.results["flow"] == "nsf-ar x 3"
+    validations = itertools.count()
+    cut = fitted(source, tmp_path / "run", *keys, watch=lambda *_: "enough" if next(validations) == 15 else "")
+    assert cut.results["stop_reason"] == "enough"
+    assert cut.results["steps"] < 60
+    done = resume(cut.run.path, (), quiet=True)
+    assert (done.results["steps"], done.results["flow"]) == (60, "nsf-ar x 3")
+    for key in ("train_nll", "val_nll", "test_nll", "parameters"):
+        assert done.results[key] == pytest.approx(whole.results[key], rel=1e-6), key
+    rows = [row for row in read_metrics(done.run.metrics) if row["kind"] == "train"]
+    assert [row["step"] for row in rows] == [20, 40, 60]
+    for row in rows:
+        assert {key for key in row if key.startswith("grad_norm/")} == {f"grad_norm/member-0{m}" for m in range(3)}
+        assert all(row[f"grad_norm/member-0{m}"] > 0 for m in range(3))
+        assert row["train/nll"] == pytest.approx(row["train/base"] + row["train/log_det"], rel=1e-9)
+    first = next(row for row in read_metrics(done.run.metrics) if row["kind"] == "validation")
+    assert [key for key in first if key.startswith("log_det/")] == [
+        "log_det/standardize"
+    ]  # members share that one only
+    # All members start as the same Gaussian, so does their mean; it ends better.
+    assert rows[-1]["train/nll"] < first["val/nll"]
+
+
+def test_loss_of_an_ensemble_is_that_of_its_members() -> None:
+    """The mean is logged; a gradient as long as that of one is what is clipped."""
+    from pushforward.train.likelihood import Likelihood, Points
+
+    x = torch.randn(64, 3)
+    ensemble = Ensemble([build("maf", 3, layers=1, hidden=4) for _ in range(4)])
+    ensemble.log_prob(x)  # sets ActNorm
+    likelihood = Likelihood(Points(x), Points(x), 64)
+    loss, numbers = likelihood.loss(ensemble, (x, None))
+    loss.backward()
+    each = [-member.log_prob(x).mean() for member in ensemble.members]
+    assert float(numbers.sum()) == pytest.approx(float(torch.stack(each).detach().mean()), rel=1e-5)
+    for member, alone in zip(ensemble.members, each, strict=True):
+        exact = torch.autograd.grad(alone, list(member.parameters()), allow_unused=True)
+        for parameter, gradient in zip(member.parameters(), exact, strict=True):
+            assert (parameter.grad is None) == (gradient is None)
+            if gradient is not None and parameter.grad is not None:
+                torch.testing.assert_close(parameter.grad, gradient / 2.0, rtol=1e-4, atol=1e-6)
+    found = likelihood.validate(ensemble)
+    assert found.loss == pytest.approx(-float(ensemble.eval().log_prob(x).detach().mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("moons", "train.objective=energy", "flow.members=2"), "flow.members: energy fits a single flow; got 2"),
+        (("moons", "train.objective=mle+energy", "flow.members=2"), "flow.members: mle+energy fits a single flow; got"),
+        (("target:banana", "flow.members=2"), "flow.members: a target is fitted by a single flow; got 2"),
+        (("target:banana", "flow.stacking=true"), "flow.stacking: a target has no rows that could weight"),
+        (("moons", "train.objective=energy", "flow.stacking=true"), "flow.stacking: weights by likelihood, which"),
+        (("moons", "flow.members=0"), "flow.members: expected a whole number above 0"),
+        (("moons", "flow.stacking=perhaps"), "flow.stacking: expected true or false"),
+        (("moons", "flow=made-mog", "flow.base=student-t"), "expected base full or diagonal for made-mog"),
+        (("moons", "flow.components=0"), "flow.components: expected a whole number above 0"),
+        (("moons", "flow.conditioner=transformr"), "flow.conditioner: expected residual, transformer"),
+    ],
+)
+def test_what_does_not_go_together_is_said_in_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["fit", *arguments, *QUIET, "train.steps=2", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("objective", ["energy", "mle+energy"])
+def test_samples_of_a_mixture_can_be_an_objective(objective: str, tmp_path: Path) -> None:
+    keys = ("data.rows=400", "flow=made-mog", f"train.objective={objective}", "train.steps=3", "train.batch_size=32")
+    done = fitted("moons", tmp_path / "run", *keys)
+    assert math.isfinite(done.results["test_nll"])
+    (row,) = [row for row in read_metrics(done.run.metrics) if row["kind"] == "validation"][-1:]
+    assert math.isfinite(row["val/loss"])
+
+
+# Stacking
+
+
+def held_out(n: int, k: int, seed: int) -> np.ndarray[Any, Any]:
+    """Log-densities of rows under parts of which each is good at some of them."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(-2.0, 1.0, (n, 1)) + rng.normal(0.0, 1.5, (n, k))
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 2), (12, 2), (40, 3), (300, 3)])
+def test_weights_are_the_best_there_are(n: int, k: int) -> None:
+    """Expectation maximisation against a general optimiser of the same: a likelihood, and a row's worth of prior."""
+    for seed in range(3):
+        scores = held_out(n, k, seed)
+
+        def loss(free: np.ndarray[Any, Any], scores: np.ndarray[Any, Any] = scores) -> float:
+            log_weights = special.log_softmax(np.append(free, 0.0))
+            return -float(special.logsumexp(scores + log_weights, axis=1).sum() + log_weights.mean())
+
+        best = min(optimize.minimize(loss, start * np.ones(k - 1), tol=1e-12).fun for start in (-1.0, 0.0, 1.0))
+        weights = stacking_weights(scores)
+        assert weights.sum() == pytest.approx(1.0)
+        assert bool((weights > 0).all())
+        assert loss(np.log(weights[:-1] / weights[-1])) == pytest.approx(best, abs=1e-5)
+
+
+def test_weights_of_parts_that_no_row_speaks_for() -> None:
+    scores = np.array([[-1.0, -50.0, -np.inf]] * 100)
+    weights = stacking_weights(scores)
+    np.testing.assert_allclose(weights, [(100 + 1 / 3) / 101, 1 / 303, 1 / 303], rtol=1e-9)
+
+
+@pytest.fixture(scope="module")
+def small(source: str) -> Prepared:
+    return plan(load_config(source, overrides=("train.steps=1",))).prepared
+
+
+def known(mean: float, log_scale: float = 0.0) -> Flow:
+    flow = build("gaussian", 3)
+    with torch.no_grad():
+        for name, parameter in flow.base.named_parameters():
+            parameter.fill_(mean if name == "location" else log_scale)
+    return flow
+
+
+def test_a_stack_is_the_average_of_its_parts(small: Prepared) -> None:
+    flow = known(0.0)
+    model, weights = stack(small, flow)
+    assert isinstance(model, Ensemble)
+    assert list(weights) == [part for part in (FLOW, GAUSSIAN, KERNEL) if part in weights]
+    assert KERNEL in weights  # a curve, which no Gaussian knows
+    assert sum(weights.values()) == pytest.approx(1.0)
+    assert model.weights == pytest.approx(list(weights.values()))
+    x = small.validation_points(torch.device("cpu")).x
+    best = -math.inf
+    for part, weight in zip(model.members, weights.values(), strict=True):
+        lead = log_prob(part, x).double()
+        assert bool((log_prob(model, x).double() >= lead + math.log(weight) - 1e-4).all())
+        best = max(best, float(lead.mean()))
+    assert float(log_prob(model, x).double().mean()) > best - 0.05
+    kinds = [type(part.base) for part in model.members if part is not flow]
+    assert kinds == [kind for part, kind in ((GAUSSIAN, Gaussian), (KERNEL, KernelDensity)) if part in weights]
+
+
+def test_members_of_an_ensemble_share_its_weight(small: Prepared) -> None:
+    parts = Ensemble([known(0.0), known(0.1)], [0.25, 0.75])
+    model, weights = stack(small, parts)
+    assert isinstance(model, Ensemble)
+    assert model.members[:2] == parts.members
+    assert model.weights[:2] == pytest.approx([0.25 * weights[FLOW], 0.75 * weights[FLOW]])
+    x = torch.randn(9, 3)
+    each: list[Model] = [parts, *model.members[2:]]
+    joint = [math.log(w) + log_prob(part, x) for w, part in zip(weights.values(), each, strict=True)]
+    torch.testing.assert_close(log_prob(model, x), torch.stack(joint).logsumexp(0), rtol=1e-4, atol=1e-4)
+
+
+def gaussian_table(tmp_path: Path, rows: int) -> Prepared:
+    source = written(tmp_path / "plain.csv", np.random.default_rng(0).standard_normal((rows, 3)))
+    return plan(load_config(str(source), overrides=("train.steps=1", "data.validation_fraction=0.5"))).prepared
+
+
+def test_a_part_that_is_left_alone_is_not_an_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = gaussian_table(tmp_path, 400)
+    hopeless, good = known(30.0), known(0.0)
+    monkeypatch.setattr(stacking, "_LEAST_WEIGHT", 0.4)
+    model, weights = stack(prepared, hopeless)
+    assert list(weights) in ([GAUSSIAN], [KERNEL])
+    assert list(weights.values()) == [1.0]
+    assert isinstance(model, Flow)
+    assert model is not hopeless
+    monkeypatch.setattr(stacking, "gaussian_flow", lambda rows: known(30.0))
+    model, weights = stack(prepared, good)
+    assert (model, weights) == (good, {FLOW: 1.0})
+    ensemble = Ensemble([good, known(0.01)])
+    assert stack(prepared, ensemble) == (ensemble, {FLOW: 1.0})
+
+
+def test_stacked_fit_end_to_end(source: str, tmp_path: Path) -> None:
+    """What is written is the stack, and says so; it is loaded, scored, evaluated and resumed as anything else."""
+    done = fitted(source, tmp_path / "run", "train.steps=40", "flow.members=2")
+    kind = describe(load_config(files=[done.run.config]).flow)
+    assert done.results["flow"] == f"{kind}, stacked"
+    assert json.loads(done.run.state.read_text())["flow"] == done.results["flow"]
+    assert done.note.startswith("stacked   by validation likelihood: flow ")
+    assert done.note in done.run.log.read_text()
+    assert not (done.run.path / "race.json").exists()  # a budget in steps
+    loaded = FittedDensity.load(done.run.model)
+    assert isinstance(loaded.flow, Ensemble)
+    bases = [type(member.base) for member in loaded.flow.members]
+    assert KernelDensity in bases
+    assert sum(loaded.flow.weights) == pytest.approx(1.0)
+    prepared = plan(load_config(files=[done.run.config])).prepared
+    assert -loaded.log_prob(prepared.test.rows).mean() == pytest.approx(done.results["test_nll"], rel=1e-6)
+    assert done.results["parameters"] == sum(p.numel() for p in loaded.flow.parameters())
+    again = resume(done.run.path, ("train.steps=45",), quiet=True)
+    assert again.results["steps"] == 45
+    assert again.results["flow"] == done.results["flow"]
+    off = fitted(source, tmp_path / "off", "train.steps=40", "flow.members=2", "flow.stacking=false")
+    assert "stacked" not in off.results["flow"]
+    assert done.results["val_nll"] < off.results["val_nll"] + math.log(3)
+
+
+def test_report_of_a_stack(source: str, tmp_path: Path) -> None:
+    done = fitted(source, tmp_path / "run", "train.steps=10", "flow.members=2", "train.evaluate=true")
+    assert done.report is not None
+    assert done.report.log_det.error < 1e-9
+    assert done.report.round_trip.points < 1e-9
+    assert done.run.report.exists()
+    assert {"corner.png", "latent.png", "pit.png", "training.png"} <= {
+        path.name for path in done.run.pictures.iterdir()
+    }
+    assert "no evaluation" not in done.run.log.read_text()
+    assert evaluate_run(done.run).test.nll == pytest.approx(done.results["test_nll"], rel=1e-6)
+
+
+def test_stacking_of_a_named_flow(source: str, tmp_path: Path) -> None:
+    done = fitted(source, tmp_path / "run", "flow=maf", "flow.layers=1", "flow.stacking=true", "train.steps=10")
+    assert done.results["flow"].startswith("maf, stacked") or "kernel density" in done.results["flow"]
+    assert isinstance(done.density.flow, Ensemble)
+
+
+# A context
+
+
+@pytest.mark.usefixtures("_short")
+def test_auto_with_a_context(tmp_path: Path) -> None:
+    """A conditional flow is chosen like any other, and stands alone: a kernel density has no context."""
+    x = np.random.default_rng(0).standard_normal((900, 2))
+    x[:, 1] = 3.0 * x[:, 0] + 0.2 * x[:, 1]
+    source = str(written(tmp_path / "xy.csv", x, "cy"))
+    keys = ("data.context=c", "flow.members=2", "flow.dropout=0", "flow.hidden=16")
+    done = fitted(source, tmp_path / "run", *keys, "train.steps=250", "train.learning_rate=0.02")
+    model = done.density.flow
+    assert isinstance(model, Ensemble)
+    assert (len(model.members), model.context) == (2, 1)
+    assert done.results["flow"] == describe(load_config(files=[done.run.config]).flow)
+    assert "stacked" not in done.run.log.read_text()
+    assert done.results["test_nll"] == pytest.approx(0.5 * math.log(2 * math.pi * math.e * 0.04), abs=0.5)
+    for given in (-1.0, 1.0):
+        drawn = done.density.sample(500, np.full((500, 1), given))
+        assert drawn.mean() == pytest.approx(3 * given, abs=0.3)
+    loaded = FittedDensity.load(done.run.model)
+    np.testing.assert_allclose(
+        loaded.log_prob(x[:9, 1:], x[:9, :1]), done.density.log_prob(x[:9, 1:], x[:9, :1]), rtol=1e-9
+    )
+    raced, told = chosen(source, *keys, "train.seconds=1")
+    assert len(raced.results) >= 2
+    assert raced.state.flow.context == 1
+    assert told[0].startswith("race      ")

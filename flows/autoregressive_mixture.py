@@ -14,10 +14,13 @@ from pushforward.flows.base import Base
 from pushforward.flows.bijection import check_shape
 from pushforward.flows.conditioners import MaskedConditioner
 from pushforward.flows.gaussian import Gaussian
-from pushforward.flows.mixture import _below
+from pushforward.flows.normal import noise_between, normal_cdf
 from pushforward.flows.univariate import Univariate
 
 _LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
+MOST_COMPONENTS = 500
+"""Of one feature; the kernels in C keep a few numbers of each on the stack."""
+
 _MOST_LOG_SCALE = 30.0
 """Beyond it scales grow no more: far from the data a network's numbers grow without bound, and e to them overflows."""
 
@@ -41,6 +44,12 @@ class MixtureConditional(Univariate):
 
     components: int
     least_scale: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.components <= MOST_COMPONENTS:
+            raise ValueError(f"MixtureConditional: expected 1 to {MOST_COMPONENTS} components; got {self.components}")
+        if not self.least_scale > 0.0:
+            raise ValueError(f"MixtureConditional: expected least_scale above 0; got {self.least_scale}")
 
     @property
     def size(self) -> int:
@@ -79,7 +88,7 @@ class MixtureConditional(Univariate):
         logits, locations, scales = self.split(parameters)
         scaled = (x.unsqueeze(-1) - locations) / scales
         weights = logits.softmax(-1)
-        return (weights * _below(scaled)).sum(-1), (weights * _below(-scaled)).sum(-1)
+        return (weights * normal_cdf(scaled)).sum(-1), (weights * normal_cdf(-scaled)).sum(-1)
 
     def kernel(self) -> native.Map:
         return native.Map(kind=native.MIXTURE, bins=self.components, bound=self.least_scale)
@@ -164,8 +173,7 @@ class AutoregressiveMixture(Base):
         own = self._own(context)
         y = self.frame.standardize(z, context)
         below, above = self.conditional.below(y, self.conditioner(y, own).to(y.dtype))
-        tail = -ndtri(torch.minimum(below, above).clamp(max=0.5))
-        return torch.copysign(tail, below - above)
+        return noise_between(below, above)
 
     def config(self) -> dict[str, Any]:
         return {

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.special import ndtri
 
 from pushforward.flows.base import Base
-from pushforward.flows.mixture import _below
+from pushforward.flows.normal import noise_between, normal_cdf
 
 
 class KernelDensity(Base):
@@ -40,9 +39,12 @@ class KernelDensity(Base):
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         self.check_points(z)
-        exponents = self._exponents(z)
         constant = math.log(len(self.points)) + self.features * (0.5 * math.log(2.0 * math.pi) + self.log_bandwidth)
-        return exponents.logsumexp(-1) - constant
+        if z.dim() == 2 and len(z) > self._most_rows:
+            sums = torch.cat([self._exponents(part).logsumexp(-1) for part in z.split(self._most_rows)])
+        else:
+            sums = self._exponents(z).logsumexp(-1)
+        return sums - constant
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
         lead = self.lead(n, None)
@@ -53,13 +55,15 @@ class KernelDensity(Base):
 
     def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         self.check_points(z)
+        if z.dim() == 2 and len(z) > self._most_rows:
+            return torch.cat([self.standardize(part) for part in z.split(self._most_rows)])
         weights = z.new_zeros(*z.shape[:-1], len(self.points))
         noise = []
         for d in range(self.features):  # the conditional of a feature given those before it is a mixture too
             scaled = (z[..., d, None] - self.points[:, d]) * (-self.log_bandwidth).exp()
             share = weights.softmax(-1)
-            below, above = (share * _below(scaled)).sum(-1), (share * _below(-scaled)).sum(-1)
-            noise.append(torch.copysign(-ndtri(torch.minimum(below, above).clamp(max=0.5)), below - above))
+            below, above = (share * normal_cdf(scaled)).sum(-1), (share * normal_cdf(-scaled)).sum(-1)
+            noise.append(noise_between(below, above))
             weights = weights - 0.5 * scaled.square()
         return torch.stack(noise, -1)
 
@@ -68,6 +72,11 @@ class KernelDensity(Base):
 
     def config(self) -> dict[str, Any]:
         return {"points": list(self.points.shape)}
+
+    @property
+    def _most_rows(self) -> int:
+        """Rows that are compared with all points at once: 4 Mi pairs, 32 MB."""
+        return max(1, 2**22 // len(self.points))
 
     def _exponents(self, z: Tensor) -> Tensor:
         """Minus half the squared distances ``(..., n)`` in bandwidths."""

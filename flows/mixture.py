@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.special import erfc, ndtri
 
 from pushforward.flows.base import LocationScale
+from pushforward.flows.normal import noise_between, normal_cdf
 
 _LOG_ROOT_2PI = 0.9189385332046727
 _SPREAD = 0.5
@@ -86,8 +86,8 @@ class GaussianMixture(LocationScale):
             log_density = -0.5 * scaled.square() - _LOG_ROOT_2PI - self.log_scales[:, d]
             density = (weights * log_density.exp()).sum(-1).detach()
             # Minus what lies above has the same derivatives as what lies below, and keeps the digits in the upper tail.
-            upper = (weights * _below(scaled)).sum(-1, keepdim=True).detach() > 0.5
-            below = (weights * torch.where(upper, -_below(-scaled), _below(scaled))).sum(-1)
+            upper = (weights * normal_cdf(scaled)).sum(-1, keepdim=True).detach() > 0.5
+            below = (weights * torch.where(upper, -normal_cdf(-scaled), normal_cdf(scaled))).sum(-1)
             value = value - (below - below.detach()) / density
             moved.append(value)
             # The next features are conditioned on the value that moves.
@@ -101,9 +101,8 @@ class GaussianMixture(LocationScale):
         for d in range(self.features):
             scaled = (y[..., d, None] - self.locations[:, d]) * (-self.log_scales[:, d]).exp()
             weights = log_weights.softmax(-1)
-            below, above = (weights * _below(scaled)).sum(-1), (weights * _below(-scaled)).sum(-1)
-            tail = -ndtri(torch.minimum(below, above).clamp(max=0.5))
-            noise.append(torch.copysign(tail, below - above))
+            below, above = (weights * normal_cdf(scaled)).sum(-1), (weights * normal_cdf(-scaled)).sum(-1)
+            noise.append(noise_between(below, above))
             log_weights = log_weights - 0.5 * scaled.square() - self.log_scales[:, d]
         return torch.stack(noise, -1)
 
@@ -133,9 +132,3 @@ def _spread(points: Tensor) -> Tensor:
     centred = points - points.mean(0)
     spread: Tensor = centred * (_SPREAD**0.5 / centred.std(0, correction=0))
     return spread
-
-
-def _below(value: Tensor) -> Tensor:
-    """The normal distribution function; torch's own has no digits far below the mean."""
-    probability: Tensor = 0.5 * erfc(-(0.5**0.5) * value)
-    return probability

@@ -201,8 +201,13 @@ def build(
     else:
         if base not in (*BASES, "made-mog"):
             raise ValueError(_unknown("base", base, (*BASES, "made-mog")))
-        law = mixture("full") if base == "made-mog" else make_base(base, features, context)
+        law = mixture(_frame(features)) if base == "made-mog" else make_base(base, features, context)
     return Flow(law, Chain(members, features=features))
+
+
+def _frame(features: int) -> Literal["full", "diagonal"]:
+    """Covariance of the frame of a mixture that has a flow in front: full as far as that is no larger than the rest."""
+    return "full" if features <= 256 else "diagonal"
 
 
 def build_ensemble(name: str, features: int, context: int = 0, *, members: int, **options: Any) -> Ensemble:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +22,7 @@ from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
 from pushforward.flows.coupling import Coupling
 from pushforward.flows.decoders import BernoulliDecoder, CategoricalDecoder, GaussianDecoder, LogisticDecoder
 from pushforward.flows.ensemble import Ensemble
+from pushforward.flows.ensemble import Model as Density
 from pushforward.flows.flow import Flow
 from pushforward.flows.gaussian import Gaussian
 from pushforward.flows.kernel_density import KernelDensity
@@ -122,8 +123,8 @@ def save(flow: Flow | Ensemble | Autoencoder, folder: str | Path, *, extra: dict
     _write(folder / _CONFIG, text.encode())
 
 
-def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[str, type] | None = None) -> Flow:
-    """Read a flow that ``save`` wrote, in evaluation mode.
+def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[str, type] | None = None) -> Density:
+    """Read a flow or an ensemble that ``save`` wrote, in evaluation mode.
 
     Args:
         folder: The folder.
@@ -133,7 +134,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[
     Raises:
         ModelFileError: If a file is missing, its checksum is wrong, or its format is unknown.
     """
-    return load_model(folder, Flow, device=device, kinds=kinds)
+    return cast(Density, load_model(folder, Flow, Ensemble, device=device, kinds=kinds))
 
 
 def load_model(

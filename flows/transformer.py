@@ -108,6 +108,19 @@ class MaskedTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         check_shape(type(self).__name__, "points", x, self.features)
+        if not torch.is_grad_enabled() and x.dim() == 2 and len(x) > self._most_rows:
+            given = None if context is None else context.expand(len(x), context.shape[-1])
+            parts = x.split(self._most_rows)
+            contexts = [None] * len(parts) if given is None else given.split(self._most_rows)
+            return torch.cat([self._evaluate(part, own) for part, own in zip(parts, contexts, strict=True)])
+        return self._evaluate(x, context)
+
+    @property
+    def _most_rows(self) -> int:
+        """Rows whose attention weights are held at once where no gradient needs them: 64 Mi numbers."""
+        return max(1, 2**26 // (self.heads * self.features**2))
+
+    def _evaluate(self, x: Tensor, context: Tensor | None) -> Tensor:
         h: Tensor = self.first(F.pad(x[..., :-1], (1, 0)))
         if self.first_context is not None:
             h = h + self.first_context(self._needed(context)).unsqueeze(-2)

@@ -22,7 +22,7 @@ from pushforward.cli import main
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.likelihood import log_prob
 from pushforward.flows import AutoregressiveMixture, Ensemble, Flow, Gaussian, KernelDensity, Model, build, members_of
-from pushforward.train import DivergedError, evaluate_run, fit, load_config, loop, plan, race, resume, stacking
+from pushforward.train import DivergedError, fit, load_config, loop, plan, race, resume, stacking
 from pushforward.train.architecture import build_model, describe
 from pushforward.train.config import Config, FlowConfig
 from pushforward.train.outcome import Fit
@@ -180,11 +180,12 @@ def test_the_seed_decides_all_members() -> None:
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a second be enough for a race."""
     monkeypatch.setattr(race, "LEAST_STEPS", 1)
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # the first one of a process imports for a second
 
 
 @pytest.mark.usefixtures("_short")
 def test_race(source: str, tmp_path: Path) -> None:
-    keys = ("train.seconds=1.5", "flow.members=2", "flow.dropout=0")
+    keys = ("train.seconds=2.5", "flow.members=2", "flow.dropout=0")
     done = fitted(source, tmp_path / "run", *keys)
     found = json.loads((tmp_path / "run" / "race.json").read_text())
     assert set(found) == {"flow", "step_seconds", "seconds", "runners"}
@@ -200,7 +201,7 @@ def test_race(source: str, tmp_path: Path) -> None:
     rows = [row for row in read_metrics(done.run.metrics) if row["kind"] in ("train", "validation")]
     assert min(row["step"] for row in rows) > runners[0]["steps"]
     assert done.results["steps"] > runners[0]["steps"]
-    assert done.results["seconds"] >= max(1.5, found["seconds"])
+    assert done.results["seconds"] >= max(2.5, found["seconds"])
     assert done.results["stop_reason"] == "budget"
     assert done.results["flow"].startswith(found["flow"])
     offset = done.results["test_nll"] - done.results["test_nll_standardized"]
@@ -214,9 +215,31 @@ def test_race(source: str, tmp_path: Path) -> None:
     assert f"won by {found['flow']}" in log
     assert all(name in log for name in names)
     # And it can be resumed as any other.
-    again = resume(done.run.path, ("train.seconds=2",), quiet=True)
+    again = resume(done.run.path, ("train.seconds=2.6",), quiet=True)
     assert again.results["steps"] >= done.results["steps"]
     assert again.results["parameters"] == done.results["parameters"]
+
+
+@pytest.mark.usefixtures("_short")
+def test_a_race_is_not_lost_to_what_comes_after_it(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is a checkpoint: a fit that fails right afterwards goes on from there."""
+    from pushforward.train import session
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "minimize", fail)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            fitted(source, tmp_path / "run", "train.seconds=1", "flow.members=1")
+    run = RunFolder.open(tmp_path / "run")
+    assert run.status == "failed"
+    found = json.loads((run.path / "race.json").read_text())
+    done = resume(run.path, ("train.seconds=1e-3",), quiet=True)
+    assert done.results["steps"] == found["runners"][0]["steps"]
+    assert done.results["seconds"] >= found["seconds"]
 
 
 def chosen(source: str, *overrides: str) -> tuple[race.Outcome, list[str]]:
@@ -556,7 +579,6 @@ def test_report_of_a_stack(source: str, tmp_path: Path) -> None:
         path.name for path in done.run.pictures.iterdir()
     }
     assert "no evaluation" not in done.run.log.read_text()
-    assert evaluate_run(done.run).test.nll == pytest.approx(done.results["test_nll"], rel=1e-6)
 
 
 def test_stacking_of_a_named_flow(source: str, tmp_path: Path) -> None:

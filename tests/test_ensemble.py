@@ -224,7 +224,7 @@ def test_the_member_behind_a_point_is_drawn_from_its_posterior() -> None:
 def test_what_is_read_is_what_was_written(context: int, tmp_path: Path, perturb: Perturb) -> None:
     ensemble = three(perturb, context).float()
     save(ensemble, tmp_path, extra={"a": 1})
-    twin = load_model(tmp_path, Flow, Ensemble)
+    twin = load(tmp_path)
     assert isinstance(twin, Ensemble)
     assert not twin.training
     assert twin.weights == ensemble.weights
@@ -233,7 +233,7 @@ def test_what_is_read_is_what_was_written(context: int, tmp_path: Path, perturb:
     assert_close(twin.state_dict(), ensemble.state_dict(), rtol=0, atol=0)
     assert_close(copy.deepcopy(ensemble)(x, given), ensemble(x, given), rtol=0, atol=0)
     with pytest.raises(ModelFileError) as error:
-        load(tmp_path)
+        load_model(tmp_path, Flow)
     assert str(error.value) == f"{tmp_path / 'config.json'}: expected a Flow; got Ensemble"
 
 

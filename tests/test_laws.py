@@ -20,6 +20,7 @@ from pushforward.flows import (
     Acceptance,
     Base,
     Beta,
+    Flow,
     Gamma,
     Gaussian,
     GaussianMixture,
@@ -30,7 +31,7 @@ from pushforward.flows import (
     StudentT,
     Uniform,
     build,
-    load,
+    load_model,
     make_base,
     save,
 )
@@ -235,7 +236,7 @@ def test_what_is_read_is_what_was_written(
     perturb(flow)
     flow.eval()
     save(flow, tmp_path)
-    twin = load(tmp_path)
+    twin = load_model(tmp_path, Flow)
     x, given = torch.randn(8, features), torch.randn(8, context) if context else None
     assert_close(twin(x, given), flow(x, given), rtol=0, atol=0)
     assert_close(twin.state_dict(), flow.state_dict(), rtol=0, atol=0)

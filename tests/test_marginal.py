@@ -21,7 +21,7 @@ from pushforward.flows import (
     RationalQuadraticSpline,
     ResidualNet,
     build,
-    load,
+    load_model,
     native,
     save,
 )
@@ -92,7 +92,7 @@ def test_survives_a_file(tmp_path: Path, perturb: Perturb) -> None:
     flow = build("nsf-c", 5, layers=2, hidden=8, tails="learned", linear="around", passing="spline", marginal=True)
     perturb(flow).eval()
     save(flow, tmp_path)
-    twin = load(tmp_path)
+    twin = load_model(tmp_path, Flow)
     x = torch.randn(20, 5)
     assert torch.equal(twin.log_prob(x), flow.log_prob(x))
     assert kinds(twin) == kinds(flow)

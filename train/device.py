@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows import Coupling, Marginal, MaskedAutoregressive, Model, fused, native
+from pushforward.flows import AutoregressiveMixture, Coupling, Marginal, MaskedAutoregressive, Model, fused, native
 from pushforward.train.overrides import ConfigError
 from pushforward.train.settings import Settings
 
@@ -72,7 +72,8 @@ class Steps:
         automatic = "tf32" if on_cuda else "float32"
         self.precision = automatic if settings.precision == "auto" else settings.precision
         layers = [m for m in flow.modules() if isinstance(m, Coupling | MaskedAutoregressive)]
-        nets = [layer.conditioner for layer in layers]
+        # A mixture is a base: its network computes in half precision like those of layers, and is not compiled.
+        nets = [m.conditioner for m in (*layers, *(m for m in flow.modules() if isinstance(m, AutoregressiveMixture)))]
         conditioners: dict[int, nn.Module] = {id(net): net for net in nets if isinstance(net, nn.Module)}
         self._in_half = list(conditioners.values()) if self.precision == "bf16" else []
         self._with_kernels = settings.compile != "off"

@@ -135,7 +135,7 @@ def fit(
     with start_client(config) as process:
         planned = plan(config)
         config, prepared, core = planned.config, planned.prepared, planned.flow
-        name, flow = prepared.dataset.name, config.flow.name
+        name, flow = prepared.dataset.name, config.flow.name if planned.undecided is None else "auto"
         with new_run(config, out, name=name, flow=flow, schema=schema_of(prepared)) as run:
             device = choose_device(config.device)
             trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself

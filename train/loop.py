@@ -60,7 +60,8 @@ def start(flow: Model, settings: Settings) -> State:
     def is_decayed(name: str, parameter: Tensor) -> bool:
         """Whether it is a weight of a network, and not one of a base law's own numbers."""
         parts = name.split(".")
-        return parameter.dim() > 1 and ("base" not in parts or "conditioner" in parts)
+        own = parts[-1] in ("raw", "bias", "position", "frequency")
+        return parameter.dim() > 1 and not own and ("base" not in parts or "conditioner" in parts)
 
     decayed = [p for name, p in flow.named_parameters() if is_decayed(name, p)]
     chosen = {id(p) for p in decayed}
@@ -204,7 +205,7 @@ def minimize(
         rate = settings.learning_rate * 0.5**progress.rollbacks * _schedule(progress.step, spent, settings.warmup)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        numbers = steps.run(_differentiate, objective, flow, optimizer, batch)
+        numbers = steps.run(differentiate, objective, flow, optimizer, batch)
         progress.step += 1
         due_row = progress.step % settings.log_every == 0
         norms = gradient_norms(layers) if due_row else {}  # now: clipping may work in place
@@ -239,7 +240,7 @@ def minimize(
     return state
 
 
-def _differentiate(objective: Objective, flow: Model, optimizer: ClippedAdamW, batch: Any) -> Tensor:
+def differentiate(objective: Objective, flow: Model, optimizer: ClippedAdamW, batch: Any) -> Tensor:
     """Compute the gradients of a step's loss anew, and return its numbers."""
     optimizer.zero_grad(set_to_none=True)
     loss, numbers = objective.loss(flow, batch)

@@ -5,14 +5,15 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from pushforward.train.architecture import build_model, describe, initialize, sizes_of
 from pushforward.train.config import Config
+from pushforward.train.device import Steps
 from pushforward.train.likelihood import Likelihood
-from pushforward.train.loop import DivergedError, State, minimize, start
+from pushforward.train.loop import DivergedError, State, differentiate, minimize, start
 from pushforward.train.prepare import Prepared
 from pushforward.train.session import threads_for
 from pushforward.train.settings import candidates, members_for, settings
@@ -23,7 +24,7 @@ SHARE = 0.2
 LEAST_STEPS = 150
 """Steps of each runner below which a race says nothing: flows learn at different speeds at first."""
 
-_TIMED_STEPS, _TIMED_SECONDS = 20, 0.6
+_TIMED_STEPS, _TIMED_SECONDS, _MOST_SECONDS = 20, 0.6, 3.0
 
 
 @dataclass(frozen=True)
@@ -129,17 +130,25 @@ def _likelihood(prepared: Prepared, config: Config, device: torch.device) -> Lik
     )
 
 
+def _uncompiled(config: Config) -> Literal["auto", "off"]:
+    """How layers are computed while steps are timed: nobody compiles for a few of them."""
+    return "off" if config.train.compile == "off" else "auto"
+
+
 def _time_of_a_step(prepared: Prepared, config: Config, device: torch.device) -> float:
     """Seconds, the median of a few steps after the first ones, which may compile something."""
     state, objective = _begin(prepared, config, device), _likelihood(prepared, config, device)
-    parameters = list(state.flow.parameters())
+    parameters, told = list(state.flow.parameters()), replace(settings(config.train), compile=_uncompiled(config))
+    steps = Steps(state.flow, told, lambda text: None)
     times: list[float] = []
     with threads_for(config, state.flow.features):
-        while len(times) < _TIMED_STEPS and (len(times) < 3 or sum(times) < _TIMED_SECONDS):
+        while (
+            len(times) < _TIMED_STEPS and (len(times) < 3 or sum(times) < _TIMED_SECONDS) and sum(times) < _MOST_SECONDS
+        ):
             began = time.perf_counter()
-            state.optimizer.zero_grad(set_to_none=True)
-            objective.loss(state.flow, objective.draw(0.0))[0].backward()
-            norm = state.optimizer.clipped_step(parameters, 5.0, state.average, 0.9)
+            steps.run(differentiate, objective, state.flow, state.optimizer, objective.draw(0.0))
+            with steps.exact():
+                norm = state.optimizer.clipped_step(parameters, told.gradient_clip, state.average, told.averaging)
             float(norm)  # waits for a device that works on its own
             times.append(time.perf_counter() - began)
     return statistics.median(times[len(times) // 3 :])

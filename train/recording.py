@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from pushforward.flows import Flow
-from pushforward.flows import load as load_flow
+from pushforward.flows import Model, load
 from pushforward.train.checkpoint import save_checkpoint
 from pushforward.train.loop import State
 from pushforward.train.objective import Metrics
@@ -20,7 +19,7 @@ Watch = Callable[[float, float], str]
 """Told after every validation the share of the budget spent and the validation NLL, in nats and in data units; answers
 with a reason to stop, or an empty string to go on."""
 
-Draw = Callable[[Flow, Path], object]
+Draw = Callable[[Model, Path], object]
 """Draws a flow as the loop trains it, with its best weights, into a file."""
 
 # What the loop gives in standardised units and a reader wants in those of the data.
@@ -98,7 +97,7 @@ class Recording:
 
         def make() -> None:
             # Built anew: the flow in training may be compiled, and holds weights that are not the best.
-            flow = load_flow(self.run.checkpoints / "start")
+            flow = load(self.run.checkpoints / "start")
             flow.load_state_dict(self._state.best)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

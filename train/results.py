@@ -3,9 +3,12 @@
 import math
 from typing import Any
 
+from torch import nn
+
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.likelihood import Nll, kl_to_truth, nll_from
 from pushforward.evaluate.report import SplitScores
+from pushforward.flows import KernelDensity
 from pushforward.train.config import Config
 from pushforward.train.loop import State
 from pushforward.train.prepare import Prepared
@@ -44,7 +47,7 @@ def results_of(
         "flow": flow,
         "features": dataset.rows.shape[1],
         "rows": len(dataset.rows),
-        "parameters": sum(p.numel() for p in density.flow.parameters()),
+        "parameters": numbers_of(density.flow),
         "steps": state.progress.step,
         "seconds": round(state.progress.seconds, 3),
         "stop_reason": state.progress.stop_reason,
@@ -59,6 +62,12 @@ def results_of(
         kl, se = kl_to_truth(dataset.toy.log_prob(test.rows), scores.test)
         results |= {"kl_to_truth": kl, "kl_to_truth_se": se}
     return results
+
+
+def numbers_of(model: nn.Module) -> int:
+    """Numbers that a density stores: parameters, and the rows behind kernel densities."""
+    rows = (m.points.numel() for m in model.modules() if isinstance(m, KernelDensity))
+    return sum(p.numel() for p in model.parameters()) + sum(rows)
 
 
 def schema_of(prepared: Prepared) -> dict[str, Any]:

@@ -256,6 +256,8 @@ def threads_for(config: Config, features: int) -> Iterator[None]:
     assert flow.bins != "auto"
     assert rows != "auto"
     multiplications = rows * flow.hidden * (4 * flow.hidden + 3 * flow.bins * features)
+    if flow.conditioner == "transformer":  # which does as much for every column
+        multiplications *= features
     before = torch.get_num_threads()
     if multiplications < 15_000_000:
         torch.set_num_threads(1)

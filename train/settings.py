@@ -58,7 +58,7 @@ _HYBRID: dict[str, Any] = {"name": "nsf-ar", "base": "made-mog"}
 
 # What many columns, such as pixels, are learned best by, where there is time: a step takes many times as long.
 _TRANSFORMER: dict[str, Any] = {"name": "made-mog", "conditioner": "transformer", "hidden": 64, "blocks": 3}
-_MANY_FEATURES = 20
+_MANY_FEATURES, _TOO_MANY_FEATURES = 20, 128
 _MOST_ROWS_TO_STACK = 6_000
 
 # Training rows below which a table is tiny or small, and from which it is large.
@@ -96,7 +96,8 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
         "small": {"layers": 1, "hidden": 128, "blocks": 2},
         "large": {"hidden": 256, "blocks": 4, "components": 20},
     }
-    wide = kind["name"] == "made-mog" or (kind.get("base") == "made-mog" and tier in ("tiny", "small"))
+    base = kind.get("base", flow.base)
+    wide = kind["name"] == "made-mog" or (base == "made-mog" and tier in ("tiny", "small"))
     flow_defaults = sizes[tier] | (of_mixtures[tier] if wide else {})
     flow_defaults = (
         {
@@ -193,7 +194,8 @@ def candidates(config: Config, members: int, *, rows: int, features: int) -> lis
         kinds = [(_HYBRID, members), (mixture, min(_MOST_MEMBERS, 2 * members))]
     else:
         kinds = [(mixture, members), ({"name": "nsf-ar"}, max(1, members // 2))]
-    if features >= _MANY_FEATURES and config.flow.base == "auto":
+    sizes_are_open = all(getattr(config.flow, key) == "auto" for key in ("base", "conditioner", "hidden", "blocks"))
+    if _MANY_FEATURES <= features <= _TOO_MANY_FEATURES and sizes_are_open:
         kinds.append((_TRANSFORMER, 1))
     out = []
     for kind, count in kinds:

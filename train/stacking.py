@@ -61,7 +61,7 @@ def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
 def stacking_weights(log_probs: Array) -> Array:
     """Weights ``(k,)`` that maximise the likelihood of an average, by expectation maximisation.
 
-    A prior of a row each keeps a part in that a few rows speak against.
+    A prior of one row, the same share of it for each part, keeps a part in that a few rows speak against.
 
     Args:
         log_probs: Log-densities ``(n, k)`` of held-out rows under each part.

@@ -18,8 +18,7 @@ from pushforward.evaluate.corner import corner
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.plots import density_2d
 from pushforward.evaluate.weight_plots import log_weights
-from pushforward.flows import Chain, Flow, Standardize
-from pushforward.flows import load as load_flow
+from pushforward.flows import Chain, Flow, Model, Standardize, load_model
 from pushforward.flows import save as save_flow
 from pushforward.flows.probit import Probit
 from pushforward.train.architecture import build_model
@@ -184,7 +183,7 @@ def resume_target(run: RunFolder, config: Config, *, quiet: bool = False) -> Tar
     with start_client(config) as process:
         planned = plan_target(config)
         config, device = planned.config, choose_device(planned.config.device)
-        flow = load_flow(run.checkpoints / "start", device=device)
+        flow = load_model(run.checkpoints / "start", Flow, device=device)
         state = load_checkpoint(start(flow.train(), settings(config.train)), run.checkpoints / "last.pt")
         objective = _objective(config, planned.target, device)
         with resumed_run(run, config, name=config.data.source, flow=config.flow.name):
@@ -345,8 +344,9 @@ def _schema_of(config: Config, target: Target) -> dict[str, Any]:
     return about | {"log_z": target.log_z, "entropy": target.entropy, "description": target.description}
 
 
-def _draw_points(target: Target, flow: Flow, path: Path, sample: tuple[Tensor, Tensor] | None = None) -> None:
+def _draw_points(target: Target, flow: Model, path: Path, sample: tuple[Tensor, Tensor] | None = None) -> None:
     """The flow against exact samples of the target, or where there are none against the flow's own, by weight."""
+    assert isinstance(flow, Flow)  # plan_target has refused an ensemble
     flow = flow.double().eval()
     drawn, log_w = weighted_sample(flow, target, _SHOWN, 0) if sample is None else sample
     truth = target.sample(_SHOWN, 0)

@@ -112,11 +112,14 @@ def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
         facts |= {"latent": of_rows.model.latent, "parameters": of_rows.parameters}
         return of_rows.config, facts, of_rows.prepared.dataset.notes
     from pushforward.train import plan
+    from pushforward.train.architecture import describe
 
     planned = plan(config)
     rows = {name: len(getattr(planned.prepared.splits, name)) for name in ("train", "validation", "test")}
     facts = {"dataset": planned.prepared.dataset.name, "features": planned.flow.features}
-    facts |= {"context": planned.flow.context, **rows, "flow": planned.config.flow.name}
+    facts |= {"context": planned.flow.context, **rows, "flow": describe(planned.config.flow)}
+    if planned.undecided is not None:
+        facts["flow"] = f"auto, such as {facts['flow']}"
     return planned.config, facts | {"parameters": planned.parameters}, planned.prepared.dataset.notes
 
 

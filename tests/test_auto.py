@@ -199,13 +199,13 @@ def test_race(source: str, tmp_path: Path) -> None:
     assert 0.0 < found["step_seconds"] < found["seconds"]
     # The fit goes on from there: its steps and its time count on, and its best is at least the winner's.
     rows = [row for row in read_metrics(done.run.metrics) if row["kind"] in ("train", "validation")]
-    assert min(row["step"] for row in rows) > runners[0]["steps"]
-    assert done.results["steps"] > runners[0]["steps"]
+    assert all(row["step"] > runners[0]["steps"] for row in rows)
+    assert (done.results["steps"] > runners[0]["steps"]) is bool(rows)  # on a busy machine a race may take all the time
     assert done.results["seconds"] >= max(2.5, found["seconds"])
     assert done.results["stop_reason"] == "budget"
     assert done.results["flow"].startswith(found["flow"])
     offset = done.results["test_nll"] - done.results["test_nll_standardized"]
-    assert rows[-1]["best/val_nll"] <= scores[0] + offset + 1e-4
+    assert all(row["best/val_nll"] <= scores[0] + offset + 1e-4 for row in rows if row["kind"] == "validation")
     # What was chosen is what is recorded, so that it can be had again without a race.
     config = load_config(files=[done.run.config])
     assert describe(config.flow) == found["flow"]
@@ -239,7 +239,17 @@ def test_a_race_is_not_lost_to_what_comes_after_it(
     found = json.loads((run.path / "race.json").read_text())
     done = resume(run.path, ("train.seconds=1e-3",), quiet=True)
     assert done.results["steps"] == found["runners"][0]["steps"]
-    assert done.results["seconds"] >= found["seconds"]
+    assert done.results["seconds"] >= found["seconds"] - 1e-3  # which is rounded
+
+
+def test_a_dry_run_says_that_it_is_open(source: str) -> None:
+    for keys, said in (
+        (("train.seconds=9",), f"auto, such as {describe(resolve(asked(), rows=240, **ABOUT).flow)}"),
+        (("flow=made-mog", "flow.members=2"), "made-mog x 2"),
+    ):
+        done = CliRunner().invoke(main, ["fit", source, "--dry-run", "--json", *QUIET, *SMALL, *keys])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["flow"] == said
 
 
 def chosen(source: str, *overrides: str) -> tuple[race.Outcome, list[str]]:
@@ -400,6 +410,9 @@ def test_loss_of_an_ensemble_is_that_of_its_members() -> None:
     x = torch.randn(64, 3)
     ensemble = Ensemble([build("maf", 3, layers=1, hidden=4) for _ in range(4)])
     ensemble.log_prob(x)  # sets ActNorm
+    with torch.no_grad():
+        for m, member in enumerate(ensemble.members):
+            next(member.base.parameters()).add_(0.3 * m)
     likelihood = Likelihood(Points(x), Points(x), 64)
     loss, numbers = likelihood.loss(ensemble, (x, None))
     loss.backward()
@@ -558,9 +571,12 @@ def test_stacked_fit_end_to_end(source: str, tmp_path: Path) -> None:
     bases = [type(member.base) for member in loaded.flow.members]
     assert KernelDensity in bases
     assert sum(loaded.flow.weights) == pytest.approx(1.0)
+    kernel = loaded.flow.weights[bases.index(KernelDensity)]
+    assert f"kernel density {kernel:.2f}" in done.note
     prepared = plan(load_config(files=[done.run.config])).prepared
     assert -loaded.log_prob(prepared.test.rows).mean() == pytest.approx(done.results["test_nll"], rel=1e-6)
-    assert done.results["parameters"] == sum(p.numel() for p in loaded.flow.parameters())
+    rows = sum(m.base.points.numel() for m in loaded.flow.members if isinstance(m.base, KernelDensity))
+    assert done.results["parameters"] == sum(p.numel() for p in loaded.flow.parameters()) + rows
     again = resume(done.run.path, ("train.steps=45",), quiet=True)
     assert again.results["steps"] == 45
     assert again.results["flow"] == done.results["flow"]
@@ -597,7 +613,7 @@ def test_auto_with_a_context(tmp_path: Path) -> None:
     x[:, 1] = 3.0 * x[:, 0] + 0.2 * x[:, 1]
     source = str(written(tmp_path / "xy.csv", x, "cy"))
     keys = ("data.context=c", "flow.members=2", "flow.dropout=0", "flow.hidden=16")
-    done = fitted(source, tmp_path / "run", *keys, "train.steps=250", "train.learning_rate=0.02")
+    done = fitted(source, tmp_path / "run", *keys, "train.steps=150", "train.learning_rate=0.02")
     model = done.density.flow
     assert isinstance(model, Ensemble)
     assert (len(model.members), model.context) == (2, 1)

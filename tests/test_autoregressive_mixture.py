@@ -24,11 +24,11 @@ from pushforward.flows import (
     build,
     elementwise,
     fused,
-    load,
+    load_model,
     native,
     save,
 )
-from pushforward.flows.autoregressive_mixture import MixtureConditional
+from pushforward.flows.autoregressive_mixture import MOST_COMPONENTS, MixtureConditional
 from tests.test_laws import AREA, GRID, bend
 from tests.test_native import kernels_in, second_derivatives
 from tests.test_path_gradient import path_gradients_agree
@@ -311,11 +311,11 @@ def test_samples_are_standardised_to_normals(context: int, network: str) -> None
     given = torch.tensor([0.5, -1.0], dtype=F64) if context else None
     for engine in ("kernels", "torch") if network == "residual" else ("torch",):
         with by(engine):
-            z = law.sample(8_000, given)
+            z = law.sample(5_000, given)
         noise = law.standardize(z, given).detach()
         for column in noise.T:
             assert stats.kstest(column.numpy(), "norm").pvalue > 1e-4
-        assert float((torch.corrcoef(noise.T) - torch.eye(3, dtype=F64)).abs().max()) < 0.06
+        assert float((torch.corrcoef(noise.T) - torch.eye(3, dtype=F64)).abs().max()) < 0.07
         wrong = law.standardize(z + 0.1 * z.std(0)).detach() if given is None else law.standardize(z, given + 0.5)
         assert min(stats.kstest(column.detach().numpy(), "norm").pvalue for column in wrong.T) < 1e-4
 
@@ -585,7 +585,7 @@ def test_what_is_read_is_what_was_written(
     assert isinstance(flow.base, AutoregressiveMixture)
     flow.base.conditional = MixtureConditional(3, 0.125)
     save(flow, tmp_path)
-    twin = load(tmp_path)
+    twin = load_model(tmp_path, Flow)
     x, given = torch.randn(8, 3), torch.randn(8, context) if context else None
     assert_close(twin(x, given), flow(x, given), rtol=0, atol=0)
     assert_close(twin.state_dict(), flow.state_dict(), rtol=0, atol=0)
@@ -593,6 +593,19 @@ def test_what_is_read_is_what_was_written(
     assert twin.base.conditional == flow.base.conditional
     assert type(twin.base.conditioner) is type(flow.base.conditioner)
     assert_close(copy.deepcopy(flow)(x, given), flow(x, given), rtol=0, atol=0)
+
+
+def test_more_components_than_a_kernel_has_room_for_are_refused() -> None:
+    law = made(1, components=MOST_COMPONENTS, blocks=0)
+    z = torch.randn(3, 1, dtype=F64)
+    with native.disabled():
+        expected = law.log_prob(z)
+    assert_close(law.log_prob(z), expected)
+    for components in (0, MOST_COMPONENTS + 1):
+        with pytest.raises(ValueError, match=f"^MixtureConditional: expected 1 to {MOST_COMPONENTS} components; got "):
+            MixtureConditional(components)
+    with pytest.raises(ValueError, match=r"^MixtureConditional: expected least_scale above 0; got 0.0$"):
+        MixtureConditional(2, 0.0)
 
 
 def test_sizes_reach_the_law() -> None:

@@ -57,6 +57,14 @@ def test_far_from_all_points_the_density_is_finite() -> None:
         assert float(law.log_prob(torch.tensor([x], dtype=F64))) == pytest.approx(expected, rel=1e-12)
 
 
+def test_many_rows_are_compared_a_part_at_a_time() -> None:
+    law = KernelDensity(torch.randn(8_000, 1, dtype=F64), 0.2)
+    z = torch.randn(2, 300, 1, dtype=F64)
+    assert 300 < law._most_rows < 600
+    for apply in (law.log_prob, law.standardize):
+        assert_close(apply(z.view(600, 1)), apply(z).flatten(0, 1), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("features", [1, 3])
 def test_samples_are_standardised_to_normals(features: int) -> None:
     law = KernelDensity(points(30, features), 0.4)

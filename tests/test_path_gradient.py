@@ -33,7 +33,7 @@ from pushforward.flows import (
 from pushforward.train.estimators import forward_kl
 from tests.test_bijections import CASES
 
-FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar")
+FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog")
 Perturb = Callable[[Flow], Flow]
 
 

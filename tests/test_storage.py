@@ -164,7 +164,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "not a flow": (
         lambda f: resealed(f, lambda body: body.update(flow=body["flow"]["base"])),
         "config.json",
-        "expected a Flow; got Gaussian",
+        "expected a Flow or an Ensemble; got Gaussian",
     ),
     "unknown argument": (
         lambda f: resealed(f, lambda body: body["flow"]["base"].update(colour="red")),

@@ -118,9 +118,13 @@ def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
     rows = {name: len(getattr(planned.prepared.splits, name)) for name in ("train", "validation", "test")}
     facts = {"dataset": planned.prepared.dataset.name, "features": planned.flow.features}
     facts |= {"context": planned.flow.context, **rows, "flow": describe(planned.config.flow)}
+    notes = planned.prepared.dataset.notes
     if planned.undecided is not None:
-        facts["flow"] = f"auto, such as {facts['flow']}"
-    return planned.config, facts | {"parameters": planned.parameters}, planned.prepared.dataset.notes
+        notes = (
+            *notes,
+            "flow=auto: the fit decides by the time of a step on kind and number; this is what it starts from",
+        )
+    return planned.config, facts | {"parameters": planned.parameters}, notes
 
 
 def _finish_fit(result: "Fit", as_json: bool) -> None:

@@ -243,13 +243,15 @@ def test_a_race_is_not_lost_to_what_comes_after_it(
 
 
 def test_a_dry_run_says_that_it_is_open(source: str) -> None:
-    for keys, said in (
-        (("train.seconds=9",), f"auto, such as {describe(resolve(asked(), rows=240, **ABOUT).flow)}"),
-        (("flow=made-mog", "flow.members=2"), "made-mog x 2"),
+    for keys, said, is_open_still in (
+        (("train.seconds=9",), describe(resolve(asked(), rows=240, **ABOUT).flow), True),
+        (("flow=made-mog", "flow.members=2"), "made-mog x 2", False),
     ):
-        done = CliRunner().invoke(main, ["fit", source, "--dry-run", "--json", *QUIET, *SMALL, *keys])
+        arguments = ["fit", source, "--dry-run", *QUIET, *SMALL, *keys]
+        done = CliRunner().invoke(main, [*arguments, "--json"])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["flow"] == said
+        assert ("flow=auto: the fit decides" in CliRunner().invoke(main, arguments).stderr) == is_open_still
 
 
 def chosen(source: str, *overrides: str) -> tuple[race.Outcome, list[str]]:

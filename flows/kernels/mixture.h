@@ -13,9 +13,11 @@ INLINE vd NAME(component_scale)(const REAL *raw, const map *m, vd *derivative) {
     return scale + m->bound;
 }
 
-SEPARATE void NAME(mixture_forward)(const REAL *p, vd x, const map *m, vd *z, vd *log_density) {
+/* Logarithms of each component's weight times its density, but for what is common to all; the largest of them, and the
+ * largest logit. */
+INLINE void NAME(mixture_joint)(const REAL *p, vd x, const map *m, vd *joint, vd *largest, vd *largest_logit) {
     const long count = m->bins;
-    vd joint[count], most = all(-1e300), most_logit = LOAD(p), unused;
+    vd most = all(-1e300), most_logit = LOAD(p), unused;
     for (long k = 0; k < count; k++) {
         vd logit = LOAD(p + k * TILE), scale = NAME(component_scale)(p + (2 * count + k) * TILE, m, &unused);
         vd u = (x - LOAD(p + (count + k) * TILE)) / scale;
@@ -23,6 +25,13 @@ SEPARATE void NAME(mixture_forward)(const REAL *p, vd x, const map *m, vd *z, vd
         most = larger(most, joint[k]);
         most_logit = larger(most_logit, logit);
     }
+    *largest = most, *largest_logit = most_logit;
+}
+
+SEPARATE void NAME(mixture_forward)(const REAL *p, vd x, const map *m, vd *z, vd *log_density) {
+    const long count = m->bins;
+    vd joint[count], most, most_logit;
+    NAME(mixture_joint)(p, x, m, joint, &most, &most_logit);
     vd sum = all(0.0), weights = all(0.0);
     for (long k = 0; k < count; k++) {
         sum += exponential(joint[k] - most);
@@ -35,14 +44,8 @@ SEPARATE void NAME(mixture_forward)(const REAL *p, vd x, const map *m, vd *z, vd
 /* Gradients of gz x + gl log_density, with respect to x (returned) and to the parameters (written to gp). */
 SEPARATE vd NAME(mixture_backward)(const REAL *p, vd x, vd gz, vd gl, const map *m, REAL *gp) {
     const long count = m->bins;
-    vd joint[count], weight[count], most = all(-1e300), most_logit = LOAD(p), unused;
-    for (long k = 0; k < count; k++) {
-        vd logit = LOAD(p + k * TILE), scale = NAME(component_scale)(p + (2 * count + k) * TILE, m, &unused);
-        vd u = (x - LOAD(p + (count + k) * TILE)) / scale;
-        joint[k] = logit - 0.5 * u * u - logarithm(scale);
-        most = larger(most, joint[k]);
-        most_logit = larger(most_logit, logit);
-    }
+    vd joint[count], weight[count], most, most_logit;
+    NAME(mixture_joint)(p, x, m, joint, &most, &most_logit);
     vd sum = all(0.0), weights = all(0.0);
     for (long k = 0; k < count; k++) {
         joint[k] = exponential(joint[k] - most), sum += joint[k];

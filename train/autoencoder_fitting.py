@@ -29,7 +29,7 @@ from pushforward.train.evaluation import forget_evaluation
 from pushforward.train.loop import State
 from pushforward.train.outcome import Fit
 from pushforward.train.overrides import ConfigError
-from pushforward.train.prepare import Prepared, check_same_data, load_data, prepare
+from pushforward.train.prepare import Prepared, anchored, check_same_data, load_data, prepare
 from pushforward.train.recording import Watch
 from pushforward.train.results import schema_of, status_facts, summary_of
 from pushforward.train.row_scores import rows_fingerprint, write_row_scores
@@ -94,16 +94,13 @@ def plan_autoencoder(config: Config) -> AutoencoderPlan:
     if dataset.context.shape[1]:
         raise ConfigError("data.context: an autoencoder is not conditioned on columns; leave data.context out")
     # Whole numbers stay what they are: their likelihood is that of a discrete law.
-    data = config.data.model_copy(update={"dequantize": "off"})
+    data = anchored(config.data, dataset).model_copy(update={"dequantize": "off"})
     prepared = prepare(dataset, data, config.data_seed)
     rows, features = prepared.recorded.shape
     config = resolve(config.model_copy(update={"data": data}), rows=rows, features=features, is_toy=False)
     decoder, values = _law(config, prepared)
     latent = max(1, min(32, features // 2)) if config.vae.latent == "auto" else config.vae.latent
     updates: dict[str, Any] = {"vae": config.vae.model_copy(update={"latent": latent, "decoder": decoder})}
-    if dataset.is_file:  # its run must be found again from any folder
-        source = str(Path(config.data.source).resolve())
-        updates["data"] = config.data.model_copy(update={"source": source})
     config = config.model_copy(update=updates)
     flow = config.flow
     inner = {"layers": 6 if config.vae.prior in ("realnvp", "maf", "iaf") else 2, "hidden": 64, "blocks": 1}

@@ -24,7 +24,7 @@ from pushforward.train.loop import DivergedError, State, start
 from pushforward.train.objective import Objective
 from pushforward.train.outcome import Fit
 from pushforward.train.overrides import ConfigError, load_config
-from pushforward.train.prepare import Prepared, check_same_data, load_data, prepare
+from pushforward.train.prepare import Prepared, anchored, check_same_data, load_data, prepare
 from pushforward.train.progress import Progress
 from pushforward.train.progress_picture import draw_progress
 from pushforward.train.race import Outcome, choose
@@ -82,14 +82,10 @@ def plan(config: Config) -> Plan:
     prepared = prepare(load_data(config), config.data, config.data_seed)
     dataset = prepared.dataset
     rows, features = prepared.recorded.shape
-    about: dict[str, Any] = {"rows": rows, "features": features, "is_toy": dataset.toy is not None}
-    undecided = config if is_open(config, is_toy=dataset.toy is not None) else None
-    config = resolve(config, **about)
-    if dataset.is_file:  # its run must be found again from any folder
-        source = str(Path(config.data.source).resolve())
-        data = config.data.model_copy(update={"source": source})
-        config = config.model_copy(update={"data": data})
-        undecided = None if undecided is None else undecided.model_copy(update={"data": data})
+    is_toy = dataset.toy is not None
+    config = config.model_copy(update={"data": anchored(config.data, dataset)})
+    undecided = config if is_open(config, is_toy=is_toy) else None
+    config = resolve(config, rows=rows, features=features, is_toy=is_toy)
     if config.train.objective in ("energy", "mle+energy"):
         check_base_has_gradients(config, features)
         if config.flow.members != 1:

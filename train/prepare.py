@@ -178,6 +178,11 @@ def load_data(config: Config) -> Dataset:
     return dataset
 
 
+def anchored(data: DataConfig, dataset: Dataset) -> DataConfig:
+    """The section with the whole path of a file, so that its run finds it again from any folder."""
+    return data.model_copy(update={"source": str(Path(data.source).resolve())}) if dataset.is_file else data
+
+
 def check_same_data(schema: Path, run: Path, dataset: Dataset) -> None:
     """Raise a ``DataError`` unless the data are those that a run recorded in its schema.
 

@@ -12,7 +12,7 @@ import torch
 from pushforward.train.architecture import build_model, describe, initialize, sizes_of
 from pushforward.train.config import Config
 from pushforward.train.device import Steps
-from pushforward.train.likelihood import Likelihood
+from pushforward.train.likelihood import Likelihood, Points
 from pushforward.train.loop import DivergedError, State, differentiate, minimize, start
 from pushforward.train.prepare import Prepared
 from pushforward.train.session import threads_for
@@ -87,9 +87,11 @@ def choose(
     single = _of_one(candidates(config, 1, rows=rows, features=features)[0])  # also where more were asked for
     budget = single.train.seconds
     assert budget != "auto"  # resolve has decided it
-    step_seconds = _time_of_a_step(prepared, single, device)
+    points = prepared.training_points(device), prepared.validation_points(device)
+    step_seconds = _time_of_a_step(prepared, points, single, device)
     first, *others = candidates(config, members_for(rows, step_seconds, budget), rows=rows, features=features)
-    steps = {_of_one(runner): _time_of_a_step(prepared, _of_one(runner), device) for runner in others if not stop()}
+    ones = [_of_one(runner) for runner in others]
+    steps = {one: _time_of_a_step(prepared, points, one, device) for one in ones if not stop()}
 
     def has_time(runner: Config) -> bool:
         assert runner.flow.members != "auto"  # resolve has decided it
@@ -103,7 +105,7 @@ def choose(
         outcome = Outcome(first, _begin(prepared, first, device), step_seconds)
     else:
         tell(f"race      {' against '.join(describe(r.flow) for r in runners)}, {SHARE * budget:.0f} of {budget:g} s")
-        results, winner, state = _race(prepared, runners, device, stop, tell)
+        results, winner, state = _race(prepared, points, runners, device, stop, tell)
         outcome = Outcome(winner, state, step_seconds, results)
         said = ", ".join(f"{result.flow} {result.val_nll:.3f}" for result in results)
         tell(f"race      won by {results[0].flow}; validation NLL in standardised units: {said}")
@@ -124,20 +126,14 @@ def _begin(prepared: Prepared, config: Config, device: torch.device) -> State:
     return start(initialize(core, prepared, device, seed=config.seed), settings(config.train))
 
 
-def _likelihood(prepared: Prepared, config: Config, device: torch.device) -> Likelihood:
-    return Likelihood(
-        prepared.training_points(device), prepared.validation_points(device), settings(config.train).batch_size
-    )
-
-
 def _uncompiled(config: Config) -> Literal["auto", "off"]:
     """How layers are computed while steps are timed: nobody compiles for a few of them."""
     return "off" if config.train.compile == "off" else "auto"
 
 
-def _time_of_a_step(prepared: Prepared, config: Config, device: torch.device) -> float:
+def _time_of_a_step(prepared: Prepared, points: tuple[Points, Points], config: Config, device: torch.device) -> float:
     """Seconds, the median of a few steps after the first ones, which may compile something."""
-    state, objective = _begin(prepared, config, device), _likelihood(prepared, config, device)
+    state, objective = _begin(prepared, config, device), Likelihood(*points, settings(config.train).batch_size)
     parameters, told = list(state.flow.parameters()), replace(settings(config.train), compile=_uncompiled(config))
     steps = Steps(state.flow, told, lambda text: None)
     times: list[float] = []
@@ -156,6 +152,7 @@ def _time_of_a_step(prepared: Prepared, config: Config, device: torch.device) ->
 
 def _race(
     prepared: Prepared,
+    points: tuple[Points, Points],
     runners: list[Config],
     device: torch.device,
     stop: Callable[[], str],
@@ -172,7 +169,7 @@ def _race(
         state = _begin(prepared, config, device)
         try:
             with threads_for(config, state.flow.features):
-                state = minimize(state, _likelihood(prepared, config, device), told, stop=stop)
+                state = minimize(state, Likelihood(*points, told.batch_size), told, stop=stop)
         except DivergedError as error:
             tell(f"{describe(config.flow)} is out of the race: {error}")
             if config is runners[-1] and not found:

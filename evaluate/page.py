@@ -82,6 +82,25 @@ def tag(element: str, /, *children: Child, **attributes: str | int | float | boo
     return Html(f"<{' '.join(out)}/>" if short else f"<{' '.join(out)}>{inside}</{element}>")
 
 
+def in_sections(header: Child, parts: Sequence[tuple[str, str, Child, Child]], footer: str) -> Html:
+    """The inside of a page: a header, links to its sections, the sections, a footer.
+
+    Args:
+        header: What comes first.
+        parts: Anchor, heading, content and lead of each section; those without content are left out.
+        footer: One line at the end.
+    """
+    shown = [part for part in parts if part[2]]
+    return join(
+        [
+            header,
+            contents([(anchor, heading) for anchor, heading, _, _ in shown]),
+            *(section(heading, content, anchor=anchor, lead=lead) for anchor, heading, content, lead in shown),
+            tag("footer", tag("p", footer)),
+        ]
+    )
+
+
 def document(title: str, body: Child, *, generator: str) -> str:
     """A whole page: nothing is loaded, and the policy in its head lets nothing be loaded.
 

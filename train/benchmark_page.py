@@ -11,14 +11,13 @@ from pushforward.evaluate.page import (
     Html,
     cards,
     command,
-    contents,
     details,
     document,
     facts,
     figure,
+    in_sections,
     join,
     note,
-    section,
     table,
     tag,
 )
@@ -49,15 +48,7 @@ def benchmark_page(found: BenchmarkTable) -> str:
         ("conditions", "Conditions", _conditions(found), None),
         ("runs", "Every run", _runs(found), None),
     ]
-    shown = [part for part in made if part[2]]
-    body = join(
-        [
-            _header(found),
-            contents([(anchor, heading) for anchor, heading, _, _ in shown]),
-            *(section(heading, content, anchor=anchor, lead=lead) for anchor, heading, content, lead in shown),
-            tag("footer", tag("p", _FOOTER)),
-        ]
-    )
+    body = in_sections(_header(found), made, _FOOTER)
     return document(f"Benchmark {found.suite.name}", body, generator=GENERATOR)
 
 

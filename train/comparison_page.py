@@ -13,12 +13,11 @@ from pushforward.evaluate.page import (
     Child,
     Html,
     cards,
-    contents,
     document,
     figure,
+    in_sections,
     join,
     note,
-    section,
     table,
     tag,
 )
@@ -64,16 +63,8 @@ def comparison_page(comparison: Comparison) -> str:
         ("where", "Where the difference comes from", _where(comparison), ""),
         ("configuration", "What was configured differently", _configuration(comparison), ""),
     ]
-    shown = [(anchor, heading, content, lead) for anchor, heading, content, lead in made if content]
     names = [one.label for one in comparison.contenders]
-    body = join(
-        [
-            _header(comparison, names),
-            contents([(anchor, heading) for anchor, heading, _, _ in shown]),
-            *(section(heading, content, anchor=anchor, lead=lead) for anchor, heading, content, lead in shown),
-            tag("footer", tag("p", _FOOTER)),
-        ]
-    )
+    body = in_sections(_header(comparison, names), made, _FOOTER)
     return document(f"{comparison.contenders[0].record.dataset}: {' · '.join(names)}", body, generator=GENERATOR)
 
 

@@ -34,7 +34,7 @@ _PARTS = ("train", "validation", "test")
 # Repeats of a value that float32 brings about by itself, even among millions.
 _CHANCE = 8
 # Another number wherever something about the preparation changes: what was kept is then made anew.
-_RECIPE = 1
+_RECIPE = 2
 
 
 class Kept(NamedTuple):
@@ -152,6 +152,7 @@ def _made(literature: LiteratureSet, folder: Path, kind: str, files: tuple[Path,
     about = {
         "recipe": _RECIPE,
         "name": literature.name,
+        "kind": kind,
         "source": source,
         "source_sha256": {file.name: checksum(file) for file in files},
         "columns": list(found.columns),
@@ -180,13 +181,17 @@ def _write(place: Path, parts: Parts, about: dict[str, Any]) -> None:
 
 
 def _about(literature: LiteratureSet, folder: Path) -> dict[str, Any] | None:
-    """What is kept of a set, None if it is not whole or made by another recipe."""
+    """What is kept of a set, None if it is not whole, made by another recipe, or what is published has come since."""
     place = folder / literature.name
     try:
         about = json.loads((place / "about.json").read_text(encoding="utf-8"))
         whole = about["recipe"] == _RECIPE and all((place / f"{part}.npy").is_file() for part in _PARTS)
+        is_substitute = about["kind"] == "substitute"
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if is_substitute:
+        found = _files(literature, folder)
+        whole = whole and (found is None or found[0] == "substitute")
     return dict(about) if whole else None
 
 

@@ -121,6 +121,16 @@ def test_power_from_the_source(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "expected 1,659,917 + 184,435 + 204,928 rows of 6 columns; got 810 + 90 + 100" in found.notes[1]
 
 
+def test_what_is_published_replaces_what_was_made_of_the_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = ";".join(["1.0"] * 7)
+    lines = [f"1/1/2007;00:{k:02}:00;{readings}" for k in range(60)]
+    (folder / "household_power_consumption.txt").write_text("\n".join(["Date;Time;" + "c;" * 6 + "c", *lines]) + "\n")
+    assert len(load("power").rows) == 60
+    np.save(folder / "power" / "data.npy", raw_power())
+    expect(monkeypatch, "power", counts(N))
+    assert len(load("power").rows) == N
+
+
 @needs_data
 def test_the_head_of_the_real_power_file(folder: Path) -> None:
     shutil.copy(DATA / "raw" / "household_power_consumption_head.txt", folder / "household_power_consumption.txt")

@@ -19,6 +19,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+import pushforward
 from pushforward.cli import main
 from pushforward.train.benchmark import benchmark_plan, default_folder, write_table_files
 from pushforward.train.benchmark_cells import Budget, Cell, Column, Plan, read_scores
@@ -163,6 +164,14 @@ def test_the_same_command_goes_on(done: tuple[Path, dict[str, Any]], data: Path)
     more = json.loads(invoke(*common, "--folds", "0", "--methods", "gmm", "--json").stdout)
     assert [method["method"] for method in more["methods"]] == ["gaussian", "gmm", "kde", "nflows:maf:matched", TINY]
     assert len(cells_of(folder)) == 5
+    # A table does not hide that other versions have made some of its cells.
+    assert more["notes"] == []
+    version = cells_of(folder)[0]["version"]
+    assert version.startswith(pushforward.__version__)
+    changed = before.decode().replace(json.dumps(version), '"0.0.9"', 1)
+    (folder / "cells.jsonl").write_text(changed, encoding="utf-8")
+    invoke(*common, "--folds", "0", "--methods", "gaussian")
+    assert f"cells of 2 versions of the program: 0.0.9, {version}" in (folder / "table.txt").read_text()
     # What is in the folder stays as it was.
     (folder / "cells.jsonl").write_bytes(before)
 

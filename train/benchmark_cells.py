@@ -166,6 +166,7 @@ class Result:
         fingerprint: Of the test rows.
         is_drawn: Whether another fold has other rows altogether, as of a toy.
         command: What was run.
+        version: Of the program, with its commit where it is known.
         ended: When.
     """
 
@@ -193,6 +194,7 @@ class Result:
     fingerprint: str = ""
     is_drawn: bool = False
     command: str = ""
+    version: str = ""
     ended: str = ""
 
     @property

@@ -25,7 +25,7 @@ from pushforward.train.benchmark_cells import (
     read_scores,
     worker_order,
 )
-from pushforward.train.benchmark_folder import BenchmarkFolder
+from pushforward.train.benchmark_folder import BenchmarkFolder, program_version
 from pushforward.train.benchmark_methods import parse_method
 from pushforward.train.runs import RunError
 from pushforward.train.signals import StopOnSignal
@@ -91,6 +91,7 @@ class BenchmarkSession:
         self.plan, self.folder = plan, folder
         self.signum: int | None = None
         self.stopped = ""
+        self._version = program_version()
         self._most = jobs
         self._until = math.inf if seconds is None else time.monotonic() + seconds
         self._grace = 0.0 if seconds is None else max(_GRACE, _GRACE_SHARE * seconds)
@@ -205,6 +206,7 @@ class BenchmarkSession:
             "wall_seconds": round(wall, 3),
             "threads": self.plan.budget.threads,
             "command": job.command,
+            "version": self._version,
             "ended": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         if trouble:

@@ -289,6 +289,9 @@ def build_table(
         scale = result.log_scale if suite.units == "standardized" else 0.0
         found = RowScores(rows, log_probs + scale, result.fingerprint)
         scores.setdefault((cell.column, cell.method), {})[cell.fold, cell.seed] = found
+    versions = sorted({result.version or "unknown" for result in folder.results.values()})
+    if len(versions) > 1:
+        problems.append(f"cells of {len(versions)} versions of the program: {', '.join(versions)}")
     planned = {column: len({(c.fold, c.seed) for c in every if c.column == column}) for column in columns}
     return BenchmarkTable(
         suite,

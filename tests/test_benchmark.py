@@ -639,7 +639,7 @@ def test_methods_are_compared_on_the_folds_they_share(tmp_path: Path) -> None:
     for fold in range(4):
         hard = rng.normal(size=20) - 10 * fold
         scores["red-wine", "auto", fold] = hard + 1
-        scores["red-wine", "gmm", fold] = hard
+        scores["red-wine", "gmm", fold] = hard + (5 if fold == 3 else 0)
         if fold < 3:
             scores["red-wine", "nflows:maf", fold] = hard + 0.5
     scores["red-wine", "kde", 0] = rng.normal(size=20) + 50
@@ -650,6 +650,8 @@ def test_methods_are_compared_on_the_folds_they_share(tmp_path: Path) -> None:
     assert (entries["nflows:maf"].finished, entries["nflows:maf"].planned) == (3, 4)
     assert entries["nflows:maf"].behind is not None
     assert entries["nflows:maf"].behind.mean == pytest.approx(0.5)
+    assert entries["gmm"].behind is not None
+    assert entries["gmm"].behind.mean == pytest.approx(1.0)  # of the folds that decide who is best
     assert entries["kde"].failures == ("out of memory",)
     text = "\n".join(table_lines(table))
     assert "failed: 3 runs (red-wine: Kernel density): out of memory" in text

@@ -35,7 +35,7 @@ class Entry:
         failures: Why runs have failed, without repetition.
         rank: From 1 among the methods measured on the same runs; None where it is not compared.
         mark: ``best``, ``within`` one standard error of the best, or empty.
-        behind: By how much the best is better, paired row by row on the runs they share.
+        behind: By how much the best is better, paired row by row on the runs that all compared methods have.
         steps: Mean number of training steps.
         seconds: Mean time of training.
         wall_seconds: Mean time of the process.
@@ -208,7 +208,8 @@ class BenchmarkTable:
         for place, method in enumerate(self.methods):
             behind, mark = None, BEST if place == best else ""
             if best is not None and place in rank and place != best:
-                behind = difference(runs[best], runs[place])
+                first, other = ({run: runs[which][run] for run in shared} for which in (best, place))
+                behind = difference(first, other)
                 mark = WITHIN if behind is not None and behind.mean <= _or_zero(behind.se) else ""
             entries.append(self._summary(method, column, runs[place], rank.get(place), mark, behind))
         return entries

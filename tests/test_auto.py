@@ -22,8 +22,9 @@ from pushforward.cli import main
 from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.likelihood import log_prob
 from pushforward.flows import AutoregressiveMixture, Ensemble, Flow, Gaussian, KernelDensity, Model, build, members_of
+from pushforward.flows.storage import _encode
 from pushforward.train import DivergedError, fit, load_config, loop, plan, race, resume, stacking
-from pushforward.train.architecture import build_model, describe
+from pushforward.train.architecture import build_model, describe, idle_keys
 from pushforward.train.config import Config, FlowConfig
 from pushforward.train.outcome import Fit
 from pushforward.train.prepare import Prepared
@@ -633,3 +634,36 @@ def test_auto_with_a_context(tmp_path: Path) -> None:
     assert len(raced.results) >= 2
     assert raced.state.flow.context == 1
     assert told[0].startswith("race      ")
+
+
+@pytest.mark.parametrize(
+    ("name", "base"),
+    [
+        *itertools.product(["realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "gaussian"], ["diagonal", "made-mog"]),
+        ("made-mog", "diagonal"),
+    ],
+)
+def test_keys_without_an_effect_are_those_that_change_nothing(name: str, base: str) -> None:
+    common: dict[str, Any] = {"layers": 2, "hidden": 8, "blocks": 1, "bins": 4, "bound": 3.0, "tails": "linear"}
+    common |= {"linear": "between", "dropout": 0.0, "conditioner": "residual", "components": 3}
+    other = {"layers": 3, "hidden": 12, "blocks": 2, "bins": 5, "bound": 4.0, "tails": "learned", "linear": "around"}
+    other |= {"dropout": 0.5, "conditioner": "transformer", "components": 4}
+
+    def made(**changed: Any) -> Any:
+        torch.manual_seed(0)
+        return _encode(build(name, 3, base=base, **(common | changed)))
+
+    idle = {key for key in common if made(**{key: other[key]}) == made()}
+    section = FlowConfig.model_validate({"name": name, "base": base} | common)
+    assert set(idle_keys(section)) == idle
+
+
+def test_a_key_without_an_effect_is_told(source: str, tmp_path: Path) -> None:
+    config = load_config(source, overrides=["flow=made-mog", "flow.bins=16", "flow.hidden=8", "train.steps=2", *QUIET])
+    assert plan(config).notes == ("flow.bins: has no effect on flow=made-mog",)
+    run = fit(config, out=tmp_path / "run", quiet=True).run
+    assert "flow.bins: has no effect on flow=made-mog" in (run.path / "log.txt").read_text()
+    told = ["flow=nsf-ar", "flow.stacking=true", "data.context=[a]"]
+    line = CliRunner().invoke(main, ["fit", source, *told, "--dry-run"], prog_name="pushforward")
+    assert line.exit_code == 2
+    assert "flow.stacking: averages densities of rows, and data.context asks for conditional ones" in line.stderr

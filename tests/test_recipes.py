@@ -23,7 +23,7 @@ from pushforward.flows import (
     Permutation,
     ResidualNet,
 )
-from pushforward.train.architecture import build_model
+from pushforward.train.architecture import build_model, idle_keys
 from pushforward.train.overrides import ConfigError, load_config
 from pushforward.train.recipe import list_recipes, read_recipe, recipe_file, recipe_names
 from pushforward.train.settings import resolve, settings
@@ -56,7 +56,7 @@ PUBLISHED_MAF = {
 OF_SPLINES = {"bins", "bound", "tails", "passing"}
 MEANINGLESS = {
     "nsf-ar": {"components"},
-    "nsf-c": {"components"},
+    "nsf-c": {"components", "conditioner"},
     "maf": {"components", *OF_SPLINES},
     "made-mog": {"layers", "linear", *OF_SPLINES},
 }
@@ -116,6 +116,7 @@ def test_a_recipe_leaves_nothing_open(name: str) -> None:
     assert left <= {f"flow.{key}" for key in MEANINGLESS[family]}
     for key in ("objective", "steps", "batch_size", "learning_rate", "warmup", "weight_decay", "validate_every"):
         assert told[f"train.{key}"] != "auto"
+    assert not idle_keys(config.flow)
     # As published: no warm-up, no averaged weights, no early stop; the cosine belongs to the loop.
     assert (config.train.warmup, config.train.averaging, config.train.patience) == (0, 0.0, 1.0)
     resolved = resolve(config, rows=TRAINING_ROWS[data], features=FEATURES[data], is_toy=False)

@@ -41,6 +41,21 @@ def describe(flow: FlowConfig) -> str:
     return name if flow.members in (1, "auto") else f"{name} x {flow.members}"
 
 
+def idle_keys(flow: FlowConfig) -> tuple[str, ...]:
+    """Keys that have a value but change nothing in a flow of this name and base, as bins of a flow without splines."""
+    is_layered = flow.name not in ("made-mog", "gaussian")
+    is_mixture = "made-mog" in (flow.name, flow.base)
+    has_splines = flow.name in ("nsf-ar", "nsf-c") or flow.marginal is True or flow.passing == "spline"
+    used = {
+        ("layers", "linear"): is_layered,
+        ("bins", "bound", "tails"): has_splines,
+        ("components",): is_mixture,
+        ("hidden", "blocks", "dropout"): is_layered or is_mixture,
+        ("conditioner",): is_mixture or flow.name in ("maf", "iaf", "nsf-ar"),
+    }
+    return tuple(key for keys, is_used in used.items() if not is_used for key in keys if getattr(flow, key) != "auto")
+
+
 def sizes_of(prepared: Prepared) -> tuple[int, int]:
     """Columns that are modelled, and columns that are given."""
     return prepared.dataset.rows.shape[1], prepared.dataset.context.shape[1]

@@ -11,7 +11,7 @@ from pushforward.evaluate.fitted import FittedDensity
 from pushforward.evaluate.report import EvaluationReport
 from pushforward.flows import Ensemble, Flow, Model, load_model
 from pushforward.flows import save as save_flow
-from pushforward.train.architecture import build_model, describe, initialize
+from pushforward.train.architecture import build_model, describe, idle_keys, initialize
 from pushforward.train.autoencoder_fitting import fit_autoencoder_run, is_autoencoder, resume_autoencoder
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from pushforward.train.config import Config
@@ -49,12 +49,14 @@ class Plan:
     """A fit that could begin: the data, the configuration with every choice made, and a flow of the right size.
 
     Where the fit itself decides on kind and number of flows, ``undecided`` is the configuration without that choice.
+    ``notes`` say which keys that were set have no effect.
     """
 
     config: Config
     prepared: Prepared
     flow: Model
     undecided: Config | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -85,6 +87,9 @@ def plan(config: Config) -> Plan:
     is_toy = dataset.toy is not None
     config = config.model_copy(update={"data": anchored(config.data, dataset)})
     undecided = config if is_open(config, is_toy=is_toy) else None
+    if config.flow.stacking is True and dataset.context.shape[1]:
+        raise ConfigError("flow.stacking: averages densities of rows, and data.context asks for conditional ones")
+    asked = config.flow
     config = resolve(config, rows=rows, features=features, is_toy=is_toy)
     if config.train.objective in ("energy", "mle+energy"):
         check_base_has_gradients(config, features)
@@ -95,7 +100,9 @@ def plan(config: Config) -> Plan:
         if config.train.batch_size == 1:
             raise ConfigError("train.batch_size: expected at least 2 for the energy distance; got 1")
     core = build_model(config.flow, features, dataset.context.shape[1], seed=config.seed)
-    return Plan(config, prepared, core, undecided)
+    idle = idle_keys(asked.model_copy(update={"name": config.flow.name, "base": config.flow.base}))
+    notes = tuple(f"flow.{key}: has no effect on flow={config.flow.name}" for key in idle)
+    return Plan(config, prepared, core, undecided, notes)
 
 
 def fit(
@@ -136,6 +143,7 @@ def fit(
             device = choose_device(config.device)
             trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
             options: dict[str, Any] = {"quiet": quiet, "trouble": trouble, "watch": watch, "job_type": job_type}
+            options["notes"] = planned.notes
             if planned.undecided is not None:
                 outcome, options["signum"] = _choose(run, prepared, planned.undecided, device)
                 config, state = outcome.config, outcome.state
@@ -219,6 +227,7 @@ def _run(
     process: WandbProcess,
     *,
     trouble: str = "",
+    notes: tuple[str, ...] = (),
     **options: Any,
 ) -> Fit:
     """Train, keep the better of flow and Gaussian, score it, and write everything down."""
@@ -237,7 +246,7 @@ def _run(
         **options,
     )
     with session:
-        for note in (*dataset.notes, prepared.ties, trouble and f"warning: {trouble}"):
+        for note in (*dataset.notes, *notes, prepared.ties, trouble and f"warning: {trouble}"):
             if note:
                 session.progress.message(note)
         state = session.train(objective_of(config, prepared, state))

@@ -118,7 +118,7 @@ def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
     rows = {name: len(getattr(planned.prepared.splits, name)) for name in ("train", "validation", "test")}
     facts = {"dataset": planned.prepared.dataset.name, "features": planned.flow.features}
     facts |= {"context": planned.flow.context, **rows, "flow": describe(planned.config.flow)}
-    notes = planned.prepared.dataset.notes
+    notes = (*planned.prepared.dataset.notes, *planned.notes)
     if planned.undecided is not None:
         notes = (
             *notes,

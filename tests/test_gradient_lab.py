@@ -266,6 +266,7 @@ def test_a_flow_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert "variance_known" not in found["groups"][ALL]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("wandb_user")
 def test_panels_of_weights_and_biases(wandb_server: WandbServer, tmp_path: Path) -> None:
     """Every estimator and group is a panel with a point at each checkpoint; the picture is there."""

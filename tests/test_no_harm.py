@@ -119,7 +119,8 @@ def test_not_logged_in(tmp_path: Path, alone: dict[str, str]) -> None:
     assert "W&B has no API key (wandb login); recording offline" in warning
 
 
-@pytest.mark.parametrize("victim", [core_of, pytest.param(client_of, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [core_of, client_of])
 def test_a_process_of_the_client_is_killed(victim: Callable[[int], int], tmp_path: Path, alone: dict[str, str]) -> None:
     fit = RunningFit(alone, tmp_path, "moons", "train.evaluate=false", "--wandb", "offline")
     fit.until_wandb()
@@ -128,7 +129,8 @@ def test_a_process_of_the_client_is_killed(victim: Callable[[int], int], tmp_pat
     assert "it is off for the rest of this fit, metrics.jsonl goes on" in warning
 
 
-@pytest.mark.parametrize("how", ["refuse", pytest.param("silent", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["refuse", "silent"])
 def test_network_is_lost(how: str, tmp_path: Path, wandb_server: WandbServer) -> None:
     environment = wandb_server.environment | {"WANDB_FINISH_TIMEOUT": "2", "WANDB_INIT_TIMEOUT": "20"}
     began = time.monotonic()
@@ -142,6 +144,7 @@ def test_network_is_lost(how: str, tmp_path: Path, wandb_server: WandbServer) ->
     assert "pushforward wandb sync" in warning
 
 
+@pytest.mark.slow
 def test_its_folder_cannot_be_written(tmp_path: Path, alone: dict[str, str]) -> None:
     config = load_config("moons", overrides=(*KEYS, "train.evaluate=false", "train.steps=100", "wandb=off"))
     fit_here(config, out=tmp_path / "run", quiet=True)
@@ -170,7 +173,8 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("mode", ["offline", pytest.param("off", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["offline", "off"])
 def test_disk_is_full(mode: str, tmp_path: Path, alone: dict[str, str]) -> None:
     """The disk fills up in the middle and stays full: what was kept free is enough for the model and all rows."""
     disk = tmp_path / "disk"
@@ -190,6 +194,7 @@ def test_disk_is_full(mode: str, tmp_path: Path, alone: dict[str, str]) -> None:
         assert not (fit.run / ".reserve").exists()
 
 
+@pytest.mark.slow
 def test_disk_is_too_small_for_the_model(tmp_path: Path, alone: dict[str, str]) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, "2m"):

@@ -137,6 +137,7 @@ def test_a_sweep_is_a_folder_of_runs_and_its_best_is_no_worse_than_the_defaults(
     assert "train.steps=240" in found["best"]["refit"]
 
 
+@pytest.mark.slow
 def test_a_grid_is_walked_once_with_points_that_fail_and_points_that_are_hopeless(tmp_path: Path) -> None:
     # The defaults of a toy are one of the points. A spline has 500 bins at most; with the last rate nothing is learned.
     constants = ("  train.steps: {value: 200}", "  flow.name: {value: nsf-c}", "  flow.layers: {value: 1}")
@@ -173,6 +174,7 @@ def test_the_defaults_are_never_hopeless(tmp_path: Path) -> None:
         assert dict(sweep.study.histories())[live.number] == session.histories[live.number]
 
 
+@pytest.mark.slow
 def test_trials_that_all_diverge_end_the_sweep_with_their_error(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, "  train.learning_rate: {value: 1.0e+30}", "  flow.layers: {min: 1, max: 4}")
     done = invoke("-c", path, "train.steps=60", "flow=maf", "--out", tmp_path / "s", "--trials", "9", code=4)
@@ -180,6 +182,7 @@ def test_trials_that_all_diverge_end_the_sweep_with_their_error(tmp_path: Path) 
     assert summary(tmp_path / "s")["counts"]["failed"] == 3
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_later_trials_all_fail_ends_with_what_it_has(tmp_path: Path) -> None:
     constants = ("  flow.name: {value: nsf-c}", "  flow.layers: {value: 1}", "  train.steps: {value: 5}")
     path = sweep_file(tmp_path, *constants, "  flow.bins: {min: 501, max: 900}", method="random")

@@ -94,6 +94,7 @@ def test_offline(tmp_path: Path, alone: dict[str, str]) -> None:
     assert not [path for path in Path(alone["HOME"]).rglob("*") if "staging" in path.parts]
 
 
+@pytest.mark.slow
 def test_online_and_resumed(tmp_path: Path, wandb_server: WandbServer) -> None:
     environment = wandb_server.environment
     done = fit(environment, tmp_path, "moons", *TINY, "--out", "run", "--wandb", "online")
@@ -117,6 +118,7 @@ def test_online_and_resumed(tmp_path: Path, wandb_server: WandbServer) -> None:
     assert max(row["global_step"] for row in run.history) == 200
 
 
+@pytest.mark.slow
 def test_divergence_is_an_alert(tmp_path: Path, wandb_server: WandbServer) -> None:
     keys = ("flow=realnvp", "train.learning_rate=1e30", "train.gradient_clip=1e30", "train.steps=400", "data.rows=600")
     done = fit(wandb_server.environment, tmp_path, "moons", *keys, "--out", "run", "--wandb", "online", code=4)
@@ -128,6 +130,7 @@ def test_divergence_is_an_alert(tmp_path: Path, wandb_server: WandbServer) -> No
     assert text.startswith("run: the loss is not finite")
 
 
+@pytest.mark.slow
 def test_flag_then_environment_then_credentials(tmp_path: Path, wandb_server: WandbServer) -> None:
     short = ("moons", "flow=gaussian", "train.steps=5", "data.rows=300", "train.evaluate=false")
     online = wandb_server.environment

@@ -349,6 +349,7 @@ def without_model(out: Path, server: WandbServer) -> None:
     subprocess.run(command, env=server.environment, check=True, timeout=60, input=b"\n", stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_a_model_that_no_record_holds_is_added(tmp_path: Path, wandb_server: WandbServer, sync: Sync) -> None:
     out = tmp_path / "run"
     without_model(out, wandb_server)

@@ -135,9 +135,9 @@ def test_members_follow_time() -> None:
     for rows in (100, 3_000, 10_000, 1_000_000):
         counts = [members_for(rows, step, 60.0) for step in (1e-6, 1e-3, 0.01, 0.1, 10.0)]
         assert counts == sorted(counts, reverse=True)
-        assert (counts[0], counts[-1]) == (8, 1)
+        assert (counts[0], counts[-1]) == (16, 1)
         # Four times the time is four times the flows, within the bounds.
-        assert members_for(rows, 0.01, 600.0) in (8, *range(10 * counts[2], 10 * counts[2] + 10))
+        assert members_for(rows, 0.01, 600.0) in (16, *range(10 * counts[2], 10 * counts[2] + 10))
     assert members_for(100, 0.01, 60.0) >= members_for(10_000, 0.01, 60.0) >= members_for(1_000_000, 0.01, 60.0)
 
 

@@ -50,7 +50,9 @@ class Settings:
 # Keys that only flows made of layers have: whoever sets one of them asks for such a flow.
 _OF_LAYERS = ("layers", "bins", "bound", "tails", "linear", "passing", "marginal")
 
-_MOST_MEMBERS = 8
+_MOST_MEMBERS = 16
+# Of the flows with a layer of splines, where steps are counted and not seconds.
+_MEMBERS_IN_STEPS = 4
 
 # One layer of splines, and a mixture as the base. On small tables an ensemble of these was ahead of twice as many
 # mixtures alone; on large ones a mixture with a deep network is ahead.
@@ -118,11 +120,15 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
         | flow_defaults
         | kind
     )
+    section = FlowConfig.model_validate(_filled(flow, flow_defaults))
+    # A mixture behind one layer or none takes steps that would throw a stack of layers, or a transformer, about.
+    is_shallow = wide and (section.name == "made-mog" or section.layers == 1) and section.conditioner == "residual"
+    is_bold = is_shallow and tier in ("tiny", "small")
     # From a few seconds for a tiny table to two minutes for a large one.
     seconds = 10.0 if is_toy else min(120.0, 15.0 + rows * features / 8_000)
     train_defaults = {
         "batch_size": _batch_size(rows, is_toy),
-        "learning_rate": {"toy": 5e-3, "tiny": 4e-3, "small": 4e-3, "large": 4e-3}[tier],
+        "learning_rate": 1.2e-2 if is_bold else 5e-3 if is_toy else 4e-3,
         "weight_decay": {"toy": 0.0, "tiny": 1e-2, "small": 1e-3, "large": 0.0}[tier],
         "warmup": WARMUP_STEPS,
         "averaging": 0.99,
@@ -132,7 +138,7 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
     }
     return config.model_copy(
         update={
-            "flow": FlowConfig.model_validate(_filled(flow, flow_defaults)),
+            "flow": section,
             "train": TrainConfig.model_validate(_filled(train, train_defaults)),
         }
     )
@@ -146,8 +152,8 @@ def _kind(config: Config, tier: str) -> dict[str, Any]:
     if tier == "toy" or not _leaves_the_kind_open(config):
         return {"name": "nsf-ar"}
     if tier == "large" or flow.base != "auto":
-        return {"name": "made-mog", "members": 1 if tier == "large" else _MOST_MEMBERS}
-    return _HYBRID | {"members": _MOST_MEMBERS // 2}
+        return {"name": "made-mog", "members": 1 if tier == "large" else 2 * _MEMBERS_IN_STEPS}
+    return _HYBRID | {"members": _MEMBERS_IN_STEPS}
 
 
 def _leaves_the_kind_open(config: Config) -> bool:

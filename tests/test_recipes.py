@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from pushforward.cli import main
 from pushforward.flows import (
+    AutoregressiveMixture,
     Coupling,
     LULinear,
     Marginal,
@@ -22,6 +23,7 @@ from pushforward.flows import (
     MaskedResidualNet,
     Permutation,
     ResidualNet,
+    members_of,
 )
 from pushforward.train.architecture import build_model, idle_keys
 from pushforward.train.overrides import ConfigError, load_config
@@ -139,6 +141,25 @@ def test_a_recipe_says_what_it_is(name: str) -> None:
     for part in ("Error bar: ", "Source: ", "As published: ", "Differs in "):
         assert sum(line.startswith(f"# {part}") for line in comments) >= 1, part
     assert all(len(line) <= 120 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("data", FEATURES)
+def test_our_own_are_told_apart(data: str) -> None:
+    """They leave nothing open either, say what they are to beat, and that nobody has seen them do it."""
+    config = config_of(f"ours/{data}")
+    told, text = config.flat(), read_recipe(f"ours/{data}")
+    assert {key for key in told if key.startswith("flow.") and told[key] == "auto"} == set()
+    assert not idle_keys(config.flow)
+    assert text.startswith(f"# Our own, for {data.upper()}: ")
+    assert "not run on this set yet" in text.splitlines()[0]
+    assert "published log-likelihood" not in text
+    assert all(len(line) <= 120 for line in text.splitlines())
+    resolved = resolve(config, rows=TRAINING_ROWS[data], features=FEATURES[data], is_toy=False)
+    assert settings(resolved.train).steps == config.train.steps
+    model = build_model(resolved.flow, FEATURES[data], seed=0)
+    assert len(members_of(model)) == config.flow.members
+    assert all(isinstance(member.base, AutoregressiveMixture) for member in members_of(model))
+    assert model.log_prob(torch.randn(3, FEATURES[data])).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["nsf-ar/miniboone", "nsf-c/miniboone", "maf/miniboone", "made-mog/miniboone"])

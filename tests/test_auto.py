@@ -598,6 +598,8 @@ def test_report_of_a_stack(source: str, tmp_path: Path) -> None:
         path.name for path in done.run.pictures.iterdir()
     }
     assert "no evaluation" not in done.run.log.read_text()
+    # The two curves are not of the same density, and the page says so.
+    assert "the mean over the 2 flows, and of the validation rows under their average" in done.run.report.read_text()
 
 
 def test_stacking_of_a_named_flow(source: str, tmp_path: Path) -> None:

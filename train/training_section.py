@@ -35,6 +35,12 @@ def training(record: RunRecord) -> Child:
         series.append(Series("training batches", steps, nll, faint=True))
         series.append(Series("training, rolling mean", steps, rolling_mean(nll)))
     mark, caption = None, "NLL of the training batches and of the validation rows, in nats and data units."
+    members = record.config.get("flow.members")
+    if isinstance(members, int) and members > 1:
+        caption = (
+            f"NLL of the training batches, the mean over the {members} flows, and of the validation rows under their "
+            "average, in nats and data units."
+        )
     if name == "loss":
         caption = "What is minimised, in every step and with the same noise at every validation."
     if record.is_target:

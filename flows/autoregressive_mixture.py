@@ -115,7 +115,7 @@ class AutoregressiveMixture(Base):
     References:
         - Uria, Murray & Larochelle (2013), RNADE, https://arxiv.org/abs/1306.0186.
         - Papamakarios et al. (2017), Masked Autoregressive Flow, https://arxiv.org/abs/1705.07057, section 3.
-        - Durkan & Nash (2019), Autoregressive Energy Machines, https://arxiv.org/abs/1904.05626 (residual blocks).
+        - Nash & Durkan (2019), Autoregressive Energy Machines, https://arxiv.org/abs/1904.05626 (residual blocks).
 
     Example:
         >>> from pushforward.flows import MaskedResidualNet

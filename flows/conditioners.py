@@ -193,7 +193,7 @@ class MaskedResidualNet(nn.Module):
         points ``(..., D)``, context ``(..., context)``, outputs ``(..., D, P)``.
 
     References:
-        - Germain et al. (2015), MADE, https://arxiv.org/abs/1502.03509; residual blocks after Durkan & Nash (2019),
+        - Germain et al. (2015), MADE, https://arxiv.org/abs/1502.03509; residual blocks after Nash & Durkan (2019),
           Autoregressive Energy Machines, https://arxiv.org/abs/1904.05626.
     """
 

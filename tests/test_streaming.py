@@ -277,7 +277,14 @@ def test_an_error_while_scoring_leaves_no_file(run: Path, tmp_path: Path) -> Non
 def test_a_signal_leaves_no_file(number: signal.Signals, code: int, run: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", table(2_000_000))
     command = [sys.executable, "-m", "pushforward", "score", str(run), str(path), "--out", str(tmp_path / "s.csv")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    # Where the tests run as a background job SIGINT is ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 60
     while not (begun := list(tmp_path.glob(".s.csv.*"))) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

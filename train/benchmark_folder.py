@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
@@ -20,7 +19,7 @@ from typing import Any
 import pushforward
 from pushforward.train.benchmark_cells import Budget, Cell, Result
 from pushforward.train.benchmark_methods import PEERS
-from pushforward.train.runs import RunError, RunFolder, RunUsageError, making_folder, reason
+from pushforward.train.runs import RunError, RunFolder, RunUsageError, git, making_folder, reason
 from pushforward.train.suites import Suite
 
 _RECORD = "benchmark.json"
@@ -198,14 +197,10 @@ def _machine() -> dict[str, Any]:
 def program_version() -> str:
     """The version of the program, with the commit it is at where it runs from a checkout."""
     here = Path(pushforward.__file__).resolve().parent
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        # An installed copy may lie within somebody else's checkout, which does not know its files.
-        ask = ["git", "-C", str(here), "log", "-1", "--format=%h", "--", "__init__.py"]
-        if subprocess.run(ask, capture_output=True, text=True, timeout=5, check=False).stdout.strip():
-            ask = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-            commit = subprocess.run(ask, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-            return f"{pushforward.__version__} ({commit})"
-    return pushforward.__version__
+    # An installed copy may lie within somebody else's checkout, which does not know its files.
+    is_known = git("log", "-1", "--format=%h", "--", "__init__.py", folder=here)
+    commit = git("describe", "--always", "--dirty", folder=here) if is_known else ""
+    return f"{pushforward.__version__} ({commit})" if commit else pushforward.__version__
 
 
 def _processor() -> str:

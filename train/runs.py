@@ -255,7 +255,7 @@ class RunFolder:
             "device": device,
             "platform": f"{platform.system()} {platform.machine()}",
             "cpus": os.cpu_count(),
-            "git_commit": _git_commit(),
+            "git_commit": git("rev-parse", "HEAD") or None,
             "versions": {"python": platform.python_version(), "pushforward": pushforward.__version__}
             | {name: _version(name) for name in _RECORDED_VERSIONS},
         }
@@ -436,10 +436,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
-    """Return the commit of the working directory, if it is a git checkout."""
+def git(*arguments: str, folder: Path | None = None) -> str:
+    """What git answers in a folder, the working directory by default; empty where it has no answer, or is not there."""
+    command = ["git", *(["-C", str(folder)] if folder else []), *arguments]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
         if done.returncode == 0:
             return done.stdout.strip()
-    return None
+    return ""

@@ -131,6 +131,28 @@ def test_only_budgets_in_seconds_leave_it_open() -> None:
     assert not is_open(asked("train.steps=100", "train.seconds=9"), is_toy=False)
 
 
+@pytest.mark.parametrize(
+    ("rows", "features", "decay"),
+    [
+        (78, 16, 1.0),
+        (1_294, 61, 0.9),
+        (1_300, 11, 0.2),
+        (4_700, 14, 0.1),
+        (36_584, 9, 0.1),
+        (400_000, 8, 0.01),
+        (4_000, 400, 1.0),
+    ],
+)
+def test_weight_decay_follows_rows_and_columns(rows: int, features: int, decay: float) -> None:
+    for keys in ((), ("flow=nsf-ar",), ("flow=made-mog",)):
+        assert resolve(asked(*keys), rows=rows, features=features, is_toy=False).train.weight_decay == decay
+    assert resolve(asked(), rows=rows, features=features, is_toy=True).train.weight_decay == 0.0
+    told = resolve(asked("train.weight_decay=0.5"), rows=rows, features=features, is_toy=False)
+    assert told.train.weight_decay == 0.5
+    vae = resolve(asked("train.objective=elbo"), rows=rows, features=features, is_toy=False)
+    assert vae.train.weight_decay <= 1e-2
+
+
 def test_members_follow_time() -> None:
     for rows in (100, 3_000, 10_000, 1_000_000):
         counts = [members_for(rows, step, 60.0) for step in (1e-6, 1e-3, 0.01, 0.1, 10.0)]
@@ -496,6 +518,13 @@ def test_weights_of_parts_that_no_row_speaks_for() -> None:
     scores = np.array([[-1.0, -50.0, -np.inf]] * 100)
     weights = stacking_weights(scores)
     np.testing.assert_allclose(weights, [(100 + 1 / 3) / 101, 1 / 303, 1 / 303], rtol=1e-9)
+
+
+def test_a_row_that_no_part_thinks_possible_decides_nothing() -> None:
+    scores = held_out(40, 3, 0)
+    weights = stacking_weights(np.concatenate([scores[:20], np.full((2, 3), -np.inf), scores[20:]]))
+    np.testing.assert_array_equal(weights, stacking_weights(scores))
+    np.testing.assert_allclose(stacking_weights(np.full((1, 3), -np.inf)), np.full(3, 1 / 3))
 
 
 @pytest.fixture(scope="module")

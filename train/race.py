@@ -28,7 +28,7 @@ LEAST_STEPS = 400
 
 With 150 of them a spline flow was ahead of three mixtures on the power plant, which end 0.4 nats above it."""
 
-_TIMED_STEPS, _TIMED_SECONDS, _MOST_SECONDS = 20, 0.6, 3.0
+_TIMED_STEPS, _TIMED_SECONDS, _TIMED_SHARE = 20, 0.6, 0.03
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,29 @@ def choose(
     Raises:
         DivergedError: If no runner stayed finite.
     """
-    began = time.perf_counter()
     rows, features = prepared.recorded.shape
     single = _of_one(candidates(config, 1, rows=rows, features=features)[0])  # also where more were asked for
     budget = single.train.seconds
     assert budget != "auto"  # resolve has decided it
     points = prepared.training_points(device), prepared.validation_points(device)
-    step_seconds = _time_of_a_step(prepared, points, single, device)
+    _begin(prepared, single, device)  # the first optimizer of a process imports for a second: no part of a budget
+    began = time.perf_counter()
+    longest = min(_TIMED_SECONDS, _TIMED_SHARE * budget)
+    step_seconds = _time_of_a_step(prepared, points, single, device, longest)
     first, *others = candidates(config, members_for(rows, step_seconds, budget), rows=rows, features=features)
-    ones = [_of_one(runner) for runner in others]
-    steps = {one: _time_of_a_step(prepared, points, one, device) for one in ones if not stop()}
 
     def has_time(runner: Config) -> bool:
-        assert runner.flow.members != "auto"  # resolve has decided it
-        takes = (steps | {single: step_seconds}).get(_of_one(runner), math.inf) * runner.flow.members
-        return SHARE * budget / (1 + len(others)) >= LEAST_STEPS * takes
+        members = runner.flow.members
+        assert members != "auto"  # resolve has decided it
+        most = SHARE * budget / (1 + len(others)) / LEAST_STEPS / members
+        one = _of_one(runner)
+        takes = step_seconds if one == single else _time_of_a_step(prepared, points, one, device, longest, most)
+        return takes <= most
 
-    runners = [first, *(runner for runner in others if has_time(runner))]
-    if not has_time(first) or len(runners) == 1:
+    # Where the first has no time there is no race, and the steps of the others need no timing.
+    runners = [first] if others and has_time(first) else []
+    runners += [runner for runner in others if runners and not stop() and has_time(runner)]
+    if len(runners) < 2:
         why = f": no time for a race ({1e3 * step_seconds:.1f} ms a step and flow)" if others else ""
         tell(f"flow      {describe(first.flow)}{why}")
         outcome = Outcome(first, _begin(prepared, first, device), step_seconds)
@@ -135,23 +140,37 @@ def _uncompiled(config: Config) -> Literal["auto", "off"]:
     return "off" if config.train.compile == "off" else "auto"
 
 
-def _time_of_a_step(prepared: Prepared, points: tuple[Points, Points], config: Config, device: torch.device) -> float:
-    """Seconds, the median of a few steps after the first ones, which may compile something."""
+def _time_of_a_step(
+    prepared: Prepared,
+    points: tuple[Points, Points],
+    config: Config,
+    device: torch.device,
+    seconds: float,
+    most: float = math.inf,
+) -> float:
+    """Seconds, the median of a few steps after the first ones, which may compile something.
+
+    Args:
+        prepared: The data.
+        points: Training and validation points.
+        config: What takes the steps.
+        device: Where.
+        seconds: Time after which no further step begins.
+        most: Seconds of a step beyond which it does not matter how many more they are.
+    """
     state, objective = _begin(prepared, config, device), Likelihood(*points, settings(config.train).batch_size)
     parameters, told = list(state.flow.parameters()), replace(settings(config.train), compile=_uncompiled(config))
     steps = Steps(state.flow, told, lambda text: None)
     times: list[float] = []
     with threads_for(config, state.flow.features):
-        while (
-            len(times) < _TIMED_STEPS and (len(times) < 3 or sum(times) < _TIMED_SECONDS) and sum(times) < _MOST_SECONDS
-        ):
+        while len(times) < 2 or (len(times) < _TIMED_STEPS and sum(times) < seconds and min(times) <= most):
             began = time.perf_counter()
             steps.run(differentiate, objective, state.flow, state.optimizer, objective.draw(0.0))
             with steps.exact():
                 norm = state.optimizer.clipped_step(parameters, told.gradient_clip, state.average, told.averaging)
             float(norm)  # waits for a device that works on its own
             times.append(time.perf_counter() - began)
-    return statistics.median(times[len(times) // 3 :])
+    return statistics.median(times[(len(times) + 1) // 3 :])
 
 
 def _race(

@@ -64,8 +64,10 @@ def stacking_weights(log_probs: Array) -> Array:
     A prior of one row, the same share of it for each part, keeps a part in that a few rows speak against.
 
     Args:
-        log_probs: Log-densities ``(n, k)`` of held-out rows under each part.
+        log_probs: Log-densities ``(n, k)`` of held-out rows under each part. A row that is impossible under all of
+            them, such as one with a missing value written as 1e20, says nothing of their weights and is left out.
     """
+    log_probs = log_probs[np.isfinite(log_probs.max(axis=1, initial=-np.inf))]
     n, k = log_probs.shape
     weights = np.full(k, 1.0 / k)
     for _ in range(500):

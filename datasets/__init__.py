@@ -13,6 +13,7 @@ from pushforward.datasets.dataset import Dataset
 from pushforward.datasets.dequantize import Dequantizer
 from pushforward.datasets.errors import DataError
 from pushforward.datasets.grid import Grid, find_step
+from pushforward.datasets.named_rows import open_rows
 from pushforward.datasets.registry import Entry, load, names
 from pushforward.datasets.schema import Column, Schema
 from pushforward.datasets.splits import Splits, split
@@ -58,6 +59,7 @@ __all__ = [
     "load",
     "load_target",
     "names",
+    "open_rows",
     "read_rows",
     "read_table",
     "split",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from pushforward.datasets.errors import DataError
+from pushforward.datasets.errors import DamagedError, DataError
 from pushforward.datasets.whole_file import whole_file
 
 Report = Callable[[int, int | None], None]
@@ -19,10 +19,11 @@ Report = Callable[[int, int | None], None]
 def extract(archive: Path, members: Sequence[str], target: Path, report: Report | None = None) -> tuple[Path, ...]:
     """Take members out of a gzipped tar archive, in one pass that ends at the last of them.
 
-    A member lands in ``target`` under the last part of its name, wherever the archive would have it.
+    A member lands in ``target`` under the last part of its name, wherever the archive would have it. What follows the
+    last of them is not read, and so neither is the checksum at the archive's end: see ``checked``.
 
     Raises:
-        DataError: The archive is damaged, or lacks one of them.
+        DamagedError: The archive is damaged, or lacks one of them.
     """
     total = archive.stat().st_size
     missing = dict.fromkeys(members)
@@ -40,9 +41,9 @@ def extract(archive: Path, members: Sequence[str], target: Path, report: Report 
                     if not missing:
                         break
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"{archive}: not a whole .tar.gz archive ({error}); remove it and download it again") from error
+        raise DamagedError(f"{archive}: not a whole .tar.gz archive ({error})") from error
     if missing:
-        raise DataError(f"{archive}: lacks {', '.join(missing)}; remove it and download it again")
+        raise DamagedError(f"{archive}: lacks {', '.join(missing)}")
     return tuple(paths[member] for member in members)
 
 

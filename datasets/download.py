@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pushforward.datasets.archive import Report
+from pushforward.datasets.new_folder import new_folder
+from pushforward.datasets.one_at_a_time import one_at_a_time
 
 _BLOCK_BYTES = 1 << 18
 _TIMEOUT_SECONDS = 60.0
@@ -51,13 +53,15 @@ def download(
     expected_bytes: int = 0,
     needed_bytes: int = 0,
     report: Report | None = None,
+    tell: Callable[[str], Any] | None = None,
     wait: Callable[[float], Any] = time.sleep,
 ) -> str:
     """Download a file from the first address that has it.
 
     A transfer that breaks off goes on where it stopped, in this call several times, and in the next call too: what has
     arrived is kept beside the target as ``.part``. Without a checksum it starts anew in every call, since nothing
-    would tell if the file had changed in between.
+    would tell if the file had changed in between. Of several processes that want one file, one downloads it and the
+    others wait for that and take the file, if it has the checksum.
 
     Args:
         urls: The addresses of one and the same file.
@@ -66,6 +70,7 @@ def download(
         expected_bytes: About its size, for a look at the disk before a server is asked.
         needed_bytes: What will be needed on the disk beside it.
         report: Told of progress.
+        tell: Called with one line if somebody else downloads the file, before waiting for that.
         wait: Called with the seconds to wait before another attempt.
 
     Returns:
@@ -74,9 +79,26 @@ def download(
     Raises:
         DownloadError: No address has it, the disk is too full, or the checksum differs.
     """
-    import pooch
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    def waiting() -> None:
+        if tell is not None:
+            tell(f"{target.name}: another process is downloading it; waiting for it to end")
+
+    with new_folder(target.parent), one_at_a_time(target, waiting) as waited:
+        if waited and checksum is not None and target.is_file() and _checksum(target, checksum) == checksum:
+            return checksum
+        return _download(urls, target, checksum, expected_bytes, needed_bytes, report, wait)
+
+
+def _download(
+    urls: Sequence[str],
+    target: Path,
+    checksum: str | None,
+    expected_bytes: int,
+    needed_bytes: int,
+    report: Report | None,
+    wait: Callable[[float], Any],
+) -> str:
     part = target.with_name(f"{target.name}.part")
     if checksum is None:
         part.unlink(missing_ok=True)
@@ -91,8 +113,7 @@ def download(
         except (DownloadError, *_BROKEN) as error:
             failures.append(f"{url}: {_reason(error)}")
             continue
-        algorithm = "sha256" if checksum is None else checksum.split(":")[0]
-        found = f"{algorithm}:{pooch.file_hash(str(part), alg=algorithm)}"
+        found = _checksum(part, checksum)
         if checksum is not None and found != checksum:
             part.unlink()
             failures.append(f"{url}: gave a file with another checksum ({found}, not {checksum})")
@@ -101,6 +122,14 @@ def download(
         return found
     kept = "; what has arrived is kept, the same command goes on from there" if part.exists() else ""
     raise DownloadError(f"{target.name}: could not be downloaded{kept} ({'; '.join(failures)})", failures)
+
+
+def _checksum(path: Path, expected: str | None) -> str:
+    """The checksum of a file, by the algorithm of the one expected, else SHA-256."""
+    import pooch
+
+    algorithm = "sha256" if expected is None else expected.split(":")[0]
+    return f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"
 
 
 def _transfer(url: str, part: Path, needed_bytes: int, report: Report | None, wait: Callable[[float], Any]) -> None:

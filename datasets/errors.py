@@ -13,6 +13,13 @@ class DataError(ValueError):
     """
 
 
+class DamagedError(DataError):
+    """A file does not hold what its publisher put there.
+
+    The message says what is wrong; what to do is added by whoever knows where the file came from.
+    """
+
+
 def leave_out(*names: str) -> str:
     """Return the argument that leaves columns out, quoted as a shell needs it: ``'data.drop=credit score'``."""
     return shlex.quote(f"data.drop={','.join(names)}")

@@ -8,19 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pushforward.datasets import literature_sets
 from pushforward.datasets.archive import Report, extract_zipped
+from pushforward.datasets.checked import remember
 from pushforward.datasets.download import DownloadError, download
 from pushforward.datasets.embedded import EMBEDDED
 from pushforward.datasets.errors import DataError, nearest
 from pushforward.datasets.literature import is_there, keep
-from pushforward.datasets.literature_sets import (
-    ARCHIVE,
-    ARCHIVE_BYTES,
-    ARCHIVE_MD5,
-    ARCHIVE_URLS,
-    LITERATURE,
-)
-from pushforward.datasets.read_uci import find_uci, read_uci
+from pushforward.datasets.literature_sets import ARCHIVE, LITERATURE
+from pushforward.datasets.new_folder import new_folder
+from pushforward.datasets.one_at_a_time import one_at_a_time
+from pushforward.datasets.read_uci import checked_rows, find_uci, read_uci
 from pushforward.datasets.toys import TOYS
 from pushforward.datasets.uci import UCI, UciFile, UciSet
 from pushforward.datasets.whole_file import whole_file
@@ -52,24 +50,6 @@ class Fetched:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Mirrors:
-    """Where the archive of the literature's sets is, and what it must be.
-
-    Args:
-        urls: Its addresses.
-        checksum: Of the archive.
-        expected_bytes: About its size.
-    """
-
-    urls: tuple[str, ...] = ARCHIVE_URLS
-    checksum: str = ARCHIVE_MD5
-    expected_bytes: int = ARCHIVE_BYTES
-
-
-PUBLISHED = Mirrors()
-
-
 def wanted(names: list[str]) -> list[str]:
     """Return the names of data sets, groups resolved, each once.
 
@@ -96,7 +76,7 @@ def fetch(
     force: bool = False,
     archive_is_new: bool = False,
     report: Callable[[str], Report] | None = None,
-    mirrors: Mirrors | None = None,
+    tell: Callable[[str], object] | None = None,
 ) -> Fetched:
     """Make a data set ready to load, without a network if what is in the data folder will do.
 
@@ -106,7 +86,7 @@ def fetch(
         force: Download even if it is there, and make it anew.
         archive_is_new: The archive of the literature's sets has just been downloaded, which will do for ``force``.
         report: Called with the name of a file that is downloaded or unpacked, returns what is told of the progress.
-        mirrors: Where the archive is, if not where it was published.
+        tell: Called with a line that is for now: that another process downloads the same.
 
     Raises:
         DownloadError: It could not be downloaded.
@@ -118,15 +98,17 @@ def fetch(
     literature = LITERATURE[name]
     downloaded = False
     if (force and not archive_is_new) or not is_there(literature, folder):
-        source = mirrors or PUBLISHED
-        download(
+        source = literature_sets.PUBLISHED
+        checksum = download(
             source.urls,
             archive,
             checksum=source.checksum,
             expected_bytes=source.expected_bytes,
             needed_bytes=literature.unpacked_bytes,
             report=None if report is None else report(ARCHIVE),
+            tell=tell,
         )
+        remember(archive, checksum)
         downloaded = True
     told = None if report is None else report(f"unpacking {name}")
     kept = keep(literature, folder, from_archive=downloaded or force, report=told)
@@ -139,7 +121,7 @@ def _fetch_uci(uci: UciSet, folder: Path, force: bool, report: Callable[[str], R
     downloaded, notes = False, []
     if force or find_uci(uci, folder) is None:
         file = next(file for file in uci.files if file.urls)
-        note = _download_file(file, folder, folder / uci.name / file.file, report)
+        note = _download_file(uci, file, folder, folder / uci.name / file.file, report)
         downloaded = True
         if note:
             notes.append(f"{uci.name}: {note}")
@@ -148,29 +130,38 @@ def _fetch_uci(uci: UciSet, folder: Path, force: bool, report: Callable[[str], R
     return Fetched(uci.name, read.path, rows, columns, downloaded, (*notes, *read.notes))
 
 
-def _download_file(file: UciFile, folder: Path, target: Path, report: Callable[[str], Report] | None) -> str | None:
+def _download_file(
+    uci: UciSet,
+    file: UciFile,
+    folder: Path,
+    target: Path,
+    report: Callable[[str], Report] | None,
+) -> str | None:
     """Download a file of the UCI repository, by itself or in a zip archive; says if nothing vouches for it."""
     expected = file.sha256 or _recorded(folder).get(file.file)
     told = None if report is None else report(file.file)
-    target.parent.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as workshop:
+    changed = False
+    with (
+        new_folder(target.parent),
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as workshop,
+    ):
         for url in file.urls:
             fresh = Path(workshop) / file.file
-            zipped = url.endswith(".zip") and not file.file.endswith(".zip")
             try:
-                got = fresh.with_name("archive.zip") if zipped else fresh
-                download([url], got, checksum=None, report=told)
-                if zipped:
-                    extract_zipped(got, file.file, fresh)
+                _get(url, file, fresh, told)
+                found = hashlib.sha256(fresh.read_bytes()).hexdigest()
+                if expected is None:
+                    # Nobody vouches for it but its contents, and what is kept now is required of all later ones.
+                    checked_rows(uci, file, fresh)
             except DownloadError as error:
                 failures += error.failures or [str(error)]
                 continue
             except DataError as error:
-                failures.append(f"{url}: {error}")
+                failures.append(f"{url}: {str(error).replace(f'{fresh}: ', '')}")
                 continue
-            found = hashlib.sha256(fresh.read_bytes()).hexdigest()
             if expected is not None and found != expected:
+                changed = changed or file.sha256 is None
                 failures.append(f"{url}: gave a file with another checksum (sha256:{found}, not sha256:{expected})")
                 continue
             fresh.replace(target)
@@ -178,8 +169,17 @@ def _download_file(file: UciFile, folder: Path, target: Path, report: Callable[[
                 return None
             _record(folder, file.file, found)
             return f"no checksum is published for {file.file}; that of this download is kept in {RECORD}"
-    again = f"; if the change is meant, take {file.file} out of {folder / RECORD}" if file.sha256 is None else ""
-    raise DownloadError(f"{file.file}: could not be downloaded{again} ({'; '.join(failures)})")
+        again = f"; if the change is meant, take {file.file} out of {folder / RECORD}" if changed else ""
+        raise DownloadError(f"{file.file}: could not be downloaded{again} ({'; '.join(failures)})")
+
+
+def _get(url: str, file: UciFile, fresh: Path, report: Report | None) -> None:
+    """Download from one address, and take the file out of an archive if it is in one."""
+    zipped = url.endswith(".zip") and not file.file.endswith(".zip")
+    got = fresh.with_name("archive.zip") if zipped else fresh
+    download([url], got, checksum=None, report=report)
+    if zipped:
+        extract_zipped(got, file.file, fresh)
 
 
 def _recorded(folder: Path) -> dict[str, str]:
@@ -191,6 +191,6 @@ def _recorded(folder: Path) -> dict[str, str]:
 
 
 def _record(folder: Path, file: str, sha256: str) -> None:
-    content = {**_recorded(folder), file: sha256}
-    with contextlib.suppress(OSError), whole_file(folder / RECORD) as temporary:
+    with one_at_a_time(folder / RECORD), contextlib.suppress(OSError), whole_file(folder / RECORD) as temporary:
+        content = {**_recorded(folder), file: sha256}
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.datasets.errors import DataError
+from pushforward.datasets.errors import DamagedError, DataError
 
 Array = NDArray[np.float64]
 
@@ -33,7 +33,8 @@ def read_frame(path: Path) -> Frame:
     Memory: the file and the matrix.
 
     Raises:
-        DataError: The file is damaged, holds something else, or names what no table needs.
+        DamagedError: The file is damaged.
+        DataError: It holds something else, or names what no table needs.
     """
     try:
         with path.open("rb") as file:
@@ -47,13 +48,26 @@ def read_frame(path: Path) -> Frame:
         raise
     # What a damaged pickle raises is whatever its next byte leads to.
     except Exception as error:
-        raise DataError(
-            f"{path.name}: not a readable pickle of a table ({type(error).__name__}); fetch it again"
-        ) from error
+        raise DamagedError(f"{path.name}: not a readable pickle of a table ({type(error).__name__})") from error
 
 
 class _NotTableError(Exception):
     """What a pickle holds in place of a table of numbers."""
+
+
+class _Function:
+    """A function that a pickle may call, and whose attributes it cannot set."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise _NotTableError("sets attributes of a function")
 
 
 class _DataFrame:
@@ -153,9 +167,15 @@ class _Slice(NamedTuple):
     stop: int | None
     step: int | None
 
+    def __setstate__(self, state: Any) -> None:
+        raise _NotTableError("sets attributes of a slice")
+
 
 class _IndexClass:
     """Stands for the classes of pandas' indexes, which are named and never made."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise _NotTableError("sets attributes of an index")
 
 
 class _Text:
@@ -176,6 +196,9 @@ class _ArrowText:
         ends = np.frombuffer(buffers[1], dtype=np.int64 if str(kind).startswith("large") else np.int32)
         text = bytes(buffers[2] or b"")
         self.texts = [text[ends[k] : ends[k + 1]].decode() for k in range(offset, offset + length)]
+
+    def __setstate__(self, state: Any) -> None:
+        raise _NotTableError("sets attributes of text")
 
 
 def _reconstruct(*_: Any) -> _NumpyArray:
@@ -219,6 +242,8 @@ _INDEX_MODULES = (
     *("pandas", "pandas.core.index", "pandas.indexes.base", "pandas.indexes.numeric", "pandas.indexes.range"),
     *("pandas.core.indexes.base", "pandas.core.indexes.numeric", "pandas.core.indexes.range"),
 )
+# Each class has a __setstate__ of its own: without one, a pickle that fills a class in place of an object would set
+# attributes of the class, for the rest of the process.
 _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     **{(module, "DataFrame"): _DataFrame for module in ("pandas", "pandas.core.frame")},
     **{
@@ -258,7 +283,8 @@ class _Unpickler(pickle.Unpickler):
         found = _ALLOWED.get((_PYTHON_2.get(module_name, module_name), global_name))
         if found is None:
             raise _NotTableError(f"asks for {module_name}.{global_name}, which no table of numbers needs")
-        return found
+        # NEWOBJ takes classes only.
+        return found if isinstance(found, type) else _Function(found)
 
 
 def _labels(index: Any) -> list[str]:

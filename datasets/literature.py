@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pushforward.datasets import literature_sets
 from pushforward.datasets.archive import Report, extract
+from pushforward.datasets.checked import found_checksum
 from pushforward.datasets.data_folder import find_copy
 from pushforward.datasets.dataset import Dataset
-from pushforward.datasets.errors import DataError
+from pushforward.datasets.errors import DamagedError, DataError
 from pushforward.datasets.literature_sets import ARCHIVE, LITERATURE, LiteratureSet, check_counts, finite
 from pushforward.datasets.read_uci import checksum
 from pushforward.datasets.schema import Column, Schema
@@ -35,6 +37,8 @@ _PARTS = ("train", "validation", "test")
 _CHANCE = 8
 # Another number wherever something about the preparation changes: what was kept is then made anew.
 _RECIPE = 2
+# What about.json tells of a set and loading needs.
+_KEYS = {"source", "columns", "statistics", "notes", "sha256"}
 
 
 class Kept(NamedTuple):
@@ -102,7 +106,7 @@ def load_literature(
     described = {column["name"]: Column(**column) for column in kept.about["statistics"]}
     schema = Schema(tuple(described[c] for c in features), tuple(described[c] for c in given), tuple(chosen))
     digest = hashlib.sha256(json.dumps(kept.about["sha256"], sort_keys=True).encode()).hexdigest()
-    matrices = [_gathered(kept.parts, [names.index(column) for column in some], picked) for some in (features, given)]
+    matrices = [gathered(kept.parts, [names.index(column) for column in some], picked) for some in (features, given)]
     return Dataset(name, kept.about["source"], matrices[0], schema, tuple(notes), None, digest, matrices[1], splits)
 
 
@@ -122,32 +126,65 @@ def keep(literature: LiteratureSet, folder: Path, *, from_archive: bool = False,
     if about is not None:
         parts = tuple(_mapped(folder / literature.name / f"{part}.npy") for part in _PARTS)
         return Kept((parts[0], parts[1], parts[2]), about)
-    found = ("archive", (folder / ARCHIVE,)) if from_archive else _files(literature, folder)
+    archive = folder / ARCHIVE
+    found = ("archive", (archive,)) if from_archive else _files(literature, folder)
     if found is None:
         raise DataError(
             f"{literature.name}: is not in the data folder {folder}; fetch it with: "
-            f"pushforward datasets download {literature.name} (an archive of 857 MB)"
+            f"{_command(literature)} (an archive of 857 MB)"
         )
     kind, files = found
     if kind == "archive":
+        _check(literature, archive)
         place = folder if _writable(folder) else None
         with tempfile.TemporaryDirectory(dir=place, prefix=f".{literature.name}-") as workshop:
-            files = extract(files[0], literature.members, Path(workshop), report)
-            return _made(literature, folder, kind, files, str(folder / ARCHIVE))
+            try:
+                files = extract(archive, literature.members, Path(workshop), report)
+            except DamagedError as error:
+                raise DataError(f"{error}; fetch it again with: {_command(literature)} --force") from error
+            return _made(literature, folder, kind, files, str(archive))
     return _made(literature, folder, kind, files, str(files[0]))
+
+
+def _command(literature: LiteratureSet) -> str:
+    return f"pushforward datasets download {literature.name}"
+
+
+def _check(literature: LiteratureSet, archive: Path) -> None:
+    """Refuse an archive that is not the published one; its checksum is computed once."""
+    expected = literature_sets.PUBLISHED.checksum
+    found = found_checksum(archive, expected.split(":")[0])
+    if found != expected:
+        raise DataError(
+            f"{archive}: is not the published archive ({found}, not {expected}); "
+            f"fetch it again with: {_command(literature)} --force"
+        )
 
 
 def _made(literature: LiteratureSet, folder: Path, kind: str, files: tuple[Path, ...], source: str) -> Kept:
     substitute = literature.substitute if kind == "substitute" else None
-    found = (literature if substitute is None else substitute).prepare(files)
-    different = check_counts(literature, found)
-    if different and substitute is None:
-        raise DataError(f"{source}: is not the published {literature.name}: {different}; fetch it again")
-    if not finite(found):
-        raise DataError(f"{source}: has cells that are no numbers; fetch it again")
+    advice = f"fetch it again with: {_command(literature)} --force"
+    if substitute is not None:
+        advice = f"put the whole file there, or fetch the published archive with: {_command(literature)} --force"
+    try:
+        found = (literature if substitute is None else substitute).prepare(files)
+        different = check_counts(literature, found)
+        if different and substitute is None:
+            raise DamagedError(f"{source}: is not the published {literature.name}: {different}")
+        if not finite(found):
+            raise DamagedError(f"{source}: has cells that are no numbers")
+    except DamagedError as error:
+        text = str(error)
+        for file in files:  # those of the archive are gone by the time one reads this
+            text = text.replace(f"{file}:", f"{file.name}:") if str(file) != source else text
+        where = "" if text.startswith(source) else f"{source}: "
+        raise DataError(f"{where}{text}; {advice}") from error
     notes = ["published preprocessing and split; values as they were published, no noise added here"]
     if substitute is not None:
-        notes = [f"published preprocessing and split, but {substitute.note}", *([different] if different else [])]
+        notes = [f"published preprocessing and split, but {substitute.note}"]
+    published = sum(literature.counts)
+    if different:
+        notes.append(f"{sum(found.counts):,} rows of {published:,}: not the published set")
     parts: Parts = tuple(np.ascontiguousarray(part, dtype=np.float32) for part in found[1:])  # type: ignore[assignment]
     about = {
         "recipe": _RECIPE,
@@ -157,6 +194,7 @@ def _made(literature: LiteratureSet, folder: Path, kind: str, files: tuple[Path,
         "source_sha256": {file.name: checksum(file) for file in files},
         "columns": list(found.columns),
         "rows": dict(zip(_PARTS, found.counts, strict=True)),
+        "published_rows": dict(zip(_PARTS, literature.counts, strict=True)),
         "notes": notes,
         "sha256": {name: hashlib.sha256(part.data).hexdigest() for name, part in zip(_PARTS, parts, strict=True)},
         "statistics": _statistics(found.columns, parts),
@@ -187,6 +225,8 @@ def _about(literature: LiteratureSet, folder: Path) -> dict[str, Any] | None:
         about = json.loads((place / "about.json").read_text(encoding="utf-8"))
         whole = about["recipe"] == _RECIPE and all((place / f"{part}.npy").is_file() for part in _PARTS)
         is_substitute = about["kind"] == "substitute"
+        described = [Column(**column).name for column in about["statistics"]]
+        whole = whole and described == about["columns"] and set(about) >= _KEYS
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if is_substitute:
@@ -224,11 +264,11 @@ def _mapped(path: Path) -> NDArray[np.float32]:
     try:
         part: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path}: is damaged; remove its folder, and it is made anew") from error
+        raise DataError(f"{path}: is damaged; remove about.json beside it, and it is made anew") from error
     return part
 
 
-def _gathered(parts: Parts, columns: list[int], picked: NDArray[np.intp] | None) -> NDArray[np.float64]:
+def gathered(parts: Parts, columns: Sequence[int], picked: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
     """Put columns of all parts below each other ``(n, D)``, float64; only the picked rows if any are."""
     n = sum(len(part) for part in parts) if picked is None else len(picked)
     out = np.empty((n, len(columns)))
@@ -238,7 +278,7 @@ def _gathered(parts: Parts, columns: list[int], picked: NDArray[np.intp] | None)
         if picked is not None:
             rows = picked[(picked >= before) & (picked < before + len(part))] - before
         chosen = part[rows]
-        out[start : start + len(chosen)] = chosen if len(columns) == part.shape[1] else chosen[:, columns]
+        out[start : start + len(chosen)] = chosen if list(columns) == list(range(part.shape[1])) else chosen[:, columns]
         start, before = start + len(chosen), before + len(part)
     return out
 

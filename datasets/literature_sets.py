@@ -28,6 +28,24 @@ ARCHIVE_MD5 = "md5:9b9c9b0375315ad270eba4ce80c093ab"
 ARCHIVE_BYTES = 857_000_000
 """About its size, for a look at the disk before anything is asked of a server."""
 
+
+@dataclass(frozen=True)
+class Mirrors:
+    """Where the archive of the literature's sets is, and what it must be.
+
+    Args:
+        urls: Its addresses.
+        checksum: Of the archive.
+        expected_bytes: About its size.
+    """
+
+    urls: tuple[str, ...] = ARCHIVE_URLS
+    checksum: str = ARCHIVE_MD5
+    expected_bytes: int = ARCHIVE_BYTES
+
+
+PUBLISHED = Mirrors()
+
 Prepare = Callable[[tuple[Path, ...]], Published]
 
 

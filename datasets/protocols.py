@@ -25,6 +25,9 @@ LARGEST_CORRELATION = 0.98
 MOST_LEVELS = 50
 """A column with at most so many different values is discrete, to ``rnade``."""
 
+LARGEST_FOLD = 1_000_000
+"""Of the protocols that draw as many divisions as one likes: NumPy's older generator takes seeds of 32 bits."""
+
 _FEWEST_VALIDATION_ROWS = 10
 # Columns that go, with the reason of each.
 _Dropped = dict[int, str]
@@ -61,9 +64,9 @@ def find_protocol(name: str, fold: int = 0) -> Protocol:
         known = ", ".join(PROTOCOLS)
         raise DataError(f"data.protocol: unknown protocol {name!r}{nearest(name, PROTOCOLS)} known: {known}")
     protocol = PROTOCOLS[name]
-    if fold < 0 or (protocol.folds is not None and fold >= protocol.folds):
-        most = "at least 0" if protocol.folds is None else f"0 to {protocol.folds - 1}"
-        raise DataError(f"data.fold: expected {most} for data.protocol={name}; got {fold}")
+    most = LARGEST_FOLD if protocol.folds is None else protocol.folds - 1
+    if not 0 <= fold <= most:
+        raise DataError(f"data.fold: expected 0 to {most} for data.protocol={name}; got {fold}")
     return protocol
 
 
@@ -142,7 +145,7 @@ def _half_rows(n: int, fold: int) -> Splits:
 
 
 def _tenths_columns(matrix: Array, names: Sequence[str]) -> _Dropped:
-    dropped = _few_levels(matrix, lambda levels: levels <= 0.05 * len(matrix))
+    dropped = _few_levels(matrix, lambda levels: levels < 2 or levels <= 0.05 * len(matrix))
     return _drop_later(matrix, names, dropped, with_dropped=False)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.datasets.errors import DataError
+from pushforward.datasets.errors import DamagedError
 
 Array = NDArray[np.float64]
 
@@ -25,6 +25,8 @@ MINIBOONE_INPUTS = 50
 _MOST_SMALLEST = 5
 _LARGEST_CORRELATION = 0.98
 _MISSING = -999.0
+# Of so many, a tenth of the first nine tenths is one.
+_FEWEST_ROWS = 11
 
 
 class Published(NamedTuple):
@@ -56,9 +58,10 @@ def power(rows: Array) -> Published:
             the order in which they were recorded. It is shuffled in place.
 
     Raises:
-        DataError: There are not eight columns.
+        DamagedError: There are not eight columns, or a part would be empty.
     """
     _expect_columns("power", rows, 8)
+    _expect_rows("power", rows)
     rng = np.random.RandomState(42)
     rng.shuffle(rows)
     rows = np.delete(rows, (1, 3), axis=1)
@@ -68,6 +71,7 @@ def power(rows: Array) -> Published:
     active = 0.001 * rng.rand(n, 1)
     metering = rng.rand(n, 3)
     rows += np.hstack((active, voltage, metering, np.zeros((n, 1))))
+    _expect_spread("power", POWER_COLUMNS, rows)
     return _standardized(Published(POWER_COLUMNS, *_tenths(rows)))
 
 
@@ -82,11 +86,13 @@ def gas(names: Sequence[str], rows: Array) -> Published:
         rows: The table ``(N, D)``.
 
     Raises:
-        DataError: Other than eight columns are left.
+        DamagedError: Other than eight columns are left, or a part would be empty.
     """
     keep = [k for k, name in enumerate(names) if name not in ("Time", "Meth", "Eth")]
     rows = rows[:, keep]
     columns = [str(names[k]) for k in keep]
+    _expect_rows("gas", rows)
+    _expect_spread("gas", columns, rows)
     # Signed correlations; the first column that has a partner goes, and then all is looked at again.
     while (partners := (np.corrcoef(rows, rowvar=False) > _LARGEST_CORRELATION).sum(axis=1) > 1).any():
         first = int(partners.argmax())
@@ -105,11 +111,14 @@ def hepmass(train: Array, test: Array) -> Published:
         test: The same of the test file.
 
     Raises:
-        DataError: A table has not 28 columns, or other than 21 features are left.
+        DamagedError: A table has not 28 columns, other than 21 features are left, or a part would be
+            empty.
     """
     for rows in (train, test):
         _expect_columns("hepmass", rows, 1 + HEPMASS_INPUTS)
     train, test = (rows[rows[:, 0] == 1][:, 1:] for rows in (train, test))
+    for rows in (train, test):
+        _expect_rows("hepmass", rows)
     keep = _rarely_smallest(train)
     train, test = train[:, keep], test[:, keep]
     _expect_columns("hepmass", train, 21, "after those with a repeated smallest value went")
@@ -124,10 +133,12 @@ def miniboone(rows: Array) -> Published:
     """Prepare MINIBOONE, particle identification (UCI 199), from the published array ``(N, 43)``.
 
     Raises:
-        DataError: There are not 43 columns.
+        DamagedError: There are not 43 columns, or a part would be empty.
     """
     _expect_columns("miniboone", rows, 43)
     columns = tuple(f"x{k + 1}" for k in range(43))
+    _expect_rows("miniboone", rows)
+    _expect_spread("miniboone", columns, rows)
     return _standardized(Published(columns, *_tenths(np.asarray(rows, dtype=np.float64))))
 
 
@@ -138,6 +149,7 @@ def clean_miniboone(rows: Array) -> Array:
     """
     _expect_columns("miniboone", rows, MINIBOONE_INPUTS)
     rows = rows[~(rows == _MISSING).any(axis=1)]
+    _expect_rows("miniboone", rows)
     return rows[:, _rarely_smallest(rows)]
 
 
@@ -166,7 +178,17 @@ def _standardized(parts: Published) -> Published:
     return Published(parts.columns, *((part - mean) / scale for part in parts[1:]))
 
 
+def _expect_rows(name: str, rows: Array) -> None:
+    if len(rows) < _FEWEST_ROWS:
+        raise DamagedError(f"{name}: {len(rows)} rows are too few to train on, to validate on and to test on")
+
+
+def _expect_spread(name: str, columns: Sequence[str], rows: Array) -> None:
+    if (constant := np.flatnonzero((rows == rows[0]).all(axis=0))).size:
+        raise DamagedError(f"{name}: {columns[constant[0]]} holds one value in all {len(rows):,} rows")
+
+
 def _expect_columns(name: str, rows: Array, columns: int, when: str = "") -> None:
     if rows.ndim != 2 or rows.shape[1] != columns:
         got = f"{rows.shape[1]}" if rows.ndim == 2 else f"an array of shape {rows.shape}"
-        raise DataError(f"{name}: expected {columns} columns {when}".rstrip() + f"; got {got}; fetch its file again")
+        raise DamagedError(f"{name}: expected {columns} columns {when}".rstrip() + f"; got {got}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pushforward.datasets.data_folder import find_copy
 from pushforward.datasets.delimited import open_text, read_delimited
-from pushforward.datasets.errors import DataError
+from pushforward.datasets.errors import DamagedError, DataError
 from pushforward.datasets.table import NotNumbersError, Numbers, column_numbers
 from pushforward.datasets.uci import UciFile, UciSet
 
@@ -61,23 +61,34 @@ def read_uci(uci: UciSet, folder: Path) -> FromFile:
         raise DataError(f"{uci.name}: {uci.files[0].file} is not in the data folder {folder}; fetch it with: {again}")
     file, path = found
     try:
-        names, types, matrix = _read(file, path)
-    except NotNumbersError as error:
-        raise DataError(f"{path}: {error}; fetch it again with: {again} --force") from error
-    whole = ~np.isnan(matrix).any(axis=1)
-    if int(whole.sum()) != uci.rows:
-        raise DataError(
-            f"{path}: expected {uci.rows:,} rows for {uci.name}; got {int(whole.sum()):,}; "
-            f"fetch it again with: {again} --force"
-        )
+        numbers, missing = checked_rows(uci, file, path)
+    except DamagedError as error:
+        raise DataError(f"{error}; fetch it again with: {again} --force") from error
     sha256 = checksum(path)
     notes = [f"{uci.name}: {file.note}"] if file.note else []
-    if not whole.all():
-        notes.append(f"{uci.name}: left out {int((~whole).sum())} rows with missing cells")
+    if missing:
+        notes.append(f"{uci.name}: left out {missing} rows with missing cells")
     if file.sha256 not in (None, sha256):
         notes.append(f"{uci.name}: {path.name} is not byte for byte the file that its source publishes")
     places = tuple(k for k, name in enumerate(file.columns) if name)
-    return FromFile(Numbers(names, types, matrix[whole]), path, sha256, places, len(file.columns), tuple(notes))
+    return FromFile(numbers, path, sha256, places, len(file.columns), tuple(notes))
+
+
+def checked_rows(uci: UciSet, file: UciFile, path: Path) -> tuple[Numbers, int]:
+    """Read one of the files of a set; return the rows without missing cells, and how many there are with some.
+
+    Raises:
+        DamagedError: It does not hold the columns, or the rows, of the set.
+        DataError: It cannot be read.
+    """
+    try:
+        names, types, matrix = _read(file, path)
+    except NotNumbersError as error:
+        raise DamagedError(f"{path}: {error}") from error
+    whole = ~np.isnan(matrix).any(axis=1)
+    if int(whole.sum()) != uci.rows:
+        raise DamagedError(f"{path}: expected {uci.rows:,} rows for {uci.name}; got {int(whole.sum()):,}")
+    return Numbers(names, types, matrix[whole]), int((~whole).sum())
 
 
 def checksum(path: Path) -> str:

@@ -8,12 +8,13 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pushforward.datasets.data_folder import data_folder
 from pushforward.datasets.dataset import Dataset, divide
 from pushforward.datasets.embedded import EMBEDDED, read_embedded
 from pushforward.datasets.errors import DataError, nearest
-from pushforward.datasets.literature import is_there, load_literature
+from pushforward.datasets.literature import gathered, is_there, keep, load_literature
 from pushforward.datasets.literature_sets import LITERATURE
 from pushforward.datasets.protocols import apply_protocol, find_protocol
 from pushforward.datasets.read_uci import find_uci, read_uci
@@ -145,6 +146,43 @@ def load(
     notes = (*notes, *column_notes)
     is_file = not any(name in known for known in (TOYS, EMBEDDED, UCI))
     return Dataset(found.name, found.origin, features, schema, notes, toy, found.sha256, given, splits, is_file)
+
+
+def stored_name(source: str) -> str | None:
+    """Return the name of the data set with rows of its own that a source means; None for a file or a toy."""
+    name = _canonical(source)
+    return name if any(name in known for known in (EMBEDDED, UCI, LITERATURE)) else None
+
+
+def load_columns(
+    name: str, columns: Sequence[str], folder: str | Path | None = None
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Load columns of a data set with rows of its own ``(n, len(columns))``: all rows, in their order.
+
+    Returns:
+        The matrix, and what the user should know.
+
+    Raises:
+        DataError: The data set is not there, or lacks one of them.
+    """
+    if name in LITERATURE:
+        kept = keep(LITERATURE[name], data_folder(folder))
+        notes = tuple(f"{name}: {note}" for note in kept.about["notes"])
+        places, more = _places(name, columns, kept.about["columns"])
+        return gathered(kept.parts, places), (*notes, *more)
+    found = _table(name, name, None, (), (), folder)
+    places, more = _places(name, columns, found.numbers.names)
+    return found.numbers.matrix[:, places], (*found.notes, *more)
+
+
+def _places(name: str, columns: Sequence[str], has: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Where columns stand among those there are, with a note on the others."""
+    if missing := [column for column in columns if column not in has]:
+        raise DataError(f"{name}: lacks the columns {', '.join(missing)}; it has {', '.join(has)}")
+    places = [has.index(column) for column in columns]
+    if extra := [column for column in has if column not in columns]:
+        return places, (f"{name}: left aside {', '.join(extra)}, which the model does not know",)
+    return places, ()
 
 
 def _toy(

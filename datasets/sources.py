@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.datasets.delimited import open_text
-from pushforward.datasets.errors import DataError
+from pushforward.datasets.errors import DamagedError, DataError
 from pushforward.datasets.published import HEPMASS_INPUTS, MINIBOONE_INPUTS
 
 Array = NDArray[np.float64]
@@ -26,14 +26,14 @@ def read_array(path: Path) -> Array:
     """Read the matrix in a ``.npy`` member of the archive.
 
     Raises:
-        DataError: It is something else; an array that would have to be unpickled is.
+        DamagedError: It is something else; an array that would have to be unpickled is.
     """
     try:
         matrix: NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path}: not a readable .npy array of numbers; fetch it again") from error
+        raise DamagedError(f"{path}: not a readable .npy array of numbers") from error
     if matrix.ndim != 2 or matrix.dtype.kind != "f":
-        raise DataError(f"{path}: expected a matrix of numbers; got shape {matrix.shape} of {matrix.dtype}")
+        raise DamagedError(f"{path}: expected a matrix of numbers; got shape {matrix.shape} of {matrix.dtype}")
     return matrix.astype(np.float64)
 
 
@@ -41,7 +41,8 @@ def read_hdf5(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
     """Read matrices of an HDF5 file by their names.
 
     Raises:
-        DataError: h5py is not installed, or the file is damaged or lacks one of them.
+        DataError: h5py is not installed.
+        DamagedError: The file is damaged, or lacks one of them.
     """
     try:
         import h5py
@@ -51,7 +52,7 @@ def read_hdf5(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
         with h5py.File(path, "r") as file:
             return [np.asarray(file[name]) for name in names]
     except (OSError, KeyError) as error:
-        raise DataError(f"{path}: not an HDF5 file with {', '.join(names)}; fetch it again") from error
+        raise DamagedError(f"{path}: not an HDF5 file with {', '.join(names)}") from error
 
 
 def read_hepmass(path: Path) -> Array:
@@ -60,7 +61,7 @@ def read_hepmass(path: Path) -> Array:
     The header of the test file does not fit its rows, which have a 29th column that says nothing here.
 
     Raises:
-        DataError: The file is damaged, or its rows have fewer columns.
+        DamagedError: The file is damaged, or its rows have fewer columns.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -70,7 +71,7 @@ def read_hepmass(path: Path) -> Array:
         file.readline()
         width = len(file.readline().split(b","))
     if width < len(wanted):
-        raise DataError(f"{path}: expected a label and {HEPMASS_INPUTS} features; got {width} columns; fetch it again")
+        raise DamagedError(f"{path}: expected a label and {HEPMASS_INPUTS} features; got {width} columns")
     names = [f"c{k}" for k in range(width)]
     options = arrow_csv.ConvertOptions(column_types=dict.fromkeys(wanted, pa.float64()), include_columns=wanted)
     try:
@@ -82,9 +83,7 @@ def read_hepmass(path: Path) -> Array:
                 convert_options=options,
             )
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{path}: not the numbers of HEPMASS ({str(error).splitlines()[0][:80]}); fetch it again"
-        ) from error
+        raise DamagedError(f"{path}: not the numbers of HEPMASS ({str(error).splitlines()[0][:80]})") from error
     return _filled(path, np.stack([column.to_numpy() for column in table.columns], axis=1))
 
 
@@ -96,7 +95,7 @@ def read_power_text(path: Path) -> Array:
     midnight gives the same.
 
     Raises:
-        DataError: The file is damaged.
+        DamagedError: The file is damaged.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -119,7 +118,7 @@ def read_power_text(path: Path) -> Array:
         clock = table.column("time").to_pylist()
         minutes = {text: _minutes(text) for text in set(clock)}
     except (pa.ArrowInvalid, ValueError) as error:
-        raise DataError(f"{path}: not the readings of UCI 235 ({str(error).splitlines()[0][:80]})") from error
+        raise DamagedError(f"{path}: not the readings of UCI 235 ({str(error).splitlines()[0][:80]})") from error
     columns = [table.column(name).to_numpy() for name in names]
     return np.stack([*columns, np.array([minutes[text] for text in clock])], axis=1)
 
@@ -133,9 +132,12 @@ def read_gas_text(path: Path) -> tuple[tuple[str, ...], Array]:
         Names of the 19 columns, as the published table calls those that matter, and the rows.
 
     Raises:
-        DataError: The file is damaged.
+        DamagedError: The file is damaged.
     """
-    rows = np.concatenate(list(_blocks_of_numbers(path, _GAS_INPUTS, header_lines=1)))
+    blocks = list(_blocks_of_numbers(path, _GAS_INPUTS, header_lines=1))
+    if not blocks:
+        raise DamagedError(f"{path}: holds no rows")
+    rows = np.concatenate(blocks)
     rng = np.random.RandomState(42)
     drawn = rng.choice(len(rows), size=round(_GAS_SHARE * len(rows)), replace=False)
     return ("Time", "Meth", "Eth", *(f"sensor_{k}" for k in range(1, 17))), rows[drawn]
@@ -145,12 +147,14 @@ def read_miniboone_text(path: Path) -> Array:
     """Read the signal rows ``(N, 50)`` of UCI's ``MiniBooNE_PID.txt``, whose first line counts signal and background.
 
     Raises:
-        DataError: The file is damaged.
+        DamagedError: The file is damaged.
     """
     with open_text(path) as file:
         counts = file.readline().split()
     if not counts or not counts[0].isdigit():
-        raise DataError(f"{path}: expected the numbers of events in the first line; fetch it again")
+        raise DamagedError(f"{path}: expected the numbers of events in the first line")
+    if int(counts[0]) == 0:
+        raise DamagedError(f"{path}: announces no signal events")
     signal, blocks, read = int(counts[0]), [], 0
     for block in _blocks_of_numbers(path, MINIBOONE_INPUTS, header_lines=1):
         blocks.append(block)
@@ -158,7 +162,7 @@ def read_miniboone_text(path: Path) -> Array:
         if read >= signal:
             break
     if read < signal:
-        raise DataError(f"{path}: announces {signal} signal events and holds {read} rows; fetch it again")
+        raise DamagedError(f"{path}: announces {signal} signal events and holds {read} rows")
     return np.concatenate(blocks)[:signal]
 
 
@@ -176,9 +180,9 @@ def _blocks_of_numbers(path: Path, width: int, header_lines: int) -> Iterator[Ar
             try:
                 numbers = np.array(lines.split(), dtype=np.float64)
             except ValueError as error:
-                raise DataError(f"{path}: holds something that is no number ({error}); fetch it again") from error
+                raise DamagedError(f"{path}: holds something that is no number ({error})") from error
             if len(numbers) % width:
-                raise DataError(f"{path}: expected rows of {width} numbers; found a row of another length")
+                raise DamagedError(f"{path}: expected rows of {width} numbers; found a row of another length")
             if len(numbers):
                 yield numbers.reshape(-1, width)
             if not fresh:
@@ -192,5 +196,5 @@ def _minutes(clock: str) -> float:
 
 def _filled(path: Path, matrix: Array) -> Array:
     if np.isnan(matrix).any():
-        raise DataError(f"{path}: has empty cells; fetch it again")
+        raise DamagedError(f"{path}: has empty cells")
     return matrix

@@ -4,13 +4,20 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooch
 import pytest
 from click.testing import CliRunner, Result
 
@@ -20,8 +27,9 @@ from pushforward.datasets import download as download_module
 from pushforward.datasets.archive import extract, extract_zipped
 from pushforward.datasets.data_folder import data_folder
 from pushforward.datasets.download import DownloadError, download
-from pushforward.datasets.fetch import RECORD, Mirrors
-from pushforward.datasets.literature_sets import LITERATURE
+from pushforward.datasets.fetch import RECORD
+from pushforward.datasets.literature_sets import LITERATURE, Mirrors
+from pushforward.datasets.one_at_a_time import one_at_a_time
 from pushforward.datasets.uci import UCI
 from tests.range_server import RangeServer
 
@@ -142,6 +150,108 @@ def test_a_busy_server_is_asked_again(server: RangeServer, tmp_path: Path) -> No
     assert waited == [2.0, 4.0, 8.0]
 
 
+def test_of_two_one_downloads(server: RangeServer, tmp_path: Path) -> None:
+    """The other says that it waits, and takes what the first one got."""
+    target, told, waits = tmp_path / "file", [], threading.Event()
+
+    def slow(done: int, total: int | None) -> None:
+        assert waits.wait(30)
+
+    def tell(line: str) -> None:
+        told.append(line)
+        waits.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(get, server, target, report=slow)
+        while not (tmp_path / "file.part").exists():
+            time.sleep(0.001)
+        assert get(server, target, tell=tell) == MD5
+        assert first.result() == MD5
+    assert told == ["file: another process is downloading it; waiting for it to end"]
+    assert len(server.asked) == 1
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [CONTENT]
+
+
+def test_who_waited_downloads_if_the_other_failed(server: RangeServer, tmp_path: Path) -> None:
+    waits = threading.Event()
+    server.breaks = [800_000, *[0] * download_module._MOST_BREAKS]
+
+    def slow(done: int, total: int | None) -> None:
+        assert waits.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(get, server, tmp_path / "file", report=slow)
+        while not (tmp_path / "file.part").exists():
+            time.sleep(0.001)
+        assert get(server, tmp_path / "file", tell=lambda line: waits.set()) == MD5
+        with pytest.raises(DownloadError, match="the same command goes on from there"):
+            first.result()
+    assert server.asked[-1] == ("/file", "bytes=800000-")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+    """Killed while it held the lock, it holds nobody up."""
+    program = (
+        "import sys, time; from pathlib import Path; from pushforward.datasets.one_at_a_time import one_at_a_time\n"
+        "with one_at_a_time(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-P", "-c", program, str(tmp_path / "file")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        waited: list[int] = []
+
+        def kill() -> None:
+            waited.append(1)
+            holder.kill()
+
+        with one_at_a_time(tmp_path / "file", kill) as second:
+            assert second
+        assert waited == [1]
+    assert list(tmp_path.iterdir()) == []
+    with one_at_a_time(tmp_path / "file") as third:
+        assert not third
+
+
+def test_a_lock_of_old_is_no_lock(tmp_path: Path) -> None:
+    """Between its release and the next one's turn a third took a new lock file: the next one waits for that."""
+    first, third = (one_at_a_time(tmp_path / "file") for _ in range(2))
+    turns: list[str] = []
+    handed_over = threading.Event()
+
+    def waiting() -> None:
+        first.__exit__(None, None, None)
+        third.__enter__()
+        handed_over.set()
+
+    def second() -> None:
+        with one_at_a_time(tmp_path / "file", waiting):
+            turns.append("second")
+
+    first.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(second)
+        assert handed_over.wait(30)
+        with pytest.raises(TimeoutError):
+            done.result(0.1)
+        turns.append("third")
+        third.__exit__(None, None, None)
+    assert turns == ["third", "second"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_failure(server: RangeServer, tmp_path: Path) -> None:
+    """Folders that it made go again, but for one that holds what has arrived."""
+    with pytest.raises(DownloadError, match="404"):
+        get(server, tmp_path / "a" / "b" / "file", "/missing")
+    assert list(tmp_path.iterdir()) == []
+    server.breaks = [800_000, *[0] * download_module._MOST_BREAKS]
+    with pytest.raises(DownloadError, match="is kept"):
+        get(server, tmp_path / "a" / "b" / "file")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file.part"]
+
+
 def test_nobody_answers(tmp_path: Path) -> None:
     with RangeServer({}) as gone:
         url = gone.url("/file")
@@ -185,7 +295,7 @@ def test_members(tmp_path: Path) -> None:
     found = extract(archive, ("data/b/x.csv", "data/a/data.npy"), tmp_path)
     assert [path.read_bytes() for path in found] == [b"second", b"first"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "data.npy", "x.csv"]
-    with pytest.raises(DataError, match="lacks data/d; remove it and download it again"):
+    with pytest.raises(DataError, match="lacks data/d"):
         extract(archive, ("data/a/data.npy", "data/d"), tmp_path)
     archive.write_bytes(archive.read_bytes()[:-100_000])
     with pytest.raises(DataError, match=r"not a whole \.tar\.gz archive"):
@@ -329,7 +439,9 @@ def test_a_file_that_is_not_the_set(server: RangeServer, folder: Path, monkeypat
     done = invoke("datasets", "download", "red-wine", "yacht-", code=3)
     assert "unknown dataset 'yacht-'; did you mean 'yacht'? known: red-wine, " in done.stderr
     done = invoke("datasets", "download", "red-wine", code=1)
-    assert "expected 50 rows for red-wine; got 49; fetch it again with" in done.stderr
+    assert "winequality-red.csv: could not be downloaded (" in done.stderr
+    assert "/wine.csv: expected 50 rows for red-wine; got 49)" in done.stderr
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -367,7 +479,7 @@ def serve_archive(monkeypatch: pytest.MonkeyPatch, server: RangeServer, rows: in
         small = dataclasses.replace(LITERATURE[name], counts=(rows - test - validation, validation, test))
         monkeypatch.setitem(LITERATURE, name, small)
     mirrors = Mirrors((server.url("/archive"),), "md5:" + hashlib.md5(archive).hexdigest(), len(archive))
-    monkeypatch.setattr("pushforward.datasets.fetch.PUBLISHED", mirrors)
+    monkeypatch.setattr("pushforward.datasets.literature_sets.PUBLISHED", mirrors)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return archive
 
@@ -408,6 +520,79 @@ def test_a_local_archive_needs_no_network(server: RangeServer, folder: Path, mon
     assert where("power") == "downloaded"
     assert load("power").rows.shape == (2000, 6)
     assert server.asked == []
+
+
+def test_the_archive_is_checked_once(server: RangeServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archive that is in the folder already must be the published one; its checksum is remembered."""
+    archive = serve_archive(monkeypatch, server, 2000)
+    path = folder / "data.tar.gz"
+    folder.mkdir()
+    path.write_bytes(archive[:-1] + bytes([archive[-1] ^ 1]))  # after the last member, which is never read
+    message = r"data\.tar\.gz: is not the published archive \(md5:.*, not md5:.*\); fetch it again with: (.*)$"
+    with pytest.raises(DataError, match=message) as caught:
+        load("power")
+    assert "pushforward datasets download power --force" in str(caught.value)
+    assert "is not the published archive" in invoke("datasets", "download", "power", code=1).stderr
+    assert server.asked == []
+    computed: list[str] = []
+    real = pooch.file_hash
+
+    def file_hash(name: str, alg: str) -> str:
+        computed.append(name)
+        return str(real(name, alg=alg))
+
+    monkeypatch.setattr("pooch.file_hash", file_hash)
+    # What the message says helps.
+    invoke("datasets", "download", "power", "--force")
+    assert computed == [str(path) + ".part"]
+    computed.clear()
+    assert load("power").rows.shape == (2000, 6)
+    assert load("miniboone").rows.shape == (2000, 43)
+    assert computed == []
+    # Changed since: looked at again.
+    os.utime(path, ns=(0, 0))
+    (folder / "miniboone" / "about.json").unlink()
+    load("miniboone")
+    assert computed == [str(path)]
+    invoke("datasets", "download", "power", "--remove-archive")
+    assert sorted(it.name for it in folder.iterdir()) == ["miniboone", "power"]
+
+
+def test_a_bad_file_beside_a_good_archive(server: RangeServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command that the message names does help, the one without --force does not."""
+    serve_archive(monkeypatch, server, 2000)
+    (folder / "miniboone").mkdir(parents=True)
+    np.save(folder / "miniboone" / "data.npy", np.random.default_rng(0).normal(size=(50, 43)))
+    command = "datasets download miniboone --force"
+    with pytest.raises(
+        DataError, match=f"is not the published miniboone: .*; fetch it again with: pushforward {command}$"
+    ):
+        load("miniboone")
+    assert f"pushforward {command}" in invoke("datasets", "download", "miniboone", code=1).stderr
+    invoke(*command.split())
+    assert load("miniboone").rows.shape == (2000, 43)
+
+
+@pytest.mark.parametrize("sent", [b"<html>log in first</html>", wine(49)], ids=["page", "rows"])
+def test_what_is_no_set_is_not_trusted(
+    server: RangeServer, folder: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """Neither kept nor remembered, so that the file itself is not refused later."""
+    serve_wine(monkeypatch, (server.url("/wine.csv"),), None)
+    server.files["/wine.csv"] = sent
+    done = invoke("datasets", "download", "red-wine", code=1)
+    assert "winequality-red.csv: could not be downloaded (http" in done.stderr
+    assert "take winequality-red.csv out of" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not folder.exists()
+    server.files["/wine.csv"] = wine(50)
+    invoke("datasets", "download", "red-wine")
+    # The checksum is not to blame where nothing came.
+    del server.files["/wine.csv"]
+    done = invoke("datasets", "download", "red-wine", "--force", code=1)
+    assert "404" in done.stderr
+    assert "take winequality-red.csv out of" not in done.stderr
+    assert load("red-wine").rows.shape == (50, 12)
 
 
 def test_another_folder(server: RangeServer, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pushforward.datasets import DataError
+from pushforward.datasets import DataError, frame_pickle
 from pushforward.datasets.frame_pickle import read_frame
 
 NAMES = ("Time", "Meth", "Eth", "R1", "R2")
@@ -264,6 +264,29 @@ def test_a_program_within_a_table_is_refused(nothing_runs: Path, tmp_path: Path)
             read_frame(path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("builtins slice", "pandas Index", "pandas.core.frame DataFrame", "pandas.core.internals BlockManager"),
+        *("numpy dtype", "numpy ndarray", "pandas StringDtype", "pyarrow.lib _restore_array", "_codecs encode"),
+        *("numpy.core.multiarray _reconstruct", "pandas._libs.internals _unpickle_block"),
+    ],
+)
+@pytest.mark.parametrize(
+    "state", [b"N}X\x04\x00\x00\x00stepK\x07s\x86", b"}X\x04\x00\x00\x00stepK\x07s"], ids=["slots", "dict"]
+)
+def test_stand_ins_cannot_be_changed(name: str, state: bytes, tmp_path: Path) -> None:
+    """BUILD on a class or a function would otherwise set its attributes, for the rest of the process."""
+    module, attribute = name.split()
+    stands = frame_pickle._ALLOWED[module, attribute]
+    before = dict(vars(stands))
+    path = tmp_path / "bad.pickle"
+    path.write_bytes(b"\x80\x02c" + module.encode() + b"\n" + attribute.encode() + b"\n" + state + b"b.")
+    with pytest.raises(DataError, match=r"^bad\.pickle: "):
+        read_frame(path)
+    assert dict(vars(stands)) == before
+
+
 def test_what_is_no_table(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas writes the tables that are read without it")
     path = tmp_path / "x.pickle"
@@ -287,7 +310,7 @@ def test_damaged_pickles(share: float, tmp_path: Path) -> None:
     good = old_frame(VERSIONS["0.19"])
     path = tmp_path / "cut.pickle"
     path.write_bytes(good[: int(share * len(good))])
-    with pytest.raises(DataError, match=r"^cut\.pickle: not a readable pickle of a table \(\w+\); fetch it again$"):
+    with pytest.raises(DataError, match=r"^cut\.pickle: not a readable pickle of a table \(\w+\)$"):
         read_frame(path)
 
 

@@ -9,6 +9,7 @@ import gzip
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,10 @@ def test_power_from_the_source(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     direct = power(np.concatenate((readings, minutes[:, None]), axis=1))
     np.testing.assert_allclose(np.concatenate(parts(found)), np.concatenate(direct[1:]), atol=1e-6)
     assert "the time is written nowhere" in found.notes[0]
-    assert "expected 1,659,917 + 184,435 + 204,928 rows of 6 columns; got 810 + 90 + 100" in found.notes[1]
+    assert found.notes[1] == "power: 1,000 rows of 2,049,280: not the published set"
+    about = json.loads((folder / "power" / "about.json").read_text())
+    assert about["notes"][1] == "1,000 rows of 2,049,280: not the published set"
+    assert (sum(about["rows"].values()), sum(about["published_rows"].values())) == (1000, 2_049_280)
 
 
 def test_what_is_published_replaces_what_was_made_of_the_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,6 +397,70 @@ def test_another_array_is_refused(folder: Path) -> None:
         load("power")
 
 
+def test_what_to_do_about_the_source(folder: Path) -> None:
+    """UCI's files are not what a download fetches."""
+    (folder / "gas").mkdir()
+    (folder / "gas" / "ethylene_CO.txt").write_text("")
+    message = "ethylene_CO.txt: holds no rows; put the whole file there, or fetch the published archive with: "
+    with pytest.raises(DataError, match=f"{message}pushforward datasets download gas --force$"):
+        load("gas")
+
+
+def text_of_power(rows: int) -> str:
+    values = np.random.default_rng(0).uniform(size=(rows, 7)).round(3)
+    lines = [f"1/1/2007;{k // 60:02}:{k % 60:02}:00;" + ";".join(map(str, row)) for k, row in enumerate(values)]
+    return "\n".join(["Date;Time;" + "c;" * 6 + "c", *lines]) + "\n"
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 10])
+def test_a_source_of_a_few_rows(folder: Path, rows: int) -> None:
+    (folder / "household_power_consumption.txt").write_text(text_of_power(rows))
+    with pytest.raises(DataError, match=r"household_power_consumption\.txt: .*; put the whole file there") as caught:
+        load("power")
+    assert rows == 0 or f"power: {rows} rows are too few to train on, to validate on and to test on" in str(
+        caught.value
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fewest_rows_of_a_source(folder: Path) -> None:
+    (folder / "household_power_consumption.txt").write_text(text_of_power(11))
+    found = load("power")
+    assert [len(part) for part in parts(found)] == [9, 1, 1]
+    assert "power: 11 rows of 2,049,280: not the published set" in found.notes
+
+
+def test_sets_without_spread() -> None:
+    """One line, and no warning of NumPy's."""
+    few, same = np.ones((5, 28)), np.ones((40, 43))
+    cases: dict[str, Callable[[], object]] = {
+        "gas: 5 rows are too few": lambda: gas([f"x{k}" for k in range(8)], few[:, :8]),
+        "gas: x1 holds one value in all 40 rows": lambda: gas([f"x{k + 1}" for k in range(8)], same[:, :8]),
+        "hepmass: 5 rows are too few": lambda: hepmass(few, few),
+        "hepmass: 0 rows are too few": lambda: hepmass(np.zeros((40, 28)), few),
+        "miniboone: 5 rows are too few": lambda: miniboone(np.ones((5, 43))),
+        "miniboone: x1 holds one value in all 40 rows": lambda: miniboone(same),
+        "miniboone: 0 rows are too few": lambda: clean_miniboone(np.full((40, 50), -999.0)),
+    }
+    for message, make in cases.items():
+        with pytest.raises(DataError, match=message):
+            make()
+
+
+@pytest.mark.parametrize("key", ["statistics", "columns", "notes", "source", "sha256", "kind"])
+def test_what_is_kept_without_all_of_it(small: Path, key: str) -> None:
+    """It is made anew, where it can be."""
+    place = small / "power" / "about.json"
+    about = json.loads(place.read_text())
+    place.write_text(json.dumps({name: value for name, value in about.items() if name != key}))
+    assert load("power").rows.shape == (N, 6)
+    assert json.loads(place.read_text()) == about
+    place.write_text(json.dumps(about | {"statistics": about["statistics"][1:]}))
+    (small / "power" / "data.npy").unlink()
+    with pytest.raises(DataError, match="is not in the data folder"):
+        load("power")
+
+
 def test_an_array_that_would_have_to_be_unpickled_is_refused(folder: Path) -> None:
     (folder / "miniboone").mkdir()
     np.save(folder / "miniboone" / "data.npy", np.array([[object()]]), allow_pickle=True)
@@ -470,6 +538,7 @@ def test_a_fit_and_its_scores(small: Path, tmp_path: Path) -> None:
     invocations: list[list[str]] = [
         ["fit", "power", *tiny, "--out", str(run), "--json"],
         ["score", str(run), str(small / "power" / "test.npy"), "--out", str(out)],
+        ["score", str(run), "power", "--out", str(out.with_suffix(".all.csv"))],
     ]
     for arguments in invocations:
         done = CliRunner().invoke(main, arguments, prog_name="pushforward")
@@ -477,6 +546,9 @@ def test_a_fit_and_its_scores(small: Path, tmp_path: Path) -> None:
     results = json.loads((run / "results.json").read_text())
     assert (results["rows"], results["features"]) == (N, 6)
     assert -np.loadtxt(out, skiprows=1).mean() == pytest.approx(results["test_nll"], abs=1e-5)
+    scores = np.loadtxt(out.with_suffix(".all.csv"), skiprows=1)
+    assert len(scores) == N
+    np.testing.assert_allclose(scores[-100:], np.loadtxt(out, skiprows=1), atol=1e-5)
     # The run knows its data by name: another command finds it in the data folder, wherever it is called.
     config = load_config(None, (run / "config.yaml",), ())
     assert config.data.source == "power"

@@ -125,6 +125,16 @@ def test_tenths_rows_are_those_of_the_benchmarks() -> None:
     assert set(PROTOCOLS["tenths"].rows(n, 1).test) != set(splits.test)
 
 
+def test_constant_columns_of_small_tables() -> None:
+    """They go before correlations are looked at, which they have none of."""
+    rng = np.random.default_rng(0)
+    for name in PROTOCOLS:
+        for n in range(PROTOCOLS[name].fewest_rows, 25):
+            matrix = np.stack((rng.normal(size=n), np.full(n, 3.0), rng.normal(size=n)), axis=1)
+            kept, _, _ = apply_protocol(name, 0, "t", Numbers(("a", "b", "c"), ("double",) * 3, matrix))
+            assert kept.names == ("a", "c")
+
+
 def test_few_rows() -> None:
     for name, protocol in PROTOCOLS.items():
         for n in (protocol.fewest_rows, protocol.fewest_rows + 1):
@@ -163,7 +173,8 @@ def test_any_table(tmp_path: Path) -> None:
     [
         ({"protocol": "rnad"}, r"data.protocol: unknown protocol 'rnad'; did you mean 'rnade'\? known: rnade, half"),
         ({"protocol": "rnade", "fold": 10}, "data.fold: expected 0 to 9 for data.protocol=rnade; got 10"),
-        ({"protocol": "half", "fold": -1}, "data.fold: expected at least 0 for data.protocol=half; got -1"),
+        ({"protocol": "half", "fold": -1}, "data.fold: expected 0 to 1000000 for data.protocol=half; got -1"),
+        ({"protocol": "tenths", "fold": 5_000_000_000}, "data.fold: expected 0 to 1000000 for .*; got 5000000000"),
         ({"protocol": "rnade", "columns": ["g"]}, "leaves no column; fit it without a protocol"),
     ],
 )

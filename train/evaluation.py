@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pushforward.datasets import DataError, Dataset, read_rows, write_table
+from pushforward.datasets import DataError, Dataset, open_rows, write_table
 from pushforward.datasets.target_names import PREFIX
 from pushforward.evaluate.calibration import Calibration
 from pushforward.evaluate.calibration_plots import pit, quantiles
@@ -148,7 +148,7 @@ def evaluate_run(
 
     Args:
         run: The run.
-        data: A table that takes the place of the run's test rows.
+        data: A table, or the name of a data set, that takes the place of the run's test rows.
         device: Where the flow runs.
         tell: Called with notes on the data.
 
@@ -176,9 +176,10 @@ def evaluate_run(
         finally:
             run.release()
     density = FittedDensity.load(run.model, device=str(choose_device(device)))
-    rows, context, notes = read_rows(data, density.schema)
-    for note in notes:
+    given = open_rows(data, density.schema)
+    for note in given.notes:
         tell(note)
+    rows, context = (np.concatenate(matrices) for matrices in zip(*given, strict=True))
     test = Part(density.dequantizer.fixed(rows), context if density.flow.context else None)
     prepared = prepare(load_data(config), config.data, config.data_seed)
     check_same_data(run.schema, run.path, prepared.dataset)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from pushforward.datasets import DataError, Dataset, Dequantizer, Splits, split
 from pushforward.datasets import load as load_dataset
 from pushforward.datasets.errors import leave_out
+from pushforward.datasets.repeats import Repeats, find_repeats
 from pushforward.flows import Chain, Ensemble, Flow, Model, Standardize
 from pushforward.train.config import Config, DataConfig
 from pushforward.train.likelihood import Points
@@ -45,6 +46,7 @@ class Prepared:
         recorded: Training rows as recorded ``(n, D)``: the loop adds fresh noise in every step.
         standardize: Mean and standard deviation of the training rows.
         standardize_context: The same of the context, None without context.
+        repeats: Which held-out rows stand among the training rows as well, None if next to none does.
     """
 
     dataset: Dataset
@@ -56,6 +58,7 @@ class Prepared:
     recorded: Array
     standardize: Standardize
     standardize_context: Standardize | None
+    repeats: Repeats | None = None
 
     @property
     def ties(self) -> str:
@@ -76,10 +79,17 @@ class Prepared:
         return Points(self._standardized(self.recorded, device), self._context(self.train.context, device), cell)
 
     def validation_points(self, device: torch.device) -> Points:
-        """The validation rows, standardised, noise added."""
-        part, most = self.validation, MAX_VALIDATION_ROWS
-        context = None if part.context is None else part.context[:most]
-        return Points(self._standardized(part.rows[:most], device), self._context(context, device))
+        """The validation rows, standardised, noise added; of many, a random part.
+
+        Which part depends on their number alone: a fit that is resumed validates on the same rows, and so do all flows
+        that are compared. The parts of a split are in the order of the file, so the first rows would be its head.
+        """
+        rows, context = self.validation.rows, self.validation.context
+        n = len(rows)
+        if n > MAX_VALIDATION_ROWS:
+            chosen = np.sort(np.random.default_rng(n).choice(n, MAX_VALIDATION_ROWS, replace=False))
+            rows, context = rows[chosen], None if context is None else context[chosen]
+        return Points(self._standardized(rows, device), self._context(context, device))
 
     def in_data_units(self, model: Model) -> Model:
         """Put standardising inside: the density whose points and context are in the units of the table."""
@@ -107,7 +117,8 @@ class Prepared:
 def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
     """Split a data set, decide which columns stand for cells, and measure location and scale on the training part.
 
-    A data set that comes in parts keeps them; the seed and the fractions then have no effect.
+    A data set that comes in parts keeps them; the seed and the fractions then have no effect. The data set returned
+    has one more note where held-out rows stand among the training rows too.
 
     Raises:
         DataError: If a column does not vary within the training part, or a part would be empty.
@@ -115,6 +126,14 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
     splits = dataset.splits
     if splits is None:
         splits = split(len(dataset.rows), seed, config.validation_fraction, config.test_fraction)
+    if len(splits.train) < 2:
+        raise DataError(
+            f"{dataset.name}: {len(dataset.rows)} rows leave {len(splits.train)} to train on, and a spread takes 2; "
+            f"give more rows, or hold out fewer"
+        )
+    repeats = find_repeats(dataset, splits)
+    if repeats:
+        dataset = replace(dataset, notes=(*dataset.notes, f"{dataset.name}: {repeats.note}"))
     dequantizer = Dequantizer.of(dataset.schema)
     if config.dequantize == "off":
         dequantizer = Dequantizer(np.zeros(dataset.rows.shape[1]))
@@ -139,6 +158,7 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
         recorded=dataset.rows[splits.train],
         standardize=_standardize(train.rows, dataset.schema.names),
         standardize_context=standardize_context,
+        repeats=repeats,
     )
 
 

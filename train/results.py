@@ -16,6 +16,7 @@ from pushforward.train.row_scores import rows_fingerprint
 from pushforward.train.runs import RunFolder
 
 _DASHBOARD_NAMES = {"val_nll": "best/val_nll", "test_nll": "test/nll", "test_nll_se": "test/nll_se"}
+_DASHBOARD_NAMES |= {"test_nll_new": "test/nll_new", "test_nll_new_se": "test/nll_new_se"}
 
 
 def results_of(
@@ -29,6 +30,8 @@ def results_of(
     flow: str,
 ) -> dict[str, Any]:
     """The content of ``results.json``; likelihoods in nats, NaN where there are no test rows.
+
+    Where test rows are copies of training rows there is the likelihood of the others too: that of new rows.
 
     Args:
         run: The run.
@@ -58,6 +61,9 @@ def results_of(
         "test_nll_standardized": test_nll.nll + prepared.standardize.log_det,
         "test_rows_sha256": rows_fingerprint(dataset.schema.names, test.rows) if len(test.rows) else None,
     }
+    if prepared.repeats is not None and 0 < prepared.repeats.test.sum() < len(test.rows):
+        new = nll_from(scores.test[~prepared.repeats.test])
+        results |= {"test_rows_new": new.rows, "test_nll_new": new.nll, "test_nll_new_se": new.se}
     if dataset.toy is not None and len(test.rows):
         kl, se = kl_to_truth(dataset.toy.log_prob(test.rows), scores.test)
         results |= {"kl_to_truth": kl, "kl_to_truth_se": se}

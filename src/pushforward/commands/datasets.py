@@ -66,6 +66,7 @@ def download(
     are in one archive of 857 MB, which is kept for the others. A download that breaks off goes on where it stopped
     when the command is given again.
     """
+    from pushforward.datasets.checked import forget
     from pushforward.datasets.data_folder import data_folder as chosen
     from pushforward.datasets.download import DownloadError
     from pushforward.datasets.errors import DataError
@@ -81,7 +82,7 @@ def download(
         with _progress() as progress:
             try:
                 new = any(got.downloaded and got.name in LITERATURE for got in ready)
-                found = fetch(name, folder, force=force, archive_is_new=new, report=_report(progress))
+                found = fetch(name, folder, force=force, archive_is_new=new, report=_report(progress), tell=say)
             except (DownloadError, DataError) as error:
                 failed[name] = str(error)
                 say(f"{name}: {error}" if not str(error).startswith(f"{name}:") else str(error))
@@ -94,6 +95,7 @@ def download(
     archive = folder / ARCHIVE
     if archive.exists() and remove_archive and not failed:
         archive.unlink()
+        forget(archive)
     elif archive.exists():
         size = archive.stat().st_size / 1e6
         say(f"kept {archive} ({size:,.0f} MB) for the other sets; --remove-archive removes it")

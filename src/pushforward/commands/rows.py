@@ -32,15 +32,16 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
     """Write the log-density of each row of DATA, in nats and in the units of the data, one line a row, in order.
 
     DATA needs the columns RUN was fitted to, in any order. A value of a column with a grid stands for its cell;
-    --draws averages the density over more points of the cell. The file is read and scored a part at a time, in memory
+    --draws averages the density over more points of the cell. DATA is a file, or the name of a data set, of which all
+    rows are scored, those of its training part too. A file is read and scored a part at a time, in memory
     that does not grow with it; --out appears when all of it is there. (--json without --out keeps all scores.)
     """
-    from pushforward.datasets import RowStream
+    from pushforward.datasets import open_rows
     from pushforward.evaluate.row_progress import RowProgress
     from pushforward.evaluate.scores import ScoreFile, score_parts
 
     density = load_density(run, device)
-    rows = RowStream(data, density.schema)
+    rows = open_rows(data, density.schema)
     for note in rows.notes:
         say(note)
     # Without a file the scores go where the numbers go: nothing that was computed is thrown away.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pushforward.evaluate.axes import Array, Axis, around, settled, worth_drawing
-from pushforward.evaluate.numbers import measured, significant
+from pushforward.evaluate.numbers import decimals_of, fixed, significant
 from pushforward.evaluate.page import Html, join, tag
 
 COLOURS = 8
@@ -159,11 +159,15 @@ def line_chart(
         data_xname=x_name,
         data_log=y_axis.log or None,
     )
-    return join([entries, tag("p", y_name, class_="y-name"), chart])
+    # Equal distances are equal ratios, which nobody expects who is not told.
+    scale = ", logarithmic scale" if y_axis.log else ""
+    return join([entries, tag("p", f"{y_name}{scale}", class_="y-name"), chart])
 
 
 def dot_plot(dots: Sequence[Dot], *, label: str, x_name: str, zero: bool = False, signed: bool = False) -> Html:
     """Numbers with bars of two standard errors, one below the other, each named above its line.
+
+    All are written with as many decimals, so that they can be compared by eye.
 
     Args:
         dots: The numbers; those that are not finite are named without a dot.
@@ -175,9 +179,9 @@ def dot_plot(dots: Sequence[Dot], *, label: str, x_name: str, zero: bool = False
     finite = [dot for dot in dots if np.isfinite(dot.value)]
     ends = [dot.value + k * 2 * _se(dot) for dot in finite for k in (-1, 1)]
     axis = around(np.array([*ends, *([0.0] if zero else [])]))
-    row, height = 44, 44 * len(dots)
+    row, height, decimals = 44, 44 * len(dots), decimals_of(dot.se for dot in dots)
     parts: list[Html | None] = []
-    for tick, text in axis.labels(5):
+    for tick, text in axis.labels(4):  # as many as there is room for on a telephone
         place = f"{100 * axis.at(tick):.2f}%"
         # Between the names, not through them.
         look = "axis" if zero and tick == 0 else "grid"
@@ -186,7 +190,7 @@ def dot_plot(dots: Sequence[Dot], *, label: str, x_name: str, zero: bool = False
         parts.append(tag("text", text, x=place, y=height + 18, text_anchor=_anchor(axis.at(tick))))
     for number, dot in enumerate(dots):
         top = number * row
-        text = dot.text or measured(dot.value, dot.se, signed=signed)
+        text = dot.text or fixed(dot.value, decimals, dot.se, signed=signed)
         text += f"  {dot.detail}" if dot.detail else ""
         parts.append(tag("text", _short(dot.name), tag("title", dot.name), x=0, y=top + 17, class_="name"))
         parts.append(tag("text", text, x="100%", y=top + 17, text_anchor="end", class_="figure"))

@@ -60,7 +60,12 @@ class Nll:
     def __str__(self) -> str:
         """One short phrase, as in ``1.234 ± 0.012 nats``."""
         trouble = f" ({self.non_finite} of {self.rows} rows not finite)" if self.non_finite else ""
-        return f"{self.nll:.3f} ± {self.se:.3f} nats{trouble}"
+        return f"{with_error(self.nll, self.se, 3)} nats{trouble}"
+
+
+def with_error(value: float, se: float, decimals: int) -> str:
+    """A number with its standard error, as in ``1.234 ± 0.012``; alone where there is none, as of a single row."""
+    return f"{value:.{decimals}f}" if math.isnan(se) else f"{value:.{decimals}f} ± {se:.{decimals}f}"
 
 
 def device_of(flow: object) -> torch.device | None:

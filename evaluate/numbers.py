@@ -1,6 +1,7 @@
 """Numbers as they are read: as many digits as their standard error knows, and none more."""
 
 import math
+from collections.abc import Iterable
 
 NOTHING = "\u2013"
 """What stands where there is no number."""
@@ -24,6 +25,37 @@ def measured(value: float | None, se: float | None = None, *, signed: bool = Fal
     digits = min(8, max(0, 1 - math.floor(math.log10(se))))
     sign = "+" if signed else ""
     return minus(f"{value:{sign},.{digits}f} ± {se:,.{digits}f}")
+
+
+def decimals_of(errors: Iterable[float | None]) -> int | None:
+    """Digits after the point for numbers that stand below each other, by their standard errors; None without any.
+
+    The smallest error has two significant digits, or one where the largest would have more than three of them.
+
+    Example:
+        >>> decimals_of([0.81, 1.3]), decimals_of([0.046, None, 0.24]), decimals_of([0.0002, 3.0]), decimals_of([None])
+        (2, 3, 4, None)
+    """
+    known = sorted(se for se in errors if se is not None and math.isfinite(se) and se > 0)
+    if not known:
+        return None
+    least, most = (1 - math.floor(math.log10(se)) for se in (known[-1], known[0]))
+    return min(8, max(0, most - 1, min(most, least + 1)))
+
+
+def fixed(value: float | None, decimals: int | None, se: float | None = None, *, signed: bool = False) -> str:
+    """A number of a column whose numbers all have as many decimals, with its standard error where it is known.
+
+    Example:
+        >>> fixed(20.43, 2, 1.276), fixed(-0.5, 3, signed=True), fixed(1.5, None, 0.11)
+        ('20.43 ± 1.28', '−0.500', '1.50 ± 0.11')
+    """
+    if decimals is None or value is None or not math.isfinite(value):
+        return measured(value, se, signed=signed)
+    shown = f"{value:{'+' if signed else ''},.{decimals}f}"
+    if se is not None and math.isfinite(se) and se > 0:
+        shown += f" ± {se:,.{decimals}f}"
+    return minus(shown)
 
 
 def significant(value: float | None, digits: int = 4, *, signed: bool = False) -> str:

@@ -176,6 +176,7 @@ def table(
     *,
     text_columns: Sequence[int] = (0,),
     strong_row: int | None = None,
+    group_rows: Sequence[int] = (),
     hide_caption: bool = False,
 ) -> Html:
     """A table that scrolls by itself where it is too wide; the first cell of each row is its heading.
@@ -186,6 +187,7 @@ def table(
         rows: Cells, as many in each row as there are headings.
         text_columns: Places of the columns that hold text; the others hold numbers, and stand right.
         strong_row: Place of a row to bring out.
+        group_rows: Places of rows that only say what those below them are.
         hide_caption: Keep the caption for those who hear the page, where a heading says the same.
     """
 
@@ -198,7 +200,7 @@ def table(
             "tr",
             tag("th", row[0], scope="row", class_=kind(0)),
             *(tag("td", cell, class_=kind(i)) for i, cell in enumerate(row[1:], start=1)),
-            class_="strong" if number == strong_row else None,
+            class_="strong" if number == strong_row else "group" if number in group_rows else None,
         )
         for number, row in enumerate(rows)
     ]
@@ -232,15 +234,20 @@ def picture(path: Path, alt: str) -> Html:
     # Known before it is decoded, the size keeps the page from jumping.
     width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
     data = base64.b64encode(content).decode()
+    is_wide = width >= _WIDE_PIXELS
     image = tag(
         "img",
         src=f"data:image/png;base64,{data}",
         alt=alt,
         width=width,
         height=height,
-        class_="wide" if width >= _WIDE_PIXELS else None,
+        class_="wide" if is_wide else None,
     )
-    return tag("div", image, class_="raster", tabindex=0, role="group", aria_label="Picture that scrolls sideways")
+    box = tag("div", image, class_="raster", tabindex=0, role="group", aria_label="Picture that scrolls sideways")
+    # Telephones show no bar, and the picture lies over any shadow.
+    return (
+        join([box, tag("p", "There is more to the right: scroll the picture.", class_="sideways")]) if is_wide else box
+    )
 
 
 def facts(pairs: Iterable[tuple[str, Child]]) -> Html:
@@ -261,6 +268,18 @@ def command(text: str) -> Html:
 def note(text: Child, kind: str = "") -> Html:
     """A sentence that is set apart; ``kind`` is ``good``, ``fair``, ``bad`` or empty."""
     return tag("p", text, class_=f"note {kind}".strip())
+
+
+def notes(texts: Sequence[Child], kind: str = "") -> Html | None:
+    """Sentences that are set apart together, each on a line of its own; None without any."""
+    if len(texts) < 2:
+        return note(texts[0], kind) if texts else None
+    return tag("ul", *(tag("li", text) for text in texts), class_=f"note {kind}".strip())
+
+
+def listed(texts: Sequence[Child]) -> Html:
+    """Sentences as a list."""
+    return tag("ul", *(tag("li", text) for text in texts), class_="plain")
 
 
 def pill(text: str, kind: str = "") -> Html:

@@ -40,6 +40,7 @@ code, pre { font: .86em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monos
 .headline { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .8rem; }
 .about { color: var(--muted); margin-top: .5rem; max-width: 62rem; }
 .lead { color: var(--muted); max-width: 48rem; margin-top: .35rem; }
+.said { color: var(--muted); max-width: 54rem; font-size: .86rem; }
 .pill {
   display: inline-block; font-size: .78rem; font-weight: 600; line-height: 1.3; padding: .14rem .55rem;
   border-radius: 99px; background: var(--soft); color: var(--muted); white-space: nowrap;
@@ -80,11 +81,16 @@ section > h2 + .lead { margin-top: .35rem !important; }
 .note.good { background: var(--good-soft); border-color: var(--good); }
 .note.fair { background: var(--fair-soft); border-color: var(--fair); }
 .note.bad { background: var(--bad-soft); border-color: var(--bad); }
+ul.note { list-style: none; margin: 0; }
 header .note { margin-top: 1rem; }
+.note li + li { margin-top: .35rem; }
+.plain { margin: .5rem 0 0; padding-left: 1.15rem; font-size: .92rem; }
+.plain li + li { margin-top: .2rem; }
 .missing { color: var(--muted); font-style: italic; }
 figure { margin: 0; padding: 1.05rem 1.15rem 1rem; }
 figure > h3 + * { margin-top: .7rem !important; }
 figcaption { margin-top: .75rem; font-size: .86rem; color: var(--muted); max-width: 54rem; }
+.top { align-items: start; }
 .two, .three { display: grid; gap: .8rem; grid-template-columns: minmax(0, 1fr); }
 @media (min-width: 54rem) {
   .two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
@@ -93,6 +99,7 @@ figcaption { margin-top: .75rem; font-size: .86rem; color: var(--muted); max-wid
 .raster { background: #fff; border-radius: 8px; padding: .5rem; overflow-x: auto; border: 1px solid var(--rule); }
 .raster img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 .raster img.wide { min-width: 35rem; }
+.sideways { display: none; font-size: .8rem; color: var(--muted); margin-top: .35rem; }
 /* What scrolls has a shadow at the end that hides something. */
 .scroll {
   overflow-x: auto; max-width: 100%; overflow-wrap: break-word; container-type: inline-size;
@@ -103,6 +110,7 @@ figcaption { margin-top: .75rem; font-size: .86rem; color: var(--muted); max-wid
     linear-gradient(270deg, var(--edge), transparent) 100% 0 / .8rem 100% no-repeat scroll;
 }
 figure .scroll { margin-top: .4rem; }
+figure .scroll + .scroll { margin-top: 1.3rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 caption { text-align: left; font-size: .86rem; color: var(--muted); padding: 0 0 .5rem; }
 caption > span { display: block; position: sticky; left: 0; width: fit-content; max-width: 100cqi; }
@@ -116,7 +124,11 @@ tbody th { min-width: 7.5rem; }
 tbody th.number { min-width: 0; }
 thead th { color: var(--muted); font-size: .82rem; vertical-align: bottom; }
 .number { text-align: right; white-space: nowrap; padding: .42rem 0 .42rem 1.1rem; }
+.number + :not(.number) { padding-left: 1.3rem; }
+tbody td:not(.number) { min-width: 5rem; }
+.errors { display: inline-block; text-align: left; padding-left: .3em; }
 .strong > * { font-weight: 650; }
+.group > * { color: var(--muted); font-size: .82rem; padding-top: .9rem; }
 td.number b, b.rare { font-weight: 700; color: var(--bad); }
 .better { color: var(--good); } .worse { color: var(--bad); } .same { color: var(--muted); }
 td .pill { font-size: .74rem; }
@@ -129,7 +141,7 @@ figure details { margin-top: .9rem; }
 details { background: var(--card); border: 1px solid var(--rule); border-radius: 12px; }
 details > summary { cursor: pointer; padding: .75rem 1.1rem; font-weight: 560; font-size: .95rem; }
 details > :not(summary) { margin: 0 1.1rem 1rem; }
-pre { background: var(--soft); border-radius: 8px; padding: .7rem .9rem; margin: 0; overflow-x: auto; }
+pre { background: var(--soft); border-radius: 8px; padding: .7rem .9rem; margin: 0; white-space: pre-wrap; }
 pre + p, p + pre, pre + pre { margin-top: .6rem; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--rule); color: var(--muted);
   font-size: .84rem; }
@@ -186,12 +198,15 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--rule);
   figure { padding: .9rem .9rem .85rem; }
   table { font-size: .84rem; } th, td { padding-right: .6rem; } .number { padding-left: .8rem; padding-right: 0; }
   tbody th { min-width: 6.5rem; }
+  /* What a row is about stays while its numbers are looked through. */
+  .scroll tr > :first-child { position: sticky; left: 0; z-index: 1; background: var(--card); }
+  .sideways { display: block; }
 }
 @media print {
   :root { --ground: #fff; --shadow: none; }
   nav { display: none; } main { max-width: none; padding: 0; }
   .card, .stat, tr { break-inside: avoid; } body { font-size: 10pt; }
-  .scroll, .raster, pre { overflow: visible; } pre { white-space: pre-wrap; } .raster img.wide { min-width: 0; }
+  .scroll, .raster { overflow: visible; } .raster img.wide { min-width: 0; } .sideways { display: none; }
 }
 """
 

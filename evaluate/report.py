@@ -26,6 +26,7 @@ from pushforward.evaluate.likelihood import (
     log_prob,
     nll_from,
     paired_difference,
+    with_error,
 )
 from pushforward.evaluate.samples import SampleReport, compare_samples
 from pushforward.flows import Ensemble
@@ -143,12 +144,12 @@ class EvaluationReport:
         out = [head, "-" * len(head), self._score("flow", self.test, shift, "", width)]
         for baseline in self.baselines:
             gain, se = self.gains[baseline.name]
-            out.append(self._score(baseline.label, baseline.nll, shift, f"{gain:.4f} ± {se:.4f}", width))
+            out.append(self._score(baseline.label, baseline.nll, shift, with_error(gain, se, 4), width))
         out += [f"  {baseline.label}: {baseline.detail}" for baseline in self.baselines]
         out += ["", f"train       {self.train}", f"validation  {self.validation}", f"test        {self.test}"]
         if self.kl_to_truth is not None:
             kl, se = self.kl_to_truth
-            out.append(f"KL(truth || flow)  {kl:.4f} ± {se:.4f} nats")
+            out.append(f"KL(truth || flow)  {with_error(kl, se, 4)} nats")
         if self.samples is not None:
             out += ["", f"samples ({self.samples.rows:,} against {self.samples.held_out_rows:,} test rows)"]
             out += [f"  {line}" for line in self.samples.lines()]
@@ -160,9 +161,7 @@ class EvaluationReport:
 
     def _score(self, label: str, score: Nll, shift: float, gain: str, width: int) -> str:
         standardized = score.nll - shift
-        return (
-            f"{label:<{width}}  {f'{score.nll:.4f} ± {score.se:.4f}':>20}  {standardized:>12.4f}  {gain:>20}".rstrip()
-        )
+        return f"{label:<{width}}  {with_error(score.nll, score.se, 4):>20}  {standardized:>12.4f}  {gain:>20}".rstrip()
 
     def _inversion(self) -> list[str]:
         there, det = self.round_trip, self.log_det

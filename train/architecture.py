@@ -51,9 +51,12 @@ def idle_keys(flow: FlowConfig) -> tuple[str, ...]:
         ("bins", "bound", "tails"): has_splines,
         ("components",): is_mixture,
         ("hidden", "blocks", "dropout"): is_layered or is_mixture,
+        # Gaussians that start alike stay alike.
+        ("members",): flow.name != "gaussian" or flow.base in ("low-rank", "mixture", "resampled", "made-mog"),
         ("conditioner",): is_mixture or flow.name in ("maf", "iaf", "nsf-ar"),
     }
-    return tuple(key for keys, is_used in used.items() if not is_used for key in keys if getattr(flow, key) != "auto")
+    idle = [key for keys, is_used in used.items() if not is_used for key in keys if getattr(flow, key) != "auto"]
+    return tuple(key for key in idle if key != "members" or flow.members != 1)
 
 
 def sizes_of(prepared: Prepared) -> tuple[int, int]:

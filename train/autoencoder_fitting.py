@@ -17,7 +17,7 @@ from pushforward.datasets.target_names import PREFIX
 from pushforward.evaluate.autoencoder_plots import latent_plane, reconstructions, sample_grid
 from pushforward.evaluate.corner import corner
 from pushforward.evaluate.fitted import FittedDensity
-from pushforward.evaluate.likelihood import Array, Nll, nll_from
+from pushforward.evaluate.likelihood import Array, Nll, nll_from, with_error
 from pushforward.flows import Autoencoder, Flow, build_autoencoder, load_model
 from pushforward.flows import save as save_flow
 from pushforward.flows.autoencoder import SCORE_SAMPLES, Estimator
@@ -62,7 +62,7 @@ class AutoencoderFit(Fit):
         if math.isnan(results["test_nll"]):
             out.append(f"validation NLL at most {results['val_nll']:.4f} nats; there are no test rows")
         else:
-            bound = f"{results['test_nll']:.4f} ± {results['test_nll_se']:.4f}"
+            bound = with_error(results["test_nll"], results["test_nll_se"], 4)
             out.append(f"test NLL at most {bound} nats, by {results['bound_samples']} latent points a row")
         return out + self.closing_lines()
 

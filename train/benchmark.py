@@ -18,10 +18,11 @@ from pushforward.train.benchmark_folder import BenchmarkFolder
 from pushforward.train.benchmark_json import long_table, table_dict
 from pushforward.train.benchmark_methods import Method, parse_methods
 from pushforward.train.benchmark_session import BenchmarkSession
+from pushforward.train.benchmark_sources import column_names, missing_sets, read_sources
 from pushforward.train.benchmark_table import BenchmarkTable, build_table
-from pushforward.train.overrides import ConfigError
+from pushforward.train.overrides import ConfigError, load_config
 from pushforward.train.runs import RunError
-from pushforward.train.suites import FILES, Suite, chosen_folds, chosen_sets, labels, suite_of
+from pushforward.train.suites import FILES, Suite, chosen_folds, chosen_sets, labels, set_name, suite_of
 
 JOB_TYPE = "benchmark"
 
@@ -70,6 +71,8 @@ def benchmark_plan(
     folds: str | None = None,
     seeds: int = 1,
     protocol: str | None = None,
+    columns: str | None = None,
+    drop: str | None = None,
     dequantize: str | None = None,
     seconds: float | None = 60.0,
     steps: int | None = None,
@@ -85,6 +88,8 @@ def benchmark_plan(
         folds: Divisions of the rows, as in ``0-9``; those of the suite if not given.
         seeds: Fits of each division.
         protocol: ``data.protocol`` for data sets and files.
+        columns: ``data.columns`` for them.
+        drop: ``data.drop`` for them.
         dequantize: ``off``, ``auto`` or ``both``; what the suite says if not given.
         seconds: Time of a fit.
         steps: Steps of a fit, in place of that.
@@ -94,7 +99,8 @@ def benchmark_plan(
     Raises:
         ConfigError: If something is unknown or contradicts something else.
     """
-    suite = suite_of(arguments, protocol)
+    suite = suite_of(arguments, protocol, columns=column_names("columns", columns), drop=column_names("drop", drop))
+    check_device(device)
     if (seconds is None) == (steps is None):
         raise ConfigError("benchmark: expected seconds or steps for a fit")
     sources = suite.sets if sets is None else chosen_sets(suite, [name.strip() for name in sets.split(",")])
@@ -107,9 +113,10 @@ def benchmark_plan(
         else:
             kept.append(method)
             if any("{set}" in file for file in method.files):
+                _check_set_names(sources)
                 for source in sources:
-                    method.config(source, names[source])
-    columns = [
+                    method.config(source, set_name(source))
+    measured = [
         Column(source, value)
         for source in sources
         if source not in missing
@@ -117,7 +124,7 @@ def benchmark_plan(
     ]
     plan = Plan(
         suite,
-        tuple(columns),
+        tuple(measured),
         suite.folds if folds is None else chosen_folds(suite, folds),
         tuple(range(seeds)),
         tuple(kept),
@@ -150,13 +157,18 @@ def run_benchmark(
         progress: Told how many cells have ended, of how many, and what runs.
 
     Raises:
-        DataError: If none of the data sets is there, and the folder has no result either.
+        DataError: If none of the data sets is there, and the folder has no result either; or if one that the user
+            named cannot be used.
         RunUsageError: If the folder holds something else.
         RunError: If it cannot be written, or no cell has finished and none is left.
     """
     plan, suite = request.plan, request.plan.suite
+    checksums = read_sources(plan)
     with BenchmarkFolder.open(out or default_folder(suite), suite, plan.budget) as folder:
         for text in (*(f"{name}: {why}" for name, why in request.missing.items()), *request.notes):
+            tell(text)
+        folder.keep_one_data(checksums)
+        for text in _set_aside(folder):
             tell(text)
         if not plan.cells and not folder.results:
             _nothing(request)
@@ -167,6 +179,7 @@ def run_benchmark(
             jobs=jobs,
             seconds=seconds,
             is_retry=is_retry,
+            checksums=checksums,
             tell=tell,
             progress=progress,
             recorded=tracker.result,
@@ -177,7 +190,9 @@ def run_benchmark(
             code = 0 if session.signum is None else 128 + session.signum
         finally:
             # Also after an error, or a second Ctrl-C: what is there is told.
-            notes = [*request.notes, *([f"ended early: {session.stopped}"] if session.stopped else [])]
+            folder.keep_one_data(checksums)  # a file may also have changed meanwhile
+            ended = [f"ended early: {session.stopped}"] if session.stopped else []
+            notes = [*request.notes, *_set_aside(folder), *ended]
             table = build_table(
                 folder, suite, plan.cells, left=session.cells_left, missing=request.missing, notes=notes
             )
@@ -204,20 +219,6 @@ def write_table_files(folder: BenchmarkFolder, table: BenchmarkTable) -> None:
     folder.write("table.html", benchmark_page(table))
 
 
-def missing_sets(sources: Sequence[str]) -> dict[str, str]:
-    """Data sets that must be downloaded first, and how."""
-    from pushforward.datasets import names
-
-    there = {entry.name: entry.where for entry in names()}
-    missing = {}
-    for source in sources:
-        if there.get(source) == "not downloaded":
-            missing[source] = f"not downloaded; get it with: pushforward datasets download {source}"
-        elif source not in there and not Path(source).is_file():
-            missing[source] = "there is no such data set in this version"
-    return missing
-
-
 def default_folder(suite: Suite) -> Path:
     """Where a benchmark works unless told otherwise; the same for the same arguments, so that it goes on."""
     name = suite.name
@@ -234,6 +235,19 @@ def threads_of(jobs: int) -> int:
     with contextlib.suppress(KeyError, ValueError):
         threads = max(1, min(threads, int(os.environ["OMP_NUM_THREADS"])))
     return threads
+
+
+def check_device(name: str) -> None:
+    """Complain of a device that is no name of one, or is not here, before anything is run.
+
+    Raises:
+        ConfigError: As `pushforward fit` does.
+    """
+    load_config("iris", overrides=[f"device={name}"])
+    if name not in ("auto", "cpu"):
+        from pushforward.train.device import choose_device  # takes torch
+
+        choose_device(name)
 
 
 class _Tracker:
@@ -289,6 +303,28 @@ class _Tracker:
         }
         self._tracker.summary(summary | {"cells": len(table.results), "cells_left": table.left})
         self._tracker.finish(code)
+
+
+def _check_set_names(sources: Sequence[str]) -> None:
+    """Complain where ``{set}`` would stand for two of the data sets."""
+    known: dict[str, str] = {}
+    for source in sources:
+        other = known.setdefault(set_name(source), source)
+        if other != source:
+            raise ConfigError(
+                f"--methods: {{set}} would be {set_name(source)} for {other} and for {source}; rename one of them, or "
+                "give each a benchmark of its own"
+            )
+
+
+def _set_aside(folder: BenchmarkFolder) -> list[str]:
+    """What is said of cells of other data."""
+    names = labels(list(folder.set_aside))
+    return [
+        f"{names[source]}: the data have changed since {count} run{'s were' if count > 1 else ' was'} made; "
+        f"{'they are' if count > 1 else 'it is'} set aside, and run again when asked for"
+        for source, count in folder.set_aside.items()
+    ]
 
 
 def _nothing(request: Request) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pushforward.train.benchmark_methods import Method, parse_method
 from pushforward.train.runs import RunError
-from pushforward.train.suites import Dequantize, Suite
+from pushforward.train.suites import Dequantize, Suite, names_in_text, set_name
 
 Array = npt.NDArray[np.float64]
 Status = Literal["finished", "failed"]
@@ -68,6 +68,8 @@ class Cell(NamedTuple):
     def data_overrides(self, suite: Suite) -> list[str]:
         """The keys that decide its rows."""
         found = [f"data.dequantize={self.dequantize}"]
+        chosen = (("columns", suite.columns), ("drop", suite.drop))
+        found += [f"data.{key}={names_in_text(names)}" for key, names in chosen if names]
         if suite.protocol != "none":
             return [*found, f"data.protocol={suite.protocol}", f"data.fold={self.fold}"]
         # Parts that are fixed take no seed; without a protocol every seed of the data is a division of its own.
@@ -165,6 +167,8 @@ class Result:
         scores: File with the log-density of every test row, in the folder of the benchmark.
         fingerprint: Of the test rows.
         is_drawn: Whether another fold has other rows altogether, as of a toy.
+        sha256: Of the file that the data were read from; empty where there is none.
+        notes: What a reader should know of the data, as it was told when they were read.
         command: What was run.
         version: Of the program, with its commit where it is known.
         ended: When.
@@ -193,9 +197,18 @@ class Result:
     scores: str = ""
     fingerprint: str = ""
     is_drawn: bool = False
+    sha256: str = ""
+    notes: tuple[str, ...] = ()
     command: str = ""
     version: str = ""
     ended: str = ""
+
+    @property
+    def test_share(self) -> float:
+        """Number of test rows over that of all others."""
+        test = self.rows.get("test", 0)
+        others = sum(self.rows.values()) - test
+        return test / others if others else 0.0
 
     @property
     def cell(self) -> Cell:
@@ -216,7 +229,9 @@ class Result:
             TypeError: If something is missing.
         """
         known = {one.name for one in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        found: dict[str, Any] = {key: value for key, value in values.items() if key in known}
+        found["notes"] = tuple(found.get("notes", ()))
+        return cls(**found)
 
 
 def read_scores(path: Path) -> tuple[npt.NDArray[np.int64], Array]:
@@ -238,10 +253,8 @@ def read_scores(path: Path) -> tuple[npt.NDArray[np.int64], Array]:
 
 def fit_command(cell: Cell, suite: Suite, budget: Budget, out: Path) -> list[str]:
     """Arguments of ``pushforward`` for a cell that is a fit of ours."""
-    from pushforward.train.suites import labels
-
     method = parse_method(cell.method)
-    files = [part for file in method.files_for(labels([cell.source])[cell.source]) for part in ("-c", file)]
+    files = [part for file in method.files_for(set_name(cell.source)) for part in ("-c", file)]
     decided = [*cell.data_overrides(suite), *budget.overrides(method), "train.evaluate=false"]
     # The method's own keys come last: what it says of its steps is its budget.
     keys = [*decided, *method.overrides, "--seed", str(cell.seed), "--device", budget.device, "--wandb", "off"]

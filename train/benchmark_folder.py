@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pushforward
-from pushforward.train.benchmark_cells import Budget, Cell, Result
+from pushforward.train.benchmark_cells import Budget, Cell, Column, Result
 from pushforward.train.benchmark_methods import PEERS
 from pushforward.train.runs import RunError, RunFolder, RunUsageError, git, making_folder, reason
-from pushforward.train.suites import Suite
+from pushforward.train.suites import Suite, names_in_text
 
 _RECORD = "benchmark.json"
 _WORDS = {"seconds": "--seconds", "steps": "--steps", "protocol": "--protocol", "threads": "threads of a fit"}
+_WORDS |= {"columns": "--columns", "drop": "--drop"}
 
 
 class BenchmarkFolder:
@@ -33,12 +35,15 @@ class BenchmarkFolder:
 
     Attributes:
         path: The folder.
-        results: What came of the cells, by cell; of a cell that was tried again, the last.
+        results: What came of the cells, by cell; of a cell that was tried again, the last. Without those of other data.
+        set_aside: How many cells are left out because they are of other data, by source.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.results: dict[Cell, Result] = {}
+        self.set_aside: dict[str, int] = {}
+        self._record: list[Result] = []
         self._lock = RunFolder(path)
 
     @classmethod
@@ -105,7 +110,27 @@ class BenchmarkFolder:
                     raise
         except OSError as error:
             raise RunError(f"{self.cells_file}: cannot write: {reason(error)}") from None
+        self._record.append(result)
         self.results[result.cell] = result
+
+    def keep_one_data(self, checksums: Mapping[str, str]) -> None:
+        """Leave out what is of other data: scores of other rows cannot stand in one table.
+
+        Data of a source are those of a file with one checksum, and of a fold and seed those of the same test rows. The
+        record keeps everything: where the file is again what it was, its cells are there again.
+
+        Args:
+            checksums: SHA-256 of the file of a source, as it is today; else that of its last cell counts.
+        """
+        of_last = {result.source: result.sha256 for result in self._record if result.sha256}
+        wanted = of_last | dict(checksums)
+        same = [r for r in self._record if not r.sha256 or r.sha256 == wanted[r.source]]
+        # Cells from before checksums were recorded, and data without a file, are known by their test rows.
+        rows = {_division(result): result.fingerprint for result in same if result.status == "finished"}
+        same = [r for r in same if r.status != "finished" or r.fingerprint == rows[_division(r)]]
+        self.results = {result.cell: result for result in same}
+        lost = {result.cell for result in self._record} - self.results.keys()
+        self.set_aside = dict(Counter(cell.source for cell in sorted(lost)))
 
     def free_run(self, cell: Cell) -> Path:
         """A folder for a cell that is not there yet: what an earlier attempt left stays."""
@@ -170,7 +195,8 @@ class BenchmarkFolder:
                 result = Result.from_dict(json.loads(line))
             except (ValueError, TypeError, AttributeError):
                 raise RunError(f"{self.cells_file} line {number}: expected a cell; got {line[:40]!r}") from None
-            self.results[result.cell] = result
+            self._record.append(result)
+        self.keep_one_data({})
         if len(whole) < len(content):
             try:
                 os.truncate(self.cells_file, len(whole))
@@ -182,7 +208,13 @@ def _conditions(suite: Suite, budget: Budget) -> dict[str, Any]:
     """What must be the same for all cells; threads matter where time is the budget."""
     found = {"suite": suite.name, "protocol": suite.protocol, "seconds": budget.seconds, "steps": budget.steps}
     found |= {"device": budget.device}
+    # As they are in a folder from before they could be chosen: not there.
+    found |= {"columns": names_in_text(suite.columns) or None, "drop": names_in_text(suite.drop) or None}
     return found | ({"threads": budget.threads} if budget.seconds is not None else {})
+
+
+def _division(result: Result) -> tuple[Column, int, int]:
+    return result.cell.column, result.fold, result.seed
 
 
 def _machine() -> dict[str, Any]:

@@ -20,7 +20,7 @@ def table_dict(table: BenchmarkTable) -> dict[str, Any]:
                 "score": suite.score,
                 "units": suite.units_in_words(),
                 "better": "higher" if suite.score == "log-likelihood" else "lower",
-                "standard_errors": {"se_points": "over the test rows", "se_runs": f"over {table.run_word}"},
+                "standard_errors": {"se_points": "over the test rows", "se_runs": f"over {table.runs_in_words}"},
                 "conditions": table.facts.get("conditions"),
                 "machine": {key: table.facts.get(key) for key in ("processor", "peers", "started")},
                 "sets": [_set(table, column) for column in table.columns],
@@ -31,7 +31,8 @@ def table_dict(table: BenchmarkTable) -> dict[str, Any]:
                 "published": _published(table),
                 "cells_left": table.left,
                 "notes": [*table.mismatches, *table.notes],
-                "cells": [vars(result) for result in table.results],
+                # Notes are those of the data sets.
+                "cells": [{k: v for k, v in vars(r).items() if k != "notes"} for r in table.results],
             }
         )
     )
@@ -43,7 +44,7 @@ def long_table(table: BenchmarkTable) -> tuple[list[str], list[list[Any]]]:
     columns += ["steps", "parameters", "error_bar", "published_error", "source"]
     rows: list[dict[str, Any]] = []
     for entry in table.entries.values():
-        told = {"source": "measured here", "error_bar": f"se over test rows; se over {table.run_word}"}
+        told = {"source": "measured here", "error_bar": f"se over test rows; se over {table.runs_in_words}"}
         rows.append(json_safe(_entry(table, entry)) | told)
     for number in _published(table):
         told = {"source": f"{number['source']} ({number['evidence']})", "published_error": number["error"]}
@@ -61,6 +62,8 @@ def _set(table: BenchmarkTable, column: Column) -> dict[str, Any]:
         "features": None if known is None else known.features,
         "runs": table.planned[column],
         "best": None if best is None else best.method.spec,
+        "notes": table.data_notes(column),
+        "is_published": table.is_published(column),
     }
 
 

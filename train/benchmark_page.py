@@ -1,10 +1,9 @@
 """The page of a benchmark: the table, every data set by itself, and where each number comes from."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from pushforward.evaluate.charts import Dot, dot_plot
-from pushforward.evaluate.numbers import NOTHING, count, duration, measured, minus, plain
+from pushforward.evaluate.numbers import NOTHING, count, duration, fixed, measured, minus
 from pushforward.evaluate.page import (
     Card,
     Child,
@@ -17,15 +16,24 @@ from pushforward.evaluate.page import (
     figure,
     in_sections,
     join,
-    note,
+    listed,
+    notes,
     table,
     tag,
 )
-from pushforward.train.benchmark_cells import Column
-from pushforward.train.benchmark_methods import Method
-from pushforward.train.benchmark_scores import Estimate
-from pushforward.train.benchmark_table import BEST, WITHIN, BenchmarkTable, Entry, headline
-from pushforward.train.benchmark_text import cell_of, effort_rows, error_codes, letters_of, published_cell, remarks
+from pushforward.train.benchmark_cells import Column, Result
+from pushforward.train.benchmark_sets_section import bars_in_words, sets, size
+from pushforward.train.benchmark_table import BEST, WITHIN, BenchmarkTable, headline
+from pushforward.train.benchmark_text import (
+    budget_in_words,
+    cell_of,
+    effort_rows,
+    error_codes,
+    letters_of,
+    published_cell,
+    published_marks,
+)
+from pushforward.train.ending import ending_in_words
 from pushforward.train.published import ERROR_BARS, EVIDENCE, ErrorBar, Published
 
 GENERATOR = "pushforward benchmark"
@@ -34,15 +42,15 @@ _FOOTER = (
     "Written by pushforward benchmark from the files of its folder; table.json beside this page has every number and "
     "the exact command of every run."
 )
-_PUBLISHED_DOTS = 8
-_PUBLISHED_COLOUR = 7
+Slots = tuple[str, ...]
+"""What stands in small letters behind a number, each in a place of its own: mark, first and second error, runs."""
 
 
 def benchmark_page(found: BenchmarkTable) -> str:
     """The page as text."""
     made: list[tuple[str, str, Child, Child]] = [
         ("scores", "Scores", _scores(found), _how_to_read(found)),
-        ("sets", "Data set by data set", _sets(found), _BARS),
+        ("sets", "Data set by data set", sets(found), bars_in_words(found)),
         ("effort", "What it took", _effort(found), None),
         ("published", "Published numbers", _published(found), _PUBLISHED),
         ("conditions", "Conditions", _conditions(found), None),
@@ -58,27 +66,28 @@ _PUBLISHED = (
 )
 
 
-_BARS = (
-    "Bars are two standard errors to either side, the larger of the two kinds. Published numbers are grey, with m "
-    "where they are from memory, and have a bar where theirs is known to be a multiple of a standard error."
-)
-
-
 def _header(found: BenchmarkTable) -> Html:
     suite = found.suite
-    trouble = [f"{name}: {why}." for name, why in found.missing.items()]
+    measured_sets = {found.labels[column] for column in found.columns if found.facts_of(column) is not None}
+    # What is not there any more, but was when it was measured, is missed by nobody who reads.
+    trouble = [f"{name}: {why}" for name, why in found.missing.items() if name not in measured_sets]
     if found.left:
-        trouble.append(f"{count(found.left)} runs are still to come.")
+        trouble.append(f"{count(found.left)} run{'s are' if found.left > 1 else ' is'} still to come")
     failed = sum(result.status == "failed" for result in found.results)
     if failed:
-        trouble.append(f"{count(failed)} run{'s have' if failed > 1 else ' has'} failed.")
-    trouble += [f"{text}." for text in found.mismatches]
+        trouble.append(f"{count(failed)} run{'s have' if failed > 1 else ' has'} failed; why is told below")
+    trouble += found.mismatches
+    runs = sorted(set(found.planned.values()))
+    each = f"{runs[0]} to {runs[-1]}" if len(runs) > 1 else f"{runs[0]}" if runs else "0"
+    taken = f"{budget_in_words(found)}; {each} run{'s' if runs != [1] else ''} of each method on a data set"
+    methods = f"{len(found.methods)} method{'s' if len(found.methods) != 1 else ''}"
+    columns = f"{len(found.columns)} data set{'s' if len(found.columns) != 1 else ''}"
     return tag(
         "header",
-        tag("p", f"Benchmark of {len(found.methods)} methods on {len(found.columns)} data sets", class_="eyebrow"),
+        tag("p", f"Benchmark of {methods} on {columns}", class_="eyebrow"),
         tag("h1", suite.name),
-        tag("p", f"{_sentence(suite.description)} {_sentence(headline(found))}", class_="about"),
-        note(" ".join(trouble), "fair") if trouble else None,
+        tag("p", f"{_sentence(suite.description)} {_sentence(headline(found))} {_sentence(taken)}", class_="about"),
+        notes([f"{text}." for text in trouble], "fair"),
         cards([_card(found, column) for column in found.columns if found.best(column) is not None]),
     )
 
@@ -94,145 +103,90 @@ def _card(found: BenchmarkTable, column: Column) -> Card:
     if nearest is None or nearest.behind is None:
         return Card(found.labels[column], value, "nats", best.method.label)
     gap = nearest.behind
-    detail = f"{best.method.label}, ahead of {nearest.method.label} by {measured(gap.mean, gap.se)}"
+    detail = f"{best.method.label}, {measured(gap.mean, gap.se)} nats ahead of {nearest.method.label}"
     if gap.mean > 2 * gap.se:
-        return Card(found.labels[column], value, "nats", detail, "good", "clear")
-    return Card(found.labels[column], value, "nats", detail, "fair", "within two standard errors")
+        return Card(found.labels[column], value, "nats", detail, "good", "clear lead")
+    return Card(found.labels[column], value, "nats", detail, "fair", "lead within two standard errors")
 
 
 def _how_to_read(found: BenchmarkTable) -> Child:
-    runs = ""
-    if any(e.score is not None and math.isfinite(e.score.se_runs) for e in found.entries.values()):
-        runs = f", the second over {found.run_word}"
-    return (
-        f"{_sentence(headline(found))} The first ± is one standard error over the test rows{runs}. Bold: the best of "
-        "those measured here; green: within one standard error of it, the larger of the two, of the difference row by "
-        "row. Published numbers have the error bars they were published with."
-    )
+    two = any(e.score is not None and math.isfinite(e.score.se_runs) for e in found.entries.values())
+    said = ["± is one standard error over the test rows"]
+    if two:
+        said = [f"The first ± is one standard error over the test rows, the second over {found.runs_in_words}"]
+    if any(entry.mark == BEST for entry in found.entries.values()):
+        which = " (the larger of the two)" if two else ""
+        said.append(
+            f"Bold: the best of those measured here. Green, with ~: within one standard error{which} of it, of the "
+            "difference row by row"
+        )
+    if found.published:
+        said.append("Published numbers have the error bars they were published with")
+    return f"{_sentence(headline(found))} {'. '.join(said)}."
 
 
 def _scores(found: BenchmarkTable) -> Child:
-    head = ["", *(found.labels[column] for column in found.columns)]
-    rows: list[list[Child]] = []
-    for method in found.methods:
-        rows.append([method.label, *(_score(found, found.entries[column, method.spec]) for column in found.columns)])
-    reported = found.published
+    reported, codes = found.published, error_codes(found.published)
+    mine = {column: [_score(found, column, method.spec) for method in found.methods] for column in found.columns}
+    theirs = {column: [_reported(found, row, column) for row in reported] for column in found.columns}
+    shown_cells = {column: _aligned([*mine[column], *theirs[column]]) for column in found.columns}
+    rows: list[list[Child]] = [["rows \u00d7 columns", *(size(found, column) for column in found.columns)]]
+    groups = []
+    for place, method in enumerate(found.methods):
+        rows.append([method.label, *(shown_cells[column][place] for column in found.columns)])
     if reported:
-        rows.append([tag("span", "published", class_="same"), *([""] * len(found.columns))])
-    codes = error_codes(reported)
-    for row in reported:
-        rows.append([_name(row, codes), *(_reported(found, row, column) for column in found.columns)])
-    sizes = [["rows \u00d7 columns", *(_size(found, column) for column in found.columns)]]
+        groups.append(len(rows))
+        rows.append(["published", *([""] * len(found.columns))])
+    for place, row in enumerate(reported, start=len(found.methods)):
+        rows.append([_name(row, codes), *(shown_cells[column][place] for column in found.columns)])
     title = f"Mean test score of every method, {found.suite.units_in_words()}"
-    shown = table(title, head, [*sizes, *rows], hide_caption=True)
+    head = ["", *(found.labels[column] for column in found.columns)]
+    shown = table(title, head, rows, group_rows=groups, hide_caption=True)
     said = [f"{code}: ± is {ERROR_BARS[kind]}." for kind, code in codes.items()]
     if any(row.evidence == "memory" for row in reported):
         said.append(f"m: {EVIDENCE['memory']}.")
+    said += [f"{mark}: {text}." for mark, text in published_marks(found, "doubtful, as its note below says")]
     return figure(shown, " ".join(said) or None)
 
 
-def _score(found: BenchmarkTable, entry: Entry) -> Child:
+def _score(found: BenchmarkTable, column: Column, spec: str) -> tuple[Child, Slots, str]:
+    """A number that was measured here: itself, what stands behind it, and its look."""
+    entry = found.entries[column, spec]
     value, points, runs, _ = cell_of(found, entry)
     value = value.rstrip("*~ ")
     if entry.score is None:
-        return tag("span", NOTHING if value == "-" else value, class_="same" if value == "-" else "worse")
-    errors = tag("small", minus(" ".join(["", *(part for part in (points, runs) if part)])))
-    few = None
-    if entry.finished < entry.planned:
-        few = tag("small", f" {entry.finished} of {entry.planned}", class_="worse")
-    shown: Child = tag("strong", minus(value)) if entry.mark == BEST else minus(value)
-    return tag("span", shown, errors, few, class_="better" if entry.mark == WITHIN else None)
+        return (NOTHING, (), "same") if value == "-" else (value, (), "worse")
+    few = f"{entry.finished} of {entry.planned}" if entry.finished < entry.planned else ""
+    mark = "~" if entry.mark == WITHIN else ""
+    number = tag("strong", minus(value)) if entry.mark == BEST else minus(value)
+    return number, (mark, minus(points), minus(runs), few), "better" if entry.mark == WITHIN else ""
 
 
-def _reported(found: BenchmarkTable, row: Published, column: Column) -> Child:
-    figure_of = row.figures.get(column.source) if column.dequantize == "off" else None
-    value, error, _, _ = published_cell(figure_of)
-    return join([minus(value.strip()), tag("small", f" {error}") if error else None])
+def _reported(found: BenchmarkTable, row: Published, column: Column) -> tuple[Child, Slots, str]:
+    known = row.figures.get(column.source) if column.dequantize == "off" else None
+    is_other = found.is_other_problem(column)
+    value, error, _, _ = published_cell(known, is_other=is_other)
+    mark = value[-1:].strip("0123456789.")
+    return minus(value.rstrip("†‡ ")), (mark.strip(), error, "", ""), "same" if is_other else ""
+
+
+def _aligned(cells: Sequence[tuple[Child, Slots, str]]) -> list[Child]:
+    """Cells of a column whose numbers end in one line, whatever stands behind them."""
+    widths = [max((len(slots[k]) for _, slots, _ in cells if slots), default=0) for k in range(4)]
+
+    def behind(slots: Slots) -> Iterable[Child]:
+        for k, width in enumerate(widths):
+            if width:
+                # Marks are wider than digits, by which they are counted.
+                room = f"min-width:calc({width + 0.5}ch + .4em)"
+                yield tag("small", slots[k] if slots else "", class_="errors", style=room)
+
+    return [tag("span", number, *behind(slots), class_=look or None) if number else "" for number, slots, look in cells]
 
 
 def _name(row: Published, codes: Mapping[ErrorBar, str]) -> Html:
     letters = letters_of(row, codes)
     return join([row.label, tag("small", f" {' '.join(letters)}", class_="same") if letters else None])
-
-
-def _sets(found: BenchmarkTable) -> Child:
-    return join([tag("div", _plot(found, column), _behind(found, column), class_="two") for column in found.columns])
-
-
-def _plot(found: BenchmarkTable, column: Column) -> Child:
-    """Methods measured here and the best published ones, best first."""
-    sign = found.suite.sign
-    dots: list[tuple[float, Dot]] = []
-    for place, method in enumerate(found.methods):
-        score = found.entries[column, method.spec].score
-        if score is not None and math.isfinite(score.mean):
-            dots.append((score.mean, Dot(method.label, sign * score.mean, score.se, colour=place)))
-    known = [row for row in found.published if column.dequantize == "off" and column.source in row.figures]
-    # Those that are doubted would lead every list, and stretch the axis.
-    certain = [row for row in known if not row.figures[column.source].is_doubted]
-    reported = [(sign * row.figures[column.source].value, row) for row in certain]
-    reported.sort(key=lambda pair: -pair[0])
-    for value, row in reported[:_PUBLISHED_DOTS]:
-        number, error, _, _ = published_cell(row.figures[column.source])
-        text = minus(f"{number.strip()} {error}".strip())
-        detail = "" if row.evidence == "source" else "m"
-        dots.append((value, Dot(row.label, sign * value, row.se(column.source), _PUBLISHED_COLOUR, detail, text)))
-    if not dots:
-        return figure(tag("p", "Nothing has been measured yet.", class_="missing"), title=found.labels[column])
-    dots.sort(key=lambda pair: -pair[0])
-    word = "test log-likelihood" if found.suite.score == "log-likelihood" else "test NLL"
-    chart = dot_plot(
-        [dot for _, dot in dots], label=f"Scores on {found.labels[column]}", x_name=f"{word} (nats), best at the top"
-    )
-    shown = min(len(reported), _PUBLISHED_DOTS)
-    said = f"Of {len(known)} published numbers the {shown} best are shown." if len(known) > shown else None
-    if said and len(known) > len(certain):
-        said = f"{said[:-1]}, without those that are doubtful."
-    return figure(chart, said, title=f"{found.labels[column]}, {_size(found, column)}")
-
-
-def _behind(found: BenchmarkTable, column: Column) -> Child:
-    """What each is behind the best, row by row; and all pairs, to open."""
-    entries = [found.entries[column, method.spec] for method in found.methods]
-    best = found.best(column)
-    if best is None:
-        return None
-    with_runs = any(entry.behind is not None and math.isfinite(entry.behind.se_runs) for entry in entries)
-    body = [
-        (
-            entry.method.label,
-            NOTHING if entry.rank is None else plain(entry.rank),
-            "best" if entry.mark == BEST else _difference(entry.behind),
-            NOTHING if entry.behind is None else _bare(entry.behind.se_points),
-            *([NOTHING if entry.behind is None else _bare(entry.behind.se_runs)] if with_runs else []),
-        )
-        for entry in sorted(entries, key=lambda e: math.inf if e.rank is None else e.rank)
-    ]
-    head = ("", "rank", "behind, nats", "se, rows", *([f"se, {found.run_word}"] if with_runs else []))
-    title = f"Behind {best.method.label}, paired row by row"
-    shown = table(title, head, body)
-    some = [method for method in found.methods if (column, method.spec) in found.scores]
-    pairs = None
-    if len(some) > 2:
-        matrix = [(a.label, *(_pair(found, column, a, b) for b in some)) for a in some]
-        inside = table("Row above column, in nats", ("row \u2212 column", *(m.label for m in some)), matrix)
-        pairs = details("All pairs", inside)
-    return figure(join([shown, pairs]), title=f"{found.labels[column]}: paired differences")
-
-
-def _pair(found: BenchmarkTable, column: Column, first: Method, second: Method) -> Child:
-    gap = None if first == second else found.paired(column, first, second)
-    return tag("span", "·", class_="same") if gap is None else _difference(gap, signed=True)
-
-
-def _difference(gap: Estimate | None, *, signed: bool = False) -> Child:
-    if gap is None:
-        return NOTHING
-    known = math.isfinite(gap.mean) and math.isfinite(gap.se) and gap.se > 0
-    look = "same"
-    if known and abs(gap.mean) > 2 * gap.se:
-        look = ("better" if gap.mean > 0 else "worse") if signed else "worse" if gap.mean > 0 else "better"
-    return tag("span", measured(gap.mean, gap.se if known else None, signed=signed), class_=look)
 
 
 def _effort(found: BenchmarkTable) -> Child:
@@ -264,70 +218,96 @@ def _published(found: BenchmarkTable) -> Child:
     title = "Where the published numbers are from"
     shown = table(title, head, body, text_columns=range(5), hide_caption=True)
     memory = sum(row.evidence == "memory" for row in rows)
-    legend = tag("ul", *(tag("li", f"{code}: {ERROR_BARS[kind]}") for kind, code in codes.items())) if codes else None
-    said = tag("p", f"{len(rows)} rows, {memory} of them {EVIDENCE['memory']}.")
-    return join([figure(join([said, legend])), details("Row by row", shown)])
+    how = {0: f"All {len(rows)} rows were read in a source.", len(rows): f"All {len(rows)} rows: {EVIDENCE['memory']}."}
+    said = how.get(memory, f"{len(rows)} rows, {memory} of them {EVIDENCE['memory']}.")
+    return join([figure(listed([said, *(f"{code}: ± is {ERROR_BARS[kind]}." for kind, code in codes.items())])),
+                 details(f"Row by row ({len(rows)})", shown)])  # fmt: skip
 
 
 def _conditions(found: BenchmarkTable) -> Child:
     told = found.facts.get("conditions") or {}
-    pairs: list[tuple[str, Child]] = [
-        ("time of a fit", NOTHING if told.get("seconds") is None else f"{told['seconds']:g} s"),
-        ("steps of a fit", NOTHING if told.get("steps") is None else count(told["steps"])),
+    known: list[tuple[str, Child | None]] = [
+        ("time of a fit", None if told.get("seconds") is None else f"{told['seconds']:g} s"),
+        ("steps of a fit", None if told.get("steps") is None else count(told["steps"])),
         ("threads of a fit", str(told.get("threads") or ", ".join(_threads(found)) or NOTHING)),
         ("device", str(told.get("device") or NOTHING)),
-        ("protocol", str(told.get("protocol") or NOTHING)),
+        ("division of the rows", _division(str(told.get("protocol") or "none"))),
         ("processor", str(found.facts.get("processor") or NOTHING)),
-        ("begun", str(found.facts.get("started") or NOTHING)),
+        ("begun", _when(str(found.facts.get("started") or NOTHING))),
     ]
+    used = {method.spec.partition(":")[0] for method in found.methods}
     peers = found.facts.get("peers") or {}
-    pairs += [(name, str(version)) for name, version in peers.items()]
-    trouble = remarks(found)
-    listed = tag("ul", *(tag("li", text) for text in trouble)) if trouble else None
-    return join([figure(facts(pairs)), figure(listed, title="What is missing") if listed else None])
+    known += [(f"version of {name}", str(version)) for name, version in peers.items() if name in used]
+    pairs = [(name, value) for name, value in known if value is not None]
+    more = [f"Failed: {what}: {reason}" for reason, what in found.failures.items()]
+    more += [*found.notes_on_data, *found.notes]
+    shown = figure(listed([_sentence(text) for text in more]), title="What else to know") if more else None
+    return join([figure(facts(pairs)), shown])
+
+
+def _division(protocol: str) -> str:
+    return {
+        "none": "at random",
+        "rnade": "ten folds (rnade)",
+        "half": "random halves (half)",
+        "tenths": "last tenth for testing (tenths)",
+    }.get(protocol, protocol)
+
+
+def _when(started: str) -> str:
+    """A time as people write it; as it is recorded, where that is in another way."""
+    day, _, time = started.partition("T")
+    return f"{day} {time[:5]} UTC" if time.endswith("+00:00") else started
 
 
 def _runs(found: BenchmarkTable) -> Child:
     names, suite = found.labels, found.suite
+    methods = {method.spec: method.label for method in found.methods}
     body = []
     for result in found.results:
         scale = result.log_scale if suite.units == "standardized" else 0.0
         score = None if result.log_prob is None else suite.sign * (result.log_prob + scale)
+        known = result.cell.column in names
+        shown = fixed(score, found.decimals(result.cell.column) if known else None, result.log_prob_se)
         body.append(
             (
                 names.get(result.cell.column, result.source),
                 str(result.fold),
                 str(result.seed),
-                result.method,
-                measured(score, result.log_prob_se) if result.status == "finished" else "failed",
+                methods.get(result.method, result.method),
+                shown if result.status == "finished" else "failed",
                 count(result.steps),
                 duration(result.wall_seconds),
-                result.detail or result.stop_reason or result.reason or NOTHING,
+                _outcome(result),
             )
         )
     if not body:
         return None
-    head = ("data set", suite.fold_word, "seed", "method", "score", "steps", "time", "what was chosen, why it ended")
+    head = ("data set", suite.fold_word, "seed", "method", "score (nats)", "steps", "time", "what came of it")
     every = table("Every run", head, body, text_columns=(0, 3, 7), hide_caption=True)
     first = {result.method: result.command for result in reversed(found.results) if result.command}
-    shown = join(command(text) for text in first.values())
-    return join([details(f"{len(body)} runs", every), details("The command of the first run of each method", shown)])
+    # Baselines of one division come from one command.
+    shown_commands = join(command(text) for text in dict.fromkeys(first.values()))
+    return join([
+        details(f"{len(body)} run{'s' if len(body) != 1 else ''}", every),
+        details("The command of the first run of each method", shown_commands),
+    ])  # fmt: skip
 
 
-def _size(found: BenchmarkTable, column: Column) -> str:
-    known = found.facts_of(column)
-    if known is None or known.features is None:
-        return NOTHING
-    return f"{sum(known.rows.values()):,} \u00d7 {known.features}"
+def _outcome(result: Result) -> str:
+    """What was fitted or chosen, and why it ended."""
+    if result.status != "finished":
+        return result.reason or NOTHING
+    if result.detail:
+        return result.detail
+    ended = ending_in_words(result.stop_reason) if result.stop_reason else ""
+    return "; ".join(text for text in (result.flow.replace(" x ", " \u00d7 "), ended) if text) or NOTHING
 
 
 def _threads(found: BenchmarkTable) -> list[str]:
     return sorted({str(result.threads) for result in found.results if result.threads is not None})
 
 
-def _bare(value: float) -> str:
-    return NOTHING if not math.isfinite(value) else f"{value:.2g}"
-
-
 def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+    end = "" if text.endswith(("?", "!", ".")) else "."
+    return f"{text[0].upper()}{text[1:]}{end}"

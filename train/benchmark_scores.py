@@ -1,7 +1,9 @@
 """Means of test scores with two standard errors: over the test points, and over the runs that make them.
 
 The two answer different questions. That over test points says how well this density's score is known from so many rows;
-that over folds or seeds says how much a run more would change it. Papers give one or the other, seldom saying which.
+that over folds or seeds says how much another choice of runs would change it. Papers give one or the other, seldom
+saying which. Where the divisions of the rows are drawn at random they overlap, and runs are not independent: their
+variance is corrected (:func:`over_runs`).
 """
 
 import math
@@ -23,11 +25,14 @@ class RowScores(NamedTuple):
         rows: Which rows of the data they are ``(n,)``; the same number in another run is the same row.
         values: Their scores ``(n,)``, in nats.
         fingerprint: Of the rows; runs of one fold with other fingerprints were scored on other rows.
+        overlap: Test rows over all other rows, where the division is one of several drawn at random from the same
+            rows; 0 where the test rows of other folds are others, as in a cross-validation.
     """
 
     rows: npt.NDArray[np.int64]
     values: Array
     fingerprint: str = ""
+    overlap: float = 0.0
 
 
 class Estimate(NamedTuple):
@@ -36,7 +41,8 @@ class Estimate(NamedTuple):
     Attributes:
         mean: Every run counts the same, and within a run every row.
         se_points: Standard error over test rows; NaN where it is unknown.
-        se_runs: Standard error over folds, or over seeds where there is one fold; NaN for a single run.
+        se_runs: Standard error over folds, corrected where they overlap, or over seeds where there is one fold; NaN
+            for a single run.
         runs: How many folds, or seeds, that is over.
     """
 
@@ -65,6 +71,8 @@ def estimate(scores: Mapping[Run, RowScores]) -> Estimate:
     References:
         - Liang and Zeger (1986), Longitudinal data analysis using generalized linear models (the sandwich estimator
           for clusters), https://doi.org/10.1093/biomet/73.1.13
+        - Nadeau and Bengio (2003), Inference for the generalization error, section 3 (the corrected resampled variance,
+          of ``se_runs``), https://doi.org/10.1023/A:1024068626366
 
     Example:
         >>> rows = np.arange(4)
@@ -74,7 +82,7 @@ def estimate(scores: Mapping[Run, RowScores]) -> Estimate:
     """
     means = {run: _mean(part.values) for run, part in scores.items()}
     mean = _mean(np.array(list(means.values())))
-    se_runs, runs = over_runs(means)
+    se_runs, runs = over_runs(means, float(np.mean([part.overlap for part in scores.values()])))
     if not math.isfinite(mean):
         return Estimate(mean, math.nan, math.nan, runs)
     rows = np.concatenate([part.rows for part in scores.values()])
@@ -96,19 +104,29 @@ def difference(first: Mapping[Run, RowScores], second: Mapping[Run, RowScores]) 
         p, q = first[run], second[run]
         if p.fingerprint == q.fingerprint and np.array_equal(p.rows, q.rows):
             with np.errstate(invalid="ignore"):  # no density under both: the difference of that row is undefined
-                shared[run] = RowScores(p.rows, p.values - q.values)
+                shared[run] = p._replace(values=p.values - q.values)
     return estimate(dict(sorted(shared.items()))) if shared else None
 
 
-def over_runs(means: Mapping[Run, float]) -> tuple[float, int]:
-    """Standard error over folds of the means of their seeds, or over seeds where there is one fold; and how many."""
+def over_runs(means: Mapping[Run, float], overlap: float = 0.0) -> tuple[float, int]:
+    """Standard error over folds of the means of their seeds, or over seeds where there is one fold; and how many.
+
+    Of ``J`` folds with other test rows each it is ``s / sqrt(J)``. Halves and other parts that are drawn at random
+    share rows, and more of them tell less than as many new ones; it is then ``s sqrt(1 / J + overlap)`` (Nadeau and
+    Bengio 2003), which is exact for a density that does not depend on its training rows.
+
+    Args:
+        means: Mean scores by run.
+        overlap: Test rows over all other rows where divisions are drawn at random; else 0.
+    """
     folds: dict[int, list[float]] = {}
     for (fold, _), mean in means.items():
         folds.setdefault(fold, []).append(mean)
     values = [_mean(np.array(seeds)) for seeds in folds.values()] if len(folds) > 1 else list(means.values())
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return math.nan, len(values)
-    return float(np.std(values, ddof=1)) / math.sqrt(len(values)), len(values)
+    correction = overlap if len(folds) > 1 else 0.0  # seeds of one division differ in their fits alone
+    return float(np.std(values, ddof=1)) * math.sqrt(1 / len(values) + correction), len(values)
 
 
 def mean_and_se(values: Array) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from pushforward.train.benchmark_cells import (
 )
 from pushforward.train.benchmark_folder import BenchmarkFolder, program_version
 from pushforward.train.benchmark_methods import parse_method
+from pushforward.train.benchmark_sources import as_options
 from pushforward.train.runs import RunError
 from pushforward.train.signals import StopOnSignal
 
@@ -67,6 +68,7 @@ class BenchmarkSession:
         jobs: Processes side by side.
         seconds: Time for all of it, from now on; None for no limit.
         is_retry: Whether cells that have failed are tried again.
+        checksums: SHA-256 of the files of the data sets, as far as they have one.
         tell: Takes a line for each cell that ends.
         progress: Told how many cells have ended, of how many, and what runs.
         recorded: Told of each new result.
@@ -84,6 +86,7 @@ class BenchmarkSession:
         jobs: int = 1,
         seconds: float | None = None,
         is_retry: bool = False,
+        checksums: Mapping[str, str] | None = None,
         tell: Callable[[str], None] = lambda text: None,
         progress: Callable[[int, int, str], None] = lambda done, total, text: None,
         recorded: Callable[[Result], None] = lambda result: None,
@@ -91,7 +94,7 @@ class BenchmarkSession:
         self.plan, self.folder = plan, folder
         self.signum: int | None = None
         self.stopped = ""
-        self._version = program_version()
+        self._version, self._checksums = program_version(), checksums or {}
         self._most = jobs
         self._until = math.inf if seconds is None else time.monotonic() + seconds
         self._grace = 0.0 if seconds is None else max(_GRACE, _GRACE_SHARE * seconds)
@@ -190,7 +193,7 @@ class BenchmarkSession:
             self._kill(job)
             trouble = f"not done after {wall:.0f} s"
         elif code != 0:
-            trouble = _last_words(job, code)
+            trouble = as_options(_last_words(job, code), self.plan.suite)
         self._live.remove(job)
         self._close(job)
         for cell, folder in zip(job.cells, job.folders, strict=True):
@@ -207,6 +210,7 @@ class BenchmarkSession:
             "threads": self.plan.budget.threads,
             "command": job.command,
             "version": self._version,
+            "sha256": self._checksums.get(cell.source, ""),
             "ended": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         if trouble:
@@ -221,6 +225,7 @@ class BenchmarkSession:
 
         mean, se = mean_and_se(log_probs)
         kept = {key: value for key, value in facts.items() if key in Result.__dataclass_fields__}
+        kept["notes"] = tuple(kept.get("notes", ()))
         scores = (folder / "test_scores.parquet").relative_to(self.folder.path).as_posix()
         return Result(**base | kept, status="finished", log_prob=mean, log_prob_se=se, scores=scores)
 
@@ -310,6 +315,8 @@ def _facts_of_fit(folder: Path) -> dict[str, Any]:
         "log_scale": 0.0 if data is None or standardized is None else data - standardized,
         "fingerprint": results["test_rows_sha256"],
         "is_drawn": schema["source"] == "toy",
+        "sha256": schema.get("sha256") or "",
+        "notes": schema.get("notes", ()),
     }
 
 

@@ -4,9 +4,11 @@ It holds everything that the folder does, whatever the last command asked for.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,9 @@ from pushforward.train.runs import RunError
 from pushforward.train.suites import Suite, labels, score_in_words
 
 BEST, WITHIN = "best", "within"
+_NOT_PUBLISHED = "not the published"
+"""What a note on a data set has in it where published numbers are not of its rows."""
+_MOST_COLUMN_NOTES = 2
 
 
 @dataclass(frozen=True)
@@ -129,16 +134,73 @@ class BenchmarkTable:
 
     @property
     def mismatches(self) -> list[str]:
-        """Data sets that have not the columns they have in the published table."""
+        """Data sets that have not the columns, or the rows, they have in the published table."""
         lines = []
         for column in self.columns:
-            known, wanted = self.facts_of(column), COLUMNS.get(self.suite.name, {}).get(column.source)
-            if column.dequantize == "off" and known is not None and wanted not in (None, known.features):
+            known, wanted = self.facts_of(column), self.other_columns(column)
+            if known is not None and wanted is not None:
                 lines.append(
                     f"{self.labels[column]}: {known.features} columns here, {wanted} in the published table: the "
                     "numbers are not of the same problem"
                 )
+            if self.published and (other := self.other_rows(column)):
+                lines.append(f"{self.labels[column]}: {other}: the numbers are not of the same problem")
         return lines
+
+    def other_columns(self, column: Column) -> int | None:
+        """How many columns a data set has in the published table, where they are others than here; else None."""
+        known, wanted = self.facts_of(column), COLUMNS.get(self.suite.name, {}).get(column.source)
+        is_other = column.dequantize == "off" and known is not None and wanted not in (None, known.features)
+        return wanted if is_other else None
+
+    def other_rows(self, column: Column) -> str:
+        """In what the rows of a data set are not the published ones; empty where they are, or none are published."""
+        known = self.facts_of(column)
+        if known is None or column.dequantize != "off" or column.source not in COLUMNS.get(self.suite.name, {}):
+            return ""
+        told = [_without(note, column.source) for note in known.notes if _NOT_PUBLISHED in note]
+        rows, published = sum(known.rows.values()), _catalogue().get(column.source)
+        if not told and len(known.rows) == 3 and published not in (None, rows):
+            told = [f"{rows:,} rows here, {published:,} in the published set"]
+        return told[0] if told else ""
+
+    def is_other_problem(self, column: Column) -> bool:
+        """Whether a data set has other columns or rows than the one that published numbers are of."""
+        return self.other_columns(column) is not None or bool(self.other_rows(column))
+
+    def is_published(self, column: Column) -> bool | None:
+        """Whether a data set is the one that published numbers are of; None without any, or where it is not known."""
+        has_numbers = column.dequantize == "off" and column.source in COLUMNS.get(self.suite.name, {})
+        return not self.is_other_problem(column) if has_numbers and self.facts_of(column) is not None else None
+
+    def data_notes(self, column: Column) -> list[str]:
+        """What a reader should know of a data set, once for all divisions of its rows."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for result in self.results:
+            if result.cell.column == column and result.status == "finished":
+                for note in result.notes:
+                    text = _without(note, column.source)
+                    if not re.match(r"(rnade|half|tenths), fold \d+: ", text):  # the suite says so
+                        # How many rows stand in two parts is another number in each fold; names have numbers too.
+                        key = text if text.startswith("column ") else re.sub(r"\d[\d,.]*", "#", text)
+                        found.setdefault(key, []).append((result.fold, text))
+        return [_told_once(texts, self.suite.fold_word) for texts in found.values()]
+
+    @property
+    def notes_on_data(self) -> list[str]:
+        """The same of all data sets in lines, without those of more than two columns, which stand in ``table.json``."""
+        lines = list[str]()
+        for column in self.columns:
+            name, told = self.labels[column].partition(", ")[0], self.data_notes(column)
+            of_columns = [note for note in told if note.startswith("column ")]
+            if self.published and self.other_rows(column):  # which the mismatches say
+                told = [note for note in told if _NOT_PUBLISHED not in note]
+            if len(of_columns) > _MOST_COLUMN_NOTES:
+                told = [note for note in told if note not in of_columns]
+                told.append(f"{len(of_columns)} notes on columns, in table.json")
+            lines += [f"{name}: {note}" for note in told]
+        # A data set that is there twice, as it is and spread, is one.
+        return list(dict.fromkeys(lines))
 
     @property
     def is_empty(self) -> bool:
@@ -150,6 +212,15 @@ class BenchmarkTable:
         """What the second standard error is over, in the plural."""
         many = any(len({fold for fold, _ in runs}) > 1 for runs in self.scores.values())
         return self.suite.folds_word if many else "seeds"
+
+    @property
+    def runs_in_words(self) -> str:
+        """The same, with what is done where they overlap."""
+        overlapping = [part.overlap > 0 for runs in self.scores.values() for part in runs.values()]
+        if self.run_word == "seeds" or not any(overlapping):
+            return self.run_word
+        which = "which overlap" if all(overlapping) else "where they overlap"
+        return f"{self.run_word}, {which}: corrected, Nadeau and Bengio 2003"
 
     def best(self, column: Column) -> Entry | None:
         """The best method on a data set; None where none can be compared."""
@@ -288,11 +359,13 @@ def build_table(
         # What is drawn anew for every fold is never the same row.
         rows = rows + cell.fold * 10**12 if result.is_drawn else rows
         scale = result.log_scale if suite.units == "standardized" else 0.0
-        found = RowScores(rows, log_probs + scale, result.fingerprint)
+        # A toy's rows are drawn anew, unless a protocol divides them.
+        is_random = suite.has_random_parts and not (result.is_drawn and suite.protocol == "none")
+        found = RowScores(rows, log_probs + scale, result.fingerprint, result.test_share if is_random else 0.0)
         scores.setdefault((cell.column, cell.method), {})[cell.fold, cell.seed] = found
     versions = sorted({result.version or "unknown" for result in folder.results.values()})
     if len(versions) > 1:
-        problems.append(f"cells of {len(versions)} versions of the program: {', '.join(versions)}")
+        problems.append(f"runs of {len(versions)} versions of the program: {', '.join(versions)}")
     planned = {column: len({(c.fold, c.seed) for c in every if c.column == column}) for column in columns}
     return BenchmarkTable(
         suite,
@@ -311,6 +384,27 @@ def build_table(
 def headline(table: BenchmarkTable) -> str:
     """What the numbers are."""
     return score_in_words(table.suite)
+
+
+@cache
+def _catalogue() -> dict[str, int]:
+    """Rows of the data sets as they were published."""
+    from pushforward.datasets import names
+
+    return {entry.name: entry.rows for entry in names() if entry.rows is not None and entry.kind != "toy"}
+
+
+def _without(note: str, source: str) -> str:
+    """A note without the name of what it is on."""
+    for name in (source, Path(source).name, Path(source).stem):
+        note = note.removeprefix(f"{name}: ")
+    return note
+
+
+def _told_once(texts: Sequence[tuple[int, str]], word: str) -> str:
+    """A note that is the same on all folds, or on some with other numbers."""
+    fold, first = min(texts)
+    return first if len({text for _, text in texts}) == 1 else f"{first} ({word} {fold}; other numbers in others)"
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

@@ -22,29 +22,35 @@ _GAP = "  "
 _Cell = tuple[str, str, str, str]
 
 
-def table_lines(table: BenchmarkTable) -> list[str]:
-    """The table, with what a reader must know to read it."""
-    lines = [*_wrapped(heading(table)), "", *_scores(table), *_behind(table), *_efforts(table)]
+def table_lines(table: BenchmarkTable, width: int = WIDTH) -> list[str]:
+    """The table, with what a reader must know to read it, in lines of so many characters as far as that can be."""
+    lines = [*_wrapped(heading(table), width), "", *_scores(table, width), *_behind(table, width)]
+    lines += _efforts(table, width)
     said = remarks(table)
-    return [*lines, "", *_wrapped(said, "  ")] if said else lines
+    return [*lines, "", *_wrapped(said, width, "  ")] if said else lines
 
 
 def heading(table: BenchmarkTable) -> list[str]:
     """What is measured and how, in lines."""
-    suite, word = table.suite, table.run_word
-    conditions = table.facts.get("conditions") or {}
-    seconds, steps, threads = (conditions.get(key) for key in ("seconds", "steps", "threads"))
-    budget = f"{seconds:g} s" if seconds is not None else f"{count(steps)} steps"
-    budget += f" on {threads} thread{'s' if threads != 1 else ''}" if threads is not None else ""
+    suite, word = table.suite, table.runs_in_words
     errors = "± one standard error over the test rows"
     if any(e.score is not None and math.isfinite(e.score.se_runs) for e in table.entries.values()):
         errors = f"first ± one standard error over the test rows, second ± one standard error over {word}"
     return [
         f"{suite.name}: {suite.description}",
         headline(table),
-        f"{errors}; {budget} a fit",
+        f"{errors}; {budget_in_words(table)}",
         "* best, ~ within one standard error of it (the larger of the two, of paired differences)",
     ]
+
+
+def budget_in_words(table: BenchmarkTable) -> str:
+    """What every fit was given."""
+    conditions = table.facts.get("conditions") or {}
+    seconds, steps, threads = (conditions.get(key) for key in ("seconds", "steps", "threads"))
+    budget = f"{seconds:g} s" if seconds is not None else f"{count(steps)} steps"
+    budget += f" on {threads} thread{'s' if threads != 1 else ''}" if threads is not None else ""
+    return f"{budget} a fit"
 
 
 def number(value: float, decimals: int) -> str:
@@ -73,13 +79,37 @@ def cell_of(table: BenchmarkTable, entry: Entry) -> _Cell:
     )
 
 
-def published_cell(figure: Figure | None) -> _Cell:
-    """A published number, with the digits it was published with."""
+def published_cell(figure: Figure | None, *, is_other: bool = False) -> _Cell:
+    """A published number, with the digits it was published with; ``is_other`` where it is of other columns or rows."""
     if figure is None:
         return "", "", "", ""
     about = "≈" if figure.is_about else ""
-    doubt = "†" if figure.is_doubted else " "
-    return f"{about}{number(figure.value, figure.decimals)}{doubt}", error(figure.error, figure.decimals), "", ""
+    mark = "‡" if is_other else "†" if figure.is_doubted else " "
+    return f"{about}{number(figure.value, figure.decimals)}{mark}", error(figure.error, figure.decimals), "", ""
+
+
+def published_marks(table: BenchmarkTable, doubt: str = "doubtful, its note says why") -> list[tuple[str, str]]:
+    """The marks that published numbers have in the table, and what they mean."""
+    cells = [
+        (row.figures[column.source], table.is_other_problem(column))
+        for row in table.published
+        for column in table.columns
+        if column.dequantize == "off" and column.source in row.figures
+    ]
+    marks = [
+        ("†", doubt, any(figure.is_doubted and not is_other for figure, is_other in cells)),
+        ("≈", "known roughly", any(figure.is_about for figure, _ in cells)),
+        ("‡", f"{_other_in_words(table)} than here: not the same problem", any(is_other for _, is_other in cells)),
+    ]
+    return [(mark, text) for mark, text, occurs in marks if occurs]
+
+
+def _other_in_words(table: BenchmarkTable) -> str:
+    kinds = {
+        "of other columns": any(table.other_columns(c) is not None for c in table.columns),
+        "of other rows": any(table.other_rows(c) for c in table.columns),
+    }
+    return " or ".join(text for text, occurs in kinds.items() if occurs)
 
 
 def letters_of(row: Published, codes: Mapping[ErrorBar, str]) -> list[str]:
@@ -96,32 +126,32 @@ def error_codes(rows: Sequence[Published]) -> dict[ErrorBar, str]:
     return dict(zip(kinds, "abcde", strict=False))
 
 
-def _scores(table: BenchmarkTable) -> Iterator[str]:
+def _scores(table: BenchmarkTable, width: int) -> Iterator[str]:
     codes = error_codes(table.published)
     measured = [(m.label, {c: cell_of(table, table.entries[c, m.spec]) for c in table.columns}) for m in table.methods]
     reported = []
     for row in table.published:
         found = {c: row.figures.get(c.source) if c.dequantize == "off" else None for c in table.columns}
-        cells = {c: published_cell(figure) for c, figure in found.items()}
+        cells = {c: published_cell(f, is_other=table.is_other_problem(c)) for c, f in found.items()}
         letters = ",".join(letters_of(row, codes))
         reported.append((f"{row.label} [{letters}]" if letters else row.label, cells))
     body = [("measured here", measured), ("published", reported)] if reported else [("", measured)]
-    yield from _blocks(table, body)
+    yield from _blocks(table, body, width)
     if reported:
         yield ""
-        yield from _wrapped([f"[{code}] ± is {ERROR_BARS[kind]}" for kind, code in codes.items()], "    ")
+        yield from _wrapped([f"[{code}] ± is {ERROR_BARS[kind]}" for kind, code in codes.items()], width, "    ")
         if any(row.evidence == "memory" for row in table.published):
             yield f"[m] {EVIDENCE['memory']}"
-        for mark, name, text in (
-            ("†", "is_doubted", "doubtful; table.html says why"),
-            ("≈", "is_about", "known roughly"),
-        ):
-            if any(getattr(f, name) for row in table.published for f in row.figures.values()):
-                yield f"{mark} {text}"
+        for mark, text in published_marks(table, "doubtful; table.html says why"):
+            yield f"{mark} {text}"
 
 
 def _blocks(
-    table: BenchmarkTable, body: Sequence[tuple[str, Sequence[tuple[str, dict[Column, _Cell]]]]], *, sized: bool = True
+    table: BenchmarkTable,
+    body: Sequence[tuple[str, Sequence[tuple[str, dict[Column, _Cell]]]]],
+    width: int,
+    *,
+    sized: bool = True,
 ) -> Iterator[str]:
     """Rows of text with as many data sets side by side as there is room for."""
     widths = {
@@ -137,11 +167,12 @@ def _blocks(
     cells_width = {column: len(text(column, ("", "", "", ""))) for column in table.columns}
     heads = {column: _head(table, column, cells_width[column], sized) for column in table.columns}
     full = {column: max(cells_width[column], *map(len, heads[column])) for column in table.columns}
-    name = min(_NAME, max((len(label) for _, rows in body for label, _ in rows), default=0))
+    longest = max((len(label) for _, rows in body for label, _ in rows), default=0)
+    name = min(_NAME, max(16, width // 3), longest)
     blocks: list[list[Column]] = [[]]
     for column in table.columns:
         used = name + sum(len(_GAP) + full[one] for one in [*blocks[-1], column])
-        if blocks[-1] and used > WIDTH:
+        if blocks[-1] and used > width:
             blocks.append([])
         blocks[-1].append(column)
     for place, block in enumerate(blocks):
@@ -161,7 +192,7 @@ def _blocks(
                 yield (_short(label, name).ljust(name) + "".join(numbers)).rstrip()
 
 
-def _behind(table: BenchmarkTable) -> Iterator[str]:
+def _behind(table: BenchmarkTable, width: int) -> Iterator[str]:
     """By how much the best is better, where more than two methods can be compared."""
     if not any(entry.behind is not None for entry in table.entries.values()):
         return
@@ -174,8 +205,8 @@ def _behind(table: BenchmarkTable) -> Iterator[str]:
             cells[column, spec] = (number(behind.mean, decimals), size, "", "")
     rows = [(m.label, {c: cells[c, m.spec] for c in table.columns}) for m in table.methods]
     yield ""
-    yield "behind the best in nats, paired row by row; ± the larger of the two standard errors"
-    yield from _blocks(table, [("", rows)], sized=False)
+    yield from _wrapped(["behind the best in nats, paired row by row; ± the larger of the two standard errors"], width)
+    yield from _blocks(table, [("", rows)], width, sized=False)
 
 
 def effort_rows(table: BenchmarkTable) -> list[list[str]]:
@@ -197,31 +228,39 @@ def effort_rows(table: BenchmarkTable) -> list[list[str]]:
     return rows
 
 
-def _efforts(table: BenchmarkTable) -> Iterator[str]:
+def _efforts(table: BenchmarkTable, width: int) -> Iterator[str]:
     rows = [[_short(first, _NAME), *rest] for first, *rest in effort_rows(table)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     yield ""
-    yield "means over the runs; smallest to largest data set where they differ"
-    for row in rows:
-        texts = (t.rjust(w) if k else t.ljust(w) for k, (t, w) in enumerate(zip(row, widths, strict=True)))
-        yield _GAP.join(texts).rstrip()
+    yield from _wrapped(["means over the runs; smallest to largest data set where they differ"], width)
+    blocks: list[list[int]] = [[]]
+    for k in range(1, len(widths)):
+        used = widths[0] + sum(len(_GAP) + widths[one] for one in [*blocks[-1], k])
+        if blocks[-1] and used > width:
+            blocks.append([])
+        blocks[-1].append(k)
+    for place, block in enumerate(blocks):
+        if place:
+            yield ""
+        for row in rows:
+            yield _GAP.join([row[0].ljust(widths[0]), *(row[k].rjust(widths[k]) for k in block)]).rstrip()
 
 
 def remarks(table: BenchmarkTable) -> list[str]:
     """What is missing, what has failed, and what does not match."""
     lines = [f"{name}: {why}" for name, why in table.missing.items()]
     lines += [f"failed: {what}: {reason}" for reason, what in table.failures.items()]
-    lines += table.mismatches
+    lines += [*table.mismatches, *table.notes_on_data]
     if table.left:
-        lines.append(f"{table.left:,} cells have not been run; the same command goes on with them")
+        lines.append(f"{table.left:,} runs have not been made; the same command goes on with them")
     return [*lines, *table.notes]
 
 
-def _wrapped(lines: Sequence[str], indent: str = "") -> list[str]:
+def _wrapped(lines: Sequence[str], width: int, indent: str = "") -> list[str]:
     return [
         part
         for line in lines
-        for part in textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        for part in textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     ]
 
 

@@ -24,7 +24,7 @@ from pushforward.train.prepare import Prepared, load_data, prepare
 from pushforward.train.row_scores import rows_fingerprint, write_row_scores
 from pushforward.train.runs import RunFolder
 from pushforward.train.session import threads_for
-from pushforward.train.suites import labels
+from pushforward.train.suites import set_name
 
 MIXTURE_SECONDS = 60.0
 """Time that the Gaussian mixture may take, where fits get as much or more."""
@@ -73,7 +73,7 @@ def _run_baselines(methods: list[Method], prepared: Prepared, order: dict[str, A
 
 
 def _run_peer(method: Method, prepared: Prepared, order: dict[str, Any], folder: Path) -> None:
-    name = labels([order["source"]])[order["source"]]
+    name = set_name(order["source"])
     budget = [f"train.{key}={order[key]}" for key in ("seconds", "steps") if order[key] is not None]
     config = method.config(order["source"], name, [] if method.has_own_budget else budget)
     rows, features = prepared.train.rows.shape
@@ -111,7 +111,9 @@ def _write(folder: Path, prepared: Prepared, log_probs: Any, facts: dict[str, An
         "features": prepared.train.rows.shape[1],
         "log_scale": -prepared.standardize.log_det,
         "fingerprint": rows_fingerprint(dataset.schema.names, prepared.test.rows),
-        "is_drawn": dataset.toy is not None,
+        "is_drawn": dataset.source == "toy",
+        "sha256": dataset.sha256 or "",
+        "notes": list(dataset.notes),
     }
     with whole_file(folder / "result.json") as partial:
         partial.write_text(json.dumps(json_safe(facts), allow_nan=False) + "\n", encoding="utf-8")

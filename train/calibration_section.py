@@ -1,6 +1,8 @@
 """Whether a density can be trusted where it says something: calibration, inversion, and the rows at its ends."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from pushforward.evaluate.calibration_charts import (
     SHOWN,
@@ -9,10 +11,18 @@ from pushforward.evaluate.calibration_charts import (
     quantile_multiples,
     quantile_pairs,
 )
-from pushforward.evaluate.numbers import count, plain, significant
+from pushforward.evaluate.numbers import count, fixed, plain, significant
 from pushforward.evaluate.page import Card, Child, Html, details, figure, join, table, tag
-from pushforward.train.evaluation_sections import FEW, WIDE
+from pushforward.train.pictures_section import FEW, WIDE
 from pushforward.train.run_record import Facts, RunRecord, group, items, number
+
+T = TypeVar("T")
+
+_FEW_COLUMNS = 4
+"""Columns that are not left out for: a table that scrolls has room for a few more."""
+
+_FEW_MORE = 6
+"""A row of small charts, which is no more to look at than a line that opens it."""
 
 
 def calibration(record: RunRecord) -> Child:
@@ -29,7 +39,7 @@ def calibration(record: RunRecord) -> Child:
         pits = sorted(pit_histograms(named, counts), key=lambda pit: -pit.misfit)
         out.append(
             figure(
-                join([pit_multiples(pits[:SHOWN]), _others(len(pits), lambda: pit_multiples(pits[SHOWN:]))]),
+                _worst_first(pits, pit_multiples),
                 f"Probability integral transform of {count(number(facts, 'rows'))} test rows: the distribution "
                 "function of N(0, 1) at the noise behind them, one histogram for each coordinate of the base, in an "
                 "autoregressive flow given those before it. Flat is calibrated; a hump means that the density is too "
@@ -47,9 +57,7 @@ def calibration(record: RunRecord) -> Child:
         levels = quantiles.get("levels") or [0.0, 1.0]
         out.append(
             figure(
-                join(
-                    [quantile_multiples(pairs[:SHOWN]), _others(len(pairs), lambda: quantile_multiples(pairs[SHOWN:]))]
-                ),
+                _worst_first(pairs, quantile_multiples),
                 f"Quantiles of each column from level {plain(levels[0])} to {plain(levels[-1])}: test rows to the "
                 "right, samples upwards, in data units. On the diagonal both are spread alike. The gap is the largest "
                 "distance between two quantiles, as a share of the range between the outer ones. Worst first.",
@@ -71,29 +79,31 @@ def rows(record: RunRecord) -> Child:
     usual = _usual(record)
     names = list(dict.fromkeys(str(name) for row in (*worst, *best) for name in group(row, "values")))
     shown = names
-    if len(names) > WIDE:
+    if len(names) > WIDE + _FEW_COLUMNS:
         unusual = {name: sum(_rare(usual, name, number(row, "values", name)) for row in worst) for name in names}
         kept = set(sorted(names, key=lambda name: -unusual[name])[:WIDE])
         shown = [name for name in names if name in kept]
     said = "Row numbers count from 0 in the data set."
     if usual:
-        said += " Bold values lie outside the quantiles of the test rows that are 98 % of them apart."
+        said += " Bold values are among the lowest or the highest hundredth of their column in the test rows."
     if len(shown) < len(names):
-        said += f" Shown are the {len(shown)} of {len(names)} columns with the most of those."
+        most = " with the most of those" if usual else ""
+        said += f" Shown are {len(shown)} of {len(names)} columns{most}."
+    digits = {name: _digits([number(row, "values", name) for row in (*worst, *best)]) for name in shown}
     out: list[Child] = []
     for kind, found in (("Lowest", worst), ("Highest", best)):
         if found:
-            caption = f"{kind} log-density of the test rows"
+            caption = f"{kind} log-density of the test rows, in nats"
             body = [
                 (
                     count(number(row, "row")),
-                    significant(number(row, "log_prob")),
-                    *(_marked(usual, name, number(row, "values", name)) for name in shown),
+                    fixed(number(row, "log_prob"), 2),
+                    *(_marked(usual, name, number(row, "values", name), digits[name]) for name in shown),
                 )
                 for row in found
             ]
             out.append(figure(table(caption, ("row", "log-density", *shown), body, text_columns=())))
-    return join([*out, tag("p", said, class_="lead")])
+    return join([*out, tag("p", said, class_="said")])
 
 
 def calibration_card(record: RunRecord) -> Card | None:
@@ -113,7 +123,7 @@ def calibration_card(record: RunRecord) -> Card | None:
     if chance <= 0.01 and distance > 0.05:
         verdict, word = "bad", "departs from N(0, I)"
     detail = f"{what}, {_chance(chance)}; {count(number(latent, 'rows'))} test rows"
-    return Card("Calibration", significant(distance, 2), "KS", detail, verdict, word)
+    return Card("Calibration", significant(distance, 2), "KS distance", detail, verdict, word)
 
 
 def inversion_card(record: RunRecord) -> Card | None:
@@ -135,7 +145,7 @@ def _latent_table(latent: Facts) -> Child:
     means, stds = (latent.get(key) or [0.0] for key in ("mean", "std"))
     body = [
         ("largest distance of a mean from 0", significant(max(abs(value) for value in means), 2)),
-        ("standard deviations", f"{significant(min(stds), 3)} to {significant(max(stds), 3)}"),
+        ("standard deviations", f"{fixed(min(stds), 3)} to {fixed(max(stds), 3)}"),
         ("largest correlation of two coordinates", significant(number(latent, "max_correlation"), 2)),
         ("largest KS distance from N(0, 1)", f"{significant(distance, 2)} ({_chance(chance)})"),
         (
@@ -164,8 +174,11 @@ def _chance(value: float | None) -> str:
     return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
 
 
-def _others(total: int, build: Callable[[], Html]) -> Html | None:
-    return details(f"The other {total - SHOWN}", build()) if total > SHOWN else None
+def _worst_first(drawn: Sequence[T], build: Callable[[Sequence[T]], Html]) -> Html:
+    """So many of them, and the others to open; all where there are only a few more."""
+    if len(drawn) <= SHOWN + _FEW_MORE:
+        return build(drawn)
+    return join([build(drawn[:SHOWN]), details(f"The other {len(drawn) - SHOWN}", build(drawn[SHOWN:]))])
 
 
 def _usual(record: RunRecord) -> dict[str, tuple[float, float]]:
@@ -187,6 +200,16 @@ def _rare(usual: dict[str, tuple[float, float]], name: str, value: float | None)
     return value is not None and not low <= value <= high
 
 
-def _marked(usual: dict[str, tuple[float, float]], name: str, value: float | None) -> Child:
-    text = plain(value, 5)
+def _digits(values: Sequence[float | None]) -> int | None:
+    """Decimals that tell the values of a column, the same for all; None where they need powers of ten."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    largest = max((abs(value) for value in known), default=0.0)
+    if largest >= 1e15 or (largest and largest < 1e-3):
+        return None
+    most = max(0, min(6, 4 - math.floor(math.log10(largest)))) if largest else 0
+    return next((n for n in range(most) if all(math.isclose(round(v, n), v, rel_tol=1e-9) for v in known)), most)
+
+
+def _marked(usual: dict[str, tuple[float, float]], name: str, value: float | None, digits: int | None) -> Child:
+    text = plain(value, 5) if digits is None else fixed(value, digits)
     return tag("b", text, class_="rare") if _rare(usual, name, value) else text

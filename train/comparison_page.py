@@ -7,7 +7,7 @@ import numpy as np
 
 from pushforward.evaluate.axes import Array
 from pushforward.evaluate.charts import Dot, Series, dot_plot, histogram, line_chart
-from pushforward.evaluate.numbers import NOTHING, count, duration, measured, significant
+from pushforward.evaluate.numbers import count, decimals_of, duration, fixed, measured, significant
 from pushforward.evaluate.page import (
     Card,
     Child,
@@ -22,7 +22,7 @@ from pushforward.evaluate.page import (
     tag,
 )
 from pushforward.train.comparison import NO_DIFFERENCE, Comparison, Difference
-from pushforward.train.run_page import write_page
+from pushforward.train.run_page import in_plain_words, write_page
 from pushforward.train.run_record import number
 from pushforward.train.training_section import errors_at
 
@@ -95,11 +95,13 @@ def _card(comparison: Comparison, place: int) -> Card:
     time = duration(number(one.record.results, "seconds"))
     about = f"{one.record.flow}, {count(number(one.record.results, 'parameters'))} parameters, {time}"
     if place == comparison.winner:
-        return Card(one.label, measured(one.test_nll, one.test_nll_se), "nats", about, "good", "best")
+        others = [comparison.difference(i, place) for i in range(len(comparison.contenders)) if i != place]
+        verdict, word = ("good", "best") if all(gap.clear for gap in others) else ("", "lowest, not clearly")
+        return Card(one.label, measured(one.test_nll, one.test_nll_se), "nats", about, verdict, word)
     if place in comparison.leaders:
         word = NO_DIFFERENCE if len(comparison.leaders) > 1 else ""
         return Card(one.label, measured(one.test_nll, one.test_nll_se), "nats", about, "", word)
-    word = f"{measured(gap.nats, gap.se, signed=True)} nats"
+    word = f"{measured(gap.nats, gap.se, signed=True)} nats above"
     return Card(one.label, measured(one.test_nll, one.test_nll_se), "nats", about, "bad" if gap.clear else "fair", word)
 
 
@@ -121,32 +123,42 @@ def _likelihood(comparison: Comparison) -> Child:
             title="Test NLL",
         ),
         figure(
-            dot_plot(gaps, label=f"Test NLL above that of {best}, paired", x_name="nats", zero=True, signed=True),
-            "The same rows are hard for all runs, so differences are known better than either number.",
-            title=f"Above {best}",
+            dot_plot(
+                gaps,
+                label=f"Test NLL above that of {best}, paired",
+                x_name=f"nats; right of zero worse than {best}",
+                zero=True,
+                signed=True,
+            ),
+            "Paired, row by row: the same rows are hard for all, so differences are known better than the numbers.",
+            title=f"Test NLL above that of {best}",
         ),
     ]
-    shown = table("The runs", head, body, text_columns=(0, 1, 2), strong_row=comparison.winner, hide_caption=True)
-    return join([tag("div", *both, class_="two"), figure(shown)])
+    strong = comparison.winner
+    if len({row[1] for row in body}) == 1:  # which the heading of the page says
+        head, body = [head[0], *head[2:]], [[row[0], *row[2:]] for row in body]
+    texts = tuple(place for place, name in enumerate(head) if name in ("run", "data set", "flow"))
+    shown = table("The runs", head, body, text_columns=texts, strong_row=strong, hide_caption=True)
+    said = "NLL in nats and data units, ± one standard error; se: standard errors of the paired difference."
+    return join([tag("div", *both, class_="two"), figure(shown, said)])
 
 
 def _differences(comparison: Comparison) -> Child:
     names = [one.label for one in comparison.contenders]
     many = len(names) > MATRIX
     columns = [comparison.best] if many else list(range(len(names)))
-    body = [
-        (names[i], *(_cell(None if i == j else comparison.difference(i, j)) for j in columns))
-        for i in range(len(names))
-    ]
+    gaps = {(i, j): comparison.difference(i, j) for i in range(len(names)) for j in columns if i != j}
+    digits = decimals_of(gap.se for gap in gaps.values())
+    body = [(names[i], *(_cell(gaps.get((i, j)), digits) for j in columns)) for i in range(len(names))]
     title = "Difference of test NLL, in nats, with its paired standard error"
     shown = table(title, ("row minus column", *(names[j] for j in columns)), body)
-    said = "Coloured where the difference is two standard errors or more."
+    said = "Coloured where the difference is two standard errors (se) or more."
     if many:
         said += f" Each of the {len(names)} runs is compared with the best."
     return figure(shown, said)
 
 
-def _cell(gap: Difference | None) -> Child:
+def _cell(gap: Difference | None, digits: int | None) -> Child:
     if gap is None:
         return tag("span", "·", class_="same")
     if gap.none:
@@ -154,25 +166,28 @@ def _cell(gap: Difference | None) -> Child:
     look = "same" if not gap.clear else "better" if gap.nats < 0 else "worse"
     errors = gap.standard_errors
     small = tag("small", f" {abs(errors):.1f} se") if errors is not None else None
-    return tag("span", measured(gap.nats, gap.se, signed=True), small, class_=look)
+    return tag("span", fixed(gap.nats, digits, gap.se, signed=True), small, class_=look)
 
 
 def _curves(comparison: Comparison) -> Child:
-    out = []
+    out, two = list[Html](), len(comparison.contenders) == 2
     for axis, name in (("seconds", "seconds of fitting"), ("step", "step")):
-        series = []
+        series = list[Series]()
         ceiling = -np.inf  # where the fits began: what overfits beyond that needs no room
         for place, one in enumerate(comparison.contenders):
             x, y = one.record.curve("val/nll", axis)
             if len(y):
                 ceiling = max(ceiling, float(y[0]))
                 error = errors_at(one.record, one.record.curve("val/nll")[0])
-                error = error if error is not None and len(error) == len(y) else None
+                # More than two bands over each other cannot be told apart.
+                error = error if error is not None and len(error) == len(y) and two else None
                 series.append(Series(one.label, x, y, error=error, colour=place, dash=place // 8))
         if series:
             chart = line_chart(series, label=f"Validation NLL against {name}, one curve a run", x_name=name,
                                y_name="validation NLL (nats)", settle=True, ceiling=ceiling, height=300)  # fmt: skip
-            out.append(figure(chart, title=f"Against {name}"))
+            has_bands = any(one.error is not None for one in series)
+            said = "Bands are one standard error to either side." if has_bands else None
+            out.append(figure(chart, said, title=f"Against {name}"))
     if not out:
         return tag("p", "None of the runs has recorded its validation.", class_="missing")
     return tag("div", *out, class_="two")
@@ -203,12 +218,13 @@ def _where(comparison: Comparison) -> Child:
         said += f" {count(int((~finite).sum()))} rows without a finite density are left out."
     places = np.flatnonzero(finite)[np.argsort(-np.abs(gains[finite]), kind="stable")][:_ROWS]
     total = float(gains[finite].sum())
+    digits = max(2, decimals_of(np.abs(gains[places][gains[places] != 0]).tolist()) or 2)
     body = [
         (
             count(int(first.rows[i])),
-            significant(float(first.log_probs[i])),
-            significant(float(second.log_probs[i])),
-            tag("span", significant(float(gains[i]), signed=True), class_="better" if gains[i] > 0 else "worse"),
+            fixed(float(first.log_probs[i]), digits),
+            fixed(float(second.log_probs[i]), digits),
+            tag("span", fixed(float(gains[i]), digits, signed=True), class_="better" if gains[i] > 0 else "worse"),
         )
         for i in places
     ]
@@ -229,8 +245,7 @@ def _configuration(comparison: Comparison) -> Child:
     if not comparison.differing:
         return tag("p", "The configurations are the same.", class_="missing")
     names = [one.label for one in comparison.contenders]
-    body = [(key, *(NOTHING if value is None else str(value) for value in values))
-            for key, values in comparison.differing.items()]  # fmt: skip
+    body = [(key, *(in_plain_words(value) for value in values)) for key, values in comparison.differing.items()]
     every = tuple(range(len(names) + 1))
     return figure(table("Keys whose values differ", ("key", *names), body, text_columns=every, hide_caption=True))
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from pushforward.evaluate.likelihood import log_prob, paired_difference
+from pushforward.evaluate.likelihood import log_prob, paired_difference, with_error
 from pushforward.flows import Chain, Flow, Gaussian, Model, members_of
 from pushforward.train.loop import State
 from pushforward.train.prepare import Prepared
@@ -108,8 +108,8 @@ def better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Model
     if gain > 2.0 * se or (math.isnan(se) and gain > 0):
         return flow, ""
     kept = sum(p.numel() for p in gaussian.parameters())
-    how = f"better by {gain:.3f}" if gain > 0 else f"worse by {-gain:.3f}"
+    how = f"{'better' if gain > 0 else 'worse'} by {with_error(abs(gain), se, 3)}"
     return gaussian, (
         f"the Gaussian is kept ({kept} parameters): on the validation rows ({len(validation)}) the flow is {how} "
-        f"± {se:.3f} nats than a Gaussian with full covariance, which is no reason to prefer it"
+        f"nats than a Gaussian with full covariance, which is no reason to prefer it"
     )

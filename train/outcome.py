@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pushforward.evaluate.fitted import FittedDensity
+from pushforward.evaluate.likelihood import with_error
 from pushforward.evaluate.report import EvaluationReport
+from pushforward.train.ending import ending_in_words
 from pushforward.train.runs import RunFolder
 
 
@@ -38,7 +40,10 @@ class Fit:
         elif math.isnan(results["test_nll"]):
             out.append(f"validation NLL {results['val_nll']:.4f} nats; there are no test rows")
         else:
-            out.append(f"test NLL {results['test_nll']:.4f} ± {results['test_nll_se']:.4f} nats")
+            out.append(f"test NLL {with_error(results['test_nll'], results['test_nll_se'], 4)} nats")
+        if "test_rows_new" in results:
+            new = with_error(results["test_nll_new"], results["test_nll_new_se"], 4)
+            out.append(f"new rows  NLL {new} nats on the {results['test_rows_new']:,} test rows that are not copies")
         if self.note:
             out.append(self.note)
         return out + self.closing_lines()
@@ -46,7 +51,7 @@ class Fit:
     def closing_lines(self) -> list[str]:
         """How the fit ended, and where it is."""
         results = self.results
-        out = [f"{results['steps']:,} steps in {results['seconds']:.0f} s, stopped by {results['stop_reason']}"]
+        out = [f"{results['steps']:,} steps in {results['seconds']:.0f} s; {ending_in_words(results['stop_reason'])}"]
         out.append(f"run       {self.run.path}")
         if self.run.report.exists():
             out.append(f"report    {self.run.report}")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pushforward.datasets.whole_file import whole_file
-from pushforward.evaluate.numbers import NOTHING, count, duration, measured, plain, significant, standard_errors
+from pushforward.evaluate.numbers import NOTHING, count, duration, measured, significant, standard_errors
 from pushforward.evaluate.page import (
     Card,
     Child,
@@ -21,20 +21,21 @@ from pushforward.evaluate.page import (
     note,
     pill,
     section,
-    table,
     tag,
 )
 from pushforward.train.calibration_section import calibration, calibration_card, inversion_card, rows
+from pushforward.train.data_section import data
+from pushforward.train.ending import ending_in_words
 from pushforward.train.evaluation_sections import (
     UNSCORED,
     best_baseline,
     bounded,
     earlier_model,
     likelihood,
-    pictures,
-    samples_card,
 )
-from pushforward.train.run_record import RunRecord, group, items, number, read_run
+from pushforward.train.model_section import in_words, model
+from pushforward.train.pictures_section import pictures, samples_card
+from pushforward.train.run_record import Facts, RunRecord, group, items, number, read_run
 from pushforward.train.runs import RunError, RunFolder, RunUsageError, reason
 from pushforward.train.target_section import target, target_cards
 from pushforward.train.training_section import loss_key, training
@@ -108,11 +109,12 @@ def run_page(record: RunRecord) -> str:
     """The page of a run as text."""
     made: list[tuple[str, str, Callable[[RunRecord], Child], str]] = [
         ("likelihood", "Likelihood", likelihood, "Mean negative log-likelihood (NLL); lower is better."),
+        ("model", "Model", model, ""),
         ("training", "Training", training, ""),
         ("pictures", "Density and samples", pictures, ""),
         ("calibration", "Calibration", calibration, ""),
         ("rows", "Least and most likely rows", rows, ""),
-        ("data", "Data", _data, ""),
+        ("data", "Data", data, ""),
         ("configuration", "Configuration", _configuration, ""),
         ("reproduce", "Reproduce", _reproduce, ""),
     ]
@@ -120,7 +122,7 @@ def run_page(record: RunRecord) -> str:
         made[0] = ("target", "Target", target, "An unnormalised density, and how well points of the flow stand for it.")
         made = [part for part in made if part[0] not in ("calibration", "rows", "data")]
     if not record.results:  # all there is to see of a fit that has not ended well, or not yet
-        made.insert(0, made.pop(1))
+        made.sort(key=lambda part: part[0] != "training")
     sections, entries = [], []
     for anchor, heading, build, lead in made:
         content = _guarded(build, record)
@@ -147,6 +149,7 @@ def _header(record: RunRecord) -> Html:
         tag("p", f"Run {record.run.name}", class_="eyebrow"),
         tag("div", tag("h1", _name(record)), pill(record.status, kind), class_="headline"),
         _guarded(_about, record),
+        tag("p", words, class_="about") if (words := _in_words(record)) else None,
         note(sentence, kind) if sentence else None,
         _guarded(_notes, record),
         _guarded(_glance, record),
@@ -155,7 +158,7 @@ def _header(record: RunRecord) -> Html:
 
 def _name(record: RunRecord) -> str:
     try:
-        return f"{record.dataset} · {record.flow}"
+        return f"{record.dataset} · {record.flow}".replace(" x ", " \u00d7 ")
     except Exception:  # a name that is no name
         return "A run"
 
@@ -177,10 +180,17 @@ def _about(record: RunRecord) -> Html:
     return tag("p", " · ".join(text for text in about if text), class_="about")
 
 
+def _in_words(record: RunRecord) -> str:
+    try:
+        return in_words(record)
+    except Exception:  # the section below says what is damaged
+        return ""
+
+
 def _notes(record: RunRecord) -> Html:
     texts = [str(row.get("text") or row.get("title") or "") for row in record.metrics if row.get("kind") == "alert"]
-    alerts = [f"{text[0].upper()}{text[1:]}" for text in dict.fromkeys(texts) if text]
-    return join(note(text, "fair") for text in (*alerts, *record.told, *record.problems))
+    said = [*dict.fromkeys(text for text in texts if text), *(text.removeprefix("warning: ") for text in record.told)]
+    return join(note(f"{text[0].upper()}{text[1:]}", "fair") for text in (*said, *record.problems))
 
 
 def _glance(record: RunRecord) -> Html:
@@ -246,9 +256,9 @@ def _training_card(record: RunRecord) -> Card:
     seconds = number(record.results, "seconds")
     steps, seconds = record.step if steps is None else steps, record.seconds if seconds is None else seconds
     budget = number(record.config, "train.seconds")
-    reason = record.results.get("stop_reason")
+    reason = str(record.results.get("stop_reason") or "")
     if reason:
-        detail = f"stopped by {reason}" + (f" of {duration(budget)}" if reason == "budget" and budget else "")
+        detail = ending_in_words(reason) + (f" ({duration(budget)})" if reason == "budget" and budget else "")
     else:
         detail = f"of a budget of {duration(budget)}" if budget else record.status
     at, values = record.curve(loss_key(record, "val"))
@@ -258,44 +268,10 @@ def _training_card(record: RunRecord) -> Card:
     return Card("Training", count(steps), f"steps in {duration(seconds)}", detail, kind, record.status)
 
 
-def _data(record: RunRecord) -> Child:
-    columns = items(record.schema, "columns")
-    if not columns:
-        return tag("p", "The fit has not recorded its data yet.", class_="missing")
-    parts = group(record.schema, "rows")
-    source = record.schema.get("source")
-    digest = record.schema.get("sha256")
-    told: list[tuple[str, Child]] = [
-        ("Source", str(record.config.get("data.source", source))),
-        ("Training rows", count(number(parts, "train"))),
-        ("Validation rows", count(number(parts, "validation"))),
-        ("Test rows", count(number(parts, "test"))),
-    ]
-    if digest:
-        told.append(("SHA-256 of the file", tag("code", f"{str(digest)[:16]}…", title=str(digest))))
-    listed = [
-        (
-            str(column.get("name")),
-            "given" if column in items(record.schema, "context") else "modelled",
-            str(column.get("type", NOTHING)),
-            plain(number(column, "minimum")),
-            plain(number(column, "maximum")),
-            plain(number(column, "step")) if number(column, "step") else NOTHING,
-            count(number(column, "distinct")),
-        )
-        for column in (*columns, *items(record.schema, "context"))
-    ]
-    head = ("column", "role", "type", "minimum", "maximum", "grid step", "distinct values")
-    shown = table("Columns as recorded", head, listed, text_columns=(0, 1, 2), hide_caption=True)
-    notes = [note(str(text)) for text in record.schema.get("notes") or ()]
-    what = f"{len(listed)} columns" if len(listed) > 1 else "1 column"
-    return join([facts(told), *notes, details(what, shown, opened=len(listed) <= 8)])
-
-
 def _configuration(record: RunRecord) -> Child:
     if not record.config:
         return tag("p", "config.yaml cannot be read.", class_="missing")
-    told = [(key, _value(value)) for key, value in record.config.items()]
+    told = [(key, in_plain_words(value)) for key, value in record.config.items()]
     return join([details(f"All {len(told)} keys, every choice resolved", facts(told))])
 
 
@@ -317,13 +293,14 @@ def _reproduce(record: RunRecord) -> Child:
         parts += [tag("p", "The command that was given:"), command(shlex.join(str(word) for word in argv))]
     flow_of_rows = not record.is_target and not bounded(record)
     evaluated = [shlex.join(["pushforward", "evaluate", name])] if flow_of_rows else []
+    given = [word for column in items(record.schema, "context") for word in ("--given", _example(column))]
     if (record.run.model / "config.json").exists():
         parts += [
             tag("p", "What can be done with it:"),
             command(
                 "\n".join(
                     (
-                        shlex.join(["pushforward", "sample", name, "-n", "1000", "--out", "new.csv"]),
+                        shlex.join(["pushforward", "sample", name, "-n", "1000", *given, "--out", "new.csv"]),
                         shlex.join(["pushforward", "score", name, "rows.csv", "--out", "log_prob.csv"]),
                         *evaluated,
                     )
@@ -337,6 +314,12 @@ def _reproduce(record: RunRecord) -> Child:
     return join([*parts, details("Versions and machine", facts(told)) if told else None])
 
 
+def _example(column: Facts) -> str:
+    """A column that is given, at a value it has."""
+    value = number(column, "minimum")
+    return f"{column.get('name')}={'VALUE' if value is None else f'{value:.15g}'}"
+
+
 def _footer(record: RunRecord) -> Html:
     version = group(record.environment, "versions").get("pushforward", "")
     text = (
@@ -347,7 +330,8 @@ def _footer(record: RunRecord) -> Html:
     return tag("footer", tag("p", text))
 
 
-def _value(value: object) -> str:
+def in_plain_words(value: object) -> str:
+    """A value of the configuration as a command would say it."""
     if isinstance(value, list):
         return ", ".join(str(item) for item in value) or NOTHING
     return NOTHING if value is None else str(value).lower() if isinstance(value, bool) else str(value)

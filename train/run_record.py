@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class RunRecord:
         state: Status and progress.
         metrics: Rows of the record of the fit.
         every: Of the rows of training one in so many was read: a long fit has more than can be seen.
+        race: How the fit chose among flows; empty where it did not.
+        model: Description of the density that was kept.
         told: Warnings of the fit, without repetition.
         problems: A sentence for each file that cannot be read.
     """
@@ -52,6 +54,8 @@ class RunRecord:
     state: Facts
     metrics: Sequence[Facts]
     every: int = 1
+    race: Facts = field(default_factory=dict)
+    model: Facts = field(default_factory=dict)
     told: Sequence[str] = ()
     problems: Sequence[str] = ()
 
@@ -137,6 +141,8 @@ def read_run(run: RunFolder) -> RunRecord:
         state=_json(run.state, problems),
         metrics=metrics,
         every=every,
+        race=_json(run.path / "race.json", problems),
+        model=_json(run.model / "config.json", problems),
         told=_told(run.log),
         problems=problems,
     )

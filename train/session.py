@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pushforward.datasets.target_names import PREFIX
+from pushforward.train.architecture import describe
 from pushforward.train.config import Config
 from pushforward.train.loop import DivergedError, State, minimize
 from pushforward.train.objective import Objective
@@ -83,7 +84,8 @@ class Session:
         self.parameters = sum(p.numel() for p in state.flow.parameters())
         self._reserve = Reserve(run.path / ".reserve", 4 * self.parameters + 16 * rows_scored + _REPORT_BYTES)
         try:
-            title = f"{name}: {size}; {self.flow}, {self.parameters:,} parameters; {_budget(config)}; run {run.path}"
+            kind = flow or describe(config.flow)
+            title = f"{name}: {size}; {kind}, {self.parameters:,} parameters; {_budget(config)}; run {run.path}"
             self.progress = Progress(steps=told.steps, seconds=told.seconds, title=title, log=run.log, quiet=quiet)
             self.tracking = Tracking.open(
                 run,

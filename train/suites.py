@@ -3,6 +3,7 @@
 A suite is data. The five that have a name follow papers or our own benchmarks; any other sources make a suite too.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,8 @@ class Suite:
         units: ``standardized`` by the training part, or those of the ``data``.
         dequantize: ``data.dequantize`` of every fit unless told otherwise.
         methods: What is compared unless told otherwise.
+        columns: ``data.columns`` of every fit; empty for all.
+        drop: ``data.drop`` of every fit.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Suite:
     units: Units = "standardized"
     dequantize: Dequantize = "off"
     methods: tuple[str, ...] = (*_BASELINES, "nflows:nsf-ar", "auto")
+    columns: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
 
     @property
     def published(self) -> tuple[Published, ...]:
@@ -66,6 +71,11 @@ class Suite:
     def folds_word(self) -> str:
         """The same in the plural."""
         return "halves" if self.fold_word == "half" else f"{self.fold_word}s"
+
+    @property
+    def has_random_parts(self) -> bool:
+        """Whether its divisions are drawn at random from the same rows, so that they overlap."""
+        return self.most_folds is None
 
     def units_in_words(self) -> str:
         """The units of its scores."""
@@ -128,12 +138,20 @@ FILES = "files"
 """Name of the suite that a user's own sources make."""
 
 
-def suite_of(arguments: Sequence[str], protocol: str | None = None) -> Suite:
+def suite_of(
+    arguments: Sequence[str],
+    protocol: str | None = None,
+    *,
+    columns: Sequence[str] = (),
+    drop: Sequence[str] = (),
+) -> Suite:
     """The suite that is meant: one by its name, or one of data sets and files.
 
     Args:
         arguments: The name of a suite, or what ``pushforward fit`` takes as DATA, one or more.
         protocol: ``data.protocol``, for data sets and files.
+        columns: Columns to learn, for data sets and files; all if there are none.
+        drop: Columns to leave out, for data sets and files.
 
     Raises:
         ConfigError: If a name means nothing, or a suite is named together with something else.
@@ -147,11 +165,15 @@ def suite_of(arguments: Sequence[str], protocol: str | None = None) -> Suite:
     if named:
         if protocol is not None and protocol != SUITES[named[0]].protocol:
             raise ConfigError(f"--protocol: the suite {named[0]} has its own; it is for data sets and files")
+        for option, chosen in (("--columns", columns), ("--drop", drop)):
+            if chosen:
+                raise ConfigError(f"{option}: the suite {named[0]} has its columns; it is for data sets and files")
         return SUITES[named[0]]
     for argument in arguments:
         check_source(argument)
     sources = tuple(dict.fromkeys(_absolute(argument) for argument in arguments))
-    suite = Suite(FILES, "data sets and files", sources, folds=tuple(range(5)), dequantize="auto")
+    suite = Suite(FILES, "data sets and files", sources, folds=tuple(range(5)), dequantize="auto",
+                  columns=tuple(columns), drop=tuple(drop))  # fmt: skip
     if protocol in (None, "none"):
         return suite
     from pushforward.datasets.protocols import PROTOCOLS
@@ -240,6 +262,17 @@ def labels(sources: Sequence[str]) -> dict[str, str]:
             return found
         for source in again:
             depth[source] += 1
+
+
+def names_in_text(columns: Sequence[str]) -> str:
+    """Names of columns as they are typed: with commas, or as a list where that would part one of them."""
+    plain = all(name and name == name.strip() and "," not in name and name[0] != "[" for name in columns)
+    return ",".join(columns) if plain else json.dumps(list(columns), ensure_ascii=False)
+
+
+def set_name(source: str) -> str:
+    """What stands for ``{set}`` in the name of a file: the same whatever other data sets there are."""
+    return _label(source, 1)
 
 
 def _label(source: str, depth: int) -> str:

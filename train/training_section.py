@@ -7,16 +7,23 @@ import numpy as np
 from pushforward.evaluate.charts import Mark, Reference, Series, line_chart, rolling_mean
 from pushforward.evaluate.numbers import count, measured
 from pushforward.evaluate.page import Child, Html, details, figure, join, tag
+from pushforward.train.model_section import FLOW, parts_of
 from pushforward.train.run_record import Array, RunRecord, items, number
 
 _PANELS = (
-    (("train/base", "train/log_det"), ("base term", "log-determinant"), "Terms of the NLL", "nats", False),
+    (("train/base", "train/log_det"), ("base", "minus the log-determinant"), "The two terms of the NLL", "nats", False),
     (("train/grad_norm",), ("gradient norm",), "Gradient norm before clipping", "norm", True),
-    (("train/learning_rate",), ("learning rate",), "Learning rate", "per step", False),
+    (("train/learning_rate",), ("learning rate",), "Learning rate", "learning rate", False),
     (("perf/points_per_s",), ("rows per second",), "Throughput", "rows per second", False),
 )
 
 _BASELINE = "baseline/"
+
+_MEMBER = "member-"
+"""How the metrics name the flows of an ensemble."""
+
+_SMOOTHED = 80
+"""Values from which a curve is drawn as its rolling mean, with itself behind."""
 
 
 def training(record: RunRecord) -> Child:
@@ -32,8 +39,12 @@ def training(record: RunRecord) -> Child:
         return join([said, _panels(record)])
     series = []
     if len(nll):
-        series.append(Series("training batches", steps, nll, faint=True))
-        series.append(Series("training, rolling mean", steps, rolling_mean(nll)))
+        # A mean over a fortieth of so few would be each of them.
+        if smooth := len(nll) >= _SMOOTHED:
+            series.append(Series("training batches", steps, nll, faint=True))
+        series.append(
+            Series("training, rolling mean", steps, rolling_mean(nll)) if smooth else Series("training", steps, nll)
+        )
     mark, caption = None, "NLL of the training batches and of the validation rows, in nats and data units."
     members = record.config.get("flow.members")
     if isinstance(members, int) and members > 1:
@@ -41,6 +52,13 @@ def training(record: RunRecord) -> Child:
             f"NLL of the training batches, the mean over the {members} flows, and of the validation rows under their "
             "average, in nats and data units."
         )
+    kinds = [part.kind for part in parts_of(record)]
+    if FLOW in kinds and len(kinds) > 1:
+        caption += " Both are of the flow alone, before it is averaged with what else is in the density."
+    elif kinds and FLOW not in kinds and record.config.get("flow.name") != "gaussian":
+        caption += " Both are of the flow that was trained, and not of what was kept in its place."
+    if len(nll) >= _SMOOTHED:
+        caption += " Faint: the training batches themselves."
     if name == "loss":
         caption = "What is minimised, in every step and with the same noise at every validation."
     if record.is_target:
@@ -96,8 +114,8 @@ def _panels(record: RunRecord) -> Html:
     small = [_panel(record, *panel) for panel in _PANELS]
     panels = tag("div", *(chart for chart in small if chart is not None), class_="two")
     layers = [
-        _layers(record, "log_det/", "Log-determinant by layer", "nats"),
-        _layers(record, "grad_norm/", "Gradient norm by layer", "norm", log=True),
+        _layers(record, "log_det/", "Minus the log-determinant", "nats"),
+        _layers(record, "grad_norm/", "Gradient norm", "norm", log=True),
     ]
     return join([panels, *layers])
 
@@ -130,7 +148,7 @@ def _panel(
         steps, values = record.curve(key)
         if np.isfinite(values).sum() < 2:  # a point makes no curve
             continue
-        if key != "train/learning_rate" and len(values) >= 80:
+        if key != "train/learning_rate" and len(values) >= _SMOOTHED:
             series.append(Series(name, steps, values, colour=colour, faint=True))
             values = rolling_mean(values)
         series.append(Series(name, steps, values, colour=colour))
@@ -150,15 +168,21 @@ def _panel(
 
 
 def _layers(record: RunRecord, prefix: str, title: str, unit: str, *, log: bool = False) -> Html | None:
+    """A chart for each layer, or for each flow of an ensemble, to open."""
     panels = []
-    for key in record.keys(prefix):
+    keys = record.keys(prefix)
+    of_flows = any(key.startswith(f"{prefix}{_MEMBER}") for key in keys)
+    for key in keys:
         steps, values = record.curve(key)
-        if not np.isfinite(values).any():
+        # What standardising adds is the same in every step.
+        if not np.isfinite(values).any() or key == f"{prefix}standardize":
             continue
         name = key.removeprefix(prefix)
+        number = name.removeprefix(_MEMBER)
+        name = f"flow {int(number) + 1}" if of_flows and number.isdecimal() else name
         chart = line_chart(
             [Series(name, steps, values)],
-            label=f"{title.removesuffix(' by layer')} of layer {name} against the step",
+            label=f"{title} of {'' if of_flows else 'layer '}{name} against the step",
             x_name="step",
             y_name=unit,
             log=log,
@@ -168,4 +192,5 @@ def _layers(record: RunRecord, prefix: str, title: str, unit: str, *, log: bool 
         panels.append(figure(chart, title=name))
     if not panels:
         return None
-    return details(f"{title} ({len(panels)})", tag("div", *panels, class_="two"))
+    what = "flow" if of_flows else "layer"
+    return details(f"{title} of each {what} ({len(panels)})", tag("div", *panels, class_="two"))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pushforward.commands.common import common_options, print_table, say
+from pushforward.commands.common import common_options, print_table, say, terminal_width
 
 if TYPE_CHECKING:
     from pushforward.train.benchmark import Benchmark, Request
@@ -25,6 +26,8 @@ _SECONDS = 60.0
 @click.option("--folds", help="Divisions of the rows, as in 0-9 or 0,2,5.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Fits of each division.")
 @click.option("--protocol", help="rnade, half or tenths, for data sets and files; else rows are divided at random.")
+@click.option("--columns", help="Columns to learn, as in a,b, for data sets and files; all unless told.")
+@click.option("--drop", help="Columns to leave out, as in id,name, for data sets and files.")
 @click.option(
     "--dequantize",
     type=click.Choice(["off", "auto", "both"]),
@@ -48,6 +51,8 @@ def benchmark(
     folds: str | None,
     seeds: int,
     protocol: str | None,
+    columns: str | None,
+    drop: str | None,
     dequantize: str | None,
     seconds: float | None,
     steps: int | None,
@@ -71,10 +76,12 @@ def benchmark(
     pushforward benchmark rnade --methods gaussian,nflows:nsf-ar,auto --hours 3
     pushforward benchmark my.csv --methods auto,"flow=maf flow.layers=8"
     """  # noqa: D301 - what click takes for lines to leave as they are is a backspace
-    from pushforward.train.benchmark import benchmark_plan, run_benchmark
+    from pushforward.train.benchmark import benchmark_plan, check_device, run_benchmark
+    from pushforward.train.benchmark_sources import read_sources
     from pushforward.train.overrides import ConfigError
 
     if is_list and not arguments:
+        check_device(device or "auto")
         _list(as_json)
         return
     if seconds is not None and steps is not None:
@@ -88,6 +95,8 @@ def benchmark(
         folds=folds,
         seeds=seeds,
         protocol=protocol,
+        columns=columns,
+        drop=drop,
         dequantize=dequantize,
         seconds=seconds if seconds is not None or steps is not None else _SECONDS,
         steps=steps,
@@ -95,6 +104,7 @@ def benchmark(
         device=device or "auto",
     )
     if is_list:
+        read_sources(request.plan)  # to complain of what would fail in every cell
         _show_plan(request, as_json)
         return
     limit = total_seconds if hours is None else 3600.0 * hours
@@ -107,12 +117,13 @@ def benchmark(
 
 def _tell_result(done: "Benchmark", as_json: bool) -> None:
     from pushforward.train.benchmark_json import table_dict
-    from pushforward.train.benchmark_text import table_lines
+    from pushforward.train.benchmark_text import WIDTH, table_lines
 
     if as_json:
         click.echo(json.dumps({"out": str(done.path), **table_dict(done.table)}, ensure_ascii=False))
     else:
-        for line in table_lines(done.table):
+        # Never wider than the file, which is read by others too.
+        for line in table_lines(done.table, max(60, min(WIDTH, terminal_width() or WIDTH))):
             click.echo(line)
         click.echo(f"\npage      {done.path / 'table.html'}")
         click.echo(f"numbers   {done.path / 'table.json'}, and table.txt beside it")
@@ -152,8 +163,8 @@ def _shown() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, str], 
 
 def _list(as_json: bool) -> None:
     """The suites and the methods."""
-    from pushforward.train.benchmark import missing_sets
     from pushforward.train.benchmark_methods import BASELINES, PEERS, known_methods, parse_method
+    from pushforward.train.benchmark_sources import missing_sets
     from pushforward.train.suites import SUITES, score_in_words
 
     missing = {suite.name: missing_sets(suite.sets) for suite in SUITES.values()}
@@ -174,16 +185,25 @@ def _list(as_json: bool) -> None:
         peers = [f"{library}:{flow}" for library, flows in PEERS.items() for flow in flows]
         click.echo(json.dumps({"suites": suites, "methods": [*BASELINES, *peers, "auto"]}))
         return
+    width = max(60, terminal_width() or 10_000)
+
+    def tell(text: str, indent: str = "    ") -> None:
+        wrap = textwrap.TextWrapper(width, break_on_hyphens=False, break_long_words=False, subsequent_indent="    ")
+        wrap.initial_indent = indent
+        for line in wrap.wrap(text):
+            click.echo(line)
+
     for suite in SUITES.values():
-        click.echo(f"{suite.name}: {suite.description}")
-        click.echo(f"    {score_in_words(suite)}")
+        tell(f"{suite.name}: {suite.description}", "")
+        tell(score_in_words(suite))
         word = suite.fold_word if len(suite.folds) == 1 else suite.folds_word
         divisions = "fixed parts" if suite.most_folds == 1 else f"{len(suite.folds)} {word}"
         published = f"; {len(suite.published)} published rows" if suite.published else ""
-        click.echo(f"    {divisions}; {', '.join(suite.methods)}{published}")
+        tell(f"{divisions}; {', '.join(suite.methods)}{published}")
         sets = [f"{name} (not here)" if name in missing[suite.name] else name for name in suite.sets]
-        click.echo(f"    {', '.join(sets)}\n")
-    click.echo(f"methods: {known_methods()}")
+        tell(", ".join(sets))
+        click.echo()
+    tell(f"methods: {known_methods()}", "")
     for library, flows in PEERS.items():
         if parse_method(f"{library}:{flows[0]}").missing_package:
             click.echo(f"    {library} is not installed: pip install {library}")

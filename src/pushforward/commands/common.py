@@ -1,5 +1,9 @@
 """What the commands share: options, tables, numbers as JSON has them, opening a run."""
 
+import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +13,12 @@ import click
 if TYPE_CHECKING:
     from pushforward.evaluate.fitted import FittedDensity
     from pushforward.train.runs import RunFolder
+
+
+_NUMBER = re.compile(r"[-+\u2212]?[\d,.]+( %)?|[-\u2013]?")
+
+_LEAST_TEXT = 36
+"""Characters in which a text is broken into lines beside the other columns; in fewer it would be a column of words."""
 
 
 def common_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -63,11 +73,51 @@ def load_density(run: Path, device: str | None) -> "FittedDensity":
     return FittedDensity.load(folder.model, device=str(chosen))
 
 
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None where it is a file or a pipe, which has no end of the line."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text in columns that are as wide as they need to be; the first row is the head."""
+    """Print rows of text in columns that are as wide as they need to be; the first row is the head.
+
+    Numbers stand right. On a terminal that is too narrow a text in the last column is broken between words, or stands
+    on lines of its own; else columns follow in blocks below each other, each with the first column.
+    """
+    for line in table_lines(rows, terminal_width()):
+        click.echo(line)
+
+
+def table_lines(rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
+    """The lines of a table, of at most so many characters as far as that can be."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    right = [len(rows) > 1 and all(_NUMBER.fullmatch(row[i]) for row in rows[1:]) for i in range(len(widths))]
+
+    def line(row: Sequence[str], places: Sequence[int]) -> str:
+        return "  ".join(row[i].rjust(widths[i]) if right[i] else row[i].ljust(widths[i]) for i in places).rstrip()
+
+    every = range(len(widths))
+    whole = sum(widths) + 2 * (len(widths) - 1)
+    if width is None or whole <= width:
+        return [line(row, every) for row in rows]
+    left = whole - widths[-1]
+    if widths[-1] > _LEAST_TEXT and left - 2 <= width:  # the last column is a text
+        indent = left if width - left >= _LEAST_TEXT else 4
+        out = []
+        for row in rows:
+            more = textwrap.wrap(row[-1], width - indent, break_on_hyphens=False, break_long_words=False)
+            first = line(row, every[:-1])
+            if indent == left:
+                first = f"{first.ljust(left)}{''.join(more[:1])}".rstrip()
+            out += [first, *(" " * indent + text for text in more[indent == left :])]
+        return out
+    blocks: list[list[int]] = [[0]]
+    for i in every[1:]:
+        if len(blocks[-1]) > 1 and sum(widths[k] + 2 for k in [*blocks[-1], i]) - 2 > width:
+            blocks.append([0])
+        blocks[-1].append(i)
+    lines = [[line(row, places) for row in rows] for places in blocks]
+    return [text for place, block in enumerate(lines) for text in (["", *block] if place else block)]
 
 
 def cell(value: Any) -> str:

@@ -51,7 +51,10 @@ def compare(runs: tuple[Path, ...], out: Path | None, page: bool, as_json: bool)
     comparison = compare_runs([open_run(run) for run in runs])
     if not as_json:
         print_table(comparison.table())
-        click.echo(f"{len(comparison.contenders[0].rows):,} test rows; {comparison.verdict()}")
+        verdict = comparison.verdict()
+        if verdict.startswith(("No ", "There is ")):  # no name of a run
+            verdict = f"{verdict[0].lower()}{verdict[1:]}"
+        click.echo(f"{len(comparison.contenders[0].rows):,} test rows; {verdict}")
     path = None
     try:
         if page:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,7 +16,8 @@ from pushforward.commands.common import cell, common_options, finite, open_run, 
 def evaluate(run: Path, data: str | None, device: str | None, as_json: bool) -> None:
     """Compare RUN with baselines, its samples with held-out data, its latents with a Gaussian; check its Jacobian.
 
-    DATA takes the place of the run's own test rows; baselines are fitted to the run's training rows either way.
+    DATA, a file or the name of a data set, takes the place of the run's own test rows; baselines are fitted to the
+    run's training rows either way.
     """
     from pushforward.train import evaluate_run
 
@@ -83,4 +85,9 @@ def runs(
         return
     # What was asked for is shown.
     fields += list(dict.fromkeys(key for key in [sort, *(c.key for c in asked)] if key not in fields))
-    print_table([fields] + [[cell(value_of(run, field)) for field in fields] for run in found])
+    print_table([fields] + [[_shown(field, value_of(run, field)) for field in fields] for run in found])
+
+
+def _shown(field: str, value: Any) -> str:
+    """A value in the list; times to the minute, in UTC as they are recorded."""
+    return cell(value).replace("T", " ")[:16] if field == "started" else cell(value)

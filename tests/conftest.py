@@ -1,26 +1,32 @@
-"""Fixtures that every test file shares."""
+"""Fixtures that every test file shares.
+
+torch is imported where it is used: the process that only hands out the tests would wait for it.
+"""
 
 import os
 import random
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from pushforward.flows import native
+from tests.lent_caches import lend_caches
 from tests.wandb_server import WandbServer
 
-Module = TypeVar("Module", bound=nn.Module)
+if TYPE_CHECKING:
+    from torch import nn
+
+Module = TypeVar("Module", bound="nn.Module")
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
     """Every test starts from the same seeds and leaves torch's generators as it found them."""
+    import numpy as np
+    import torch
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002  (for code under test that uses the global generator)
@@ -31,6 +37,7 @@ def _seeded() -> Iterator[None]:
 @pytest.fixture
 def perturb() -> Callable[[Module], Module]:
     """A function that moves every parameter of a module away from its initial value, and returns the module."""
+    import torch
 
     def move(module: Module, size: float = 0.3) -> Module:
         generator = torch.Generator().manual_seed(1)
@@ -47,9 +54,32 @@ def perturb() -> Callable[[Module], Module]:
 @pytest.fixture(autouse=True, scope="session")
 def _kernels() -> None:
     """Build the kernels, or be told once that they cannot be had: most tests are as good without them."""
+    from pushforward.flows import native
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", native.NativeWarning)
         native.library()
+
+
+@pytest.fixture(scope="session")
+def made_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that has a folder filled by the first process of the tests that needs it, and returns it to all."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base  # xdist gives each process its own
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        import fcntl
+
+        folder = shared / name
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                unfinished = tmp_path_factory.mktemp(name)
+                fill(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return made
 
 
 @pytest.fixture
@@ -65,6 +95,7 @@ def alone(tmp_path: Path) -> dict[str, str]:
     """The environment of a user without an account, in a home folder of their own."""
     home = tmp_path / "home"
     home.mkdir()
+    lend_caches(home / ".cache")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "XDG_", "NETRC"))}
     return clean | {"HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1"}
 

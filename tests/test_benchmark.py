@@ -4,6 +4,7 @@ import html.parser
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -22,13 +23,15 @@ from click.testing import CliRunner, Result
 import pushforward
 from pushforward.cli import main
 from pushforward.train.benchmark import benchmark_plan, default_folder, write_table_files
-from pushforward.train.benchmark_cells import Budget, Cell, Column, Plan, read_scores
+from pushforward.train.benchmark_cells import Budget, Cell, Column, Plan, fit_command, read_scores
 from pushforward.train.benchmark_cells import Result as CellResult
 from pushforward.train.benchmark_folder import BenchmarkFolder
 from pushforward.train.benchmark_json import long_table, table_dict
 from pushforward.train.benchmark_methods import parse_methods
+from pushforward.train.benchmark_page import benchmark_page
 from pushforward.train.benchmark_scores import RowScores, difference, estimate
 from pushforward.train.benchmark_session import BenchmarkSession, _grouped
+from pushforward.train.benchmark_sources import as_options
 from pushforward.train.benchmark_table import BEST, WITHIN, BenchmarkTable, build_table
 from pushforward.train.benchmark_text import table_lines
 from pushforward.train.config import Config
@@ -40,7 +43,7 @@ from pushforward.train.row_scores import write_row_scores
 from pushforward.train.runs import RunError, RunFolder
 from pushforward.train.settings import resolve
 from pushforward.train.suites import SUITES, Suite, chosen_folds, labels, suite_of
-from tests.test_browser import LOOKS, PROBE, browser, visit
+from tests.test_browser import GLUED, LOOKS, PROBE, browser, visit
 from tests.wandb_server import WandbServer
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -171,7 +174,7 @@ def test_the_same_command_goes_on(done: tuple[Path, dict[str, Any]], data: Path)
     changed = before.decode().replace(json.dumps(version), '"0.0.9"', 1)
     (folder / "cells.jsonl").write_text(changed, encoding="utf-8")
     invoke(*common, "--folds", "0", "--methods", "gaussian")
-    assert f"cells of 2 versions of the program: 0.0.9, {version}" in (folder / "table.txt").read_text()
+    assert f"runs of 2 versions of the program: 0.0.9, {version}" in (folder / "table.txt").read_text()
     # What is in the folder stays as it was.
     (folder / "cells.jsonl").write_bytes(before)
 
@@ -214,6 +217,108 @@ class Occupied:
 
     def __exit__(self, *error: object) -> None:
         self.process.communicate("")
+
+
+def test_cells_of_other_data_do_not_mix(tmp_path: Path) -> None:
+    """What is of another file is set aside and run again, and is there again where the file is what it was."""
+    plan = benchmark_plan(["iris"], folds="0-1", methods=["gaussian,kde"]).plan
+    first, second, *_ = plan.cells
+
+    def of(cell: Cell, sha256: str, rows: str = "", status: Any = "finished") -> CellResult:
+        return CellResult(*cell, status=status, fingerprint=rows, sha256=sha256)
+
+    with BenchmarkFolder.open(tmp_path / "a", plan.suite, plan.budget) as folder:
+        for result in (of(first, "old"), of(second, "old", status="failed")):
+            folder.add(result)
+        folder.keep_one_data({"iris": "new"})
+        assert (folder.results, folder.set_aside) == ({}, {"iris": 2})
+        assert BenchmarkSession(plan, folder).cells_left == 4  # also what had failed
+        folder.add(of(first, "new"))
+        folder.keep_one_data({"iris": "new"})
+        assert (list(folder.results), folder.set_aside) == ([first], {"iris": 1})
+        folder.keep_one_data({"iris": "old"})
+        assert ({r.sha256 for r in folder.results.values()}, folder.set_aside) == ({"old"}, {})
+    # Of data that this command does not read the last cell decides.
+    with BenchmarkFolder.open(tmp_path / "a", plan.suite, plan.budget) as folder:
+        assert [r.sha256 for r in folder.results.values()] == ["new"]
+    # Cells from before checksums were recorded, and sets without a file, are known by their test rows.
+    with BenchmarkFolder.open(tmp_path / "b", plan.suite, plan.budget) as folder:
+        for result in (of(first, "", "rows"), of(plan.cells[2], "", "fold 1"), of(second, "new", "other rows")):
+            folder.add(result)
+        folder.keep_one_data({"iris": "new"})
+        assert set(folder.results) == {second, plan.cells[2]}
+        assert folder.set_aside == {"iris": 1}
+
+
+def text_column(path: Path, shift: float = 0.0) -> Path:
+    points = np.random.default_rng(0).normal(size=(60, 2)) + shift
+    path.write_text("kind,x,y\n" + "".join(f"red,{x:.5f},{y:.5f}\n" for x, y in points))
+    return path
+
+
+@pytest.mark.slow
+def test_a_file_that_changes_is_told_and_run_again(tmp_path: Path) -> None:
+    path, out = text_column(tmp_path / "own.csv"), tmp_path / "out"
+    common = (path, "--drop", "kind", "--folds", "0", "--steps", "1", "--wandb", "off", "--out", out)
+    invoke(*common, "--methods", "gaussian,kde")
+    before = cells_of(out)
+    assert {len(cell["sha256"]) for cell in before} == {64}
+    path.write_text(path.read_text().replace("red,0", "red,1", 1))
+    done = invoke(*common, "--methods", "kde")
+    line = "own: the data have changed since 2 runs were made; they are set aside, and run again when asked for"
+    assert line in done.stderr
+    assert "own: the data have changed since 1 run was made; it is set aside" in (out / "table.txt").read_text()
+    assert "Gaussian" not in (out / "table.txt").read_text()
+    again = cells_of(out)
+    assert [cell["method"] for cell in again] == ["gaussian", "kde", "kde"]
+    assert again[2]["sha256"] != again[1]["sha256"]
+
+
+def test_columns_are_chosen_by_options(tmp_path: Path) -> None:
+    path, out = text_column(tmp_path / "own.csv"), tmp_path / "out"
+    line = invoke(path, "--methods", "gaussian", "--out", out, code=3).stderr
+    assert (
+        line == "pushforward benchmark: own.csv: column 'kind' holds text ('red' in row 1); drop it with --drop kind\n"
+    )
+    line = invoke(path, "--drop", "kid", "--methods", "gaussian", "--out", out, code=3).stderr
+    assert "own.csv: --drop names 'kid'; did you mean 'kind'?" in line
+    assert "expected power" in invoke(path, "--list", "--columns", "expected power", code=3).stderr
+    assert not out.exists()
+    planned = json.loads(invoke(path, "--drop", "kind", "--list", "--json").stdout)
+    assert planned["cells"] == 25
+    plan = benchmark_plan([str(path)], columns="x,y", drop='["a, b", c]', folds="0", methods=["gaussian"]).plan
+    assert plan.suite.drop == ("a, b", "c")
+    keys = plan.cells[0].data_overrides(plan.suite)
+    assert keys == ["data.dequantize=auto", "data.columns=x,y", 'data.drop=["a, b", "c"]', "data.seed=0"]
+    assert load_config(str(path), overrides=keys).data.drop == plan.suite.drop
+    # A folder is of one choice of columns.
+    with BenchmarkFolder.open(out, plan.suite, plan.budget):
+        pass
+    with pytest.raises(RunError, match=r"--columns x,y, not none; --drop .*, not none"):
+        BenchmarkFolder.open(out, suite_of([str(path)]), plan.budget)
+
+
+def test_messages_of_a_fit_name_the_options() -> None:
+    suite = suite_of(["iris"], drop=["id"])
+    said = "column 'a' is constant (1.0): it has no density; leave it out with 'data.drop=a b'"
+    assert as_options(said, suite).endswith("leave it out with --drop 'id,a b'")
+    said = "it has no density there; leave it out with data.drop=a,b, or try another --seed"
+    assert as_options(said, suite).endswith("leave it out with --drop id,a,b, or try other --folds")
+    assert as_options(said, SUITES["rnade"]) == said
+
+
+def test_set_stands_for_one_data_set(tmp_path: Path) -> None:
+    """The plan and the fit take the same file for ``{set}``, and two data sets of one name are told."""
+    paths = [tmp_path / folder / "c.csv" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        text_column(path)
+    (tmp_path / "c.yaml").write_text("flow: maf")
+    method = f"{tmp_path}/{{set}}.yaml"
+    line = invoke(*paths, "--drop", "kind", "--methods", method, "--out", tmp_path / "out", code=2).stderr
+    assert f"--methods: {{set}} would be c for {paths[0]} and for {paths[1]}; rename one of them" in line
+    plan = benchmark_plan([str(paths[0])], methods=[method], folds="0").plan
+    assert str(tmp_path / "c.yaml") in fit_command(plan.cells[0], plan.suite, plan.budget, tmp_path)
 
 
 def test_the_rows_are_those_of_the_protocol(data: Path) -> None:
@@ -415,6 +520,11 @@ def test_a_missing_package_leaves_its_method_out(monkeypatch: pytest.MonkeyPatch
         (("iris", "--methods", "flow=maf data.seed=3"), "data.seed is decided by the benchmark"),
         (("iris", "--methods", "kde flow.hidden=3"), "kde takes no keys"),
         (("iris", "--methods", ","), "--methods: expected gaussian, gmm, kde"),
+        (("rnade", "--drop", "alcohol"), "--drop: the suite rnade has its columns; it is for data sets and files"),
+        (("iris", "--drop", "[a"), "data.drop: expected a list of names"),
+        (("iris", "--device", "foo"), "device: expected auto, cpu, cuda, cuda:N or mps; got 'foo'"),
+        (("iris", "--device", "foo", "--list"), "device: expected auto, cpu, cuda, cuda:N or mps; got 'foo'"),
+        (("iris", "--device", "cuda:99"), "device: expected "),
         (("iris", "--seconds", "0"), "Invalid value for '--seconds'"),
         (("iris", "--seconds", "5", "--steps", "5"), "--steps: takes the place of --seconds"),
         (("iris", "--hours", "1", "--total-seconds", "5"), "--hours: says the same as --total-seconds"),
@@ -560,6 +670,60 @@ def test_the_error_over_rows_covers_halves_that_overlap() -> None:
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.1)
 
 
+def test_the_error_over_halves_is_corrected() -> None:
+    """Against simulation: of fixed scores the corrected variance is right, and s / sqrt(J) far too small."""
+    rng = np.random.default_rng(2)
+    means, plain, corrected = [], [], []
+    for _ in range(600):
+        values = rng.normal(size=100)
+        halves = {(k, 0): rng.permutation(100)[:50] for k in range(5)}
+        scores = {run: of(values[rows], rows) for run, rows in halves.items()}
+        found = estimate({run: part._replace(overlap=1.0) for run, part in scores.items()})
+        means.append(found.mean)
+        corrected.append(found.se_runs**2)
+        plain.append(estimate(scores).se_runs ** 2)
+    assert np.mean(corrected) == pytest.approx(np.var(means), rel=0.1)
+    assert np.mean(plain) == pytest.approx(np.var(means) / 6, rel=0.15)
+    # Seeds are averaged before, and those of a single division are plain.
+    values = rng.normal(size=40)
+    seeds = {(f, s): of(values[20 * f : 20 * f + 20] + s)._replace(overlap=0.25) for f in range(2) for s in range(3)}
+    folds = np.std([values[:20].mean(), values[20:].mean()], ddof=1)
+    assert estimate(seeds).se_runs == pytest.approx(folds * math.sqrt(1 / 2 + 0.25))
+    gap = difference(seeds, {run: part._replace(values=0 * part.values) for run, part in seeds.items()})
+    assert gap is not None
+    assert gap.se_runs == pytest.approx(folds * math.sqrt(1 / 2 + 0.25))
+    one = {run: part for run, part in seeds.items() if run[0] == 0}
+    assert estimate(one).se_runs == pytest.approx(1 / math.sqrt(3))
+
+
+def test_which_divisions_overlap(tmp_path: Path) -> None:
+    """Halves and random splits do, folds of a cross-validation and rows that are drawn anew do not."""
+    base = np.random.default_rng(0).normal(size=20)
+    rows = {"train": 30, "validation": 10, "test": 20}
+    own = suite_of(["iris"])
+    for suite, source, is_drawn, factor, said in (
+        (SUITES["half"], "wine", False, 1 / 2 + 20 / 40, "over halves, which overlap: corrected, Nadeau and Bengio"),
+        (own, "iris", False, 1 / 2 + 20 / 40, "over splits, which overlap: corrected, Nadeau and Bengio 2003"),
+        (SUITES["tables"], "protein", False, 1 / 2 + 20 / 40, "over splits, which overlap"),
+        (SUITES["rnade"], "red-wine", False, 1 / 2, "over folds; "),
+        (own, "moons", True, 1 / 2, "over splits; "),
+    ):
+        with BenchmarkFolder.open(tmp_path / f"{suite.name}-{source}", suite, Budget(60.0, None, 1)) as folder:
+            for fold in range(2):
+                cell = Cell(source, "off", fold, 0, "kde")
+                run = folder.free_run(cell)
+                run.mkdir()
+                write_row_scores(RunFolder(run), np.arange(20), base + fold)
+                name = f"runs/{run.name}/test_scores.parquet"
+                folder.add(CellResult(*cell, "finished", scores=name, rows=rows, is_drawn=is_drawn))
+            table = build_table(folder, suite)
+        (entry,) = table.entries.values()
+        assert entry.score is not None
+        assert entry.score.se_runs == pytest.approx(np.std([0, 1], ddof=1) * math.sqrt(factor)), source
+        assert said in " ".join(table_lines(table)), source
+        assert said.removesuffix("; ") in table_dict(table)["standard_errors"]["se_runs"]
+
+
 def test_paired_differences() -> None:
     rng = np.random.default_rng(0)
     base, noise = 10 * rng.normal(size=200), 0.1 * rng.normal(size=200)
@@ -583,9 +747,15 @@ def test_scores_that_are_not_finite() -> None:
 
 
 def made_table(
-    folder: Path, suite: Suite, scores: Mapping[tuple[str, str, int], "Array | None"], write: bool = True
+    folder: Path,
+    suite: Suite,
+    scores: Mapping[tuple[str, str, int], "Array | None"],
+    write: bool = True,
+    *,
+    features: Mapping[str, int] | None = None,
+    missing: Mapping[str, str] | None = None,
 ) -> BenchmarkTable:
-    """A table of scores by data set, method and fold; None is a failure."""
+    """A table of scores by data set, method and fold; None is a failure. Data sets have 11 columns if not told."""
     with BenchmarkFolder.open(folder, suite, Budget(60.0, None, 2)) as made:
         for (source, method, fold), values in scores.items():
             cell = Cell(source, suite.dequantize, fold, 0, method)
@@ -597,12 +767,13 @@ def made_table(
             rows = np.arange(len(values)) + 1000 * fold
             write_row_scores(RunFolder(run), rows, np.asarray(values, dtype=float))
             name = f"runs/{run.name}/test_scores.parquet"
-            facts: dict[str, Any] = {"features": 11, "rows": {"test": len(values)}, "fingerprint": str(fold)}
+            columns = (features or {}).get(source, 11)
+            facts: dict[str, Any] = {"features": columns, "rows": {"test": len(values)}, "fingerprint": str(fold)}
             facts |= {"steps": 100, "seconds": 60.0, "wall_seconds": 65.0, "parameters": 1000, "command": "fit"}
             made.add(
                 CellResult(*cell, "finished", log_prob=float(np.mean(values)), log_scale=1.0, scores=name, **facts)
             )
-        table = build_table(made, suite)
+        table = build_table(made, suite, missing=missing)
         if write:
             write_table_files(made, table)
     return table
@@ -710,23 +881,155 @@ def test_text_and_page_of_a_full_table(tmp_path: Path) -> None:
         for source in suite.sets
     }
     scores["gas", "kde", 0] = None
-    table = made_table(tmp_path / "a", suite, scores)
-    lines = table_lines(table)
-    assert max(map(len, lines)) <= 120
-    text = "\n".join(lines)
-    for said in ("measured here:", "published:", "TraDE 2020 [d]", "0.650  ±.003", "1.04†", "≈-26.7", "157.80"):
-        assert said in text
+    right = {source: COLUMNS["literature"][source] for source in ("power", "gas", "hepmass", "miniboone")}
+    table = made_table(tmp_path / "a", suite, scores, features=right)
+    for width in (80, 120):
+        lines = table_lines(table, width)
+        assert max(map(len, lines)) <= width
+        text = "\n".join(lines)
+        for said in ("measured here:", "published:", "TraDE 2020 [d]", "0.650  ±.003", "1.04†", "≈-26.7", "157.80‡"):
+            assert said in text
+        for said in ("[m] written down", "† doubtful", "≈ known roughly", "‡ of other columns than here"):
+            assert said in text
     assert "2 standard errors over the test points of a single run" in text
-    assert "power: 11 columns here, 6 in the published table: the numbers are not of the same problem" in text
+    assert "bsds300: 11 columns here, 63 in the published table: the numbers are not of the same problem" in text
     page = (tmp_path / "a" / "table.html").read_text(encoding="utf-8")
     assert_well_formed(page)
     for row in PUBLISHED["literature"]:
         assert row.label in page
     assert "written down from memory" in page
+    for said in ("†: doubtful", "≈: known roughly", "‡: of other columns than here"):
+        assert said in page
     columns, rows = long_table(table)
     assert len(rows) == 25 + sum(len(row.figures) for row in PUBLISHED["literature"])
     assert all(len(row) == len(columns) for row in rows)
     assert all(row[columns.index("source")] and row[columns.index("error_bar")] for row in rows)
+
+
+def text_of(page: str) -> str:
+    """What is read of a page, without its markup."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page.partition("<main>")[2].partition("</main>")[0])).split())
+
+
+def test_the_page_says_what_is_on_it(tmp_path: Path) -> None:
+    """Nothing is explained that is not there, and a question mark ends a sentence."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=50)
+    made_table(tmp_path / "one", SUITES["embedded"], {("iris", "auto", 0): base, ("iris", "kde", 0): base - 1})
+    one = text_of((tmp_path / "one" / "table.html").read_text(encoding="utf-8"))
+    for said in ("few rows? Mean", "\u00b1 is one standard error over the test rows.", "on 1 data set",
+                 "60 s on 2 threads a fit; 1 run of each method on a data set.", "clear lead"):  # fmt: skip
+        assert said in one
+    for said in ("?.", "ublished", "The first", "the larger of the two", "version of zuko", "steps of a fit", "cells"):
+        assert said not in one
+    two = {(source, method, fold): base + rng.normal(size=50) for source in ("red-wine", "housing")
+           for method in ("auto", "zuko:nsf") for fold in range(3)}  # fmt: skip
+    missing = {"housing": "not downloaded", "ionosphere": "not downloaded"}
+    made_table(tmp_path / "two", SUITES["rnade"], two, missing=missing)
+    page = text_of((tmp_path / "two" / "table.html").read_text(encoding="utf-8"))
+    for said in ("The first \u00b1 is one standard error over the test rows, the second over folds",
+                 "lead within two standard errors", "m: written down from memory", "version of zuko",
+                 "ionosphere: not downloaded."):  # fmt: skip
+        assert said in page
+    assert "housing: not downloaded" not in page  # what was measured is not missed
+
+
+def test_published_numbers_of_another_problem_are_marked_and_not_drawn(tmp_path: Path) -> None:
+    base = np.random.default_rng(0).normal(size=50)
+    scores = {(s, m, 0): base - (m == "kde") for s in ("wine", "parkinsons") for m in ("auto", "kde")}
+    table = made_table(tmp_path / "a", SUITES["half"], scores, features={"wine": 13, "parkinsons": 16})
+    page = (tmp_path / "a" / "table.html").read_text(encoding="utf-8")
+    wine, parkinsons = (page.partition(f'aria-label="Scores on {name}"')[2].partition("</svg>")[0]
+                        for name in ("wine", "parkinsons"))  # fmt: skip
+    assert wine.count("<circle") == 2
+    assert parkinsons.count("<circle") == 2 + 8
+    assert "QB-Vine [m]" not in wine
+    assert "QB-Vine [m]" in parkinsons
+    assert "are of 14 columns, another problem, and are not drawn" in page
+    assert text_of(page).count("\u2021") == 10 + 1  # every number of wine, and the legend
+    text = "\n".join(table_lines(table))
+    assert "13.76\u2021" in text
+    assert re.search(r"4\.93 ", text)
+    assert {row["set"] for row in table_dict(table)["published"]} == {"wine", "parkinsons"}
+
+
+def test_numbers_of_a_column_have_the_same_decimals(tmp_path: Path) -> None:
+    """Small and large errors below each other: two decimals for all, on the page as in the text."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=400)
+    scores = {("red-wine", m, f): noise * scale + f * shift for m, scale, shift in
+              (("auto", 1.0, 0.1), ("kde", 30.0, 3.0), ("gmm", 9.0, 0.01)) for f in range(3)}  # fmt: skip
+    made_table(tmp_path / "a", SUITES["rnade"], scores)
+    page = text_of((tmp_path / "a" / "table.html").read_text(encoding="utf-8"))
+    behind = page.partition("red-wine: paired differences")[2].partition("What it took")[0]
+    numbers = re.findall(r"\d+\.(\d+)", behind)
+    assert len(numbers) >= 20
+    assert {len(number) for number in numbers} == {2}
+
+
+def test_every_run_says_what_came_of_it(tmp_path: Path) -> None:
+    base = np.random.default_rng(0).normal(size=50)
+    with BenchmarkFolder.open(tmp_path / "a", SUITES["embedded"], Budget(60.0, None, 2)) as made:
+        told: list[tuple[str, dict[str, Any]]] = [
+            ("auto", {"flow": "nsf-ar + made-mog x 3, stacked", "stop_reason": "patience"}),
+            ("gaussian", {"detail": "full covariance", "flow": "gaussian"}),
+        ]
+        for fold, (method, facts) in enumerate(told):
+            cell = Cell("iris", "off", fold, 0, method)
+            run = made.free_run(cell)
+            run.mkdir()
+            write_row_scores(RunFolder(run), np.arange(50), base)
+            name = f"runs/{run.name}/test_scores.parquet"
+            made.add(CellResult(*cell, "finished", log_prob=0.0, scores=name, command="same", **facts))
+        write_table_files(made, build_table(made, SUITES["embedded"]))
+    page = (tmp_path / "a" / "table.html").read_text(encoding="utf-8")
+    text = text_of(page)
+    assert "nsf-ar + made-mog \u00d7 3, stacked; validation no longer improved" in text
+    assert "full covariance" in text
+    assert "pushforward fit" in text.partition("what came of it")[2]  # as everywhere on the page
+    assert page.count("<code>same</code>") == 1
+
+
+def test_notes_on_data_are_told_once(tmp_path: Path) -> None:
+    base = np.random.default_rng(0).normal(size=30)
+    made = made_table(
+        tmp_path / "a",
+        SUITES["rnade"],
+        {("red-wine", method, fold): base for method in ("auto", "kde") for fold in range(3)},
+    )
+
+    def noted(result: CellResult, *more: str) -> CellResult:
+        notes = [f"red-wine: rnade, fold {result.fold}: ten folds", "red-wine: rnade left out quality (6 values)"]
+        notes.append(f"red-wine: {3 + result.fold // 2} of 160 test rows also stand among the training rows")
+        return replace(result, notes=(*notes, *(f"column 'c{k}' is odd" for k in range(3)), *more))
+
+    table = replace(made, results=[noted(result) for result in made.results])
+    text = " ".join(" ".join(table_lines(table)).split())
+    told = "red-wine: 3 of 160 test rows also stand among the training rows (fold 0; other numbers in others)"
+    for said in (told, "red-wine: rnade left out quality (6 values)", "red-wine: 3 notes on columns, in table.json"):
+        assert text.count(said) == 1
+        assert said.partition(": ")[2][4:] in benchmark_page(table)
+    assert "fold 1: ten folds" not in text
+    (one,) = table_dict(table)["sets"]
+    assert len(one["notes"]) == 5
+    assert one["is_published"] is True
+    assert not any("notes" in cell for cell in table_dict(table)["cells"])
+    # Rows that are not the published ones: by a note, or by their number.
+    other = "red-wine: 200 rows of 1,599: not the published set"
+    rows = {"train": 160, "validation": 20, "test": 20}
+    for results, why in (
+        ([noted(r, other) for r in made.results], "200 rows of 1,599: not the published set"),
+        ([replace(r, rows=rows) for r in made.results], "200 rows here, 1,599 in the published set"),
+    ):
+        table = replace(made, results=results)
+        text = " ".join(" ".join(table_lines(table)).split())
+        assert text.count(f"red-wine: {why}: the numbers are not of the same problem") == 1
+        assert text.count(why) == 1
+        assert "‡ of other rows than here: not the same problem" in text
+        page = benchmark_page(table)
+        assert why in page
+        assert "published numbers are of other rows, another problem, and are not drawn" in page
+        assert table_dict(table)["sets"][0]["is_published"] is False
 
 
 def test_many_data_sets_stand_below_each_other(tmp_path: Path) -> None:
@@ -876,6 +1179,15 @@ def test_zuko_has_no_other_bound() -> None:
 # Slow: the page in a browser, and Weights & Biases
 
 
+# Where the numbers of each data set end, in the table of scores.
+ENDS = """() => {
+  const rows = [...document.querySelectorAll("#scores tbody tr")].slice(1), range = document.createRange();
+  const end = node => { range.selectNodeContents(node); return range.getBoundingClientRect().right; };
+  const columns = [1, 2, 3, 4, 5].map(k => rows.map(row => row.cells[k].querySelector("span")).filter(Boolean));
+  return columns.map(cells => cells.map(cell => end(cell.firstChild)));
+}"""
+
+
 @pytest.mark.slow
 def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
     """Nothing is wider than a telephone or asked for, in the light and in the dark."""
@@ -897,6 +1209,12 @@ def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
             assert found["width"] <= width, (width, scheme)
             assert found["beyond"] == [], (width, scheme)
             assert found["small"] >= 11, (width, scheme)
+            assert page.evaluate(GLUED) == [], (width, scheme)
+            columns = page.evaluate(ENDS)
+            assert len(columns) == 5
+            for ends in columns:  # with errors of any length behind them, and with none
+                assert len(ends) >= 4 + 5 - 1
+                assert max(ends) - min(ends) < 1.0, (width, scheme)
             page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert said == []
         assert asked == [path.as_uri()]

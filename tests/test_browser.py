@@ -41,6 +41,17 @@ PROBE = """() => {
 }"""
 
 
+# Cells side by side whose texts nearly touch, as a number that stands right and a text after it that stands left.
+GLUED = """() => {
+  const range = document.createRange();
+  const box = cell => { range.selectNodeContents(cell); return range.getBoundingClientRect(); };
+  const rows = [...document.querySelectorAll("tr")].filter(row => row.checkVisibility());
+  const pairs = rows.flatMap(row => [...row.cells].slice(1).map((cell, i) => [row.cells[i], cell]));
+  return pairs.filter(pair => pair.every(cell => cell.innerText.trim()) && box(pair[1]).left - box(pair[0]).right < 7)
+    .map(pair => pair.map(cell => cell.innerText));
+}"""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -139,6 +150,7 @@ def test_pages_look_right(browser: "Browser", pages: dict[str, Path], name: str)
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, where
         assert page.evaluate(PROBE)["beyond"] == [], where
+        assert page.evaluate(GLUED) == [], where
         assert said == [], where
         assert [url for url in asked if not url.startswith("data:")] == [pages[name].as_uri()], where
         page.context.close()
@@ -163,6 +175,36 @@ def test_curves_are_read_out_under_the_pointer(browser: "Browser", pages: dict[s
     assert readout.count() == 0
     assert said == []
     page.context.close()
+
+
+def test_what_a_row_is_about_stays_on_a_telephone(browser: "Browser", pages: dict[str, Path]) -> None:
+    for scheme in ("light", "dark"):
+        page, _, _ = visit(browser, pages["wide"], 390, scheme)
+        box = page.locator("#rows .scroll").first
+        names = box.locator("tr > :first-child")
+        before = names.nth(1).bounding_box()
+        assert box.evaluate("box => { box.scrollLeft = 300; return box.scrollLeft; }") == 300
+        assert names.nth(1).bounding_box() == before
+        # What moves below it does not shine through.
+        assert names.nth(1).evaluate("cell => getComputedStyle(cell).backgroundColor") != "rgba(0, 0, 0, 0)"
+        page.context.close()
+
+
+def test_commands_are_never_cut(browser: "Browser", pages: dict[str, Path]) -> None:
+    page, _, _ = visit(browser, pages["toy"], 390, "light")
+    assert page.locator("pre").count() >= 3
+    assert page.evaluate("[...document.querySelectorAll('pre')].filter(p => p.scrollWidth > p.clientWidth).length") == 0
+    page.context.close()
+
+
+def test_wide_pictures_say_that_they_scroll(browser: "Browser", pages: dict[str, Path]) -> None:
+    for width, is_said in ((390, True), (1280, False)):
+        page, _, _ = visit(browser, pages["toy"], width, "light")
+        boxes = page.evaluate("[...document.querySelectorAll('.raster')].map(b => b.scrollWidth > b.clientWidth + 1)")
+        hints = page.evaluate("[...document.querySelectorAll('.sideways')].map(hint => hint.checkVisibility())")
+        assert any(boxes) == is_said
+        assert hints.count(True) == boxes.count(True)
+        page.context.close()
 
 
 def test_pages_are_whole_without_scripts(browser: "Browser", pages: dict[str, Path]) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 from pushforward.evaluate.axes import POINTS, Axis, around, nice_ticks, settled, tick_labels, worth_drawing
 from pushforward.evaluate.calibration_charts import binomial_band, pit_histograms, pit_multiples, quantile_pairs
 from pushforward.evaluate.charts import Dot, Mark, Reference, Series, dot_plot, histogram, line_chart, rolling_mean
-from pushforward.evaluate.numbers import measured, significant
+from pushforward.evaluate.numbers import decimals_of, fixed, measured, significant
 
 
 class Elements(HTMLParser):
@@ -145,6 +145,23 @@ def test_names_are_escaped_everywhere() -> None:
         }
 
 
+def test_a_logarithmic_axis_is_told() -> None:
+    x = np.arange(3.0)
+    for log in (True, False):
+        text = line_chart([Series("one", x, x + 1.0)], label="a", x_name="x", y_name="norm", log=log)
+        assert (">norm, logarithmic scale<" in text) == log
+        assert (">norm<" in text) == (not log)
+    # What could not be drawn so is not called so.
+    assert ">norm<" in line_chart([Series("one", x, x - 1.0)], label="a", x_name="x", y_name="norm", log=True)
+
+
+def test_dots_are_written_with_as_many_decimals() -> None:
+    dots = [Dot("a", 17.652, 0.815), Dot("b", 20.43, 1.276), Dot("c", 3.0, None), Dot("d", 1.0, 0.5, text="as it is")]
+    text = dot_plot(dots, label="x", x_name="nats")
+    for shown in (">17.65 ± 0.81<", ">20.43 ± 1.28<", ">3.00<", ">as it is<"):
+        assert shown in text
+
+
 def test_dots_have_bars_of_two_standard_errors() -> None:
     dots = [Dot("a", 1.0, 0.5), Dot("b", 3.0, None), Dot("c", float("inf"))]
     chart = Elements(dot_plot(dots, label="x", x_name="nats", zero=True))
@@ -215,6 +232,22 @@ def test_rolling_mean_keeps_a_line_and_its_length() -> None:
     assert len(smooth) == 400
     assert smooth[20:380] == pytest.approx(line[20:380], abs=0.51)
     assert rolling_mean(np.array([3.0])).tolist() == [3.0]
+
+
+def test_numbers_of_a_column_have_the_decimals_of_its_errors() -> None:
+    assert decimals_of([0.0047, 0.0036]) == 4
+    assert decimals_of([0.0055, 0.00090, 0.0014]) == 5
+    assert decimals_of([0.046, 0.24, 0.33]) == 3
+    # Large errors do not hide small ones, and small ones do not blow up large ones.
+    assert decimals_of([0.0002, 3.0]) == 4
+    assert decimals_of([37.0, 1200.0]) == 0
+    assert decimals_of([None, float("nan"), 0.0]) is None
+    assert decimals_of([]) is None
+    assert fixed(1234.5, 1, 0.04, signed=True) == "+1,234.5 ± 0.0"
+    assert fixed(-0.5, 2) == "\u22120.50"
+    assert fixed(None, 2) == fixed(float("nan"), 2, 1.0) == "\u2013"
+    assert fixed(float("inf"), 2) == "∞"
+    assert fixed(0.5, None, 0.031) == measured(0.5, 0.031)
 
 
 def test_numbers_have_the_digits_of_their_standard_error() -> None:

@@ -84,6 +84,11 @@ def test_a_small_difference_is_no_victory(tmp_path: Path) -> None:
     comparison = compare_runs([make(tmp_path / "a", scores(1)), make(tmp_path / "b", scores(2))])
     assert comparison.verdict().startswith("No clear winner: ")
     assert not comparison.difference(0, 1).clear
+    page = comparison_page(comparison)
+    assert ">lowest, not clearly<" in page
+    assert ">best</span>" not in page
+    clear = comparison_page(compare_runs([make(tmp_path / "c", scores(1)), make(tmp_path / "d", scores(2, 1.0))]))
+    assert ">best</span>" in clear
 
 
 def test_equal_runs_have_no_winner(tmp_path: Path) -> None:
@@ -208,6 +213,11 @@ def test_the_page(tmp_path: Path) -> None:
     assert '<th scope="row">flow.layers</th><td>1</td><td>2</td><td>3</td>' in text
     assert "flow.hidden" not in text
     assert text.count("<polyline") == 6  # three runs, against seconds and against steps
+    assert "<polygon" not in text  # three bands could not be told apart
+    two = comparison_page(compare_runs(runs[:2]))
+    assert two.count("<polygon") == 4
+    assert two.count("Bands are one standard error to either side.") == 2
+    assert ">data set<" not in text  # it is the same, and is the heading of the page
     most = int(np.abs(comparison.contenders[0].log_probs - comparison.contenders[1].log_probs).argmax())
     assert f'<th scope="row" class="number">{NUMBERS[most]:,}</th>' in text
 

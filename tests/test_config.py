@@ -27,6 +27,10 @@ REFUSED = {
     "part of a step": ("train.steps=1.5", "train.steps: expected a whole number above 0; got '1.5'"),
     "endless steps": ("train.steps=inf", "train.steps: expected a whole number above 0; got 'inf'"),
     "true for a number": ("train.steps=true", "train.steps: expected a whole number above 0; got 'true'"),
+    "too many members": (
+        "flow.members=10000",
+        "flow.members: expected a whole number above 0, and at most 256; got '10000'",
+    ),
     "empty": ("train.steps=", "train.steps: expected a whole number above 0; got ''"),
     "negative seed": ("seed=-1", "seed: expected a whole number, 0 or above; got '-1'"),
     "choice": ("train.compile=onn", "train.compile: expected auto, on or off; got 'onn'"),

@@ -56,12 +56,12 @@ def test_gradient() -> None:
 @pytest.mark.parametrize("objective", ["energy", "mle+energy"])
 def test_fits(objective: str, tmp_path: Path) -> None:
     keys = [
-        "data.rows=3000",
+        "data.rows=1500",
         "flow=nsf-c",
         "flow.layers=2",
-        "flow.hidden=32",
-        "train.steps=200",
-        "train.batch_size=256",
+        "flow.hidden=16",
+        "train.steps=80",
+        "train.batch_size=128",
     ]
     keys += [f"train.objective={objective}", "train.evaluate=false", "wandb=off"]
     done = fit(load_config("moons", overrides=keys), out=tmp_path / "run", quiet=True)

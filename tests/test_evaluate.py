@@ -155,6 +155,7 @@ def test_a_single_row_has_no_standard_error() -> None:
     score = nll_from(torch.tensor([-1.5]))
     assert score.nll == 1.5
     assert math.isnan(score.se)
+    assert "±" not in str(score)
 
 
 def test_nll_sums_float32_in_double_precision() -> None:
@@ -234,11 +235,11 @@ def test_sliced_wasserstein_in_one_dimension_equals_scipy_for_unequal_sizes() ->
 
 def test_classifier_cannot_tell_the_same_law_and_can_tell_a_shift() -> None:
     generator = np.random.default_rng(8)
-    x, y = generator.standard_normal((1_500, 3)), generator.standard_normal((2_000, 3))
+    x, y = generator.standard_normal((800, 3)), generator.standard_normal((1_000, 3))
     same = classifier_two_sample_test(x, y, seed=0)
     assert abs(same.accuracy - 0.5) < 4 * same.se
     assert abs(same.auc - 0.5) < 0.04
-    assert same.rows == 1_500
+    assert same.rows == 800
     far = classifier_two_sample_test(x, y + 2.0, seed=0)
     assert far.accuracy > 0.9
     assert far.auc > 0.95
@@ -265,7 +266,7 @@ def test_correlation_difference_sees_the_sign_and_survives_constant_columns() ->
 
 
 def test_compare_samples_is_free_of_units_and_reads_beside_its_reference() -> None:
-    x, y, reference = (rows_of_the_law(1_200, seed) for seed in (12, 13, 14))
+    x, y, reference = (rows_of_the_law(800, seed) for seed in (12, 13, 14))
     names = ["a", "b", "c"]
     report = compare_samples(x, y, reference, names, seed=0)
     units = np.array([1e3, 1e-3, 1.0])
@@ -275,7 +276,7 @@ def test_compare_samples_is_free_of_units_and_reads_beside_its_reference() -> No
     worse = compare_samples(x + np.array([0.5, 0, 0]), y, reference, names, seed=0)
     assert worse.sliced_wasserstein > 3 * worse.sliced_wasserstein_reference
     assert worse.ks["a"] > 0.3 > 0.1 > worse.ks["b"]
-    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["c2st"]["rows"] == 1_200
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["c2st"]["rows"] == 800
 
 
 def test_compare_samples_counts_what_is_not_finite() -> None:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,9 @@ def test_no_test_rows(tmp_path: Path) -> None:
     assert math.isnan(done.results["test_nll"])
     assert json.loads(done.run.results.read_text())["test_nll"] is None
     assert done.lines()[0].endswith("there are no test rows")
+    # A single test row has no standard error.
+    one = replace(done, results=done.results | {"test_nll": 1.5, "test_nll_se": math.nan})
+    assert one.lines()[0] == "test NLL 1.5000 nats"
     assert done.run.status == "finished"
     with pytest.raises(DataError, match="has no test rows"):
         evaluate_run(done.run)
@@ -483,7 +487,13 @@ def test_evaluation_says_which_rows_are_worst_and_keeps_every_score(tmp_path: Pa
     values = normals(400, 2)
     values[17] = [9.0, -9.0]
     source = table(tmp_path / "x.csv", {"a": values[:, 0], "b": values[:, 1]})
-    done = tiny(source, tmp_path / "run", "train.evaluate=true", "data.test_fraction=0.5")
+    done = tiny(source, tmp_path / "run", "data.test_fraction=0.5")
+    # A run from before these files is completed by evaluating it.
+    fingerprint, written = done.results["test_rows_sha256"], parquet.read_table(done.run.test_scores)
+    done.run.test_scores.unlink()
+    done.run.write_json("results.json", {**done.results, "test_rows_sha256": None})
+    evaluate_run(done.run)
+    assert json.loads(done.run.results.read_text())["test_rows_sha256"] == fingerprint
     evaluation = json.loads((done.run.path / "evaluation.json").read_text())
     scores = parquet.read_table(done.run.test_scores)
     rows, log_probs = scores["row"].to_numpy(), scores["log_prob"].to_numpy()
@@ -495,13 +505,8 @@ def test_evaluation_says_which_rows_are_worst_and_keeps_every_score(tmp_path: Pa
     assert list(worst["values"].values()) == pytest.approx(values[worst["row"]].tolist())
     assert sum(evaluation["calibration"]["pit"]["counts"][0]) == 200
     assert {baseline["name"] for baseline in evaluation["baselines"]} == {"gaussian", "gaussian-mixture", "kde"}
-    # A run from before these files is completed by evaluating it again.
-    fingerprint = done.results["test_rows_sha256"]
-    done.run.test_scores.unlink()
-    done.run.write_json("results.json", {**done.results, "test_rows_sha256": None})
-    evaluate_run(done.run)
-    assert json.loads(done.run.results.read_text())["test_rows_sha256"] == fingerprint
-    np.testing.assert_allclose(parquet.read_table(done.run.test_scores)["log_prob"].to_numpy(), log_probs, atol=1e-4)
+    np.testing.assert_array_equal(written["row"].to_numpy(), rows)
+    np.testing.assert_allclose(written["log_prob"].to_numpy(), log_probs, atol=1e-4)
 
 
 def test_the_fingerprint_is_of_names_values_and_order() -> None:

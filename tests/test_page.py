@@ -3,8 +3,10 @@
 import itertools
 import json
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 from pushforward.cli import main
-from pushforward.evaluate.numbers import measured, significant
+from pushforward.evaluate.numbers import decimals_of, fixed, measured, significant
 from pushforward.evaluate.page import Html, document, tag
 from pushforward.evaluate.page_style import STYLE
 from pushforward.train import fit, load_config
-from pushforward.train.evaluation_sections import DRAWN_ELSEWHERE
+from pushforward.train.model_section import FLOW, parts_of
+from pushforward.train.pictures_section import DRAWN_ELSEWHERE
+from pushforward.train.race import Result
 from pushforward.train.run_page import run_page, write_report
 from pushforward.train.run_record import TRAINING_ROWS, read_run
 from pushforward.train.runs import RunFolder, RunUsageError
@@ -121,10 +125,13 @@ def test_a_finished_run(fitted: RunFolder) -> None:
     results = json.loads(fitted.results.read_text())
     assert measured(results["test_nll"], results["test_nll_se"]) in page.text
     evaluation = json.loads((fitted.path / "evaluation.json").read_text())
+    gains = evaluation["gains"]
+    decimals = decimals_of(gain["se"] for gain in gains.values())
     for baseline in evaluation["baselines"]:
         assert baseline["label"] in page.text
-        gain = evaluation["gains"][baseline["name"]]
-        assert measured(gain["nats"], gain["se"], signed=True) in page.text
+        gain = gains[baseline["name"]]
+        # Twice: beside its dot, and in the table.
+        assert page.text.count(fixed(gain["nats"], decimals, gain["se"], signed=True)) >= 2
     best = min(evaluation["baselines"], key=lambda baseline: baseline["nll"]["nll"])
     assert f"{best['label']}: {significant(best['nll']['nll'])}; paired on the test rows" in page.text
     for said in ("PIT histograms", "Lowest log-density", "Calibration", "pushforward fit -c 'my run/config.yaml'"):
@@ -135,6 +142,118 @@ def test_a_finished_run(fitted: RunFolder) -> None:
     assert len(page.of("img")) >= 2
     assert "Left out" not in page.text
     assert HOSTILE.split(" & ")[0] in page.text
+    # Twenty steps on 160 rows learn no more than a Gaussian knows, which is kept.
+    assert "A Gaussian with full covariance." in page.text
+    assert "Both are of the flow that was trained, and not of what was kept in its place." in page.text
+
+
+def small_fit(folder: Path, *overrides: str) -> RunFolder:
+    """A table with a column of halves and one of whole numbers, fitted in a few steps."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 4)).cumsum(axis=1)
+    x[:, 1], x[:, 3] = np.round(2 * x[:, 1]) / 2, rng.integers(2, 5, 300)
+    np.savetxt(folder / "data.csv", x, delimiter=",", header="a,b,c,kind of row", comments="")
+    told = ["train.steps=20", "flow.hidden=8", "flow.blocks=1", "train.log_every=5", *overrides]
+    return fit(load_config(str(folder / "data.csv"), overrides=told, wandb="off"), out=folder / "run", quiet=True).run
+
+
+def test_what_is_averaged_is_told(tmp_path: Path) -> None:
+    run = small_fit(tmp_path, "flow=made-mog", "flow.members=2", "flow.stacking=true", "train.evaluate=false")
+    record = read_run(run)
+    parts = parts_of(record)
+    assert sum(part.weight for part in parts) == pytest.approx(1.0)
+    logged = re.findall(r"(flow|Gaussian|kernel density) (\d\.\d\d)", run.log.read_text())
+    assert [(part.kind, f"{part.weight:.2f}") for part in parts] == logged
+    assert len(parts) > 1
+    assert parts[0].members == 2
+    page = check(run_page(record))
+    others = [part for part in parts if part.kind != FLOW]
+    assert "The average of 2 masked networks with a mixture of Gaussians for every column" in page.text
+    for part in others:
+        assert re.search(rf"{part.kind}\s+{part.weight:.3f}\b", page.text)
+    assert re.search(rf"2 flows\s+{parts[0].weight:.3f}\b", page.text)
+    assert "before it is averaged" in page.text
+    assert "Gradient norm of each flow (2)" in page.text
+    assert "How it was chosen" not in page.text  # nothing was left open
+    runners = [Result("made-mog x 2", 3.25, 40), Result("nsf-ar", 3.5, 50)]
+    run.write_json("race.json", {"flow": "made-mog x 2", "step_seconds": 0.0125, "seconds": 2.5,
+                                 "runners": [asdict(one) for one in runners]})  # fmt: skip
+    chosen = check(run_page(read_run(run))).text
+    for said in ("A step of one flow took 12.5 ms", "The choice took 2.5 s"):
+        assert said in chosen
+    assert re.search(r"made-mog \u00d7 2\s+3\.250\s+40\s+nsf-ar\s+3\.500\s+50\s", chosen)
+    assert "There was no race" not in chosen
+    run.write_json("race.json", {"flow": "made-mog", "step_seconds": 0.0125, "seconds": 2.5, "runners": []})
+    assert "There was no race" in check(run_page(read_run(run))).text
+
+
+def test_a_single_flow_is_said_in_words(tmp_path: Path) -> None:
+    run = small_fit(tmp_path, "flow=maf", "flow.layers=2", "flow.base=student-t", "flow.stacking=false",
+                    "train.evaluate=false", "data.context=kind of row")  # fmt: skip
+    page = check(run_page(read_run(run)))
+    assert "A masked affine autoregressive flow (base: independent Student t laws)." in page.text
+    assert "What is averaged" not in page.text
+    assert "before it is averaged" not in page.text
+    # What the page says can be done with a conditional density can be done.
+    (line,) = re.findall(r"pushforward (sample .*)", page.text)
+    assert "--given 'kind of row=2'" in line
+    words = shlex.split(line.replace("new.csv", str(tmp_path / "new.csv")))
+    done = CliRunner().invoke(main, [str(run.path) if word == "run" else word for word in words])
+    assert done.exit_code == 0, done.output
+    assert "in b. Each is spread evenly" in page.text
+
+
+def test_values_that_are_not_spread_are_not_said_to_be(tmp_path: Path) -> None:
+    run = small_fit(tmp_path, "flow=maf", "flow.layers=1", "train.evaluate=false", "data.dequantize=off")
+    assert "is spread evenly" not in check(run_page(read_run(run))).text
+
+
+def test_few_more_are_not_put_aside(fitted: RunFolder) -> None:
+    record = read_run(fitted)
+
+    def drawn(columns: int, levels: list[float]) -> str:
+        names = [f"c{i}" for i in range(columns)]
+        values = np.sort(np.random.default_rng(0).standard_normal((columns, len(levels)))).tolist()
+        rows = [{"row": 1, "log_prob": -1.0, "values": dict.fromkeys(names, 2.5)}]
+        evaluation = {
+            "calibration": {"rows": 50, "columns": names, "pit": {"counts": [[10] * 5] * columns},
+                            "quantiles": {"levels": levels, "held_out": values, "samples": values}},
+            "extreme_rows": {"worst": rows, "best": rows},
+        }  # fmt: skip
+        return check(run_page(type(record)(**{**vars(record), "evaluation": evaluation}))).text
+
+    few = drawn(13, [0.1, 0.5, 0.9])
+    assert "The other" not in few
+    assert "c12" in few
+    assert "Shown are" not in few
+    many = drawn(40, [0.1, 0.5, 0.9])
+    assert many.count("The other 28") == 2
+    assert "Shown are 12 of 40 columns." in many  # nothing is known of what is rare
+    assert "Bold values" not in many
+    usual = drawn(40, [0.01, 0.5, 0.99])
+    assert "Bold values are among the lowest or the highest hundredth" in usual
+    assert "Shown are 12 of 40 columns with the most of those." in usual
+
+
+def test_a_column_has_the_same_decimals(fitted: RunFolder) -> None:
+    record = read_run(fitted)
+    values = [{"b": 3.0, "c": 12.3456789}, {"b": 0.25, "c": 1.0}, {"b": -10.5, "c": 0.001}]
+    rows = [{"row": i, "log_prob": -20.0 - i, "values": value} for i, value in enumerate(values)]
+    evaluation = {**record.evaluation, "extreme_rows": {"worst": rows, "best": []}}
+    text = check(run_page(type(record)(**{**vars(record), "evaluation": evaluation}))).text
+    for said in ("3.00", "0.25", "\u221210.50", "12.346", "1.000", "0.001", "\u221222.00"):
+        assert re.search(rf"\s{re.escape(said)}\s", text), said
+
+
+def test_short_curves_are_not_called_means(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", STATES["stopped"])
+    for count, name in ((20, "training"), (200, "training, rolling mean")):
+        rows = [{"step": i, "seconds": i / 10, "kind": "train", "train/nll": 5.0 / (i + 1)} for i in range(count)]
+        rows += [{"step": i, "seconds": i / 10, "kind": "validation", "val/nll": 3.0} for i in (0, count)]
+        run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        text = str(training(read_run(run)))
+        assert f">{name}</li>" in text
+        assert ("Faint: the training batches" in text) == (count == 200)
 
 
 def test_no_partial_file_is_left_and_what_is_not_ours_is_kept(fitted: RunFolder, tmp_path: Path) -> None:
@@ -205,7 +324,8 @@ def test_every_state_has_a_page(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "results.json", "evaluation.json", "schema.json", "environment.json",
-                                  "config.yaml", "state.json", "pictures/corner.png", "log.txt"])  # fmt: skip
+                                  "config.yaml", "state.json", "pictures/corner.png", "log.txt",
+                                  "model/config.json"])  # fmt: skip
 @pytest.mark.parametrize("damage", [None, b"", b"[1, 2]", b'{"a": \xff', b'{"columns": 3, "rows": [], "samples": 1}'])
 def test_missing_and_damaged_files(fitted: RunFolder, tmp_path: Path, name: str, damage: bytes | None) -> None:
     run = copied(fitted, tmp_path / "run")
@@ -224,6 +344,11 @@ def test_missing_and_damaged_files(fitted: RunFolder, tmp_path: Path, name: str,
         ("evaluation.json", {"steps": 10**400, "baselines": [{"nll": {"nll": 10**400}, "label": []}], "gains": []}),
         ("environment.json", {"versions": {"pushforward": {}}, "argv": [None, {}]}),
         ("metrics.jsonl", {"step": 10**400, "seconds": 10**400, "kind": [], "val/nll": 10**400}),
+        ("race.json", {"runners": [{"flow": [], "val_nll": 10**400}, 3], "step_seconds": {}, "seconds": 10**400}),
+        (
+            "model/config.json",
+            {"flow": {"members": [{"base": []}, {"bijection": {"bijections": [1, {}]}}], "weights": ["x", None]}},
+        ),
     ],
 )
 def test_numbers_and_text_that_nobody_writes(
@@ -272,7 +397,8 @@ def test_baselines_beside_the_curves_are_those_of_the_validation_rows(fitted: Ru
 def test_an_evaluation_of_an_earlier_model(fitted: RunFolder, tmp_path: Path) -> None:
     run = copied(fitted, tmp_path / "run")
     evaluation, results = (json.loads((run.path / f"{name}.json").read_text()) for name in ("evaluation", "results"))
-    gains = [measured(gain["nats"], gain["se"], signed=True) for gain in evaluation["gains"].values()]
+    decimals = decimals_of(gain["se"] for gain in evaluation["gains"].values())
+    gains = [fixed(gain["nats"], decimals, gain["se"], signed=True) for gain in evaluation["gains"].values()]
     run.write_json("evaluation.json", evaluation | {"steps": results["steps"]})
     now = check(write_report(run).read_text(encoding="utf-8")).text
     assert "before the fit went on" not in now

@@ -273,7 +273,9 @@ def test_an_error_while_scoring_leaves_no_file(run: Path, tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_leaves_no_file(number: signal.Signals, code: int, run: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", table(2_000_000))
     command = [sys.executable, "-m", "pushforward", "score", str(run), str(path), "--out", str(tmp_path / "s.csv")]

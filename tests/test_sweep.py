@@ -104,7 +104,7 @@ def worker_of(process: "subprocess.Popen[str]") -> int:
 
 def test_a_sweep_is_a_folder_of_runs_and_its_best_is_no_worse_than_the_defaults(tmp_path: Path) -> None:
     folder = tmp_path / "found"
-    keys = ("train.steps=60", *SMALL[:4], "wandb=off")
+    keys = ("train.steps=20", *SMALL[:4], "wandb=off")
     done = invoke("moons", *keys, "--trials", "3", "--workers", "2", "--seed", "3", "--out", folder, "--json")
     assert done.stdout.count("\n") == 1
     found = json.loads(done.stdout)
@@ -124,7 +124,7 @@ def test_a_sweep_is_a_folder_of_runs_and_its_best_is_no_worse_than_the_defaults(
         results = json.loads(run.results.read_text())
         assert {key: config.flat()[key] for key in trial["parameters"]} == trial["parameters"]
         assert trial["val_nll"] == results["val_nll"]
-        assert (config.train.steps, config.seed, config.flow.hidden) == (60, 3, 8)
+        assert (config.train.steps, config.seed, config.flow.hidden) == (20, 3, 8)
         assert (config.wandb.group, config.wandb.name) == ("found", f"found-{trial['number']}")
         assert not config.train.evaluate
     assert os.readlink(folder / "best") == f"trials/{found['best']['number']}"
@@ -134,7 +134,7 @@ def test_a_sweep_is_a_folder_of_runs_and_its_best_is_no_worse_than_the_defaults(
     assert summary(folder)["trials"] == trials
     assert found["best"]["refit"] in again.stdout
     assert f"{found['best']['val_nll']:.4f}" in again.stdout
-    assert "train.steps=240" in found["best"]["refit"]
+    assert "train.steps=80" in found["best"]["refit"]
 
 
 @pytest.mark.slow

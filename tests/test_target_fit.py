@@ -43,7 +43,7 @@ def small(source: str, out: Path, *overrides: str) -> Fit:
 def double_well(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     """A fit that has found both wells."""
     out = tmp_path_factory.mktemp("targets") / "run"
-    keys = (*SMALL, "flow.layers=3", "flow.hidden=32", "train.steps=500", "train.batch_size=256")
+    keys = (*SMALL, "flow.layers=2", "flow.hidden=32", "train.steps=300", "train.batch_size=256")
     return fit(load_config("target:double-well", overrides=keys), out=out, quiet=True)
 
 
@@ -128,12 +128,10 @@ def test_json_of_the_command(tmp_path: Path) -> None:
 
 
 def test_a_resumed_fit_is_the_same_fit(tmp_path: Path) -> None:
-    whole = small("target:u1", tmp_path / "whole", "train.steps=40")
-    small("target:u1", tmp_path / "parts", "train.steps=40", "train.checkpoint_seconds=1e-6")
+    first = small("target:u1", tmp_path / "parts", "train.steps=12", "train.checkpoint_seconds=1e-6")
     # The checkpoint of the last step, with a longer budget, goes on from there.
-    longer = resume(tmp_path / "parts", ("train.steps=60",), quiet=True)
-    assert longer.results["steps"] == 60
-    assert whole.results["steps"] == 40
+    longer = resume(tmp_path / "parts", ("train.steps=20",), quiet=True)
+    assert (first.results["steps"], longer.results["steps"]) == (12, 20)
     with pytest.raises(ConfigError, match="target: a resumed fit keeps its target"):
         resume(tmp_path / "parts", ("target.spread=3",), quiet=True)
 

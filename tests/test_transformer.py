@@ -261,8 +261,7 @@ def test_gradients_of_the_inverse_do_not_copy_every_key_for_every_token(
     assert ours < 0.75 * kept()
 
 
-@pytest.mark.parametrize("grad", [True, False])
-@pytest.mark.parametrize("context", [0, 1])
+@pytest.mark.parametrize(("grad", "context"), [(True, 0), (False, 1)])
 def test_inverse_compiles_whole(grad: bool, context: int, perturb: Perturb, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer, "BLOCK", 2)
     layer = MaskedAutoregressive(made(perturb, 3, Affine().size, context, blocks=1), Affine())

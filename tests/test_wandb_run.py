@@ -145,7 +145,8 @@ def test_flag_then_environment_then_credentials(tmp_path: Path, wandb_server: Wa
 
 def stopped_by(number: int, environment: Mapping[str, str], folder: Path, mode: str) -> Path:
     """Send a signal to a fit that is well under way; returns its run folder."""
-    command = [sys.executable, "-m", "pushforward", "fit", "moons", *TINY, "train.steps=1e6", "--wandb", mode]
+    keys = (*TINY, "train.steps=1e6", "train.log_every=5")
+    command = [sys.executable, "-m", "pushforward", "fit", "moons", *keys, "--wandb", mode]
     process = subprocess.Popen(
         [*command, "--out", "run"], env=dict(environment), cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -67,15 +67,17 @@ def record(out: Path, server: WandbServer, mode: str, first: int, last: int) -> 
     subprocess.run(command, env=server.environment | {"PICTURE": PICTURE}, check=True, timeout=60)
 
 
-@pytest.fixture(scope="module")
-def moved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def moved(made_once: Callable[..., Path]) -> Path:
     """A run of two offline segments in a folder that was somewhere else when it was recorded."""
-    folder = tmp_path_factory.mktemp("sync")
-    server = WandbServer(folder / "home")
-    record(folder / "then" / "run", server, "offline", 0, 10)
-    record(folder / "then" / "run", server, "offline", 10, 15)
-    (folder / "then").rename(folder / "now")
-    return folder / "now" / "run"
+
+    def fill(folder: Path) -> None:
+        server = WandbServer(folder / "home")
+        record(folder / "then" / "run", server, "offline", 0, 10)
+        record(folder / "then" / "run", server, "offline", 10, 15)
+        (folder / "then").rename(folder / "now")
+
+    return made_once("moved", fill) / "now" / "run"
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from tests.graphql_answers import answer
+from tests.lent_caches import lend_caches
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 ENTITY = "tester"
@@ -178,6 +179,7 @@ class WandbServer:
         """Variables for a process whose client talks to this server and sees nothing of the user's own settings."""
         home = self._home
         home.mkdir(parents=True, exist_ok=True)
+        lend_caches(home / "xdg-cache")
         dropped = ("WANDB", "XDG_", "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
         found = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         return found | {

@@ -533,7 +533,12 @@ def true_nll(x: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("objective", "samples", "estimator"),
-    [("elbo", 1, "total"), ("elbo", 1, "path"), ("iwae", 5, "total"), ("iwae", 5, "dreg")],
+    [
+        pytest.param("elbo", 1, "total", marks=pytest.mark.slow),
+        ("elbo", 1, "path"),
+        pytest.param("iwae", 5, "total", marks=pytest.mark.slow),
+        ("iwae", 5, "dreg"),
+    ],
 )
 def test_a_fit_comes_close_to_the_truth(objective: Any, samples: int, estimator: Estimator) -> None:
     train, validation, test = (mixture(2_000, seed) for seed in (1, 2, 11))

@@ -50,17 +50,17 @@ def gaussian(location: float, scale: float, base: str = "diagonal") -> Flow:
     return flow
 
 
-@pytest.mark.parametrize("scale", [0.5, math.sqrt(0.5), 0.9, 1.3])
+@pytest.mark.parametrize("scale", [0.5, math.sqrt(0.5), 1.3])
 def test_measured_variances_are_the_known_ones(scale: float) -> None:
     """Below, at and above the scale where the path gradient overtakes the path-wise one."""
     points = 32
     known = gaussian_variances(0.0, scale, points)
-    found = measure(gaussian(0.0, scale), standard, points=points, replicates=150, seed=3)
+    found = measure(gaussian(0.0, scale), standard, points=points, replicates=300, seed=3)
     for name, behaviour in found.estimators.items():
         for group, variance in zip(("base.location", "base.log_scale"), known[name], strict=True):
             row = behaviour.groups[group]
             assert abs(row.variance - variance) < 4 * row.variance_se, (name, group)
-            assert 0.4 * math.sqrt(2 / 150) < row.variance_se / row.variance < 0.3
+            assert 0.4 * math.sqrt(2 / 300) < row.variance_se / row.variance < 0.3
         mean = behaviour.groups["base.log_scale"]
         assert abs(mean.norm - abs(scale**2 - 1)) < 4 * mean.norm_se
         assert behaviour.groups["base.location"].norm < 4 * behaviour.groups["base.location"].norm_se

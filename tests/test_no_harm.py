@@ -311,9 +311,9 @@ def test_what_listens_does_not_change_how_often_is_validated(tmp_path: Path) -> 
     def watch(fraction: float, nll: float) -> str:
         seen.append(fraction)
         if len(seen) == 3:
-            time.sleep(0.4)  # a tenth of the time may go to validation: counted, this would leave none for seconds
+            time.sleep(0.25)  # a tenth of the time may go to validation: counted, this would leave none for seconds
         return ""
 
-    config = load_config("moons", overrides=(*KEYS, "train.seconds=3", "wandb=off", "train.evaluate=false"))
+    config = load_config("moons", overrides=(*KEYS, "train.seconds=2", "wandb=off", "train.evaluate=false"))
     fit_here(config, out=tmp_path / "run", quiet=True, watch=watch)
     assert len([fraction for fraction in seen if 0.4 < fraction < 1.0]) > 3

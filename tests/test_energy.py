@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pushforward.flows import build
 from pushforward.train import Points, fit, load_config
 from pushforward.train.energy import Energy, sliced_energy_distance, unit_vectors
 from pushforward.train.tracking import read_metrics
@@ -44,6 +45,32 @@ def test_gaussians_in_closed_form() -> None:
         same.append(float(sliced_energy_distance(first, second, axes)))
     found = torch.tensor(same)
     assert abs(float(found.mean())) < 4 * float(found.std()) / math.sqrt(len(same))
+
+
+def test_both_are_minimised_together() -> None:
+    """The loss of a batch and of the validation: the NLL, plus the weight times the distance."""
+    points = Points(torch.randn(40, 2)), Points(torch.randn(30, 2))
+    flow = build("gaussian", 2)
+    both, alone = Energy(*points, 20, likelihood=True, weight=3.0), Energy(*points, 20)
+    batch = both.draw(0.0)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        loss, _ = both.loss(flow, batch)
+        torch.manual_seed(0)
+        energy, _ = alone.loss(flow, batch)
+        assert float(loss) == pytest.approx(float(-flow.log_prob(batch[0]).mean() + 3.0 * energy), rel=1e-5)
+        nll = -float(flow.log_prob(points[1].x).mean())
+    found = both.validate(flow)
+    assert found.loss == pytest.approx(nll + 3.0 * alone.validate(flow).loss, rel=1e-5)
+
+
+def test_validation_reads_rows_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pushforward.train.energy._VALIDATION_ROWS", 10)
+    late = torch.randn(100, 2) + torch.linspace(0, 9, 100)[:, None]
+    flow = build("gaussian", 2)
+    spread = Energy(Points(late), Points(late), 20).validate(flow).loss
+    head = Energy(Points(late), Points(late[:10]), 20).validate(flow).loss
+    assert spread > head + 1.0
 
 
 def test_gradient() -> None:

@@ -17,7 +17,8 @@ from pushforward.flows import Flow, build
 from pushforward.train import DivergedError, Points, Settings, State, maximize_likelihood, start
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from pushforward.train.gaussian import gaussian_flow, initialize_base
-from pushforward.train.likelihood import _Batches
+from pushforward.train.likelihood import Likelihood, _Batches
+from pushforward.train.loop import _roll_back
 
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]])
 Row = tuple[str, int, float, dict[str, float]]
@@ -358,6 +359,22 @@ def test_a_rare_nan_rolls_back_and_halves_the_rate() -> None:
     assert all(p.isfinite().all() for p in state.flow.parameters())
     late = [value for step, value in validations(rows).items() if step > 90]
     assert all(math.isfinite(value) for value in late)
+
+
+def test_a_return_is_to_the_best_weights_and_forgets_moments() -> None:
+    state, _ = run(Settings(steps=40))
+    with torch.no_grad():
+        for parameter, average in zip(state.flow.parameters(), state.average, strict=True):
+            parameter.add_(1.0)
+            average.sub_(1.0)
+    assert state.optimizer.state
+    _roll_back(state, Likelihood(TRAIN, VALIDATION, 100), Settings(steps=40))
+    for name, value in state.flow.state_dict().items():
+        torch.testing.assert_close(value, state.best[name])
+    for parameter, average in zip(state.flow.parameters(), state.average, strict=True):
+        torch.testing.assert_close(average, parameter.detach())
+    assert not state.optimizer.state
+    assert state.progress.rollbacks == 1
 
 
 def test_nan_for_good_is_divergence() -> None:

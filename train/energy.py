@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows import Flow
+from pushforward.train.bound_objective import spread
 from pushforward.train.likelihood import Likelihood, Points
 from pushforward.train.objective import Metrics, Validation
 
@@ -124,7 +125,9 @@ class Energy:
         """The loss on validation rows, with the same noise every time, and their NLL."""
         found = self.rows.validate(flow)
         x, context = self.rows.validation.x, self.rows.validation.context
-        x, context = x[:_VALIDATION_ROWS], None if context is None else context[:_VALIDATION_ROWS]
+        if len(x) > _VALIDATION_ROWS:  # evenly over them: the first ones may be the oldest
+            chosen = torch.from_numpy(spread(len(x), _VALIDATION_ROWS)).to(x.device)
+            x, context = x[chosen], None if context is None else context[chosen]
         features = flow.features + (0 if context is None else context.shape[1])
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices=devices):

@@ -920,15 +920,23 @@ def test_the_page_says_what_is_on_it(tmp_path: Path) -> None:
     for said in ("few rows? Mean", "\u00b1 is one standard error over the test rows.", "on 1 data set",
                  "60 s on 2 threads a fit; 1 run of each method on a data set.", "clear lead"):  # fmt: skip
         assert said in one
-    for said in ("?.", "ublished", "The first", "the larger of the two", "version of zuko", "steps of a fit", "cells"):
+    for said in (
+        "?.",
+        "ublished",
+        "The first",
+        "the larger of the two",
+        "version of nflows",
+        "steps of a fit",
+        "cells",
+    ):
         assert said not in one
     two = {(source, method, fold): base + rng.normal(size=50) for source in ("red-wine", "housing")
-           for method in ("auto", "zuko:nsf") for fold in range(3)}  # fmt: skip
+           for method in ("auto", "nflows:nsf-ar") for fold in range(3)}  # fmt: skip
     missing = {"housing": "not downloaded", "ionosphere": "not downloaded"}
     made_table(tmp_path / "two", SUITES["rnade"], two, missing=missing)
     page = text_of((tmp_path / "two" / "table.html").read_text(encoding="utf-8"))
     for said in ("The first \u00b1 is one standard error over the test rows, the second over folds",
-                 "lead within two standard errors", "m: written down from memory", "version of zuko",
+                 "lead within two standard errors", "m: written down from memory", "version of nflows",
                  "ionosphere: not downloaded."):  # fmt: skip
         assert said in page
     assert "housing: not downloaded" not in page  # what was measured is not missed

@@ -47,3 +47,8 @@ def split(n: int, seed: int, validation_fraction: float = 0.1, test_fraction: fl
         np.sort(shuffled[:validation]),
         np.sort(shuffled[validation : validation + test]),
     )
+
+
+def spread(n: int, most: int) -> Indices:
+    """Places of at most so many of ``n`` rows, evenly spread: a table may be sorted, and so are the parts of it."""
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).round().astype(np.intp)

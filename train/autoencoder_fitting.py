@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from pushforward.datasets import DataError, Schema, write_table
+from pushforward.datasets.splits import spread
 from pushforward.datasets.target_names import PREFIX
 from pushforward.evaluate.autoencoder_plots import latent_plane, reconstructions, sample_grid
 from pushforward.evaluate.corner import corner
@@ -21,7 +22,7 @@ from pushforward.evaluate.likelihood import Array, Nll, nll_from, with_error
 from pushforward.flows import Autoencoder, Flow, build_autoencoder, load_model
 from pushforward.flows import save as save_flow
 from pushforward.flows.autoencoder import SCORE_SAMPLES, Estimator
-from pushforward.train.bound_objective import MOST_VALIDATION_ROWS, OBJECTIVES, BoundObjective, begin, spread
+from pushforward.train.bound_objective import MOST_VALIDATION_ROWS, OBJECTIVES, BoundObjective, begin
 from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.config import Config
 from pushforward.train.device import choose_device

@@ -2,11 +2,10 @@
 
 from typing import Any, Literal, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pushforward.datasets.splits import spread
 from pushforward.evaluate.likelihood import nll_from
 from pushforward.flows import Flow
 from pushforward.flows.autoencoder import Autoencoder, Estimator
@@ -107,11 +106,6 @@ class BoundObjective:
             bounds = flow.log_prob_bound(self.validation, self.validation_samples)
         found = nll_from(bounds.double().cpu().numpy())
         return Validation(found.nll, {"val/bound_se": found.se})
-
-
-def spread(n: int, most: int) -> npt.NDArray[np.intp]:
-    """Places of at most so many of ``n`` rows, evenly spread: a table may be sorted, and so are the parts of it."""
-    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).round().astype(np.intp)
 
 
 def begin(model: Autoencoder, settings: Settings) -> State:

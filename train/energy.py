@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.datasets.splits import spread
 from pushforward.flows import Flow
-from pushforward.train.bound_objective import spread
 from pushforward.train.likelihood import Likelihood, Points
 from pushforward.train.objective import Metrics, Validation
 

@@ -91,10 +91,10 @@ def choose(
     budget = single.train.seconds
     assert budget != "auto"  # resolve has decided it
     points = prepared.training_points(device), prepared.validation_points(device)
-    _begin(prepared, single, device)  # the first optimizer of a process imports for a second: no part of a budget
+    state = _begin(prepared, single, device)  # the first optimizer of a process imports for a second: not in a budget
     began = time.perf_counter()
     longest = min(_TIMED_SECONDS, _TIMED_SHARE * budget)
-    step_seconds = _time_of_a_step(prepared, points, single, device, longest)
+    step_seconds = _time_of_a_step(state, points, single, longest)
     first, *others = candidates(config, members_for(rows, step_seconds, budget), rows=rows, features=features)
 
     def has_time(runner: Config) -> bool:
@@ -102,8 +102,9 @@ def choose(
         assert members != "auto"  # resolve has decided it
         most = SHARE * budget / (1 + len(others)) / LEAST_STEPS / members
         one = _of_one(runner)
-        takes = step_seconds if one == single else _time_of_a_step(prepared, points, one, device, longest, most)
-        return takes <= most
+        if one == single:
+            return step_seconds <= most
+        return _time_of_a_step(_begin(prepared, one, device), points, one, longest, most) <= most
 
     # Where the first has no time there is no race, and the steps of the others need no timing.
     runners = [first] if others and has_time(first) else []
@@ -141,24 +142,18 @@ def _uncompiled(config: Config) -> Literal["auto", "off"]:
 
 
 def _time_of_a_step(
-    prepared: Prepared,
-    points: tuple[Points, Points],
-    config: Config,
-    device: torch.device,
-    seconds: float,
-    most: float = math.inf,
+    state: State, points: tuple[Points, Points], config: Config, seconds: float, most: float = math.inf
 ) -> float:
     """Seconds, the median of a few steps after the first ones, which may compile something.
 
     Args:
-        prepared: The data.
+        state: What takes the steps, from its beginning.
         points: Training and validation points.
-        config: What takes the steps.
-        device: Where.
+        config: Its configuration.
         seconds: Time after which no further step begins.
         most: Seconds of a step beyond which it does not matter how many more they are.
     """
-    state, objective = _begin(prepared, config, device), Likelihood(*points, settings(config.train).batch_size)
+    objective = Likelihood(*points, settings(config.train).batch_size)
     parameters, told = list(state.flow.parameters()), replace(settings(config.train), compile=_uncompiled(config))
     steps = Steps(state.flow, told, lambda text: None)
     times: list[float] = []

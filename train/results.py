@@ -15,8 +15,13 @@ from pushforward.train.prepare import Prepared
 from pushforward.train.row_scores import rows_fingerprint
 from pushforward.train.runs import RunFolder
 
-_DASHBOARD_NAMES = {"val_nll": "best/val_nll", "test_nll": "test/nll", "test_nll_se": "test/nll_se"}
-_DASHBOARD_NAMES |= {"test_nll_new": "test/nll_new", "test_nll_new_se": "test/nll_new_se"}
+_DASHBOARD_NAMES = {
+    "val_nll": "best/val_nll",
+    "test_nll": "test/nll",
+    "test_nll_se": "test/nll_se",
+    "test_nll_new": "test/nll_new",
+    "test_nll_new_se": "test/nll_new_se",
+}
 
 
 def results_of(

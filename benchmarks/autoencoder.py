@@ -29,9 +29,9 @@ from measure import Target
 from sklearn.datasets import load_digits
 
 from pushforward.flows import Standardize
-from pushforward.flows.autoencoder import Autoencoder, build_autoencoder
-from pushforward.train.bound_objective import maximize_bound
-from pushforward.train.settings import Settings
+from pushforward.flows.vae.autoencoder import Autoencoder, build_autoencoder
+from pushforward.train.defaults import Settings
+from pushforward.train.objectives.bound import maximize_bound
 
 VALUES, LATENT = 17, 32
 PRIOR = {"prior": "realnvp", "prior_options": {"layers": 6, "hidden": 64, "blocks": 1}}

@@ -118,7 +118,7 @@ def one_split(folder: Path, name: str, split: int, bayesian: Sequence[str], quic
 
 
 def _bayesian(rival: str, train: Array, test: Array, seed: int, quick: bool) -> Array:
-    from pushforward.train.bayesian import BayesianRegression
+    from pushforward.train.bayesian_regression import BayesianRegression
 
     posterior, _, noise = rival.partition(", ")
     settings = SETTINGS[posterior]
@@ -213,7 +213,9 @@ def _conditional(train: Array, test: Array, seed: int, quick: bool) -> Array:
     import torch
 
     from pushforward.flows import build
-    from pushforward.train import Points, Settings, maximize_likelihood, start
+    from pushforward.train.defaults import Settings
+    from pushforward.train.objectives.likelihood import Points
+    from pushforward.train.trainer import maximize_likelihood, start
 
     torch.manual_seed(seed)
     standardize, y_scale = _standardizer(train)

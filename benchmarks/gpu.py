@@ -129,8 +129,8 @@ def _cells(
 
 def _fitting(rival: rivals.Rival, points: torch.Tensor, precision: str, compiled: bool) -> Callable[[], None]:
     """A step as ``pushforward fit`` takes it: in its precision, its layers compiled or not."""
+    from pushforward.train.defaults import Settings
     from pushforward.train.device import Steps
-    from pushforward.train.settings import Settings
 
     settings = Settings(steps=10_000, precision=precision, compile="on" if compiled else "off")
     steps = Steps(rival.module, settings, lambda text: print(text, file=sys.stderr))

@@ -20,7 +20,8 @@ import torch
 from measure import Target, Times
 from torch import Tensor
 
-from pushforward.flows import Flow, build, native
+from pushforward.flows import Flow, build
+from pushforward.flows.kernels import native
 
 COUPLINGS, AUTOREGRESSIVE = ("realnvp", "nsf-c"), ("maf", "nsf-ar", "iaf")
 BOUNDS = dict.fromkeys(COUPLINGS, 1.6) | dict.fromkeys(AUTOREGRESSIVE, 2.0)

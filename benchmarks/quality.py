@@ -234,12 +234,11 @@ def _same_loop(table: uci.Table, library: str, rate: float, seconds: float, seed
 def _product(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
     """What ``pushforward fit`` does between reading a table and writing the model, on a split that is given."""
     clock = Clock()
+    from pushforward.config.schema import Config
     from pushforward.flows import build
-    from pushforward.train.config import Config
+    from pushforward.train.defaults import resolve, settings
     from pushforward.train.gaussian import initialize_base
-    from pushforward.train.loop import Points, maximize_likelihood
-    from pushforward.train.loop import start as start_state
-    from pushforward.train.settings import resolve, settings
+    from pushforward.train.trainer import Points, maximize_likelihood, start as start_state
 
     # The source is not read: rows and columns are what `auto` follows from.
     config = resolve(

@@ -35,7 +35,7 @@ _COLUMNS += ("validation ms", "steps", "hours")
 
 
 def main() -> None:
-    from pushforward.train.recipe import recipe_names
+    from pushforward.config.recipe import recipe_names
 
     known = recipe_names()
     parser = measure.parser(__doc__)
@@ -76,13 +76,13 @@ def main() -> None:
 
 def measured(name: str, device: torch.device, arguments: argparse.Namespace) -> dict[str, Any] | None:
     """What a recipe costs; None where nothing is known of its data."""
+    from pushforward.config.read import load_config
     from pushforward.train.architecture import build_model
+    from pushforward.train.data import MAX_VALIDATION_ROWS
+    from pushforward.train.defaults import resolve, settings
     from pushforward.train.gaussian import initialize_base
-    from pushforward.train.likelihood import Likelihood, Points
-    from pushforward.train.loop import minimize, start
-    from pushforward.train.overrides import load_config
-    from pushforward.train.prepare import MAX_VALIDATION_ROWS
-    from pushforward.train.settings import resolve, settings
+    from pushforward.train.objectives.likelihood import Likelihood, Points
+    from pushforward.train.trainer import minimize, start
 
     config = load_config(files=[f"recipe:{name}"])
     if config.data.source not in SHAPES:

@@ -264,7 +264,7 @@ def _pushforward(library: str, flow: str, features: int, sizes: Sizes) -> Rival:
     within: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
     if library == "pushforward-eager":
         try:
-            from pushforward.flows import native
+            from pushforward.flows.kernels import native
         except ImportError:
             print("pushforward-eager: this version has no native kernels to turn off, so the row repeats the first")
         else:

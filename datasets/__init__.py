@@ -1,74 +1,52 @@
-"""What to learn densities of: toys with exact laws, scikit-learn's UCI sets, tables from files, and log-densities.
+"""Rows, columns and targets: what densities are learned from.
 
-``load`` takes any of them by name or path and returns a ``Dataset``: a float64 matrix, a ``Schema`` of its columns,
-and notes for the user. What cannot be used raises ``DataError`` with one line that says what to do.
-``load_target`` takes an unnormalised log-density, a ``Target``, by name or from a Python module; what has to do with
-targets is imported when it is first asked for, since it takes torch.
+``load`` takes a toy, a bundled set or a file by name and returns a ``Dataset``: a float64 matrix, a ``Schema`` of its
+columns, and notes for the user. ``load_target`` takes an unnormalised log-density, a ``Target``, by name or from a
+Python module. Data that cannot be used raise ``DataError``, with one line that says what to do.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pushforward.datasets.dataset import Dataset
-from pushforward.datasets.dequantize import Dequantizer
-from pushforward.datasets.errors import DataError
-from pushforward.datasets.grid import Grid, find_step
-from pushforward.datasets.named_rows import open_rows
-from pushforward.datasets.registry import Entry, load, names
-from pushforward.datasets.schema import Column, Schema
-from pushforward.datasets.splits import Splits, split
-from pushforward.datasets.stream import RowStream, read_rows
-from pushforward.datasets.table import read_table
-from pushforward.datasets.target_names import TARGETS, TargetEntry
-from pushforward.datasets.toys import TOYS, Toy
-from pushforward.datasets.whole_file import whole_file
-from pushforward.datasets.write import write_table
+from pushforward.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from pushforward.datasets.target import FunctionTarget, Target, TargetError
-    from pushforward.datasets.target_check import check_target
-    from pushforward.datasets.targets import load_target
+    from pushforward.datasets.dataset import Dataset as Dataset
+    from pushforward.datasets.named_rows import open_rows as open_rows
+    from pushforward.datasets.registry import Entry as Entry, load as load, names as names
+    from pushforward.datasets.tables.dequantize import Dequantizer as Dequantizer
+    from pushforward.datasets.tables.grid import Grid as Grid, find_step as find_step
+    from pushforward.datasets.tables.read import read_table as read_table
+    from pushforward.datasets.tables.schema import Column as Column, Schema as Schema
+    from pushforward.datasets.tables.splits import Splits as Splits, split as split
+    from pushforward.datasets.tables.stream import RowStream as RowStream, read_rows as read_rows
+    from pushforward.datasets.tables.write import write_table as write_table
+    from pushforward.datasets.targets.base import (
+        FunctionTarget as FunctionTarget,
+        Target as Target,
+        TargetError as TargetError,
+    )
+    from pushforward.datasets.targets.check import check_target as check_target
+    from pushforward.datasets.targets.load import load_target as load_target
+    from pushforward.datasets.targets.names import TARGETS as TARGETS, TargetEntry as TargetEntry
+    from pushforward.datasets.toys.toy import TOYS as TOYS, Toy as Toy
 
-_HOMES = {
-    "FunctionTarget": "target",
-    "Target": "target",
-    "TargetError": "target",
-    "check_target": "target_check",
-    "load_target": "targets",
-}
-
-__all__ = [
-    "TARGETS",
-    "TOYS",
-    "Column",
-    "DataError",
-    "Dataset",
-    "Dequantizer",
-    "Entry",
-    "FunctionTarget",
-    "Grid",
-    "RowStream",
-    "Schema",
-    "Splits",
-    "Target",
-    "TargetEntry",
-    "TargetError",
-    "Toy",
-    "check_target",
-    "find_step",
-    "load",
-    "load_target",
-    "names",
-    "open_rows",
-    "read_rows",
-    "read_table",
-    "split",
-    "whole_file",
-    "write_table",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"pushforward.datasets.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy(
+    "pushforward.datasets",
+    {
+        "dataset": "Dataset",
+        "named_rows": "open_rows",
+        "registry": "Entry load names",
+        "tables.dequantize": "Dequantizer",
+        "tables.grid": "Grid find_step",
+        "tables.read": "read_table",
+        "tables.schema": "Column Schema",
+        "tables.splits": "Splits split",
+        "tables.stream": "RowStream read_rows",
+        "tables.write": "write_table",
+        "targets.base": "FunctionTarget Target TargetError",
+        "targets.check": "check_target",
+        "targets.load": "load_target",
+        "targets.names": "TARGETS TargetEntry",
+        "toys.toy": "TOYS Toy",
+    },
+)

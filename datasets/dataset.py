@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.datasets.errors import DataError, leave_out
-from pushforward.datasets.grid import explains, find_step
-from pushforward.datasets.schema import Column, Schema
-from pushforward.datasets.splits import Splits
-from pushforward.datasets.table import Numbers, check_names
-from pushforward.datasets.toys import Toy
+from pushforward.common.errors import DataError, leave_out
+from pushforward.datasets.tables.grid import explains, find_step
+from pushforward.datasets.tables.read import Numbers, check_names
+from pushforward.datasets.tables.schema import Column, Schema
+from pushforward.datasets.tables.splits import Splits
+from pushforward.datasets.toys.toy import Toy
 
 Array = NDArray[np.float64]
 

@@ -7,11 +7,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.datasets.errors import DataError
+from pushforward.common.errors import DataError
 from pushforward.datasets.registry import load_columns, stored_name
-from pushforward.datasets.schema import Schema
-from pushforward.datasets.stream import PART_ROWS, RowStream
-from pushforward.datasets.toys import TOYS
+from pushforward.datasets.tables.schema import Schema
+from pushforward.datasets.tables.stream import PART_ROWS, RowStream
+from pushforward.datasets.toys.toy import TOYS
 
 Array = NDArray[np.float64]
 

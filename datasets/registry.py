@@ -10,19 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.datasets.data_folder import data_folder
+from pushforward.common.errors import DataError, nearest
 from pushforward.datasets.dataset import Dataset, divide
-from pushforward.datasets.embedded import EMBEDDED, read_embedded
-from pushforward.datasets.errors import DataError, nearest
-from pushforward.datasets.literature import gathered, is_there, keep, load_literature
-from pushforward.datasets.literature_sets import LITERATURE
-from pushforward.datasets.protocols import apply_protocol, find_protocol
-from pushforward.datasets.read_uci import find_uci, read_uci
-from pushforward.datasets.splits import Splits
-from pushforward.datasets.table import Numbers, check_names, ending, read_table, select, to_numbers
-from pushforward.datasets.target_names import PREFIX, TARGETS, targets
-from pushforward.datasets.toys import CURVES, TOYS
-from pushforward.datasets.uci import UCI
+from pushforward.datasets.sources.data_folder import data_folder
+from pushforward.datasets.sources.literature import gathered, is_there, keep, load_literature
+from pushforward.datasets.sources.literature_sets import LITERATURE
+from pushforward.datasets.sources.scikit_learn import EMBEDDED, read_embedded
+from pushforward.datasets.sources.uci import UCI
+from pushforward.datasets.sources.uci_files import find_uci, read_uci
+from pushforward.datasets.tables.protocols import apply_protocol, find_protocol
+from pushforward.datasets.tables.read import Numbers, check_names, ending, read_table, select, to_numbers
+from pushforward.datasets.tables.splits import Splits
+from pushforward.datasets.targets.names import PREFIX, TARGETS, targets
+from pushforward.datasets.toys.toy import CURVES, TOYS
 
 TOY_ROWS = 250_000
 
@@ -46,7 +46,7 @@ def names(folder: str | Path | None = None) -> list[Entry]:
     """List the data sets and targets known by name, without loading any.
 
     Args:
-        folder: Where downloaded data sets are looked for; see :func:`~pushforward.datasets.data_folder.data_folder`.
+        folder: Where downloaded data sets are looked for; see ``data_folder``.
     """
     kept = data_folder(folder)
 
@@ -101,9 +101,9 @@ def load(
         drop: Leave these out.
         context: Columns to condition on instead of modelling them.
         protocol: How columns and rows are chosen: ``rnade``, ``half`` or ``tenths`` (see
-            :mod:`pushforward.datasets.protocols`); None leaves the columns as they are and fixes no parts.
+            :mod:`pushforward.datasets.tables.protocols`); None leaves the columns as they are and fixes no parts.
         fold: Which division of the protocol.
-        folder: Where downloaded data sets are; see :func:`~pushforward.datasets.data_folder.data_folder`.
+        folder: Where downloaded data sets are; see ``data_folder``.
 
     Raises:
         DataError: There is no such data set, or it cannot be used; the message says what to do.

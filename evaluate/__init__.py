@@ -1,93 +1,51 @@
-"""What a fitted density is worth: likelihood, baselines, samples, latents, pictures.
+"""Numbers about a density, and plots."""
 
-Names are imported when they are first asked for: pages and charts of what was measured must not wait for torch.
-"""
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from pushforward.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from pushforward.evaluate import plots
-    from pushforward.evaluate.baselines import Baseline, fit_baselines
-    from pushforward.evaluate.inversion import LogDetError, RoundTrip, log_det_error, round_trip
-    from pushforward.evaluate.latent import LatentReport, latent_normality
+    from pushforward.evaluate.baselines import Baseline as Baseline, fit_baselines as fit_baselines
+    from pushforward.evaluate.density import FittedDensity as FittedDensity
+    from pushforward.evaluate.evaluation import (
+        EvaluationReport as EvaluationReport,
+        draw_samples as draw_samples,
+        evaluate_flow as evaluate_flow,
+        latent_noise as latent_noise,
+    )
+    from pushforward.evaluate.inversion import (
+        LogDetError as LogDetError,
+        RoundTrip as RoundTrip,
+        log_det_error as log_det_error,
+        round_trip as round_trip,
+    )
+    from pushforward.evaluate.latent import LatentReport as LatentReport, latent_normality as latent_normality
     from pushforward.evaluate.likelihood import (
-        Density,
-        Nll,
-        kl_to_truth,
-        log_prob,
-        nll,
-        nll_from,
-        paired_difference,
+        Density as Density,
+        Nll as Nll,
+        kl_to_truth as kl_to_truth,
+        log_prob as log_prob,
+        nll as nll,
+        nll_from as nll_from,
+        paired_difference as paired_difference,
     )
-    from pushforward.evaluate.report import EvaluationReport, draw_samples, evaluate_flow, latent_noise
     from pushforward.evaluate.samples import (
-        C2st,
-        SampleReport,
-        classifier_two_sample_test,
-        compare_samples,
-        sliced_wasserstein,
+        C2st as C2st,
+        SampleReport as SampleReport,
+        classifier_two_sample_test as classifier_two_sample_test,
+        compare_samples as compare_samples,
+        sliced_wasserstein as sliced_wasserstein,
     )
 
-_HOMES = {
-    "Baseline": "baselines",
-    "C2st": "samples",
-    "Density": "likelihood",
-    "EvaluationReport": "report",
-    "LatentReport": "latent",
-    "LogDetError": "inversion",
-    "Nll": "likelihood",
-    "RoundTrip": "inversion",
-    "SampleReport": "samples",
-    "classifier_two_sample_test": "samples",
-    "compare_samples": "samples",
-    "draw_samples": "report",
-    "evaluate_flow": "report",
-    "fit_baselines": "baselines",
-    "kl_to_truth": "likelihood",
-    "latent_noise": "report",
-    "latent_normality": "latent",
-    "log_det_error": "inversion",
-    "log_prob": "likelihood",
-    "nll": "likelihood",
-    "nll_from": "likelihood",
-    "paired_difference": "likelihood",
-    "round_trip": "inversion",
-    "sliced_wasserstein": "samples",
-}
-
-__all__ = [
-    "Baseline",
-    "C2st",
-    "Density",
-    "EvaluationReport",
-    "LatentReport",
-    "LogDetError",
-    "Nll",
-    "RoundTrip",
-    "SampleReport",
-    "classifier_two_sample_test",
-    "compare_samples",
-    "draw_samples",
-    "evaluate_flow",
-    "fit_baselines",
-    "kl_to_truth",
-    "latent_noise",
-    "latent_normality",
-    "log_det_error",
-    "log_prob",
-    "nll",
-    "nll_from",
-    "paired_difference",
-    "plots",
-    "round_trip",
-    "sliced_wasserstein",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "plots":
-        return importlib.import_module("pushforward.evaluate.plots")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"pushforward.evaluate.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazy(
+    "pushforward.evaluate",
+    {
+        "baselines": "Baseline fit_baselines",
+        "density": "FittedDensity",
+        "evaluation": "EvaluationReport draw_samples evaluate_flow latent_noise",
+        "inversion": "LogDetError RoundTrip log_det_error round_trip",
+        "latent": "LatentReport latent_normality",
+        "likelihood": "Density Nll kl_to_truth log_prob nll nll_from paired_difference",
+        "samples": "C2st SampleReport classifier_two_sample_test compare_samples sliced_wasserstein",
+    },
+)

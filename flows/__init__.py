@@ -1,94 +1,100 @@
-"""Bijections, base laws and flows: build them, compose them, train them, save them."""
+"""Densities as torch modules: base distributions, bijections, flows, and how they are saved."""
 
-from pushforward.flows.autoencoder import Autoencoder, Encoder, build_autoencoder
-from pushforward.flows.autoregressive import MaskedAutoregressive
-from pushforward.flows.autoregressive_mixture import AutoregressiveMixture
-from pushforward.flows.base import Base, LocationScale
-from pushforward.flows.bijection import Bijection, Chain, Foreign, Inverse
-from pushforward.flows.bounded import Beta, Gamma, Uniform
-from pushforward.flows.conditioners import MaskedConditioner, MaskedResidualNet, ResidualNet
-from pushforward.flows.coupling import Coupling
-from pushforward.flows.decoders import BernoulliDecoder, CategoricalDecoder, Decoder, GaussianDecoder, LogisticDecoder
-from pushforward.flows.ensemble import Ensemble, Model, members_of
-from pushforward.flows.flow import Flow
-from pushforward.flows.gaussian import Gaussian
-from pushforward.flows.incremental import Incremental, IncrementalPass
-from pushforward.flows.kernel_density import KernelDensity
-from pushforward.flows.laws import Laplace, Logistic, StudentT
-from pushforward.flows.linear import LULinear, Permutation
-from pushforward.flows.marginal import Marginal
-from pushforward.flows.mixture import GaussianMixture
-from pushforward.flows.normalization import ActNorm, Standardize
-from pushforward.flows.presets import BASES, NAMES, build, build_ensemble, make_base
-from pushforward.flows.probit import Probit
-from pushforward.flows.resampled import Acceptance, Resampled
-from pushforward.flows.spline import RationalQuadraticSpline
-from pushforward.flows.storage import ModelFileError, load, load_model, read_extra, save
-from pushforward.flows.support import Log, Logit, Pushed
-from pushforward.flows.testing import check_bijection
-from pushforward.flows.transformer import MaskedTransformer
-from pushforward.flows.univariate import Affine, Univariate
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "BASES",
-    "NAMES",
-    "Acceptance",
-    "ActNorm",
-    "Affine",
-    "Autoencoder",
-    "AutoregressiveMixture",
-    "Base",
-    "BernoulliDecoder",
-    "Beta",
-    "Bijection",
-    "CategoricalDecoder",
-    "Chain",
-    "Coupling",
-    "Decoder",
-    "Encoder",
-    "Ensemble",
-    "Flow",
-    "Foreign",
-    "Gamma",
-    "Gaussian",
-    "GaussianDecoder",
-    "GaussianMixture",
-    "Incremental",
-    "IncrementalPass",
-    "Inverse",
-    "KernelDensity",
-    "LULinear",
-    "Laplace",
-    "LocationScale",
-    "Log",
-    "Logistic",
-    "LogisticDecoder",
-    "Logit",
-    "Marginal",
-    "MaskedAutoregressive",
-    "MaskedConditioner",
-    "MaskedResidualNet",
-    "MaskedTransformer",
-    "Model",
-    "ModelFileError",
-    "Permutation",
-    "Probit",
-    "Pushed",
-    "RationalQuadraticSpline",
-    "Resampled",
-    "ResidualNet",
-    "Standardize",
-    "StudentT",
-    "Uniform",
-    "Univariate",
-    "build",
-    "build_autoencoder",
-    "build_ensemble",
-    "check_bijection",
-    "load",
-    "load_model",
-    "make_base",
-    "members_of",
-    "read_extra",
-    "save",
-]
+from pushforward.common.lazy import lazy
+
+if TYPE_CHECKING:
+    from pushforward.flows.bases.base import Base as Base, LocationScale as LocationScale
+    from pushforward.flows.bases.bounded import Beta as Beta, Gamma as Gamma, Uniform as Uniform
+    from pushforward.flows.bases.gaussian import Gaussian as Gaussian
+    from pushforward.flows.bases.gaussian_mixture import GaussianMixture as GaussianMixture
+    from pushforward.flows.bases.heavy_tailed import Laplace as Laplace, Logistic as Logistic, StudentT as StudentT
+    from pushforward.flows.bases.kernel_density import KernelDensity as KernelDensity
+    from pushforward.flows.bases.made_mog import AutoregressiveMixture as AutoregressiveMixture
+    from pushforward.flows.bases.resampled import Acceptance as Acceptance, Resampled as Resampled
+    from pushforward.flows.bijections.autoregressive import MaskedAutoregressive as MaskedAutoregressive
+    from pushforward.flows.bijections.base import (
+        Bijection as Bijection,
+        Chain as Chain,
+        Foreign as Foreign,
+        Inverse as Inverse,
+    )
+    from pushforward.flows.bijections.coupling import Coupling as Coupling
+    from pushforward.flows.bijections.elementwise import Marginal as Marginal
+    from pushforward.flows.bijections.linear import LULinear as LULinear, Permutation as Permutation
+    from pushforward.flows.bijections.normalization import ActNorm as ActNorm, Standardize as Standardize
+    from pushforward.flows.bijections.probit import Probit as Probit
+    from pushforward.flows.bijections.support import Log as Log, Logit as Logit, Pushed as Pushed
+    from pushforward.flows.flow import Flow as Flow
+    from pushforward.flows.mixture import Ensemble as Ensemble, Model as Model, members_of as members_of
+    from pushforward.flows.networks.incremental import Incremental as Incremental, IncrementalPass as IncrementalPass
+    from pushforward.flows.networks.masked import (
+        MaskedConditioner as MaskedConditioner,
+        MaskedResidualNet as MaskedResidualNet,
+        ResidualNet as ResidualNet,
+    )
+    from pushforward.flows.networks.transformer import MaskedTransformer as MaskedTransformer
+    from pushforward.flows.presets import (
+        BASES as BASES,
+        NAMES as NAMES,
+        build as build,
+        build_ensemble as build_ensemble,
+        make_base as make_base,
+    )
+    from pushforward.flows.storage import (
+        ModelFileError as ModelFileError,
+        load as load,
+        load_model as load_model,
+        read_extra as read_extra,
+        save as save,
+    )
+    from pushforward.flows.testing import check_bijection as check_bijection
+    from pushforward.flows.univariate.base import Affine as Affine, Univariate as Univariate
+    from pushforward.flows.univariate.rational_quadratic import RationalQuadraticSpline as RationalQuadraticSpline
+    from pushforward.flows.vae.autoencoder import (
+        Autoencoder as Autoencoder,
+        Encoder as Encoder,
+        build_autoencoder as build_autoencoder,
+    )
+    from pushforward.flows.vae.decoders import (
+        BernoulliDecoder as BernoulliDecoder,
+        CategoricalDecoder as CategoricalDecoder,
+        Decoder as Decoder,
+        GaussianDecoder as GaussianDecoder,
+        LogisticDecoder as LogisticDecoder,
+    )
+
+__getattr__, __dir__ = lazy(
+    "pushforward.flows",
+    {
+        "bases.base": "Base LocationScale",
+        "bases.bounded": "Beta Gamma Uniform",
+        "bases.gaussian": "Gaussian",
+        "bases.gaussian_mixture": "GaussianMixture",
+        "bases.heavy_tailed": "Laplace Logistic StudentT",
+        "bases.kernel_density": "KernelDensity",
+        "bases.made_mog": "AutoregressiveMixture",
+        "bases.resampled": "Acceptance Resampled",
+        "bijections.autoregressive": "MaskedAutoregressive",
+        "bijections.base": "Bijection Chain Foreign Inverse",
+        "bijections.coupling": "Coupling",
+        "bijections.elementwise": "Marginal",
+        "bijections.linear": "LULinear Permutation",
+        "bijections.normalization": "ActNorm Standardize",
+        "bijections.probit": "Probit",
+        "bijections.support": "Log Logit Pushed",
+        "flow": "Flow",
+        "mixture": "Ensemble Model members_of",
+        "networks.incremental": "Incremental IncrementalPass",
+        "networks.masked": "MaskedConditioner MaskedResidualNet ResidualNet",
+        "networks.transformer": "MaskedTransformer",
+        "presets": "BASES NAMES build build_ensemble make_base",
+        "storage": "ModelFileError load load_model read_extra save",
+        "testing": "check_bijection",
+        "univariate.base": "Affine Univariate",
+        "univariate.rational_quadratic": "RationalQuadraticSpline",
+        "vae.autoencoder": "Autoencoder Encoder build_autoencoder",
+        "vae.decoders": "BernoulliDecoder CategoricalDecoder Decoder GaussianDecoder LogisticDecoder",
+    },
+)

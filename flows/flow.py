@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pushforward.flows import graphs
-from pushforward.flows.base import Base
-from pushforward.flows.bijection import Bijection, as_bijection, check_shape, pull_back, without_dropout
+from pushforward.flows.bases.base import Base
+from pushforward.flows.bijections.base import Bijection, as_bijection, check_shape, pull_back, without_dropout
+from pushforward.flows.kernels import cuda_graphs as graphs
 
 
 class Flow(nn.Module):

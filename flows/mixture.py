@@ -1,134 +1,168 @@
-r"""A mixture of Gaussians as a base, with implicit gradients of its samples."""
+r"""Several flows averaged in probability: a density as exact as each of them."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pushforward.flows.base import LocationScale
-from pushforward.flows.normal import noise_between, normal_cdf
-
-_LOG_ROOT_2PI = 0.9189385332046727
-_SPREAD = 0.5
-"""Share of the variance that lies between the components at first; the rest is within them."""
+from pushforward.flows.bijections.base import check_shape
+from pushforward.flows.flow import Flow
 
 
-class GaussianMixture(LocationScale):
-    r"""Mixture of diagonal Gaussians with trainable weights, locations and scales.
+class Ensemble(nn.Module):
+    r"""Mixture of flows, :math:`p(x) = \sum_m w_m p_m(x)`.
 
-    The components live in units of a location and a scale of all of them, which ``initialize`` brings to the data and
-    which a context moves. It starts with equal weights, mean 0 and variances 1, components spread at random.
-
-    A sample's gradient is that of the implicit function. With :math:`F_d(z_d \mid z_{<d}; \theta)` the distribution
-    function of a feature given the ones before it and :math:`p_d` its density, all of these stay what they are when
-    :math:`\theta` moves, so that
-
-    .. math:: dz_d = -\frac{1}{p_d} \Big( \frac{\partial F_d}{\partial \theta} d\theta
-                     + \frac{\partial F_d}{\partial z_{<d}} dz_{<d} \Big) ,
-
-    also for the weights, which no path through a chosen component would reach. It is a first derivative: derivatives
-    of derivatives of samples are not those of the law.
+    What members that were fitted alike have learned by chance differs, and averages out; what they agree on stays. On
+    small tables that is worth more than any other change. It has the methods of a ``Flow`` but for those that belong to
+    a single bijection, and for path gradients.
 
     Args:
-        features: Number of features :math:`D`.
-        components: Number of components :math:`K`.
-        context: Number of context features, which move the location and the scale of the whole mixture.
-        trainable: Whether its numbers are parameters.
+        members: Flows of the same features and context.
+        weights: Weight of each; equal ones by default. Constants: they are not trained by gradients.
+
+    Shape:
+        points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats.
 
     Cost:
-        :math:`O(K D)` a point; ``rsample`` in :math:`D` steps one after the other.
+        That of all members for ``log_prob``; ``sample`` that of a single one, divided among them.
 
     References:
-        - Graves (2016), Stochastic Backpropagation through Mixture Density Distributions,
-          https://arxiv.org/abs/1607.05690.
-        - Figurnov et al. (2018), Implicit Reparameterization Gradients, https://arxiv.org/abs/1805.08498.
+        - Smyth & Wolpert (1999), Linearly combining density estimators via stacking,
+          https://doi.org/10.1023/A:1007511322260.
+
+    Example:
+        >>> from pushforward.flows import build
+        >>> ensemble = Ensemble([build("maf", features=3, hidden=16) for _ in range(4)])
+        >>> ensemble.log_prob(torch.zeros(5, 3)).shape, ensemble.sample(7).shape
+        (torch.Size([5]), torch.Size([7, 3]))
     """
 
-    logits: Tensor
-    locations: Tensor
-    log_scales: Tensor
+    def __init__(self, members: Sequence[Flow], weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        if not members:
+            raise ValueError("Ensemble: expected at least one member; got none")
+        weights = [1.0] * len(members) if weights is None else list(weights)
+        total = math.fsum(weights)
+        if len(weights) != len(members) or not all(w > 0.0 for w in weights) or not math.isfinite(total):
+            raise ValueError(f"Ensemble: expected {len(members)} weights above 0; got {weights}")
+        first = members[0]
+        self.features, self.context = first.features, max(member.context for member in members)
+        for i, member in enumerate(members):
+            if member.features != self.features or member.context not in (0, self.context):
+                raise ValueError(
+                    f"Ensemble: expected {self.features} features and a context of 0 or {self.context} in member {i}; "
+                    f"got {member.features} and {member.context}"
+                )
+        self.flows = nn.ModuleList(members)
+        self.weights = [w / total for w in weights]
 
-    def __init__(self, features: int, components: int = 8, context: int = 0, trainable: bool = True) -> None:
-        super().__init__(features, context, trainable)
-        if components < 1:
-            raise ValueError(f"GaussianMixture: expected components of at least 1; got {components}")
-        self.components = components
-        within = 1.0 - _SPREAD if components > 1 else 1.0
-        self.keep("logits", torch.zeros(components), trainable)
-        self.keep("locations", _spread(torch.randn(components, features)), trainable)
-        self.keep("log_scales", torch.full((components, features), within).log() * 0.5, trainable)
+    @property
+    def members(self) -> list[Flow]:
+        """The flows."""
+        return list(self.flows)  # type: ignore[arg-type]  # a ModuleList forgets what its members are
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The log-density: the same as ``log_prob``."""
+        return self.log_prob(x, context)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density ``(...)`` of points ``(..., D)``, in nats."""
+        return self.joint_log_prob(x, context).logsumexp(-1)
+
+    def joint_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Logarithms ``(..., members)`` of each member's weight times its density."""
+        self._check(context)
+        each = [m.log_prob(x, context if m.context else None) for m in self.members]
+        joint = torch.stack(torch.broadcast_tensors(*each), dim=-1)  # some members may not see the context
+        return joint + joint.new_tensor(self.weights).log()
+
+    def latent_noise(self, x: Tensor, context: Tensor | None = None, share: Tensor | None = None) -> Tensor:
+        r"""The noise ``(..., D)`` behind points ``(..., D)``: standard normal if the points are of this law.
+
+        Each point is mapped by a member drawn from its posterior :math:`w_m p_m(x) / p(x)`: that is the member it would
+        have been drawn from.
+
+        Args:
+            x: Points.
+            context: Context.
+            share: Numbers ``(...)`` between 0 and 1 that draw the members; random ones by default.
+        """
+        posterior = self.joint_log_prob(x, context).softmax(-1)
+        if share is None:
+            share = torch.rand(posterior.shape[:-1], dtype=posterior.dtype, device=posterior.device)
+        chosen = (share.unsqueeze(-1) >= posterior.cumsum(-1)[..., :-1]).sum(-1)
+        each = [m.latent_noise(x, context if m.context else None) for m in self.members]
+        noise = torch.stack(torch.broadcast_tensors(*each), dim=-2)
+        index = chosen[..., None, None].expand(*chosen.shape, 1, self.features)
+        return noise.gather(-2, index).squeeze(-2)
 
     @torch.no_grad()
-    def initialize(self, mean: Tensor, covariance: Tensor) -> None:
-        """Spread a fresh mixture over a mean ``(D,)`` and covariance ``(D, D)``: components lie along it."""
-        deviation = covariance.diagonal().sqrt()
-        factor = torch.linalg.cholesky(covariance) / deviation[:, None]
-        self.locations.copy_(_spread(self.locations.to(factor) @ factor.T))
-        super().initialize(mean, covariance)
+    def sample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        """Draw points ``(n, ..., D)`` without gradients; arguments as ``rsample``."""
+        return self.rsample(n, context)
 
-    def standard_log_prob(self, y: Tensor) -> Tensor:
-        scaled = (y[..., None, :] - self.locations) * (-self.log_scales).exp()
-        joint = -(0.5 * scaled.square() + _LOG_ROOT_2PI + self.log_scales).sum(-1)
-        return torch.logsumexp(joint + self.logits.log_softmax(-1), -1)
+    def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        """Draw points that carry gradients to the members' parameters; see ``Flow.rsample``.
 
-    def standard_rsample(self, lead: tuple[int, ...]) -> Tensor:
-        with torch.no_grad():
-            y = self._draw(lead)
-        own = (self.logits, self.locations, self.log_scales)
-        if not torch.is_grad_enabled() or not any(t.requires_grad for t in own):
-            return y
-        moved: list[Tensor] = []
-        log_weights = self.logits.log_softmax(-1).expand(*lead, self.components)
-        for d in range(self.features):
-            value = y[..., d]
-            weights = log_weights.softmax(-1)
-            scaled = (value[..., None] - self.locations[:, d]) * (-self.log_scales[:, d]).exp()
-            log_density = -0.5 * scaled.square() - _LOG_ROOT_2PI - self.log_scales[:, d]
-            density = (weights * log_density.exp()).sum(-1).detach()
-            # Minus what lies above has the same derivatives as what lies below, and keeps the digits in the upper tail.
-            upper = (weights * normal_cdf(scaled)).sum(-1, keepdim=True).detach() > 0.5
-            below = (weights * torch.where(upper, -normal_cdf(-scaled), normal_cdf(scaled))).sum(-1)
-            value = value - (below - below.detach()) / density
-            moved.append(value)
-            # The next features are conditioned on the value that moves.
-            scaled = (value[..., None] - self.locations[:, d]) * (-self.log_scales[:, d]).exp()
-            log_weights = log_weights - 0.5 * scaled.square() - self.log_scales[:, d]
-        return torch.stack(moved, -1)
+        Args:
+            n: Number of points, or a shape of leading dimensions.
+            context: Context ``(..., C)``; its leading dimensions come after those of ``n``.
 
-    def standard_noise(self, y: Tensor) -> Tensor:
-        noise = []
-        log_weights = self.logits.log_softmax(-1)
-        for d in range(self.features):
-            scaled = (y[..., d, None] - self.locations[:, d]) * (-self.log_scales[:, d]).exp()
-            weights = log_weights.softmax(-1)
-            below, above = (weights * normal_cdf(scaled)).sum(-1), (weights * normal_cdf(-scaled)).sum(-1)
-            noise.append(noise_between(below, above))
-            log_weights = log_weights - 0.5 * scaled.square() - self.log_scales[:, d]
-        return torch.stack(noise, -1)
+        Returns:
+            Points ``(n, ..., D)``.
+        """
+        self._check(context)
+        lead = (n,) if isinstance(n, int) else tuple(n)
+        given = None
+        if context is not None:
+            lead = (*lead, *context.shape[:-1])
+            given = context.expand(*lead, self.context).reshape(-1, self.context)
+        base = self.members[0].base
+        share = torch.rand(math.prod(lead), dtype=base.dtype, device=base.device)
+        chosen = torch.bucketize(share, share.new_tensor(self.weights).cumsum(-1)[:-1], right=True)
+        drawn, places = [], []
+        for m, member in enumerate(self.members):
+            place = (chosen == m).nonzero().squeeze(-1)
+            own = given if member.context else None
+            drawn.append(member.rsample(len(place)) if own is None else member.rsample((), own[place]))
+            places.append(place)
+        back = torch.empty_like(chosen).scatter_(0, torch.cat(places), torch.arange(len(chosen), device=chosen.device))
+        return torch.cat(drawn)[back].reshape(*lead, self.features)
 
-    def standard_moments(self) -> tuple[Tensor, Tensor]:
-        weights = self.logits.softmax(-1)
-        mean = weights @ self.locations
-        centred = self.locations - mean
-        return mean, (weights @ (centred.square() + (2.0 * self.log_scales).exp())).sqrt()
+    def rsample_and_log_prob(
+        self, n: int | tuple[int, ...] = (), context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw points ``(n, ..., D)`` with their log-densities ``(n, ...)``, which take a pass of all members."""
+        x = self.rsample(n, context)
+        return x, self.log_prob(x, context)
+
+    @torch.no_grad()
+    def sample_and_log_prob(
+        self, n: int | tuple[int, ...] = (), context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same without gradients."""
+        return self.rsample_and_log_prob(n, context)
 
     def config(self) -> dict[str, Any]:
-        return super().config() | {"components": self.components}
+        """Arguments that rebuild this ensemble (without its weights)."""
+        return {"members": self.members, "weights": self.weights}
 
-    def _draw(self, lead: tuple[int, ...]) -> Tensor:
-        # Inverting a few weights costs less than the general sampler, and takes any shape.
-        ends = self.logits.softmax(-1).cumsum(-1)
-        share = torch.rand(lead, dtype=self.dtype, device=self.device)
-        chosen = torch.bucketize(share, ends[:-1], right=True)
-        noise = torch.randn(*lead, self.features, dtype=self.dtype, device=self.device)
-        drawn: Tensor = self.locations[chosen] + noise * self.log_scales[chosen].exp()
-        return drawn
+    def _check(self, context: Tensor | None) -> None:
+        if (context is None) == (self.context == 0):
+            if context is not None:
+                check_shape("Ensemble", "context", context, self.context)
+            return
+        expected = f"context of shape (..., {self.context})" if self.context else "no context"
+        found = "none" if context is None else f"one of shape {tuple(context.shape)}"
+        raise ValueError(f"Ensemble: expected {expected}; got {found}")
 
 
-def _spread(points: Tensor) -> Tensor:
-    """Component locations ``(K, D)`` moved and scaled to mean 0 and the variances between components at first."""
-    if len(points) == 1:
-        return torch.zeros_like(points)
-    centred = points - points.mean(0)
-    spread: Tensor = centred * (_SPREAD**0.5 / centred.std(0, correction=0))
-    return spread
+Model = Flow | Ensemble
+"""What stands for a density: a flow, or an ensemble of them."""
+
+
+def members_of(model: Model) -> list[Flow]:
+    """The flows that a density is made of."""
+    return model.members if isinstance(model, Ensemble) else [model]

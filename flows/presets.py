@@ -6,26 +6,26 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from pushforward.flows.autoregressive import MaskedAutoregressive
-from pushforward.flows.autoregressive_mixture import AutoregressiveMixture
-from pushforward.flows.base import Base
-from pushforward.flows.bijection import Bijection, Chain, Inverse
-from pushforward.flows.bounded import Beta, Gamma, Uniform
-from pushforward.flows.conditioners import MaskedConditioner, MaskedResidualNet, ResidualNet
-from pushforward.flows.coupling import Coupling
-from pushforward.flows.ensemble import Ensemble
+from pushforward.flows.bases.base import Base
+from pushforward.flows.bases.bounded import Beta, Gamma, Uniform
+from pushforward.flows.bases.gaussian import Gaussian
+from pushforward.flows.bases.gaussian_mixture import GaussianMixture
+from pushforward.flows.bases.heavy_tailed import Laplace, Logistic, StudentT
+from pushforward.flows.bases.made_mog import AutoregressiveMixture
+from pushforward.flows.bases.resampled import Resampled
+from pushforward.flows.bijections.autoregressive import MaskedAutoregressive
+from pushforward.flows.bijections.base import Bijection, Chain, Inverse
+from pushforward.flows.bijections.coupling import Coupling
+from pushforward.flows.bijections.elementwise import Marginal
+from pushforward.flows.bijections.linear import LULinear, Permutation
+from pushforward.flows.bijections.normalization import ActNorm
+from pushforward.flows.bijections.support import Log, Logit, Pushed
 from pushforward.flows.flow import Flow
-from pushforward.flows.gaussian import Gaussian
-from pushforward.flows.laws import Laplace, Logistic, StudentT
-from pushforward.flows.linear import LULinear, Permutation
-from pushforward.flows.marginal import Marginal
-from pushforward.flows.mixture import GaussianMixture
-from pushforward.flows.normalization import ActNorm
-from pushforward.flows.resampled import Resampled
-from pushforward.flows.spline import RationalQuadraticSpline, Tails
-from pushforward.flows.support import Log, Logit, Pushed
-from pushforward.flows.transformer import MaskedTransformer
-from pushforward.flows.univariate import Affine, Univariate
+from pushforward.flows.mixture import Ensemble
+from pushforward.flows.networks.masked import MaskedConditioner, MaskedResidualNet, ResidualNet
+from pushforward.flows.networks.transformer import MaskedTransformer
+from pushforward.flows.univariate.base import Affine, Univariate
+from pushforward.flows.univariate.rational_quadratic import RationalQuadraticSpline, Tails
 
 Linear = Literal["between", "around"]
 NetName = Literal["residual", "transformer"]

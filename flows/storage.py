@@ -8,35 +8,33 @@ from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
+from safetensors.torch import load as load_tensors, save as save_tensors
 from torch import nn
 
 from pushforward import __version__
-from pushforward.flows.autoencoder import Autoencoder, Encoder
-from pushforward.flows.autoregressive import MaskedAutoregressive
-from pushforward.flows.autoregressive_mixture import AutoregressiveMixture
-from pushforward.flows.bijection import Chain, Inverse
-from pushforward.flows.bounded import Beta, Gamma, Uniform
-from pushforward.flows.conditioners import MaskedResidualNet, ResidualNet
-from pushforward.flows.coupling import Coupling
-from pushforward.flows.decoders import BernoulliDecoder, CategoricalDecoder, GaussianDecoder, LogisticDecoder
-from pushforward.flows.ensemble import Ensemble
-from pushforward.flows.ensemble import Model as Density
+from pushforward.flows.bases.bounded import Beta, Gamma, Uniform
+from pushforward.flows.bases.gaussian import Gaussian
+from pushforward.flows.bases.gaussian_mixture import GaussianMixture
+from pushforward.flows.bases.heavy_tailed import Laplace, Logistic, StudentT
+from pushforward.flows.bases.kernel_density import KernelDensity
+from pushforward.flows.bases.made_mog import AutoregressiveMixture
+from pushforward.flows.bases.resampled import Acceptance, Resampled
+from pushforward.flows.bijections.autoregressive import MaskedAutoregressive
+from pushforward.flows.bijections.base import Chain, Inverse
+from pushforward.flows.bijections.coupling import Coupling
+from pushforward.flows.bijections.elementwise import Marginal
+from pushforward.flows.bijections.linear import LULinear, Permutation
+from pushforward.flows.bijections.normalization import ActNorm, Standardize
+from pushforward.flows.bijections.probit import Probit
+from pushforward.flows.bijections.support import Log, Logit, Pushed
 from pushforward.flows.flow import Flow
-from pushforward.flows.gaussian import Gaussian
-from pushforward.flows.kernel_density import KernelDensity
-from pushforward.flows.laws import Laplace, Logistic, StudentT
-from pushforward.flows.linear import LULinear, Permutation
-from pushforward.flows.marginal import Marginal
-from pushforward.flows.mixture import GaussianMixture
-from pushforward.flows.normalization import ActNorm, Standardize
-from pushforward.flows.probit import Probit
-from pushforward.flows.resampled import Acceptance, Resampled
-from pushforward.flows.spline import RationalQuadraticSpline
-from pushforward.flows.support import Log, Logit, Pushed
-from pushforward.flows.transformer import MaskedTransformer
-from pushforward.flows.univariate import Affine, Univariate
+from pushforward.flows.mixture import Ensemble, Model as Density
+from pushforward.flows.networks.masked import MaskedResidualNet, ResidualNet
+from pushforward.flows.networks.transformer import MaskedTransformer
+from pushforward.flows.univariate.base import Affine, Univariate
+from pushforward.flows.univariate.rational_quadratic import RationalQuadraticSpline
+from pushforward.flows.vae.autoencoder import Autoencoder, Encoder
+from pushforward.flows.vae.decoders import BernoulliDecoder, CategoricalDecoder, GaussianDecoder, LogisticDecoder
 
 Model = TypeVar("Model", bound=nn.Module)
 

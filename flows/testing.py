@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
-from pushforward.flows.bijection import Bijection
+from pushforward.flows.bijections.base import Bijection
 
 
 def check_bijection(

@@ -54,7 +54,7 @@ def perturb() -> Callable[[Module], Module]:
 @pytest.fixture(autouse=True, scope="session")
 def _kernels() -> None:
     """Build the kernels, or be told once that they cannot be had: most tests are as good without them."""
-    from pushforward.flows import native
+    from pushforward.flows.kernels import native
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", native.NativeWarning)

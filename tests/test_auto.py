@@ -19,8 +19,12 @@ from click.testing import CliRunner
 from scipy import optimize, special
 
 from pushforward.cli import main
-from pushforward.evaluate.fitted import FittedDensity
+from pushforward.config.read import load_config
+from pushforward.config.schema import Config, FlowConfig
+from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import log_prob
+from pushforward.experiment.result import Fit
+from pushforward.experiment.rows import fit, plan, resume
 from pushforward.flows import (
     AutoregressiveMixture,
     Ensemble,
@@ -33,15 +37,14 @@ from pushforward.flows import (
     members_of,
 )
 from pushforward.flows.storage import _encode
-from pushforward.train import DivergedError, fit, load_config, loop, plan, race, resume, stacking
+from pushforward.runs.folder import RunFolder
+from pushforward.tracking.base import read_metrics
+from pushforward.train import selection as race, stacking, trainer as loop
 from pushforward.train.architecture import build_model, describe, idle_keys
-from pushforward.train.config import Config, FlowConfig
-from pushforward.train.outcome import Fit
-from pushforward.train.prepare import Prepared
-from pushforward.train.runs import RunFolder
-from pushforward.train.settings import candidates, is_open, members_for, resolve
+from pushforward.train.data import Prepared
+from pushforward.train.defaults import candidates, is_open, members_for, resolve
 from pushforward.train.stacking import FLOW, GAUSSIAN, KERNEL, stack, stacking_weights
-from pushforward.train.tracking import read_metrics
+from pushforward.train.trainer import DivergedError
 
 QUIET = ("wandb=off", "train.evaluate=false")
 SMALL = ("flow.hidden=8", "flow.blocks=1", "flow.components=3")
@@ -261,7 +264,7 @@ def test_a_race_is_not_lost_to_what_comes_after_it(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its end is a checkpoint: a fit that fails right afterwards goes on from there."""
-    from pushforward.train import session
+    from pushforward.experiment import session
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of luck")
@@ -443,7 +446,7 @@ def test_ensemble_end_to_end(source: str, tmp_path: Path) -> None:
 
 def test_loss_of_an_ensemble_is_that_of_its_members() -> None:
     """The mean is logged; a gradient as long as that of one is what is clipped."""
-    from pushforward.train.likelihood import Likelihood, Points
+    from pushforward.train.objectives.likelihood import Likelihood, Points
 
     x = torch.randn(64, 3)
     ensemble = Ensemble([build("maf", 3, layers=1, hidden=4) for _ in range(4)])

@@ -14,10 +14,11 @@ from scipy import ndimage, stats
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pushforward.evaluate import autoencoder_plots, nll
+from pushforward.evaluate import nll
+from pushforward.evaluate.plots import autoencoder as autoencoder_plots
 from pushforward.flows import Chain, Flow, Gaussian, Standardize, build
-from pushforward.flows.autoencoder import CHUNK, Autoencoder, Encoder, Estimator, build_autoencoder
-from pushforward.flows.decoders import (
+from pushforward.flows.vae.autoencoder import CHUNK, Autoencoder, Encoder, Estimator, build_autoencoder
+from pushforward.flows.vae.decoders import (
     BernoulliDecoder,
     CategoricalDecoder,
     CountDecoder,
@@ -25,9 +26,9 @@ from pushforward.flows.decoders import (
     GaussianDecoder,
     LogisticDecoder,
 )
-from pushforward.train.bound_objective import MOST_VALIDATION_ROWS, BoundObjective, maximize_bound
-from pushforward.train.loop import DivergedError
-from pushforward.train.settings import Settings
+from pushforward.train.defaults import Settings
+from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, BoundObjective, maximize_bound
+from pushforward.train.trainer import DivergedError
 
 Perturb = Callable[[nn.Module], nn.Module]
 FEATURES, LATENT = 4, 2

@@ -11,15 +11,16 @@ from click.testing import CliRunner, Result
 from pyarrow import parquet
 
 from pushforward.cli import main
-from pushforward.evaluate.fitted import FittedDensity
+from pushforward.config.read import ConfigError, load_config
+from pushforward.evaluate.density import FittedDensity
+from pushforward.experiment import autoencoder as autoencoder_fitting
+from pushforward.experiment.autoencoder import plan_autoencoder
+from pushforward.experiment.result import Fit
+from pushforward.experiment.rows import fit, resume
 from pushforward.flows import Flow
-from pushforward.train import autoencoder_fitting, fit, load_config, resume
-from pushforward.train.autoencoder_fitting import plan_autoencoder
-from pushforward.train.outcome import Fit
-from pushforward.train.overrides import ConfigError
-from pushforward.train.prepare import load_data
-from pushforward.train.row_scores import rows_fingerprint
-from pushforward.train.tracking import read_metrics
+from pushforward.runs.row_scores import rows_fingerprint
+from pushforward.tracking.base import read_metrics
+from pushforward.train.data import load_data
 
 SMALL = ("flow.hidden=32", "flow.blocks=1", "flow.dropout=0", "vae.latent=4", "train.batch_size=128", "wandb=off")
 

@@ -22,13 +22,11 @@ from pushforward.flows import (
     MaskedResidualNet,
     MaskedTransformer,
     build,
-    elementwise,
-    fused,
     load_model,
-    native,
     save,
 )
-from pushforward.flows.autoregressive_mixture import MOST_COMPONENTS, MixtureConditional
+from pushforward.flows.bases.made_mog import MOST_COMPONENTS, MixtureConditional
+from pushforward.flows.kernels import elementwise, fused, native
 from tests.test_laws import AREA, GRID, bend
 from tests.test_native import kernels_in, second_derivatives
 from tests.test_path_gradient import path_gradients_agree

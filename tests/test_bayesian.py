@@ -14,8 +14,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from pushforward.flows import Chain, Flow, Gaussian, check_bijection
-from pushforward.train.bayesian import Array, BayesianRegression
-from pushforward.train.bayesian_posterior import (
+from pushforward.flows.bayesian.posterior import (
     Gradient,
     LowRankLinear,
     WeightedNetwork,
@@ -23,6 +22,7 @@ from pushforward.train.bayesian_posterior import (
     mean_field,
     sample_with_log_density,
 )
+from pushforward.train.bayesian_regression import Array, BayesianRegression
 
 NOISE, PRIOR_SCALE = 0.7, 1.5
 LINEAR: dict[str, Any] = {

@@ -21,28 +21,27 @@ import torch
 from click.testing import CliRunner, Result
 
 import pushforward
+from pushforward.benchmark.folder import BenchmarkFolder
+from pushforward.benchmark.jobs import Budget, Cell, Column, Plan, Result as CellResult, fit_command, read_scores
+from pushforward.benchmark.methods import parse_methods
+from pushforward.benchmark.page import benchmark_page
+from pushforward.benchmark.peers import FEW_ROWS, VALIDATIONS, build_peer, peer_config, train_peer
+from pushforward.benchmark.published import COLUMNS, ERROR_BARS, PUBLISHED
+from pushforward.benchmark.run import benchmark_plan, default_folder, write_table_files
+from pushforward.benchmark.scheduler import BenchmarkSession, _grouped
+from pushforward.benchmark.scores import RowScores, difference, estimate
+from pushforward.benchmark.sources import as_options
+from pushforward.benchmark.suites import SUITES, Suite, chosen_folds, labels, suite_of
+from pushforward.benchmark.table import BEST, WITHIN, BenchmarkTable, build_table
+from pushforward.benchmark.table_data import long_table, table_dict
+from pushforward.benchmark.text import table_lines
 from pushforward.cli import main
-from pushforward.train.benchmark import benchmark_plan, default_folder, write_table_files
-from pushforward.train.benchmark_cells import Budget, Cell, Column, Plan, fit_command, read_scores
-from pushforward.train.benchmark_cells import Result as CellResult
-from pushforward.train.benchmark_folder import BenchmarkFolder
-from pushforward.train.benchmark_json import long_table, table_dict
-from pushforward.train.benchmark_methods import parse_methods
-from pushforward.train.benchmark_page import benchmark_page
-from pushforward.train.benchmark_scores import RowScores, difference, estimate
-from pushforward.train.benchmark_session import BenchmarkSession, _grouped
-from pushforward.train.benchmark_sources import as_options
-from pushforward.train.benchmark_table import BEST, WITHIN, BenchmarkTable, build_table
-from pushforward.train.benchmark_text import table_lines
-from pushforward.train.config import Config
-from pushforward.train.likelihood import Points
-from pushforward.train.overrides import ConfigError, load_config
-from pushforward.train.peers import FEW_ROWS, VALIDATIONS, build_peer, peer_config, train_peer
-from pushforward.train.published import COLUMNS, ERROR_BARS, PUBLISHED
-from pushforward.train.row_scores import write_row_scores
-from pushforward.train.runs import RunError, RunFolder
-from pushforward.train.settings import resolve
-from pushforward.train.suites import SUITES, Suite, chosen_folds, labels, suite_of
+from pushforward.config.read import ConfigError, load_config
+from pushforward.config.schema import Config
+from pushforward.runs.folder import RunError, RunFolder
+from pushforward.runs.row_scores import write_row_scores
+from pushforward.train.defaults import resolve
+from pushforward.train.objectives.likelihood import Points
 from tests.test_browser import GLUED, LOOKS, PROBE, browser, visit
 from tests.wandb_server import WandbServer
 
@@ -206,7 +205,7 @@ class Occupied:
     """Another process that works in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        script = "import sys; from pathlib import Path; from pushforward.train.runs import RunFolder as R; "
+        script = "import sys; from pathlib import Path; from pushforward.runs.folder import RunFolder as R; "
         script += "r = R(Path(sys.argv[1])); r.claim(); print('claimed', flush=True); sys.stdin.read()"
         command = [sys.executable, "-c", script, str(folder)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -408,7 +407,7 @@ def test_a_killed_benchmark_takes_its_fits_along(tmp_path: Path) -> None:
     script = "import time, os; print(os.getpid(), flush=True); time.sleep(60)"
     (tmp_path / "sleeper.py").write_text(script)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "pushforward.train.benchmark_child", "sleeper"]
+    command = [sys.executable, "-m", "pushforward.benchmark.child", "sleeper"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
     assert child.stdout is not None
     assert child.stdin is not None
@@ -598,7 +597,7 @@ def test_published_values(
 
 
 def test_suites_agree_with_the_protocols() -> None:
-    from pushforward.datasets.protocols import PROTOCOLS
+    from pushforward.datasets.tables.protocols import PROTOCOLS
 
     for suite in SUITES.values():
         if suite.protocol != "none":
@@ -1140,7 +1139,7 @@ def test_peers_keep_the_best_weights() -> None:
 
 
 def test_peers_stop_by_the_clock_and_when_they_diverge() -> None:
-    from pushforward.train.loop import DivergedError
+    from pushforward.train.trainer import DivergedError
 
     rows = torch.randn(64, 2)
     peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.seconds=0.2")
@@ -1234,8 +1233,8 @@ def test_weights_and_biases_has_the_table(
     data: Path, tmp_path: Path, wandb_server: WandbServer, wandb_user: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Offline first, as one run with its table; then uploaded like a run."""
-    from pushforward.train import wandb_check
-    from pushforward.train.wandb_record import read_record
+    from pushforward.tracking.wandb import check as wandb_check
+    from pushforward.tracking.wandb.record import read_record
 
     out = tmp_path / "out"
     common = (data, "--folds", "0-1", "--steps", "5", "--methods", "gaussian,kde", "--out", out)

@@ -41,8 +41,8 @@ from pushforward.flows import (
     Standardize,
     Univariate,
     check_bijection,
-    native,
 )
+from pushforward.flows.kernels import native
 
 BOUND = 3.0
 SPLINE = RationalQuadraticSpline(bins=5, bound=BOUND)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pushforward.train import fit, load_config
-from pushforward.train.comparison import compare_runs
-from pushforward.train.comparison_page import write_comparison
-from pushforward.train.run_page import write_report
-from pushforward.train.runs import RunFolder
+from pushforward.config.read import load_config
+from pushforward.experiment.rows import fit
+from pushforward.reports.comparison import write_comparison
+from pushforward.reports.run import write_report
+from pushforward.runs.comparison import compare_runs
+from pushforward.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

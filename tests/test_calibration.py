@@ -9,8 +9,8 @@ from PIL import Image
 from scipy import stats
 
 from pushforward.evaluate.calibration import LEVELS, PIT_BINS, Calibration, calibrate
-from pushforward.evaluate.calibration_plots import pit, quantiles
 from pushforward.evaluate.extremes import extreme_rows
+from pushforward.evaluate.plots.calibration import pit, quantiles
 
 
 def normals(rows: int, features: int, seed: int = 0) -> np.ndarray:

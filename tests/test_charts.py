@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pushforward.evaluate.axes import POINTS, Axis, around, nice_ticks, settled, tick_labels, worth_drawing
-from pushforward.evaluate.calibration_charts import binomial_band, pit_histograms, pit_multiples, quantile_pairs
-from pushforward.evaluate.charts import Dot, Mark, Reference, Series, dot_plot, histogram, line_chart, rolling_mean
-from pushforward.evaluate.numbers import decimals_of, fixed, measured, significant
+from pushforward.common.numbers import decimals_of, fixed, measured, significant
+from pushforward.evaluate.plots.axes import POINTS, Axis, around, nice_ticks, settled, tick_labels, worth_drawing
+from pushforward.evaluate.plots.calibration_charts import binomial_band, pit_histograms, pit_multiples, quantile_pairs
+from pushforward.evaluate.plots.charts import (
+    Dot,
+    Mark,
+    Reference,
+    Series,
+    dot_plot,
+    histogram,
+    line_chart,
+    rolling_mean,
+)
 
 
 class Elements(HTMLParser):

@@ -12,13 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
+from pushforward.common.numbers import measured
+from pushforward.config.read import load_config
 from pushforward.evaluate.likelihood import paired_difference
-from pushforward.evaluate.numbers import measured
-from pushforward.train import fit, load_config
-from pushforward.train.comparison import compare_runs, labels
-from pushforward.train.comparison_page import MATRIX, comparison_page, write_comparison
-from pushforward.train.row_scores import rows_fingerprint, write_row_scores
-from pushforward.train.runs import RunFolder, RunUsageError
+from pushforward.experiment.rows import fit
+from pushforward.reports.comparison import MATRIX, comparison_page, write_comparison
+from pushforward.runs.comparison import compare_runs, labels
+from pushforward.runs.folder import RunFolder, RunUsageError
+from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
 
 Array = npt.NDArray[np.float64]
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.testing import assert_close
 
+from pushforward.config.read import load_config
 from pushforward.evaluate.likelihood import nll
 from pushforward.flows import (
     Affine,
@@ -32,14 +33,14 @@ from pushforward.flows import (
     RationalQuadraticSpline,
     Standardize,
     build,
-    graphs,
-    native,
 )
-from pushforward.train import Points, Settings, State, device, maximize_likelihood, start
+from pushforward.flows.kernels import cuda_graphs as graphs, native
+from pushforward.train import device
+from pushforward.train.defaults import Settings, resolve, settings
 from pushforward.train.device import Steps
 from pushforward.train.gaussian import initialize_base
-from pushforward.train.overrides import load_config
-from pushforward.train.settings import resolve, settings
+from pushforward.train.objectives.likelihood import Points
+from pushforward.train.trainer import State, maximize_likelihood, start
 
 Perturb = Callable[[nn.Module], nn.Module]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pushforward.train.config import Config
-from pushforward.train.overrides import ConfigError, describe_keys, load_config
+from pushforward.config.read import ConfigError, describe_keys, load_config
+from pushforward.config.schema import Config
 
 KNOWN_FLOWS = "known: realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian"
 
@@ -203,8 +203,8 @@ def test_truth_values_are_not_numbers() -> None:
 def test_imports_are_light() -> None:
     code = (
         "import sys\n"
-        "import pushforward.train.overrides, pushforward.train.runs, pushforward.train.tracking\n"
-        "import pushforward.train.progress, pushforward.train.signals\n"
+        "import pushforward.config.read, pushforward.runs.folder, pushforward.tracking.base\n"
+        "import pushforward.tracking.progress, pushforward.experiment.signals\n"
         "print([name for name in ('torch', 'wandb', 'rich', 'matplotlib') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from pushforward.datasets import Column, DataError, Dequantizer, Schema, find_step, split
+from pushforward.common.errors import DataError
+from pushforward.datasets import Column, Dequantizer, Schema, find_step, split
 
 Array = NDArray[np.float64]
 

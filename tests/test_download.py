@@ -22,15 +22,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.datasets import DataError, load
-from pushforward.datasets import download as download_module
-from pushforward.datasets.archive import extract, extract_zipped
-from pushforward.datasets.data_folder import data_folder
-from pushforward.datasets.download import DownloadError, download
-from pushforward.datasets.fetch import RECORD
-from pushforward.datasets.literature_sets import LITERATURE, Mirrors
-from pushforward.datasets.one_at_a_time import one_at_a_time
-from pushforward.datasets.uci import UCI
+from pushforward.common.errors import DataError
+from pushforward.common.one_at_a_time import one_at_a_time
+from pushforward.datasets import load
+from pushforward.datasets.sources import download as download_module
+from pushforward.datasets.sources.archive import extract, extract_zipped
+from pushforward.datasets.sources.data_folder import data_folder
+from pushforward.datasets.sources.download import DownloadError, download
+from pushforward.datasets.sources.fetch import RECORD
+from pushforward.datasets.sources.literature_sets import LITERATURE, Mirrors
+from pushforward.datasets.sources.uci import UCI
 from tests.range_server import RangeServer
 
 CONTENT = np.random.default_rng(0).bytes(2_000_000)
@@ -193,7 +194,7 @@ def test_who_waited_downloads_if_the_other_failed(server: RangeServer, tmp_path:
 def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
     """Killed while it held the lock, it holds nobody up."""
     program = (
-        "import sys, time; from pathlib import Path; from pushforward.datasets.one_at_a_time import one_at_a_time\n"
+        "import sys, time; from pathlib import Path; from pushforward.common.one_at_a_time import one_at_a_time\n"
         "with one_at_a_time(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-P", "-c", program, str(tmp_path / "file")]
@@ -479,7 +480,7 @@ def serve_archive(monkeypatch: pytest.MonkeyPatch, server: RangeServer, rows: in
         small = dataclasses.replace(LITERATURE[name], counts=(rows - test - validation, validation, test))
         monkeypatch.setitem(LITERATURE, name, small)
     mirrors = Mirrors((server.url("/archive"),), "md5:" + hashlib.md5(archive).hexdigest(), len(archive))
-    monkeypatch.setattr("pushforward.datasets.literature_sets.PUBLISHED", mirrors)
+    monkeypatch.setattr("pushforward.datasets.sources.literature_sets.PUBLISHED", mirrors)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return archive
 

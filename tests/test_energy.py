@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pushforward.config.read import load_config
+from pushforward.experiment.rows import fit
 from pushforward.flows import build
-from pushforward.train import Points, fit, load_config
-from pushforward.train.energy import Energy, sliced_energy_distance, unit_vectors
-from pushforward.train.tracking import read_metrics
+from pushforward.tracking.base import read_metrics
+from pushforward.train.objectives.energy import Energy, sliced_energy_distance, unit_vectors
+from pushforward.train.objectives.likelihood import Points
 
 DOUBLE = torch.float64
 
@@ -65,7 +67,7 @@ def test_both_are_minimised_together() -> None:
 
 
 def test_validation_reads_rows_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushforward.train.energy._VALIDATION_ROWS", 10)
+    monkeypatch.setattr("pushforward.train.objectives.energy._VALIDATION_ROWS", 10)
     late = torch.randn(100, 2) + torch.linspace(0, 9, 100)[:, None]
     flow = build("gaussian", 2)
     spread = Energy(Points(late), Points(late), 20).validate(flow).loss

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pushforward.cli import main
-from pushforward.datasets.schema import Column, Schema
-from pushforward.evaluate.fitted import FittedDensity
+from pushforward.datasets.tables.schema import Column, Schema
+from pushforward.evaluate.density import FittedDensity
+from pushforward.evaluate.evaluation import evaluate_flow
 from pushforward.evaluate.inversion import LogDetError, RoundTrip, log_det_error, round_trip, worst
-from pushforward.evaluate.report import evaluate_flow
 from pushforward.flows import (
     Chain,
     Ensemble,
@@ -31,10 +31,10 @@ from pushforward.flows import (
     load,
     load_model,
     members_of,
-    native,
     save,
 )
-from pushforward.train.layers import gradient_norms, log_det_terms, named_layers
+from pushforward.flows.kernels import native
+from pushforward.train.layer_metrics import gradient_norms, log_det_terms, named_layers
 
 Perturb = Callable[..., nn.Module]
 F64 = torch.float64
@@ -417,7 +417,8 @@ def test_fitted_density(tmp_path: Path, perturb: Perturb) -> None:
 
 
 def test_score_and_sample_of_a_run(tmp_path: Path) -> None:
-    from pushforward.train import fit, load_config
+    from pushforward.config.read import load_config
+    from pushforward.experiment.rows import fit
 
     keys = ("flow=made-mog", "flow.members=3", "flow.hidden=8", "flow.blocks=1", "flow.components=3")
     told = load_config(

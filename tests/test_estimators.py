@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows import Chain, Flow, Gaussian, build
-from pushforward.train.estimators import (
+from pushforward.train.objectives.gradient_estimators import (
     ESTIMATORS,
     Estimator,
     alpha_divergence,

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from pushforward.common.json_safe import json_safe
 from pushforward.evaluate import (
     Nll,
     classifier_two_sample_test,
@@ -27,8 +28,7 @@ from pushforward.evaluate import (
     round_trip,
     sliced_wasserstein,
 )
-from pushforward.evaluate.json_safe import json_safe
-from pushforward.evaluate.report import EvaluationReport
+from pushforward.evaluate.evaluation import EvaluationReport
 from pushforward.evaluate.samples import correlation_difference, ks_distances
 from pushforward.flows import build
 

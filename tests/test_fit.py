@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from pushforward.datasets import DataError
-from pushforward.evaluate.fitted import FittedDensity
+from pushforward.common.errors import DataError
+from pushforward.config.read import ConfigError, load_config
+from pushforward.config.schema import FLOWS
+from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import nll
+from pushforward.experiment.evaluation import evaluate_run
+from pushforward.experiment.result import Fit
+from pushforward.experiment.rows import fit, plan, resume
 from pushforward.flows import NAMES, Gaussian, ModelFileError, build, save
-from pushforward.train import DivergedError, evaluate_run, fit, load_config, plan, resume
-from pushforward.train.config import FLOWS
+from pushforward.runs.folder import RunFolder
+from pushforward.tracking.base import MetricsFile, read_metrics
+from pushforward.train.data import prepare
 from pushforward.train.device import choose_device
-from pushforward.train.outcome import Fit
-from pushforward.train.overrides import ConfigError
-from pushforward.train.prepare import prepare
-from pushforward.train.runs import RunFolder
-from pushforward.train.tracking import MetricsFile, read_metrics
+from pushforward.train.trainer import DivergedError
 
 TINY = ("data.rows=600", "flow=maf", "flow.layers=1", "flow.hidden=16", "train.evaluate=false", "wandb=off")
 LEARNS = ("data.rows=3000", "flow=nsf-ar", "flow.layers=1", "flow.hidden=16", "flow.bins=8", "train.batch_size=256")
@@ -251,7 +253,7 @@ def test_evaluation_and_pictures_of_a_tiny_table(tmp_path: Path) -> None:
 
 
 def test_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.train import session
+    from pushforward.experiment import session
 
     def diverge(*_: Any, **__: Any) -> None:
         raise DivergedError("the loss is not finite at step 25")
@@ -265,7 +267,7 @@ def test_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_failure_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.train import session
+    from pushforward.experiment import session
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of luck")
@@ -350,7 +352,7 @@ def test_metrics_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_picture_that_fails_does_not_fail_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.train import evaluation
+    from pushforward.experiment import evaluation
 
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("no ink\nat all")
@@ -510,7 +512,7 @@ def test_evaluation_says_which_rows_are_worst_and_keeps_every_score(tmp_path: Pa
 
 
 def test_the_fingerprint_is_of_names_values_and_order() -> None:
-    from pushforward.train.row_scores import rows_fingerprint
+    from pushforward.runs.row_scores import rows_fingerprint
 
     rows = normals(5, 2)
     found = {

@@ -8,15 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pushforward.flows import (
-    NAMES,
-    Chain,
-    Flow,
-    Gaussian,
-    Standardize,
-    build,
-    check_bijection,
-)
+from pushforward.flows import NAMES, Chain, Flow, Gaussian, Standardize, build, check_bijection
 
 Perturb = Callable[[nn.Module], nn.Module]
 SMALL: dict[str, Any] = {"layers": 3, "hidden": 8, "blocks": 1, "bins": 4}

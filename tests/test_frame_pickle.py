@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pushforward.datasets import DataError, frame_pickle
-from pushforward.datasets.frame_pickle import read_frame
+from pushforward.common.errors import DataError
+from pushforward.datasets.sources import pandas_pickle as frame_pickle
+from pushforward.datasets.sources.pandas_pickle import read_frame
 
 NAMES = ("Time", "Meth", "Eth", "R1", "R2")
 VALUES = np.random.default_rng(0).normal(size=(30, 5))
@@ -190,7 +191,7 @@ def test_pandas_is_not_needed(tmp_path: Path) -> None:
     path.write_bytes(old_frame(VERSIONS["0.19"]))
     program = (
         "import sys; sys.modules['pandas'] = None\n"
-        "from pathlib import Path; from pushforward.datasets.frame_pickle import read_frame\n"
+        "from pathlib import Path; from pushforward.datasets.sources.pandas_pickle import read_frame\n"
         f"print(read_frame(Path({str(path)!r})).matrix.shape)"
     )
     source = Path(__file__).resolve().parents[1] / "src"

@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from torch import Tensor
 
 from pushforward.cli import main
-from pushforward.evaluate.gradient_plots import gradient_study
+from pushforward.evaluate.plots.gradients import gradient_study
 from pushforward.flows import Flow, Gaussian, build
-from pushforward.train.gradient_lab import (
+from pushforward.gradients.measurement import (
     ALL,
     LABORATORY,
     gaussian_variances,
@@ -24,7 +24,7 @@ from pushforward.train.gradient_lab import (
     measure,
     parameter_groups,
 )
-from pushforward.train.tracking import read_metrics
+from pushforward.tracking.base import read_metrics
 from tests.wandb_server import WandbServer
 
 GAUSSIAN = ("gaussian", "target.features=1", "flow=gaussian", "--wandb", "off")

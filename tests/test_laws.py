@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pushforward import flows
+from pushforward.config import schema as config
 from pushforward.flows import (
     BASES,
     Acceptance,
@@ -35,7 +36,6 @@ from pushforward.flows import (
     make_base,
     save,
 )
-from pushforward.train import config
 
 Perturb = Callable[[nn.Module], nn.Module]
 F64 = torch.float64
@@ -585,9 +585,9 @@ SPLIT = ("data.validation_fraction=0.3", "data.test_fraction=0.4")
 
 def gain_of_student_t(tmp_path: Path, *overrides: str) -> tuple[float, float]:
     """How much better a flow with a Student-t base is on the test rows, in nats, with its standard error."""
+    from pushforward.config.read import load_config
     from pushforward.evaluate.likelihood import paired_difference
-    from pushforward.train import fit, load_config
-    from pushforward.train.fitting import plan
+    from pushforward.experiment.rows import fit, plan
 
     source = str(heavy_table(tmp_path / "heavy.csv", 30_000))
     scores = []

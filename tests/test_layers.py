@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pushforward.flows import NAMES, Flow, Standardize, build
-from pushforward.train.layers import gradient_norms, log_det_terms, named_layers
+from pushforward.train.layer_metrics import gradient_norms, log_det_terms, named_layers
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pushforward.datasets import DataError, Dataset, load
-from pushforward.datasets.literature_sets import LITERATURE
-from pushforward.datasets.published import clean_miniboone, gas, hepmass, miniboone, power
-from pushforward.train.overrides import ConfigError, load_config
-from pushforward.train.prepare import load_data, prepare
+from pushforward.common.errors import DataError
+from pushforward.config.read import ConfigError, load_config
+from pushforward.datasets import Dataset, load
+from pushforward.datasets.sources.literature_sets import LITERATURE
+from pushforward.datasets.sources.preprocessing import clean_miniboone, gas, hepmass, miniboone, power
+from pushforward.train.data import load_data, prepare
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not at {DATA}")

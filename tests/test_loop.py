@@ -14,11 +14,11 @@ from torch import Tensor
 
 from pushforward.evaluate.likelihood import nll
 from pushforward.flows import Flow, build
-from pushforward.train import DivergedError, Points, Settings, State, maximize_likelihood, start
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from pushforward.train.defaults import Settings
 from pushforward.train.gaussian import gaussian_flow, initialize_base
-from pushforward.train.likelihood import Likelihood, _Batches
-from pushforward.train.loop import _roll_back
+from pushforward.train.objectives.likelihood import Likelihood, Points, _Batches
+from pushforward.train.trainer import DivergedError, State, _roll_back, maximize_likelihood, start
 
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]])
 Row = tuple[str, int, float, dict[str, float]]

@@ -22,10 +22,10 @@ from pushforward.flows import (
     ResidualNet,
     build,
     load_model,
-    native,
     save,
 )
-from pushforward.flows.spline import _SLOPE_AT_ZERO
+from pushforward.flows.kernels import native
+from pushforward.flows.univariate.rational_quadratic import _SLOPE_AT_ZERO
 
 Perturb = Callable[..., Any]
 SPLINE = RationalQuadraticSpline(bins=4, bound=3.0)

@@ -41,12 +41,10 @@ from pushforward.flows import (
     ResidualNet,
     Univariate,
     build,
-    elementwise,
-    fused,
-    native,
 )
-from pushforward.flows.spline import Tails
+from pushforward.flows.kernels import elementwise, fused, native
 from pushforward.flows.testing import check_bijection
+from pushforward.flows.univariate.rational_quadratic import Tails
 
 Perturb = Callable[..., Any]
 DOUBLE = torch.float64

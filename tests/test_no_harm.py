@@ -16,12 +16,15 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from pushforward.evaluate.fitted import FittedDensity
-from pushforward.train import Config, RunError, evaluate_run, evaluation, fitting, load_config, resume
-from pushforward.train import fit as fit_here
-from pushforward.train.runs import RunFolder
-from pushforward.train.tracking import read_metrics
-from pushforward.train.wandb_record import read_record
+from pushforward.config.read import load_config
+from pushforward.config.schema import Config
+from pushforward.evaluate.density import FittedDensity
+from pushforward.experiment import evaluation, rows as fitting
+from pushforward.experiment.evaluation import evaluate_run
+from pushforward.experiment.rows import fit as fit_here, resume
+from pushforward.runs.folder import RunError, RunFolder
+from pushforward.tracking.base import read_metrics
+from pushforward.tracking.wandb.record import read_record
 from tests.wandb_server import WandbServer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, mounts and locks are POSIX")

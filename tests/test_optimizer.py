@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pushforward.flows import native
+from pushforward.flows.kernels import native
 from pushforward.train.optimizer import ClippedAdamW
 
 SHAPES = [(7,), (64, 33), (), (130, 129), (1,)]

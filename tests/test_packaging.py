@@ -1,5 +1,7 @@
 """One namespace from folders at the root: the mapping, the links and the layers agree."""
 
+import ast
+import importlib
 import importlib.util
 import json
 import os
@@ -30,13 +32,24 @@ def python(code: str, cwd: Path, *flags: str) -> str:
     return done.stdout.strip()
 
 
+def application_modules() -> list[Path]:
+    """The Python files below src/pushforward that are not behind the links."""
+    return [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in FOLDERS]
+
+
+def library_modules() -> list[Path]:
+    """The Python files of the four root folders."""
+    return [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+
+
 def test_every_package_is_listed() -> None:
     found = {"pushforward"}
     for folder in FOLDERS:
         for init in (ROOT / folder).rglob("__init__.py"):
             found.add(".".join(["pushforward", *init.parent.relative_to(ROOT).parts]))
-    for init in PACKAGE.glob("*/__init__.py"):
-        found.add(f"pushforward.{init.parent.name}")
+    for module in application_modules():
+        if module.name == "__init__.py" and module.parent != PACKAGE:
+            found.add(".".join(["pushforward", *module.parent.relative_to(PACKAGE).parts]))
     assert set(SETUPTOOLS["packages"]) == found
     assert set(SETUPTOOLS["package-dir"]) == found
 
@@ -132,12 +145,23 @@ def test_a_safe_path_hides_the_folders() -> None:
     assert [o for o in origins if Path(o).parent.parent == ROOT] == []
 
 
-def test_modules_are_flat_and_import_absolutely() -> None:
-    for folder in FOLDERS:
-        assert not [p for p in (ROOT / folder).iterdir() if p.is_dir() and (p / "__init__.py").exists()]
-        for module in (ROOT / folder).glob("*.py"):
-            for line in module.read_text().splitlines():
-                assert not line.lstrip().startswith("from ."), f"{module}: {line}"
+def test_every_folder_with_modules_is_a_package() -> None:
+    folders = {path.parent for path in [*application_modules(), *library_modules()]}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_lazy_exports_are_those_that_type_checkers_see() -> None:
+    for path in [*application_modules(), *library_modules()]:
+        tree = ast.parse(path.read_text())
+        blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+        if path.name != "__init__.py" or not blocks:
+            continue
+        folder = path.parent.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT)
+        package = importlib.import_module(".".join(["pushforward", *folder.parts]))
+        seen = {name.name for node in blocks[0].body if isinstance(node, ast.ImportFrom) for name in node.names}
+        assert set(dir(package)) == seen, package
+        for name in seen:
+            assert getattr(package, name) is not None
 
 
 @pytest.mark.slow
@@ -152,9 +176,10 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     wheel = tmp_path / python(code, copy).splitlines()[-1]
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    expected = {f"pushforward/{p.relative_to(PACKAGE)}" for p in PACKAGE.glob("*.py")} | {"pushforward/py.typed"}
-    expected |= {f"pushforward/{p.relative_to(PACKAGE)}" for p in (PACKAGE / "commands").glob("*.py")}
-    expected |= {f"pushforward/{p.relative_to(ROOT)}" for folder in FOLDERS for p in (ROOT / folder).glob("*.py")}
-    for data in (ROOT / "flows" / "kernels", ROOT / "train" / "recipes", ROOT / "train" / "spaces"):
-        expected |= {f"pushforward/{p.relative_to(ROOT)}" for p in data.rglob("*") if p.is_file()}
+    expected = {f"pushforward/{path.relative_to(PACKAGE)}" for path in application_modules()} | {"pushforward/py.typed"}
+    expected |= {f"pushforward/{path.relative_to(ROOT)}" for path in library_modules()}
+    expected |= {f"pushforward/{path.relative_to(ROOT)}" for path in (ROOT / "flows" / "kernels").glob("*.[ch]")}
+    for data in ("recipes", "spaces"):
+        files = [path for path in (PACKAGE / "config" / data).rglob("*") if path.is_file()]
+        expected |= {f"pushforward/{path.relative_to(PACKAGE)}" for path in files}
     assert {name for name in names if ".dist-info/" not in name} == expected

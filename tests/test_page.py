@@ -16,17 +16,18 @@ import pytest
 from click.testing import CliRunner
 
 from pushforward.cli import main
-from pushforward.evaluate.numbers import decimals_of, fixed, measured, significant
-from pushforward.evaluate.page import Html, document, tag
-from pushforward.evaluate.page_style import STYLE
-from pushforward.train import fit, load_config
-from pushforward.train.model_section import FLOW, parts_of
-from pushforward.train.pictures_section import DRAWN_ELSEWHERE
-from pushforward.train.race import Result
-from pushforward.train.run_page import run_page, write_report
-from pushforward.train.run_record import TRAINING_ROWS, read_run
-from pushforward.train.runs import RunFolder, RunUsageError
-from pushforward.train.training_section import training
+from pushforward.common.numbers import decimals_of, fixed, measured, significant
+from pushforward.config.read import load_config
+from pushforward.experiment.rows import fit
+from pushforward.reports.page import Html, document, tag
+from pushforward.reports.run import run_page, write_report
+from pushforward.reports.sections.model import FLOW, parts_of
+from pushforward.reports.sections.samples import DRAWN_ELSEWHERE
+from pushforward.reports.sections.training import training
+from pushforward.reports.style import STYLE
+from pushforward.runs.folder import RunFolder, RunUsageError
+from pushforward.runs.record import TRAINING_ROWS, read_run
+from pushforward.train.selection import Result
 
 HOSTILE = '<img src=x onerror=alert(1)> & "größe" \'\u2028'
 
@@ -280,7 +281,7 @@ def test_the_command(fitted: RunFolder, tmp_path: Path) -> None:
 
 def test_pages_do_not_wait_for_torch() -> None:
     code = (
-        "import sys, pushforward.train.run_page, pushforward.train.comparison_page\n"
+        "import sys, pushforward.reports.run, pushforward.reports.comparison\n"
         "print([name for name in ('torch', 'matplotlib', 'wandb', 'scipy', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

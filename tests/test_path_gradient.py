@@ -28,9 +28,9 @@ from pushforward.flows import (
     Univariate,
     build,
     make_base,
-    native,
 )
-from pushforward.train.estimators import forward_kl
+from pushforward.flows.kernels import native
+from pushforward.train.objectives.gradient_estimators import forward_kl
 from tests.test_bijections import CASES
 
 FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog")

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pushforward.evaluate import plots
-from pushforward.evaluate.curves import rolling_mean
+from pushforward.evaluate.plots import density as plots
+from pushforward.evaluate.plots.training import rolling_mean
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

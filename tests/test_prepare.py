@@ -9,14 +9,15 @@ import torch
 from click.testing import CliRunner
 
 from pushforward.cli import main
-from pushforward.datasets import DataError, Splits, load
-from pushforward.datasets.protocols import LARGEST_FOLD
-from pushforward.datasets.repeats import find_repeats, held_out
-from pushforward.train import prepare as module
-from pushforward.train.config import DataConfig
-from pushforward.train.fitting import fit
-from pushforward.train.overrides import ConfigError, load_config
-from pushforward.train.prepare import Prepared, prepare
+from pushforward.common.errors import DataError
+from pushforward.config.read import ConfigError, load_config
+from pushforward.config.schema import DataConfig
+from pushforward.datasets import Splits, load
+from pushforward.datasets.repeated_rows import find_repeats, held_out
+from pushforward.datasets.tables.protocols import LARGEST_FOLD
+from pushforward.experiment.rows import fit
+from pushforward.train import data as module
+from pushforward.train.data import Prepared, prepare
 
 CPU = torch.device("cpu")
 
@@ -109,7 +110,7 @@ def test_where_repeats_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = prepared(doubled(tmp_path, 300))
     one = dataclasses.replace(found.dataset, rows=found.dataset.rows[:, :1])
     assert find_repeats(one, found.splits) is None
-    monkeypatch.setattr("pushforward.datasets.repeats._MOST_ROWS", 999)
+    monkeypatch.setattr("pushforward.datasets.repeated_rows._MOST_ROWS", 999)
     assert find_repeats(found.dataset, found.splits) is None
 
 

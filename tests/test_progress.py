@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pushforward.train.progress import Progress
-from pushforward.train.signals import StopOnSignal
+from pushforward.experiment.signals import StopOnSignal
+from pushforward.tracking.progress import Progress
 
 
 class Clock:
@@ -83,7 +83,7 @@ def test_a_closed_stream_does_not_end_the_fit() -> None:
 
 SCRIPT = """
 import sys, time
-from pushforward.train.progress import Progress
+from pushforward.tracking.progress import Progress
 with Progress(steps=100, title="fit [bold]moons[/bold]") as progress:
     for step in range(0, 101, 20):
         progress.update(step, step / 10, {"train/nll": 1.5, "val/nll": 1.25, "perf/points_per_s": 2e6})

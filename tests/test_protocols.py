@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from pushforward.datasets import DataError, Dataset, Splits, load
-from pushforward.datasets.protocols import PROTOCOLS, apply_protocol
-from pushforward.datasets.table import Numbers
-from pushforward.train.config import DataConfig
-from pushforward.train.overrides import ConfigError, load_config
-from pushforward.train.prepare import load_data, prepare
+from pushforward.common.errors import DataError
+from pushforward.config.read import ConfigError, load_config
+from pushforward.config.schema import DataConfig
+from pushforward.datasets import Dataset, Splits, load
+from pushforward.datasets.tables.protocols import PROTOCOLS, apply_protocol
+from pushforward.datasets.tables.read import Numbers
+from pushforward.train.data import load_data, prepare
 
 N = 400
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pushforward.cli import main
-from pushforward.train.overrides import describe_keys
+from pushforward.config.read import describe_keys
 
 README = Path(__file__).parent.parent / "README.md"
 

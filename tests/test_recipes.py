@@ -14,6 +14,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
+from pushforward.config.read import ConfigError, load_config
+from pushforward.config.recipe import list_recipes, read_recipe, recipe_file, recipe_names
 from pushforward.flows import (
     AutoregressiveMixture,
     Coupling,
@@ -26,9 +28,7 @@ from pushforward.flows import (
     members_of,
 )
 from pushforward.train.architecture import build_model, idle_keys
-from pushforward.train.overrides import ConfigError, load_config
-from pushforward.train.recipe import list_recipes, read_recipe, recipe_file, recipe_names
-from pushforward.train.settings import resolve, settings
+from pushforward.train.defaults import resolve, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 FEATURES = {"power": 6, "gas": 8, "hepmass": 21, "miniboone": 43, "bsds300": 63}
@@ -250,9 +250,9 @@ def test_the_list_does_not_wait_for_torch() -> None:
 
 def test_every_file_is_in_the_wheel() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    patterns = project["tool"]["setuptools"]["package-data"]["pushforward.train"]
+    patterns = project["tool"]["setuptools"]["package-data"]["pushforward.config"]
     for name in recipe_names():
-        file = recipe_file(name).relative_to(ROOT / "src" / "pushforward" / "train")
+        file = recipe_file(name).relative_to(ROOT / "src" / "pushforward" / "config")
         assert any(fnmatch.fnmatch(file.as_posix(), pattern) for pattern in patterns), file
 
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from pushforward.cli import main
-from pushforward.train.overrides import load_config
-from pushforward.train.runs import RunError, RunFolder, list_runs
+from pushforward.config.read import load_config
+from pushforward.runs.folder import RunError, RunFolder, list_runs
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def test_unknown_status(root: Path) -> None:
 
 def test_killed_run_is_seen_and_can_be_claimed(root: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom pushforward.train.runs import RunFolder\n"
+        "import sys, time\nfrom pathlib import Path\nfrom pushforward.runs.folder import RunFolder\n"
         "run = RunFolder.create(Path(sys.argv[1]))\nprint('ready', flush=True)\ntime.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(root / "a")], stdout=subprocess.PIPE, text=True)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pushforward.evaluate.fitted import FittedDensity
-from pushforward.train import resume
-from pushforward.train.runs import RunFolder
-from pushforward.train.tracking import read_metrics
+from pushforward.evaluate.density import FittedDensity
+from pushforward.experiment.rows import resume
+from pushforward.runs.folder import RunFolder
+from pushforward.tracking.base import read_metrics
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 
@@ -111,7 +111,8 @@ def assert_scorable(run: RunFolder) -> dict[str, Any]:
 
 
 def fit_in_process(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
-    from pushforward.train import fit, load_config
+    from pushforward.config.read import load_config
+    from pushforward.experiment.rows import fit
 
     return fit(load_config("moons", overrides=(*SMALL, *overrides)), out=folder / name, quiet=True).results
 
@@ -235,7 +236,9 @@ def test_damaged_and_missing_checkpoints(tmp_path: Path, run: RunFolder) -> None
 
 def test_signal_during_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fit is whole by then: the run is finished, what is left of the pictures is skipped, the code says why."""
-    from pushforward.train import evaluation, fit, load_config
+    from pushforward.config.read import load_config
+    from pushforward.experiment import evaluation
+    from pushforward.experiment.rows import fit
 
     whole = evaluation.evaluate_prepared
 
@@ -255,8 +258,9 @@ def test_signal_during_the_evaluation(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_interrupt_twice_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.train import fit, load_config
-    from pushforward.train.tracking import MetricsFile
+    from pushforward.config.read import load_config
+    from pushforward.experiment.rows import fit
+    from pushforward.tracking.base import MetricsFile
 
     written = MetricsFile.log
 

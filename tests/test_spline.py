@@ -11,8 +11,9 @@ from nflows.transforms.splines.rational_quadratic import (
 from torch import Tensor
 from torch.testing import assert_close
 
-from pushforward.flows import RationalQuadraticSpline, native
-from pushforward.flows.spline import _SLOPE_AT_ZERO, Tails
+from pushforward.flows import RationalQuadraticSpline
+from pushforward.flows.kernels import native
+from pushforward.flows.univariate.rational_quadratic import _SLOPE_AT_ZERO, Tails
 
 BOUND = 4.0
 both_tails = pytest.mark.parametrize("tails", ["linear", "learned"])

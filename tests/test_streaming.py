@@ -18,15 +18,17 @@ from click.testing import CliRunner, Result
 from pyarrow import csv, parquet
 
 from pushforward.cli import main
-from pushforward.datasets import DataError, RowStream, Schema, load, parts, read_rows, read_table, stream
-from pushforward.datasets.table import to_numbers
+from pushforward.common.errors import DataError
+from pushforward.datasets import RowStream, Schema, load, read_rows, read_table
+from pushforward.datasets.tables import parts, stream
+from pushforward.datasets.tables.read import to_numbers
 from pushforward.evaluate import likelihood, nll_from
-from pushforward.evaluate.fitted import FittedDensity
+from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import RunningNll
 from pushforward.evaluate.read_ahead import read_ahead
-from pushforward.evaluate.row_progress import RowProgress
-from pushforward.evaluate.scores import ScoreFile, score_lines, score_parts
+from pushforward.evaluate.scoring import ScoreFile, score_lines, score_parts
 from pushforward.flows import build
+from pushforward.tracking.row_progress import RowProgress
 
 NAMES = ("a", "b", "c")
 

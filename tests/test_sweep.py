@@ -16,18 +16,18 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.train import fit, load_config
-from pushforward.train.overrides import ConfigError
-from pushforward.train.runs import RunError, RunFolder, list_runs
-from pushforward.train.sweep import Sweep
-from pushforward.train.sweep_parameter import Parameter
-from pushforward.train.sweep_session import Session
-from pushforward.train.sweep_space import parse_space, read_space
-from pushforward.train.sweep_study import SweepStudy, TrialRecord
-from pushforward.train.sweep_summary import refit_command
-from pushforward.train.sweep_worker import Worker
-from pushforward.train.tracking import read_metrics
-from pushforward.train.wandb_remote import RUN_VARIABLES, client_environment
+from pushforward.config.read import ConfigError, load_config
+from pushforward.experiment.rows import fit
+from pushforward.runs.folder import RunError, RunFolder, list_runs
+from pushforward.sweeps.parameter import Parameter
+from pushforward.sweeps.scheduler import Session
+from pushforward.sweeps.space import parse_space, read_space
+from pushforward.sweeps.study import SweepStudy, TrialRecord
+from pushforward.sweeps.summary import refit_command
+from pushforward.sweeps.sweep import Sweep
+from pushforward.sweeps.worker import Worker
+from pushforward.tracking.base import read_metrics
+from pushforward.tracking.wandb.remote import RUN_VARIABLES, client_environment
 from tests.wandb_server import WandbServer
 
 SMALL = ("data.rows=400", "flow.blocks=1", "flow.hidden=8", "flow.layers=1", "train.batch_size=64", "wandb=off")
@@ -456,7 +456,7 @@ def test_help_waits_for_neither_torch_nor_optuna() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "--resume" in done.stdout
-    code = "import sys, pushforward.train.sweep_worker; assert not {'torch', 'wandb', 'numpy'} & set(sys.modules)"
+    code = "import sys, pushforward.sweeps.worker; assert not {'torch', 'wandb', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 

@@ -8,12 +8,11 @@ import optuna
 import pytest
 import yaml
 
-from pushforward.train.config import Config
-from pushforward.train.overrides import ConfigError
-from pushforward.train.settings import resolve
-from pushforward.train.sweep_parameter import Parameter
-from pushforward.train.sweep_pruning import Hyperband
-from pushforward.train.sweep_space import (
+from pushforward.config.read import ConfigError
+from pushforward.config.schema import Config
+from pushforward.sweeps.parameter import Parameter
+from pushforward.sweeps.pruning import Hyperband
+from pushforward.sweeps.space import (
     ITERATIONS,
     SweepSpace,
     default_space,
@@ -22,6 +21,7 @@ from pushforward.train.sweep_space import (
     typed_constants,
     with_constants,
 )
+from pushforward.train.defaults import resolve
 
 HEAD = "program: pushforward\nmethod: bayes\nparameters:\n  data.source: {value: moons}\n"
 
@@ -269,7 +269,7 @@ def test_a_trial_ends_unless_it_is_among_the_best_at_its_band() -> None:
 
 
 def test_iterations_are_the_validations_of_a_fit() -> None:
-    from pushforward.train.loop import VALIDATIONS
-    from pushforward.train.sweep_space import ITERATIONS
+    from pushforward.sweeps.space import ITERATIONS
+    from pushforward.train.trainer import VALIDATIONS
 
     assert ITERATIONS == VALIDATIONS

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import csv as arrow_csv
-from pyarrow import parquet
+from pyarrow import csv as arrow_csv, parquet
 
-from pushforward.datasets import DataError, Dataset, Schema, load, read_rows, read_table, write_table
+from pushforward.common.errors import DataError
+from pushforward.datasets import Dataset, Schema, load, read_rows, read_table, write_table
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not at {DATA}")

@@ -12,18 +12,18 @@ import torch
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.datasets.targets import load_target
-from pushforward.evaluate.fitted import FittedDensity
+from pushforward.config.read import ConfigError, load_config
+from pushforward.config.schema import TrainConfig
+from pushforward.datasets.targets.load import load_target
+from pushforward.evaluate.density import FittedDensity
+from pushforward.experiment.result import Fit
+from pushforward.experiment.rows import fit, resume
 from pushforward.flows import build
-from pushforward.train import fit, load_config, resume
-from pushforward.train.config import TrainConfig
-from pushforward.train.estimators import ESTIMATORS
-from pushforward.train.outcome import Fit
-from pushforward.train.overrides import ConfigError
-from pushforward.train.run_page import run_page
-from pushforward.train.run_record import read_run
-from pushforward.train.target_objective import TargetObjective
-from pushforward.train.tracking import read_metrics
+from pushforward.reports.run import run_page
+from pushforward.runs.record import read_run
+from pushforward.tracking.base import read_metrics
+from pushforward.train.objectives.gradient_estimators import ESTIMATORS
+from pushforward.train.objectives.target import TargetObjective
 
 SMALL = ("flow=nsf-ar", "flow.layers=1", "flow.hidden=16", "train.batch_size=128", "wandb=off")
 PAGE = "train.evaluate=false"

@@ -15,20 +15,11 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 from torch.testing import assert_close
 
-from pushforward.datasets import (
-    TARGETS,
-    DataError,
-    FunctionTarget,
-    Target,
-    TargetError,
-    check_target,
-    load,
-    load_target,
-    names,
-)
-from pushforward.datasets.energies import U1, DoubleWells
-from pushforward.datasets.rejection import rejection_sample
-from pushforward.datasets.targets import targets
+from pushforward.common.errors import DataError
+from pushforward.datasets import TARGETS, FunctionTarget, Target, TargetError, check_target, load, load_target, names
+from pushforward.datasets.targets.energies import U1, DoubleWells
+from pushforward.datasets.targets.load import targets
+from pushforward.datasets.targets.rejection import rejection_sample
 
 Array = NDArray[np.float64]
 Function = Callable[[Tensor], Tensor]

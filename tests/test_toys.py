@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pushforward.datasets import TOYS, DataError, load, names
+from pushforward.common.errors import DataError
+from pushforward.datasets import TOYS, load, names
 
 Array = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from pushforward.train.runs import RunError
-from pushforward.train.tracking import MetricsFile, Tracking, read_metrics
-from pushforward.train.wandb_process import WandbProcess
-from pushforward.train.wandb_record import read_record
-from pushforward.train.wandb_tracker import WandbTracker
+from pushforward.runs.folder import RunError
+from pushforward.tracking.base import MetricsFile, Tracking, read_metrics
+from pushforward.tracking.wandb.process import WandbProcess
+from pushforward.tracking.wandb.record import read_record
+from pushforward.tracking.wandb.tracker import WandbTracker
 
 PICTURE = (  # a PNG of one pixel
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060000000050001"
@@ -91,7 +91,7 @@ def test_damage_in_the_middle_is_not_passed_over(tmp_path: Path) -> None:
 
 def test_kill_loses_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom pushforward.train.tracking import MetricsFile\n"
+        "import sys\nfrom pathlib import Path\nfrom pushforward.tracking.base import MetricsFile\n"
         "file = MetricsFile(Path(sys.argv[1]))\n"
         "for step in range(500): file.log({'train/nll': step / 3}, step, seconds=step)\n"
         "print('go', flush=True)\n"
@@ -110,7 +110,7 @@ def test_kill_loses_nothing(tmp_path: Path) -> None:
 
 def test_full_disk_is_an_error_at_once_and_leaves_whole_rows(tmp_path: Path) -> None:
     code = (  # a file that may not grow past 500 bytes takes part of a row first, as a full disk does
-        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.train.tracking import MetricsFile\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.tracking.base import MetricsFile\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
         "file = MetricsFile(Path(sys.argv[1]))\n"
         "for step in range(100):\n"
@@ -191,9 +191,9 @@ def test_everything_goes_to_the_file_first_then_to_all(tmp_path: Path) -> None:
 FIT = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from pushforward.train.overrides import load_config
-from pushforward.train.runs import RunFolder
-from pushforward.train.tracking import Tracking
+from pushforward.config.read import load_config
+from pushforward.runs.folder import RunFolder
+from pushforward.tracking.base import Tracking
 
 out, mode, trouble = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 config = load_config("moons", overrides=["flow=maf", f"wandb={mode}", "wandb.group=g", "train.learning_rate=1e-3"])
@@ -365,8 +365,8 @@ def test_a_client_that_hangs_does_not_hold_the_fit(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("PYTHONPATH", str(hangs))
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "0.2")
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "0.2")
-    monkeypatch.setattr("pushforward.train.wandb_tracker._GRACE_SECONDS", 0.1)
-    monkeypatch.setattr("pushforward.train.wandb_process._WAITING_LINES", 5_000)
+    monkeypatch.setattr("pushforward.tracking.wandb.tracker._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("pushforward.tracking.wandb.process._WAITING_LINES", 5_000)
     warnings: list[str] = []
     tracker = WandbTracker(tmp_path / "run", {}, mode="offline", warn=warnings.append)
     process = tracker._process._process
@@ -388,7 +388,7 @@ def test_a_client_that_hangs_does_not_hold_the_fit(tmp_path: Path, monkeypatch: 
 
 def test_rows_that_found_no_room_are_written_when_there_is_some(tmp_path: Path) -> None:
     code = (  # a file that may not grow past 500 bytes, until the limit goes
-        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.train.tracking import MetricsFile\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.tracking.base import MetricsFile\n"
         "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))\n"
         "file = MetricsFile(Path(sys.argv[1]))\n"

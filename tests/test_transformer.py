@@ -22,12 +22,12 @@ from pushforward.flows import (
     MaskedTransformer,
     RationalQuadraticSpline,
     check_bijection,
-    fused,
     load,
     save,
-    transformer,
 )
-from pushforward.train import Settings
+from pushforward.flows.kernels import fused
+from pushforward.flows.networks import transformer
+from pushforward.train.defaults import Settings
 from pushforward.train.device import Steps
 
 Perturb = Callable[[nn.Module], nn.Module]

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from pushforward.cli import main
-from pushforward.datasets import DataError, load, names, open_rows, read_rows
-from pushforward.datasets.schema import Schema
-from pushforward.datasets.uci import UCI, UciFile, UciSet
+from pushforward.common.errors import DataError
+from pushforward.datasets import load, names, open_rows, read_rows
+from pushforward.datasets.sources.uci import UCI, UciFile, UciSet
+from pushforward.datasets.tables.schema import Schema
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not at {DATA}")

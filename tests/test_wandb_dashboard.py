@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.train.overrides import load_config
+from pushforward.config.read import load_config
 from tests.wandb_server import WandbServer
 
 pytest.importorskip("wandb_workspaces")
@@ -128,7 +128,7 @@ def test_nearest_command() -> None:
 
 def test_the_baselines_of_the_panels_are_those_of_a_fit() -> None:
     from pushforward.evaluate import fit_baselines
-    from pushforward.train.wandb_dashboard import _BASELINES
+    from pushforward.tracking.wandb.workspace import _BASELINES
 
     rows = np.random.default_rng(0).standard_normal((60, 1))
     assert tuple(baseline.name for baseline in fit_baselines(rows, rows, rows, seed=0)) == _BASELINES

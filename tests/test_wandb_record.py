@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pushforward.train.wandb_log import LogReader, WandbRecordError, write_log
-from pushforward.train.wandb_record import WandbRecord, read_record
+from pushforward.tracking.wandb.log_file import LogReader, WandbRecordError, write_log
+from pushforward.tracking.wandb.record import WandbRecord, read_record
 
 SIZES = (0, 1, 100, 32_747, 32_748, 0, 32_754, 32_755, 32_761, 5, 100_000, 0, 65_522, 7)
 

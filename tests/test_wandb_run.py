@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pushforward.train.tracking import read_metrics
-from pushforward.train.wandb_record import WandbRecord, read_record
+from pushforward.tracking.base import read_metrics
+from pushforward.tracking.wandb.record import WandbRecord, read_record
 from tests.wandb_server import WandbServer
 
 TINY = ("flow=nsf-ar", "flow.layers=1", "flow.hidden=8", "train.steps=150", "train.log_every=25", "data.rows=600")

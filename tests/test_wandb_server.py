@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pushforward.train.wandb_record import read_record
+from pushforward.tracking.wandb.record import read_record
 from tests.graphql_answers import answer
 from tests.wandb_server import KEY, WandbServer
 

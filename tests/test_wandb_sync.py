@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.train import wandb_check, wandb_sync
-from pushforward.train.runs import RunFolder
-from pushforward.train.wandb_record import read_record
+from pushforward.runs.folder import RunFolder
+from pushforward.tracking.wandb import check as wandb_check, sync as wandb_sync
+from pushforward.tracking.wandb.record import read_record
 from tests.wandb_server import Run, WandbServer
 
 PICTURE = (  # a PNG of one pixel
@@ -284,7 +284,7 @@ def test_records_that_are_torn_damaged_or_empty(run: Path, wandb_server: WandbSe
 
 
 def test_a_fit_that_goes_on_is_left_alone(run: Path, sync: Sync) -> None:
-    code = "import sys, time; from pathlib import Path; from pushforward.train.runs import RunFolder\n"
+    code = "import sys, time; from pathlib import Path; from pushforward.runs.folder import RunFolder\n"
     code += "RunFolder(Path(sys.argv[1])).claim(); print('claimed', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, str(run)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as fit:

@@ -2,11 +2,11 @@
 
 import torch
 
+from pushforward.config.read import ConfigError
+from pushforward.config.schema import FlowConfig
 from pushforward.flows import Model, build, build_ensemble
-from pushforward.train.config import FlowConfig
+from pushforward.train.data import Prepared
 from pushforward.train.gaussian import initialize_base
-from pushforward.train.overrides import ConfigError
-from pushforward.train.prepare import Prepared
 
 _INITIAL_ROWS = 20_000
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pushforward.train.loop import Standing, State
+from pushforward.train.trainer import Standing, State
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows import AutoregressiveMixture, Coupling, Marginal, MaskedAutoregressive, Model, fused, native
-from pushforward.train.overrides import ConfigError
-from pushforward.train.settings import Settings
+from pushforward.config.read import ConfigError
+from pushforward.flows import AutoregressiveMixture, Coupling, Marginal, MaskedAutoregressive, Model
+from pushforward.flows.kernels import fused, native
+from pushforward.train.defaults import Settings
 
 T = TypeVar("T")
 Evaluation = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, Tensor]]

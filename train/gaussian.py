@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pushforward.evaluate.likelihood import log_prob, paired_difference, with_error
 from pushforward.flows import Chain, Flow, Gaussian, Model, members_of
-from pushforward.train.loop import State
-from pushforward.train.prepare import Prepared
+from pushforward.train.data import Prepared
+from pushforward.train.trainer import State
 
 SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6)
 FOLDS = 5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from pushforward.flows import native
+from pushforward.flows.kernels import native
 
 
 class ClippedAdamW(AdamW):

@@ -6,8 +6,8 @@ import torch
 from pushforward.evaluate.kernel_density import kernel_log_densities
 from pushforward.evaluate.likelihood import Array, log_prob
 from pushforward.flows import Chain, Ensemble, Flow, KernelDensity, Model, members_of
+from pushforward.train.data import Prepared
 from pushforward.train.gaussian import gaussian_flow
-from pushforward.train.prepare import Prepared
 
 FLOW, GAUSSIAN, KERNEL = "flow", "Gaussian", "kernel density"
 

@@ -14,7 +14,7 @@ import click
 from pushforward.commands.common import common_options, print_table, say, terminal_width
 
 if TYPE_CHECKING:
-    from pushforward.train.benchmark import Benchmark, Request
+    from pushforward.benchmark.run import Benchmark, Request
 
 _SECONDS = 60.0
 
@@ -76,9 +76,9 @@ def benchmark(
     pushforward benchmark rnade --methods gaussian,nflows:nsf-ar,auto --hours 3
     pushforward benchmark my.csv --methods auto,"flow=maf flow.layers=8"
     """  # noqa: D301 - what click takes for lines to leave as they are is a backspace
-    from pushforward.train.benchmark import benchmark_plan, check_device, run_benchmark
-    from pushforward.train.benchmark_sources import read_sources
-    from pushforward.train.overrides import ConfigError
+    from pushforward.benchmark.run import benchmark_plan, check_device, run_benchmark
+    from pushforward.benchmark.sources import read_sources
+    from pushforward.config.read import ConfigError
 
     if is_list and not arguments:
         check_device(device or "auto")
@@ -116,8 +116,8 @@ def benchmark(
 
 
 def _tell_result(done: "Benchmark", as_json: bool) -> None:
-    from pushforward.train.benchmark_json import table_dict
-    from pushforward.train.benchmark_text import WIDTH, table_lines
+    from pushforward.benchmark.table_data import table_dict
+    from pushforward.benchmark.text import WIDTH, table_lines
 
     if as_json:
         click.echo(json.dumps({"out": str(done.path), **table_dict(done.table)}, ensure_ascii=False))
@@ -140,8 +140,8 @@ def _tell_result(done: "Benchmark", as_json: bool) -> None:
 @contextlib.contextmanager
 def _shown() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, str], None]]]:
     """Lines on stderr; on a terminal, above a bar that says how far it is."""
-    from pushforward.evaluate.numbers import duration
-    from pushforward.evaluate.terminal_bar import is_terminal, open_bar
+    from pushforward.common.numbers import duration
+    from pushforward.tracking.terminal_bar import is_terminal, open_bar
 
     if not is_terminal(sys.stderr):
         yield say, lambda done, total, text: None
@@ -163,9 +163,9 @@ def _shown() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, str], 
 
 def _list(as_json: bool) -> None:
     """The suites and the methods."""
-    from pushforward.train.benchmark_methods import BASELINES, PEERS, known_methods, parse_method
-    from pushforward.train.benchmark_sources import missing_sets
-    from pushforward.train.suites import SUITES, score_in_words
+    from pushforward.benchmark.methods import BASELINES, PEERS, known_methods, parse_method
+    from pushforward.benchmark.sources import missing_sets
+    from pushforward.benchmark.suites import SUITES, score_in_words
 
     missing = {suite.name: missing_sets(suite.sets) for suite in SUITES.values()}
     if as_json:
@@ -211,8 +211,8 @@ def _list(as_json: bool) -> None:
 
 def _show_plan(request: "Request", as_json: bool) -> None:
     """What would be run."""
-    from pushforward.evaluate.numbers import duration
-    from pushforward.train.suites import labels, score_in_words
+    from pushforward.benchmark.suites import labels, score_in_words
+    from pushforward.common.numbers import duration
 
     plan, names = request.plan, labels(request.plan.suite.sets)
     trained = [method for method in plan.methods if method.kind != "baseline"]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from pushforward.evaluate.fitted import FittedDensity
-    from pushforward.train.runs import RunFolder
+    from pushforward.evaluate.density import FittedDensity
+    from pushforward.runs.folder import RunFolder
 
 
 _NUMBER = re.compile(r"[-+\u2212]?[\d,.]+( %)?|[-\u2013]?")
@@ -48,7 +48,7 @@ def split_data(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
 
 def open_run(path: Path) -> "RunFolder":
     """Open a run by its folder, or by its name below runs/."""
-    from pushforward.train.runs import RunFolder
+    from pushforward.runs.folder import RunFolder
 
     return RunFolder.open(path)
 
@@ -57,17 +57,17 @@ def load_density(run: Path, device: str | None) -> "FittedDensity":
     """Load the density of a run, for scores and samples."""
     folder = open_run(run)
     if not (folder.model / "config.json").exists() and folder.status == "running":
-        from pushforward.train.runs import RunError
+        from pushforward.runs.folder import RunError
 
         raise RunError(
             f"{run}: is still being fitted and has no model yet; `pushforward report {run}` shows how it goes"
         )
-    from pushforward.evaluate.fitted import FittedDensity
-    from pushforward.train import choose_device
+    from pushforward.evaluate.density import FittedDensity
+    from pushforward.train.device import choose_device
 
     chosen = choose_device(device or "cpu")
     if chosen.type == "mps":
-        from pushforward.train.overrides import ConfigError
+        from pushforward.config.read import ConfigError
 
         raise ConfigError("--device: scores and samples are computed in float64, which mps does not have; use cpu")
     return FittedDensity.load(folder.model, device=str(chosen))

@@ -15,7 +15,7 @@ from pushforward.commands.group import CommandGroup
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from pushforward.datasets.fetch import Fetched
+    from pushforward.datasets.sources.fetch import Fetched
 
 _folder_option = click.option(
     "--data-folder",
@@ -34,7 +34,7 @@ def datasets(ctx: click.Context, data_folder: Path | None, as_json: bool) -> Non
         ctx.obj = (data_folder, as_json)
         return
     from pushforward.datasets import names
-    from pushforward.datasets.data_folder import data_folder as chosen
+    from pushforward.datasets.sources.data_folder import data_folder as chosen
 
     entries = names(data_folder)
     if as_json:
@@ -66,12 +66,12 @@ def download(
     are in one archive of 857 MB, which is kept for the others. A download that breaks off goes on where it stopped
     when the command is given again.
     """
-    from pushforward.datasets.checked import forget
-    from pushforward.datasets.data_folder import data_folder as chosen
-    from pushforward.datasets.download import DownloadError
-    from pushforward.datasets.errors import DataError
-    from pushforward.datasets.fetch import fetch, wanted
-    from pushforward.datasets.literature_sets import ARCHIVE, LITERATURE
+    from pushforward.common.errors import DataError
+    from pushforward.datasets.sources.checksums import forget
+    from pushforward.datasets.sources.data_folder import data_folder as chosen
+    from pushforward.datasets.sources.download import DownloadError
+    from pushforward.datasets.sources.fetch import fetch, wanted
+    from pushforward.datasets.sources.literature_sets import ARCHIVE, LITERATURE
 
     above, above_json = ctx.obj or (None, False)
     as_json = as_json or above_json

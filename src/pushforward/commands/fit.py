@@ -10,14 +10,15 @@ import click
 from pushforward.commands.common import common_options, finite, say, split_data
 
 if TYPE_CHECKING:
-    from pushforward.train import Config, Fit
+    from pushforward.config.schema import Config
+    from pushforward.experiment.result import Fit
 
 
 class _Fit(click.Command):
     """The fit command; its help ends with the keys."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from pushforward.train.overrides import describe_keys
+        from pushforward.config.read import describe_keys
 
         with formatter.section("Keys"):
             rows = [
@@ -62,7 +63,7 @@ def fit(
     KEY=VALUE sets a key of the configuration, such as flow=nsf-ar, train.seconds=60 or data.drop=id;
     --print-config shows them all. `pushforward recipes` lists configurations of the literature for -c.
     """
-    from pushforward.train.overrides import ConfigError, load_config
+    from pushforward.config.read import ConfigError, load_config
 
     # DATA is optional: --resume knows it, and a YAML file may name it.
     data, overrides = split_data(arguments)
@@ -71,7 +72,7 @@ def fit(
             raise ConfigError("--resume: takes the data, -c, --seed and --out from the run; leave them out")
         if dry_run or print_config:
             raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
-        from pushforward.train import resume
+        from pushforward.experiment.rows import resume
 
         _finish_fit(resume(resumed, tuple(overrides), quiet=False, device=device, wandb=wandb), as_json)
         return
@@ -88,14 +89,14 @@ def fit(
                 say(note)
             click.echo(config.to_yaml() + "# " + ", ".join(f"{k}: {v}" for k, v in facts.items()))
         return
-    from pushforward.train import fit as run_fit
+    from pushforward.experiment.rows import fit as run_fit
 
     _finish_fit(run_fit(config, out=out), as_json)
 
 
 def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, ...]]":
     """The configuration with every choice made, what a dry run tells, and notes on the data."""
-    from pushforward.train.target_fitting import check_plan, is_target, plan_target
+    from pushforward.experiment.target import check_plan, is_target, plan_target
 
     facts: dict[str, object]
     if is_target(config):
@@ -104,14 +105,14 @@ def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
         facts = {"dataset": config.data.source, "features": to_target.flow.features, "log_z": to_target.target.log_z}
         facts |= {"flow": to_target.config.flow.name, "parameters": to_target.parameters}
         return to_target.config, facts, ()
-    from pushforward.train.autoencoder_fitting import is_autoencoder, plan_autoencoder
+    from pushforward.experiment.autoencoder import is_autoencoder, plan_autoencoder
 
     if is_autoencoder(config):
         of_rows = plan_autoencoder(config)
         facts = {"dataset": of_rows.prepared.dataset.name, "features": of_rows.model.features, "flow": "vae"}
         facts |= {"latent": of_rows.model.latent, "parameters": of_rows.parameters}
         return of_rows.config, facts, of_rows.prepared.dataset.notes
-    from pushforward.train import plan
+    from pushforward.experiment.rows import plan
     from pushforward.train.architecture import describe
 
     planned = plan(config)

@@ -55,8 +55,8 @@ def gradients(
     Where the variances are known they stand beside the measured ones:
     pushforward gradients gaussian target.features=1 flow=gaussian --scale 0.5 --steps 0 --replicates 1000
     """
-    from pushforward.train.gradient_study import study
-    from pushforward.train.overrides import ConfigError, load_config
+    from pushforward.config.read import ConfigError, load_config
+    from pushforward.gradients.study import study
 
     source, overrides = split_data(arguments)
     if source is None and not files:

@@ -18,7 +18,7 @@ def report(run: Path, out: Path | None, as_json: bool) -> None:
     RUN may be in any state, also while it is being fitted. Nothing is computed anew: what the page lacks, `pushforward
     evaluate RUN` may add.
     """
-    from pushforward.train.run_page import write_report
+    from pushforward.reports.run import write_report
 
     path = write_report(open_run(run), out)
     if as_json:
@@ -43,8 +43,8 @@ def compare(runs: tuple[Path, ...], out: Path | None, page: bool, as_json: bool)
     Differences of test NLL are paired, row by row. Runs that were scored on different rows are not compared;
     data.seed=N gives fits with different seeds the same split.
     """
-    from pushforward.train.comparison import compare_runs
-    from pushforward.train.comparison_page import write_comparison
+    from pushforward.reports.comparison import write_comparison
+    from pushforward.runs.comparison import compare_runs
 
     if out is not None and not page:
         raise click.UsageError("--out names the page that --no-page leaves out; give one of them")

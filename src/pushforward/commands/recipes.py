@@ -16,7 +16,7 @@ def recipes(name: str | None, as_json: bool) -> None:
     A recipe is a configuration of the literature: pushforward fit -c recipe:NAME fits it to its data, and keys that
     follow, such as train.seconds=60, take precedence. Its comments say what is as published and what differs.
     """
-    from pushforward.train.recipe import list_recipes, read_recipe
+    from pushforward.config.recipe import list_recipes, read_recipe
 
     if name is not None:
         text = read_recipe(name)

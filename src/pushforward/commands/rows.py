@@ -18,7 +18,7 @@ import click
 from pushforward.commands.common import common_options, finite, load_density, open_run, say
 
 if TYPE_CHECKING:
-    from pushforward.evaluate.fitted import FittedDensity
+    from pushforward.evaluate.density import FittedDensity
     from pushforward.evaluate.likelihood import Array
 
 
@@ -37,8 +37,8 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
     that does not grow with it; --out appears when all of it is there. (--json without --out keeps all scores.)
     """
     from pushforward.datasets import open_rows
-    from pushforward.evaluate.row_progress import RowProgress
-    from pushforward.evaluate.scores import ScoreFile, score_parts
+    from pushforward.evaluate.scoring import ScoreFile, score_parts
+    from pushforward.tracking.row_progress import RowProgress
 
     density = load_density(run, device)
     rows = open_rows(data, density.schema)
@@ -109,7 +109,7 @@ def sample(
     import numpy as np
 
     from pushforward.datasets import write_table
-    from pushforward.datasets.write import WRITTEN_ENDINGS
+    from pushforward.datasets.tables.write import WRITTEN_ENDINGS
 
     if out is not None and not out.name.lower().endswith(WRITTEN_ENDINGS):
         raise click.BadParameter(
@@ -138,7 +138,7 @@ def _given(density: "FittedDensity", given: tuple[str, ...]) -> Any:
     """Context row ``(1, C)`` from ``COL=VALUE`` options, None for a run without context."""
     import numpy as np
 
-    from pushforward.train.overrides import ConfigError
+    from pushforward.config.read import ConfigError
 
     names = density.schema.context_names
     values: dict[str, float] = {}

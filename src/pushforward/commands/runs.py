@@ -19,7 +19,7 @@ def evaluate(run: Path, data: str | None, device: str | None, as_json: bool) -> 
     DATA, a file or the name of a data set, takes the place of the run's own test rows; baselines are fitted to the
     run's training rows either way.
     """
-    from pushforward.train import evaluate_run
+    from pushforward.experiment.evaluation import evaluate_run
 
     report = evaluate_run(open_run(run), data, device=device or "cpu", tell=say)
     if as_json:
@@ -64,8 +64,8 @@ def runs(
     KEY is a column of the list, a number of results.json (test_nll_se, kl_to_truth, ...) or a key of the
     configuration. Options that may be given again mean one of these; every --where must hold. Names may have * and ?.
     """
-    from pushforward.train.run_query import Condition, select, value_of
-    from pushforward.train.runs import list_runs
+    from pushforward.runs.folder import list_runs
+    from pushforward.runs.query import Condition, select, value_of
 
     asked = [Condition.read(text) for text in conditions]
     one_of = {"dataset": datasets, "flow": flows, "status": statuses}

@@ -14,8 +14,8 @@ import click
 from pushforward.commands.common import cell, common_options, say, split_data
 
 if TYPE_CHECKING:
-    from pushforward.train.sweep import Sweep
-    from pushforward.train.sweep_space import SweepSpace
+    from pushforward.sweeps.space import SweepSpace
+    from pushforward.sweeps.sweep import Sweep
 
 _SHOWN = 5
 
@@ -57,15 +57,15 @@ def sweep(
     and a trial with a budget in seconds gets fewer steps done on fewer cores: one worker for each one or two cores.
     The test rows choose nothing: score the best with `pushforward evaluate SWEEP/best`.
     """
-    from pushforward.train.overrides import ConfigError
+    from pushforward.config.read import ConfigError
 
     if resumed is not None:
         if arguments or file or out or wandb or device or seed is not None or print_space:
             raise ConfigError("--resume: takes everything but --trials, --workers and --seconds from the sweep")
-        from pushforward.train.sweep_study import require_optuna
+        from pushforward.sweeps.study import require_optuna
 
         require_optuna()
-        from pushforward.train.sweep import Sweep
+        from pushforward.sweeps.sweep import Sweep
 
         _run(Sweep.open(resumed, trials=trials, seconds=seconds), workers, as_json)
         return
@@ -76,19 +76,19 @@ def sweep(
     if print_space:
         click.echo(text, nl=False)
         return
-    from pushforward.train.sweep_study import require_optuna
+    from pushforward.sweeps.study import require_optuna
 
     require_optuna()
-    from pushforward.train.sweep import Sweep
+    from pushforward.sweeps.sweep import Sweep
 
     _run(Sweep.create(space, out=out, trials=trials, seconds=seconds), workers, as_json)
 
 
 def _space(file: Path | None, overrides: Sequence[str], **options: Any) -> "tuple[SweepSpace, str]":
     """The space that is meant, checked, and the text of a file that says the same."""
-    from pushforward.train.overrides import ConfigError
-    from pushforward.train.sweep_parameter import Parameter
-    from pushforward.train.sweep_space import (
+    from pushforward.config.read import ConfigError
+    from pushforward.sweeps.parameter import Parameter
+    from pushforward.sweeps.space import (
         default_space,
         parse_space,
         read_space,
@@ -104,8 +104,8 @@ def _space(file: Path | None, overrides: Sequence[str], **options: Any) -> "tupl
     if space is not None:
         space.check()
         return space, space.to_yaml()
-    from pushforward.train.fitting import plan
-    from pushforward.train.overrides import load_config
+    from pushforward.config.read import load_config
+    from pushforward.experiment.rows import plan
 
     planned = plan(load_config(overrides=[f"{p.key}={p.only}" for p in constants]))
     dataset = planned.prepared.dataset
@@ -152,7 +152,7 @@ def _run(sweep: "Sweep", workers: int, as_json: bool) -> None:
 @contextlib.contextmanager
 def _shown(trials: int) -> Iterator[tuple[Callable[[str], None], Callable[[float, str], None]]]:
     """Lines on stderr; on a terminal, above a bar that says how far the sweep is."""
-    from pushforward.evaluate.terminal_bar import is_terminal, open_bar
+    from pushforward.tracking.terminal_bar import is_terminal, open_bar
 
     if not is_terminal(sys.stderr):
         yield say, lambda done, text: None
@@ -168,7 +168,7 @@ def _shown(trials: int) -> Iterator[tuple[Callable[[str], None], Callable[[float
 
 
 def _lines(summary: dict[str, Any], importances: dict[str, float]) -> list[str]:
-    from pushforward.train.sweep_summary import written
+    from pushforward.sweeps.summary import written
 
     done = [t for t in summary["trials"] if t["status"] == "finished" and t["val_nll"] is not None]
     ranked = sorted(done, key=lambda t: (t["val_nll"], t["number"]))[:_SHOWN]

@@ -35,11 +35,11 @@ def sync(run: Path, entity: str | None, project: str | None, force: bool, timeou
     Every file of every artifact is looked for before the upload, also in a run folder that was moved, and asked for
     after it. What was uploaded before is only checked. Log in first, with `wandb login` or WANDB_API_KEY.
     """
-    from pushforward.train.runs import RunFolder
+    from pushforward.runs.folder import RunFolder
 
     # A benchmark records as a run does, and its folder is none.
     folder = RunFolder(run) if (run / "benchmark.json").is_file() else open_run(run)
-    from pushforward.train.wandb_sync import sync_run
+    from pushforward.tracking.wandb.sync import sync_run
 
     report = sync_run(folder, tell=say, entity=entity, project=project, force=force, timeout=timeout)
     if as_json:
@@ -64,7 +64,7 @@ def dashboard(
 
     Every call saves a new one. Needs pushforward[workspaces].
     """
-    from pushforward.train import wandb_dashboard
+    from pushforward.tracking.wandb import workspace as wandb_dashboard
 
     if dry_run:
         click.echo(wandb_dashboard.dashboard_json(entity or "", project, name, tags=tags))

@@ -1,0 +1,74 @@
+"""What a column may not hold: cells that are missing, infinite, or beyond what float64 can tell apart or square."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pushforward.common.errors import DataError, leave_out
+
+LARGEST_INTEGER = 2.0**53
+"""Beyond this, neighbouring integers are one and the same float64."""
+
+LARGEST_VALUE = 1e150
+"""Beyond this, a square overflows."""
+
+
+class Cells:
+    """What has been seen of a column so far: enough to refuse it in one line, in memory that does not grow.
+
+    Args:
+        name: Name of the column.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rows = 0
+        self.largest = 0.0
+        self._counts = {"missing": 0, "infinite": 0}
+        self._first = {"missing": 0, "infinite": 0}
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Take in the next rows ``(n,)``; NaN stands for a missing cell."""
+        largest = float(np.abs(values).max(initial=0.0))
+        if np.isfinite(largest):
+            self.largest = max(self.largest, largest)
+        else:
+            for what, bad in (("missing", np.isnan(values)), ("infinite", np.isinf(values))):
+                if bad.any():
+                    self._first[what] = self._first[what] or self.rows + int(bad.argmax()) + 1
+                    self._counts[what] += int(bad.sum())
+        self.rows += len(values)
+
+    @property
+    def bad(self) -> bool:
+        """Whether it will be refused, whatever comes next."""
+        return any(self._counts.values()) or self.largest > LARGEST_VALUE
+
+    def check(self, where: str, *, integers: bool) -> None:
+        """Refuse what cannot be used.
+
+        Args:
+            where: Name of the table.
+            integers: Whether the column's type is that of 64-bit integers.
+
+        Raises:
+            DataError: A cell is missing, infinite or too large.
+        """
+        cure = leave_out(self.name)
+        for what, count in self._counts.items():
+            if count == self.rows:
+                raise DataError(f"{where}: column {self.name!r} has no values at all; drop it with {cure}")
+            if count:
+                cells = f"{count} {what} value{'s' if count > 1 else ''}"
+                first = f"{'first ' if count > 1 else ''}in row {self._first[what]}"
+                remedy = f"remove or fill these rows, or drop the column with {cure}"
+                raise DataError(f"{where}: column {self.name!r} has {cells} ({first}); {remedy}")
+        if integers and self.largest > LARGEST_INTEGER:
+            raise DataError(
+                f"{where}: column {self.name!r} holds integers beyond 2**53, which float64 cannot tell apart; "
+                f"drop it with {cure}"
+            )
+        if self.largest > LARGEST_VALUE:
+            raise DataError(
+                f"{where}: column {self.name!r} holds {self.largest:.3g}, whose square overflows; "
+                f"rescale it or drop it with {cure}"
+            )

@@ -1,0 +1,160 @@
+"""What the columns of a table are: their names, types and the grid their values were recorded on."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from pushforward.common.errors import DataError
+
+# A column is tied when more of its rows than this repeat an earlier value.
+TIED = 0.01
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of numbers.
+
+    Args:
+        name: Its name in the file, or ``x1``, ``x2``, ... where the file has no names.
+        type: Arrow's name of its number type, such as ``int64``, ``double`` or ``float``.
+        minimum: Smallest recorded value.
+        maximum: Largest recorded value.
+        step: Distance between neighbouring points of the grid the values lie on, None where there is none. At
+            least 1 for integers.
+        offset: A point of that grid, None where there is none.
+        distinct: How many different values it has.
+        ties: Fraction of the rows whose value repeats an earlier row's, rows that are repeated as a whole left
+            aside (unless the table has one column only).
+    """
+
+    name: str
+    type: str
+    minimum: float
+    maximum: float
+    step: float | None
+    offset: float | None
+    distinct: int
+    ties: float
+
+    @property
+    def integer(self) -> bool:
+        """Whether its number type holds integers only."""
+        return self.type.startswith(("int", "uint"))
+
+    @property
+    def tied(self) -> bool:
+        """Whether it repeats values so often that a density of the bare values would be unbounded."""
+        return self.ties > TIED
+
+    @property
+    def decimals(self) -> int | None:
+        """Digits after the decimal point that write every point of the grid, None where there is no grid."""
+        if self.step is None or self.offset is None:
+            return None
+        for digits in range(16):
+            if all(_is_decimal(value, digits) for value in (self.step, self.offset)):
+                return digits
+        return None
+
+
+def _is_decimal(value: float, digits: int) -> bool:
+    return math.isclose(round(value, digits), value, rel_tol=1e-14, abs_tol=0.0)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a data set: ``columns`` are modelled, ``context`` are given.
+
+    Args:
+        columns: The features, in the order of the matrix.
+        context: The conditioning columns, in the order of theirs.
+        order: Names of all of them in the order of the file; features then context where not told.
+        file_columns: Number of columns of the file they came from, dropped ones included; None without a file.
+        places: Where in that file the columns of ``order`` stand, counted from 0; empty where their names tell.
+    """
+
+    columns: tuple[Column, ...]
+    context: tuple[Column, ...] = ()
+    order: tuple[str, ...] = field(default=())
+    file_columns: int | None = None
+    places: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [column.name for column in (*self.columns, *self.context)]
+        if not self.order:
+            object.__setattr__(self, "order", tuple(names))
+        if len(set(names)) != len(names) or sorted(self.order) != sorted(names):
+            raise DataError(f"schema: order {self.order} does not list the columns {tuple(names)} once each")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def context_names(self) -> tuple[str, ...]:
+        """Names of the conditioning columns."""
+        return tuple(column.name for column in self.context)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, strings and numbers, fit for JSON."""
+        content = {
+            "columns": [dataclasses.asdict(column) for column in self.columns],
+            "context": [dataclasses.asdict(column) for column in self.context],
+            "order": list(self.order),
+            "file_columns": self.file_columns,
+        }
+        return content | {"places": list(self.places)} if self.places else content
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Schema":
+        """Rebuild what ``to_dict`` wrote.
+
+        Raises:
+            DataError: A key is missing or unknown, or a value has the wrong type.
+        """
+        places = content.get("places", []) if isinstance(content, dict) else []
+        known = {"columns", "context", "order", "file_columns"}
+        _expect_keys("schema", content, known | {"places"} if places else known)
+        order = content["order"]
+        if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
+            raise DataError("schema: 'order' is not a list of names; the file was changed by hand or is damaged")
+        width = content["file_columns"]
+        if width is not None and (not isinstance(width, int) or isinstance(width, bool)):
+            raise DataError(f"schema: file_columns={width!r} is not a number; the file is damaged")
+        whole = isinstance(places, list) and all(type(place) is int for place in places)
+        if not whole or (places and len(places) != len(order)):
+            raise DataError("schema: 'places' does not say where each column stands; the file is damaged")
+        return cls(_columns(content["columns"]), _columns(content["context"]), tuple(order), width, tuple(places))
+
+
+_FIELD_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "type": (str,),
+    "minimum": (int, float),
+    "maximum": (int, float),
+    "step": (int, float, type(None)),
+    "offset": (int, float, type(None)),
+    "distinct": (int,),
+    "ties": (int, float),
+}
+
+
+def _columns(items: Any) -> tuple[Column, ...]:
+    if not isinstance(items, list):
+        raise DataError(f"schema: expected a list of columns; got {type(items).__name__}")
+    columns = []
+    for item in items:
+        _expect_keys("schema: column", item, set(_FIELD_TYPES))
+        for key, allowed in _FIELD_TYPES.items():
+            if not isinstance(item[key], allowed) or isinstance(item[key], bool):
+                raise DataError(f"schema: column {item['name']!r} has {key}={item[key]!r}; the file is damaged")
+        columns.append(Column(**item))
+    return tuple(columns)
+
+
+def _expect_keys(where: str, item: Any, keys: set[str]) -> None:
+    got = set(item) if isinstance(item, dict) else {type(item).__name__}
+    if got != keys:
+        raise DataError(f"{where}: expected the keys {sorted(keys)}; got {sorted(map(str, got))}")

@@ -1,0 +1,1 @@
+"""Unnormalised densities that a flow can be fitted to."""

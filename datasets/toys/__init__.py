@@ -1,0 +1,1 @@
+"""Two-dimensional toys whose density is known exactly."""

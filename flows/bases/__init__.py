@@ -1,0 +1,1 @@
+"""Base distributions: the simple end of a flow."""

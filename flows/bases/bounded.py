@@ -1,0 +1,240 @@
+r"""Base laws of independent features on a restricted support: an interval, or the positive numbers.
+
+Their samples have gradients as those of ``heavy_tailed`` have. On the other side of a ``Logit`` or ``Log`` they are
+computed on the line, where nothing rounds to an end of the support.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from pushforward.flows.bases.base import Base, LocationScale
+from pushforward.flows.bases.heavy_tailed import from_tail, log_gamma_rsample, to_numpy, uniform_noise
+from pushforward.flows.bijections.support import Log, Logit
+
+
+class Uniform(LocationScale):
+    r"""Independent uniform features on the interval from :math:`l` to :math:`l + w`, both trainable.
+
+    The likelihood knows only the width: its gradient narrows the interval until a point is left outside, where the
+    density is zero and the gradient too. Train it by samples, or let ``initialize`` or ``low`` and ``width`` decide.
+
+    Args:
+        features: Number of features.
+        context: Number of context features, which move the lower end and scale the width.
+        trainable: Whether lower end and width are parameters.
+        low: Lower end to start from.
+        width: Width to start from.
+    """
+
+    def __init__(
+        self, features: int, context: int = 0, trainable: bool = True, low: float = 0.0, width: float = 1.0
+    ) -> None:
+        super().__init__(features, context, trainable)
+        if not (0 < width < math.inf and math.isfinite(low)):
+            raise ValueError(f"Uniform: expected a finite low and a finite width above 0; got {low}, {width}")
+        self._low, self._width = low, width
+        with torch.no_grad():
+            self.location.fill_(low)
+            self.log_scale.fill_(math.log(width))
+
+    @property
+    def support(self) -> list[tuple[float, float]] | None:
+        if self.trainable or self.context:
+            return None
+        return [(self._low, self._low + self._width)] * self.features
+
+    def standard_log_prob(self, y: Tensor) -> Tensor:
+        return torch.where((y >= 0) & (y <= 1), torch.zeros_like(y), -torch.inf).sum(-1)
+
+    def standard_rsample(self, lead: tuple[int, ...]) -> Tensor:
+        return uniform_noise(self, lead)
+
+    def standard_noise(self, y: Tensor) -> Tensor:
+        return from_tail(torch.minimum(y, 1.0 - y).clamp(min=0.0), y - 0.5)
+
+    def standard_moments(self) -> tuple[Tensor, Tensor]:
+        return torch.full_like(self.location, 0.5), torch.full_like(self.location, 12.0**-0.5)
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"low": self._low, "width": self._width}
+
+    def log_prob_pushed(self, bijection: nn.Module, z: Tensor) -> Tensor:
+        if not isinstance(bijection, Logit):
+            return super().log_prob_pushed(bijection, z)
+        return (logsigmoid(z) + logsigmoid(-z)).sum(-1)  # whatever the interval: it is the bijection's
+
+    def rsample_pushed(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
+        if not isinstance(bijection, Logit):
+            return super().rsample_pushed(bijection, n)
+        return uniform_noise(self, self.lead(n, None)).logit()
+
+
+class Gamma(Base):
+    r"""Independent Gamma features on the positive numbers, with trainable concentration :math:`k` and rate :math:`r`.
+
+    Density :math:`r^k x^{k-1} e^{-r x} / \Gamma(k)`. For a base on all of space, see ``Pushed`` and ``Log``.
+
+    Args:
+        features: Number of features.
+        concentration: Concentration to start from.
+        rate: Rate to start from.
+        trainable: Whether concentration and rate are parameters.
+    """
+
+    log_concentration: Tensor
+    log_rate: Tensor
+
+    def __init__(self, features: int, concentration: float = 1.0, rate: float = 1.0, trainable: bool = True) -> None:
+        super().__init__(features)
+        _check_positive("Gamma", concentration=concentration, rate=rate)
+        self._start = {"concentration": concentration, "rate": rate, "trainable": trainable}
+        self.keep("log_concentration", torch.full((features,), math.log(concentration)), trainable)
+        self.keep("log_rate", torch.full((features,), math.log(rate)), trainable)
+
+    @property
+    def support(self) -> list[tuple[float, float]] | None:
+        return [(0.0, math.inf)] * self.features
+
+    @torch.no_grad()
+    def initialize(self, mean: Tensor, covariance: Tensor) -> None:
+        """Match means ``(D,)``, which must be positive, and the variances of a covariance ``(D, D)``."""
+        if not bool((mean > 0).all()):
+            raise ValueError(f"Gamma: expected means above 0; got {mean.tolist()}")
+        rate = mean / covariance.diagonal()
+        self.log_rate.copy_(rate.log())
+        self.log_concentration.copy_((mean * rate).log())
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        self.check_points(z)
+        inside = z > 0
+        log_z = torch.where(inside, z, 1.0).log()
+        density = self._log_prob_of_log(log_z) - log_z
+        return torch.where(inside, density, -torch.inf).sum(-1)
+
+    def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        info = torch.finfo(self.dtype)
+        return self._log_rsample(self.lead(n, None)).exp().clamp(info.tiny, info.max)
+
+    @torch.no_grad()
+    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        self.check_points(z)
+        concentration, scaled = self.log_concentration.exp(), (z * self.log_rate.exp()).clamp(min=0.0)
+        lower = torch.special.gammainc(concentration, scaled)
+        upper = torch.special.gammaincc(concentration, scaled)
+        return from_tail(torch.minimum(lower, upper), upper.new_tensor(0.5) - upper)
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features} | self._start
+
+    def log_prob_pushed(self, bijection: nn.Module, z: Tensor) -> Tensor:
+        if not isinstance(bijection, Log):
+            return super().log_prob_pushed(bijection, z)
+        return self._log_prob_of_log(z).sum(-1)
+
+    def rsample_pushed(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
+        if not isinstance(bijection, Log):
+            return super().rsample_pushed(bijection, n)
+        return self._log_rsample(self.lead(n, None))
+
+    def _log_prob_of_log(self, log_x: Tensor) -> Tensor:
+        """Log-density of the logarithm of each feature."""
+        concentration, shifted = self.log_concentration.exp(), log_x + self.log_rate
+        # Beyond the largest number the density is zero in any case; its logarithm stays finite.
+        most = math.log(torch.finfo(shifted.dtype).max) - 1.0
+        return concentration * shifted - shifted.clamp(max=most).exp() - torch.lgamma(concentration)
+
+    def _log_rsample(self, lead: tuple[int, ...]) -> Tensor:
+        return log_gamma_rsample(self.log_concentration.exp(), lead) - self.log_rate
+
+
+class Beta(Base):
+    r"""Independent Beta features between 0 and 1, with trainable :math:`a` and :math:`b`.
+
+    Density :math:`x^{a-1} (1-x)^{b-1} / B(a, b)`. For a base on all of space, see ``Pushed`` and ``Logit``.
+
+    Args:
+        features: Number of features.
+        a: First parameter to start from.
+        b: Second parameter to start from.
+        trainable: Whether they are parameters.
+    """
+
+    log_a: Tensor
+    log_b: Tensor
+
+    def __init__(self, features: int, a: float = 1.0, b: float = 1.0, trainable: bool = True) -> None:
+        super().__init__(features)
+        _check_positive("Beta", a=a, b=b)
+        self._start = {"a": a, "b": b, "trainable": trainable}
+        self.keep("log_a", torch.full((features,), math.log(a)), trainable)
+        self.keep("log_b", torch.full((features,), math.log(b)), trainable)
+
+    @property
+    def support(self) -> list[tuple[float, float]] | None:
+        return [(0.0, 1.0)] * self.features
+
+    @torch.no_grad()
+    def initialize(self, mean: Tensor, covariance: Tensor) -> None:
+        """Match means ``(D,)`` between 0 and 1, and the variances of a covariance ``(D, D)``."""
+        total = mean * (1.0 - mean) / covariance.diagonal() - 1.0
+        if not bool(((mean > 0) & (mean < 1) & (total > 0)).all()):
+            raise ValueError(
+                "Beta: expected means between 0 and 1 and variances below mean (1 - mean); "
+                f"got {mean.tolist()} and {covariance.diagonal().tolist()}"
+            )
+        self.log_a.copy_((mean * total).log())
+        self.log_b.copy_(((1.0 - mean) * total).log())
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        self.check_points(z)
+        inside = (z > 0) & (z < 1)
+        z = torch.where(inside, z, 0.5)
+        a, b = self.log_a.exp(), self.log_b.exp()
+        density = (a - 1.0) * z.log() + (b - 1.0) * torch.log1p(-z) - _log_beta(a, b)
+        return torch.where(inside, density, -torch.inf).sum(-1)
+
+    def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        info = torch.finfo(self.dtype)
+        return self._logit_rsample(self.lead(n, None)).sigmoid().clamp(info.tiny, 1.0 - 0.5 * info.eps)
+
+    @torch.no_grad()
+    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        from scipy import special
+
+        self.check_points(z)
+        a, b, x = to_numpy(self.log_a.exp()), to_numpy(self.log_b.exp()), to_numpy(z).clip(0.0, 1.0)
+        lower, upper = special.betainc(a, b, x), special.betainc(b, a, 1.0 - x)
+        return from_tail(torch.from_numpy(np.minimum(lower, upper)).to(z), torch.from_numpy(lower - upper).to(z))
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features} | self._start
+
+    def log_prob_pushed(self, bijection: nn.Module, z: Tensor) -> Tensor:
+        if not isinstance(bijection, Logit):
+            return super().log_prob_pushed(bijection, z)
+        a, b = self.log_a.exp(), self.log_b.exp()
+        return (a * logsigmoid(z) + b * logsigmoid(-z) - _log_beta(a, b)).sum(-1)
+
+    def rsample_pushed(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
+        if not isinstance(bijection, Logit):
+            return super().rsample_pushed(bijection, n)
+        return self._logit_rsample(self.lead(n, None))
+
+    def _logit_rsample(self, lead: tuple[int, ...]) -> Tensor:
+        """Samples of ``log x - log(1 - x)``, which keep their digits where ``x`` would round to 0 or 1."""
+        return log_gamma_rsample(self.log_a.exp(), lead) - log_gamma_rsample(self.log_b.exp(), lead)
+
+
+def _log_beta(a: Tensor, b: Tensor) -> Tensor:
+    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
+def _check_positive(where: str, **values: float) -> None:
+    if not all(0 < value < math.inf for value in values.values()):
+        told = " and ".join(values)
+        raise ValueError(f"{where}: expected finite {told} above 0; got {', '.join(map(str, values.values()))}")

@@ -1,0 +1,185 @@
+r"""Gaussian base laws: :math:`z = g(\epsilon, \theta)` with :math:`\epsilon \sim N(0, I)`."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pushforward.flows.bases.base import LocationScale
+
+_LOG_2PI = math.log(2.0 * math.pi)
+_LEAST_OWN_VARIANCE = 1e-3
+"""Least share of a feature's variance that ``initialize`` leaves to the feature itself beside the common factors."""
+
+Covariance = Literal["diagonal", "low-rank", "full"]
+
+
+class Gaussian(LocationScale):
+    r"""Reparameterized Gaussian :math:`z = m(c) + L(c)\,\epsilon`, :math:`\epsilon \sim N(0, I)`.
+
+    Location and scale train with everything else: through ``log_prob`` by likelihood, and through ``rsample`` by the
+    path of the sample. Starts as the standard Gaussian; a low-rank one starts with small random factors and variances
+    of one, because factors of zero would have no gradient.
+
+    Args:
+        features: Number of features :math:`D`.
+        context: Number of context features; the context shifts the location and scales the standard deviations
+            through a linear map that starts at zero.
+        covariance: ``"diagonal"``; ``"low-rank"`` for :math:`\operatorname{diag}(s^2) + V V^\top` with
+            :math:`V = \operatorname{diag}(s)\,W`; ``"full"`` for a lower triangular :math:`L`.
+        trainable: Whether location and scale are parameters; otherwise they are constants.
+        rank: Columns :math:`r` of a low-rank :math:`V`; by default 8, or the features if there are fewer.
+
+    Shape:
+        points ``(..., D)``, noise ``(..., D)``, of a low-rank one ``(..., D + r)``, context ``(..., context)``,
+        log-density ``(...)``.
+
+    Cost:
+        Low-rank: :math:`O(D r)` a point and :math:`O(D r^2)` once, by the Woodbury identity and the determinant lemma.
+    """
+
+    lower: Tensor
+    factors: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        context: int = 0,
+        covariance: Covariance = "diagonal",
+        trainable: bool = True,
+        rank: int | None = None,
+    ) -> None:
+        super().__init__(features, context, trainable)
+        if covariance not in ("diagonal", "low-rank", "full"):
+            raise ValueError(f"Gaussian: expected covariance 'diagonal', 'low-rank' or 'full'; got {covariance!r}")
+        if rank is not None and (covariance != "low-rank" or not 1 <= rank <= features):
+            raise ValueError(
+                f"Gaussian: expected a rank of 1 to {features} features, with covariance 'low-rank'; "
+                f"got {rank} with {covariance!r}"
+            )
+        self.covariance = covariance
+        self.rank = (rank or min(8, features)) if covariance == "low-rank" else 0
+        if covariance == "full":
+            # L = (I + strictly lower) diag(exp(log_scale)): unit columns times the scales.
+            self.keep("lower", torch.zeros(features, features), trainable)
+        if covariance == "low-rank":
+            factors = 0.1 * torch.randn(features, self.rank) / self.rank**0.5
+            self.keep("factors", factors, trainable)
+            with torch.no_grad():
+                self.log_scale.copy_(-0.5 * (1.0 + factors.square().sum(-1)).log())
+
+    @torch.no_grad()
+    def initialize(self, mean: Tensor, covariance: Tensor) -> None:
+        """Set location and scale to a mean ``(D,)`` and covariance ``(D, D)``.
+
+        A diagonal law keeps the variances; a low-rank one takes the maximum-likelihood factors and all variances.
+        """
+        self.location.copy_(mean)
+        if self.covariance == "diagonal":
+            self.log_scale.copy_(0.5 * covariance.diagonal().log())
+        elif self.covariance == "full":
+            factor = torch.linalg.cholesky(covariance)
+            scale = factor.diagonal()
+            self.log_scale.copy_(scale.log())
+            self.lower.copy_((factor / scale).tril(-1))
+        else:
+            deviation = covariance.diagonal().sqrt()
+            loadings, own = _factor_analysis(covariance / deviation.outer(deviation), self.rank)
+            self.log_scale.copy_((deviation * own.sqrt()).log())
+            self.factors.copy_(loadings / own.sqrt()[:, None])
+
+    def push(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Push standard-normal noise to base points ``(..., D)``: the map g.
+
+        The noise is ``(..., D)``, of a low-rank law ``(..., D + rank)``.
+        """
+        location, log_scale = self.location_and_log_scale(context)
+        if self.covariance == "low-rank":
+            own, common = noise.split([self.features, self.rank], dim=-1)
+            scaled: Tensor = (own + common @ self.factors.transpose(-1, -2)) * log_scale.exp()
+            return location + scaled
+        scaled = noise * log_scale.exp()
+        if self.covariance == "full":
+            scaled = scaled + scaled @ self.lower.tril(-1).transpose(-1, -2)
+        return location + scaled
+
+    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map base points ``(..., D)`` to noise ``(..., D)``: the inverse of ``push`` where that has one.
+
+        A low-rank law multiplies by the inverse symmetric root of :math:`I + W W^T`.
+        """
+        if self.covariance != "low-rank":
+            return self.standardize_terms(z, context)[0]
+        y, _ = self._to_standard(z, context)
+        _, singular, right = torch.linalg.svd(self.factors, full_matrices=False)
+        # With W = Q S R': (I + W W')^(-1/2) = I + W R diag(((1 + S²)^(-1/2) - 1) / S²) R' W'.
+        root = (1.0 + singular.square()).sqrt()
+        shrink = -1.0 / (root * (1.0 + root))
+        directions = self.factors @ right.transpose(-1, -2)
+        whitened: Tensor = y + ((y @ directions) * shrink) @ directions.transpose(-1, -2)
+        return whitened
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density ``(...)`` of base points ``(..., D)``, in nats."""
+        if self.covariance != "low-rank":
+            noise, log_scale = self.standardize_terms(z, context)
+            return -0.5 * (noise.square().sum(-1) + self.features * _LOG_2PI) - log_scale.sum(-1)
+        y, log_scale = self._to_standard(z, context)
+        factor = torch.linalg.cholesky(
+            self.factors.transpose(-1, -2) @ self.factors
+            + torch.eye(self.rank, dtype=self.factors.dtype, device=self.factors.device)
+        )
+        # y' (I + W W')^-1 y is the least of |y - W c|² + |c|²: a sum of squares, where Woodbury's difference of two
+        # large numbers would lose the digits.
+        solved = torch.cholesky_solve(self.factors.transpose(-1, -2), factor)
+        common = y @ solved.transpose(-1, -2)
+        rest = y - common @ self.factors.transpose(-1, -2)
+        squares = rest.square().sum(-1) + common.square().sum(-1)
+        log_norm: Tensor = -log_scale.sum(-1) - factor.diagonal().log().sum() - 0.5 * self.features * _LOG_2PI
+        return log_norm - 0.5 * squares
+
+    def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        return self.push(self.noise(n, context), context)
+
+    def noise(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        """Draw the standard-normal noise ``(n, ..., D)`` that ``push`` takes, in the dtype of the parameters."""
+        return torch.randn(*self.lead(n, context), self.features + self.rank, dtype=self.dtype, device=self.device)
+
+    def config(self) -> dict[str, Any]:
+        rank = {"rank": self.rank} if self.covariance == "low-rank" else {}
+        return super().config() | {"covariance": self.covariance} | rank
+
+    def standardize_terms(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise ``(..., D)`` behind points, and log-scales ``(..., D)``: their sum is that of ``push``."""
+        self.check_points(z)
+        location, log_scale = self.location_and_log_scale(context)
+        centred = z - location
+        if self.covariance == "full":
+            # One small triangular solve for the matrix, then a matrix product for all points.
+            eye = torch.eye(self.features, dtype=z.dtype, device=z.device)
+            inverse = torch.linalg.solve_triangular(self.lower.tril(-1) + eye, eye, upper=False, unitriangular=True)
+            centred = centred @ inverse.transpose(-1, -2)
+        return centred * (-log_scale).exp(), log_scale
+
+
+def _factor_analysis(correlation: Tensor, rank: int, rounds: int = 100) -> tuple[Tensor, Tensor]:
+    """Split a correlation matrix ``(D, D)`` into loadings ``(D, rank)`` and each feature's own variance ``(D,)``.
+
+    The fixed point of Lawley and Maxwell: loadings are the leading eigenvectors in units of the own variances, and
+    own variances are what the loadings leave. Fewer digits than a search would find, enough to start from.
+    """
+    own = torch.full_like(correlation.diagonal(), 0.5)
+    loadings = correlation.new_zeros(len(correlation), rank)
+    for _ in range(rounds):
+        root = own.sqrt()
+        values, vectors = torch.linalg.eigh(correlation / root.outer(root))
+        loadings = root[:, None] * vectors[:, -rank:] * (values[-rank:] - 1.0).clamp_min(0.0).sqrt()
+        # Where the factors explain everything, the loadings give way: the variances stay.
+        explained = loadings.square().sum(-1)
+        most = 1.0 - _LEAST_OWN_VARIANCE
+        loadings = loadings * (most / explained.clamp_min(most)).sqrt()[:, None]
+        before, own = own, 1.0 - loadings.square().sum(-1)
+        if bool((own - before).abs().max() < 1e-5):
+            break
+    return loadings, own

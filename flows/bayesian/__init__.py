@@ -1,0 +1,1 @@
+"""Networks with a variational posterior over their weights."""

@@ -1,0 +1,1 @@
+"""Invertible layers, forward from data to base."""

@@ -1,0 +1,166 @@
+"""Linear bijections: permutations and LU-factored matrices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.flows.bijections.base import Bijection
+from pushforward.flows.kernels.elementwise import differentiate, must_be_formula, usable
+
+
+class Permutation(Bijection):
+    """Reorder the features: output ``i`` is input ``order[i]``.
+
+    Args:
+        order: A permutation of ``0 .. D-1``.
+
+    Example:
+        >>> z, log_det = Permutation([2, 0, 1])(torch.tensor([10.0, 11.0, 12.0]))
+        >>> z.tolist()
+        [12.0, 10.0, 11.0]
+    """
+
+    _order: Tensor
+    _back: Tensor
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__(len(order))
+        self.order = [int(i) for i in order]
+        if sorted(self.order) != list(range(len(self.order))):
+            raise ValueError(f"Permutation: expected an order of 0 .. {len(order) - 1}; got {self.order}")
+        indices = torch.tensor(self.order)
+        # Not saved as weights: config() carries the order.
+        self.register_buffer("_order", indices, persistent=False)
+        self.register_buffer("_back", torch.argsort(indices), persistent=False)
+
+    @classmethod
+    def reverse(cls, features: int) -> "Permutation":
+        """The features in reverse order."""
+        return cls(range(features - 1, -1, -1))
+
+    @classmethod
+    def random(cls, features: int) -> "Permutation":
+        """A random order, drawn from torch's global generator; for two features or more never the identity."""
+        order = torch.randperm(features)
+        while features > 1 and bool((order == torch.arange(features)).all()):
+            order = torch.randperm(features)
+        return cls(order.tolist())
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        return x.index_select(-1, self._order), x.new_zeros(x.shape[:-1])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        return z.index_select(-1, self._back), z.new_zeros(z.shape[:-1])
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.forward(x), score.index_select(-1, self._order)
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.inverse(z), score.index_select(-1, self._back)
+
+    def config(self) -> dict[str, Any]:
+        return {"order": self.order}
+
+
+class LULinear(Bijection):
+    r"""Trainable linear map :math:`z = LUx + b`, :math:`L` unit lower and :math:`U` upper triangular.
+
+    The diagonal of :math:`U` is kept positive by an exponential, so the log-determinant is the sum of its logarithms.
+    Starts as the identity. Cost: :math:`O(D^2)` a point in both directions; the inverse is two triangular solves.
+
+    Args:
+        features: Number of features :math:`D`.
+
+    References:
+        - Kingma & Dhariwal (2018), Glow, https://arxiv.org/abs/1807.03039, section 3.2.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.lower = nn.Parameter(torch.zeros(features, features))
+        self.upper = nn.Parameter(torch.zeros(features, features))
+        self.log_diagonal = nn.Parameter(torch.zeros(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        tensors = self.lower, self.upper, self.log_diagonal, self.bias
+        if torch.is_grad_enabled() and usable(x, *tensors):
+            z, log_det = _Product.apply(x.reshape(-1, self.features), *tensors)  # type: ignore[no-untyped-call]
+        else:
+            z, log_det = _product(x, *tensors)
+        return z.reshape(x.shape), log_det.expand(x.shape[:-1])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
+        # One matrix of all points: a batch of one-row systems would copy the factors once a point.
+        y = (z - self.bias).reshape(-1, self.features)
+        # y = x U^T L^T, solved from the right: first for x U^T, then for x.
+        y = torch.linalg.solve_triangular(lower.transpose(-1, -2), y, upper=True, left=False, unitriangular=True)
+        x = torch.linalg.solve_triangular(upper.transpose(-1, -2), y, upper=False, left=False)
+        return x.reshape(z.shape), (-self.log_diagonal.sum()).expand(z.shape[:-1])
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():  # the score of z times the matrix is that of x
+            lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
+            rows = torch.linalg.solve_triangular(upper, score.reshape(-1, self.features), upper=True, left=False)
+            rows = torch.linalg.solve_triangular(lower, rows, upper=False, left=False, unitriangular=True)
+        return *self.forward(x), rows.reshape(score.shape)
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.no_grad():
+            lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
+            mapped = score @ (lower @ upper)
+        return *self.inverse(z), mapped
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features}
+
+
+def _factors(lower: Tensor, upper: Tensor, log_diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    return lower.tril(-1) + eye, upper.triu(1) + torch.diag(log_diagonal.exp())
+
+
+def _product(x: Tensor, lower: Tensor, upper: Tensor, log_diagonal: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Points ``(..., D)`` times the matrix, and the log-determinant ``()`` of all of them."""
+    lower, upper = _factors(lower, upper, log_diagonal)
+    return x @ (lower @ upper).transpose(-1, -2) + bias, log_diagonal.sum()
+
+
+class _Product(torch.autograd.Function):
+    """The same with a gradient by hand: on small matrices, autograd's bookkeeping takes longer than the products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper, log_diagonal, bias = tensors
+        unit, scaled = lower.tril(-1), upper.triu(1)
+        unit.diagonal().fill_(1.0)
+        scaled.diagonal().copy_(log_diagonal.exp())
+        matrix = unit @ scaled
+        ctx.factors = unit, scaled, matrix
+        ctx.save_for_backward(x, *tensors)
+        return torch.addmm(bias, x, matrix.t()), log_diagonal.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if must_be_formula(gradients):
+            return tuple(differentiate(_product, ctx.saved_tensors, gradients))
+        x, (unit, scaled, matrix), (gz, g_log) = ctx.saved_tensors[0], ctx.factors, gradients
+        g_matrix = gz.t() @ x
+        g_scaled = unit.t() @ g_matrix
+        g_diagonal = torch.addcmul(g_log, g_scaled.diagonal(), scaled.diagonal())
+        return gz @ matrix, (g_matrix @ scaled.t()).tril_(-1), g_scaled.triu_(1), g_diagonal, gz.sum(0)

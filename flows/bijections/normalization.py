@@ -1,0 +1,159 @@
+"""Elementwise affine bijections that bring features to unit scale."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.flows.bijections.base import Bijection
+from pushforward.flows.kernels.elementwise import differentiate, must_be_formula, usable
+
+
+class Standardize(Bijection):
+    r"""Fixed shift and scale, :math:`z = (x - m) / s`: the units of the data inside the model.
+
+    The constants are kept in float64 whatever the flow's dtype, because a column such as a year or an identifier may
+    need more digits than float32 has; the result has the dtype of the points.
+
+    Args:
+        mean: Shift :math:`m` of every feature, in data units.
+        scale: Positive scale :math:`s` of every feature, in data units.
+    """
+
+    def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
+        super().__init__(len(mean))
+        if len(scale) != len(mean) or not all(0 < s < math.inf for s in scale):
+            raise ValueError(f"Standardize: expected {len(mean)} positive scales; got {list(scale)}")
+        if not all(math.isfinite(m) for m in mean):
+            raise ValueError(f"Standardize: expected finite means; got {list(mean)}")
+        # Plain attributes and not buffers: .float() on the flow must not round them.
+        self._mean = torch.tensor([float(m) for m in mean], dtype=torch.float64)
+        self._scale = torch.tensor([float(s) for s in scale], dtype=torch.float64)
+        self._log_det = -float(self._scale.log().sum())
+
+    @property
+    def log_det(self) -> float:
+        """Log-determinant of the map, the same at every point: ``nll_standardized - nll``, in nats."""
+        return self._log_det
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        mean, scale = self._on(x)
+        return ((x - mean) / scale).to(x.dtype), x.new_full(x.shape[:-1], self._log_det)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        mean, scale = self._on(z)
+        return (z * scale + mean).to(z.dtype), z.new_full(z.shape[:-1], -self._log_det)
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.forward(x), (score * self._on(x)[1]).to(score.dtype)
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.inverse(z), (score / self._on(z)[1]).to(score.dtype)
+
+    def config(self) -> dict[str, Any]:
+        return {"mean": self._mean.tolist(), "scale": self._scale.tolist()}
+
+    def _on(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        return self._mean.to(points.device), self._scale.to(points.device)
+
+
+class ActNorm(Bijection):
+    r"""Trainable :math:`z = (x - m) e^{-s}`, set from the first training batch so that its output is standardised.
+
+    The first call of ``forward`` in training mode sets the parameters; before that it is the identity. Whether that
+    has happened is part of the saved state, so a loaded layer is never set a second time.
+
+    Args:
+        features: Number of features.
+
+    References:
+        - Kingma & Dhariwal (2018), Glow, https://arxiv.org/abs/1807.03039, section 3.1.
+    """
+
+    initialized: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.shift = nn.Parameter(torch.zeros(features))
+        self.log_scale = nn.Parameter(torch.zeros(features))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
+        # What the buffer says, as a Python value: asking a tensor would break a compiled graph and stall a GPU.
+        self._is_initialized = False
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set shift and scale from points ``(..., features)``; at least two points."""
+        rows = x.detach().reshape(-1, self.features)
+        if len(rows) < 2:
+            return
+        self.shift.copy_(rows.mean(0))
+        scale = rows.std(0)
+        self.log_scale.copy_(torch.where(scale > 1e-6, scale, 1.0).log())  # a constant feature keeps its scale
+        self.initialized.fill_(1)
+        self._is_initialized = True
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        if self.training and not self._is_initialized:
+            self.initialize(x)
+        if torch.is_grad_enabled() and usable(x, self.shift, self.log_scale):
+            rows = x.reshape(-1, self.features)
+            z, log_det = _Normalization.apply(rows, self.shift, self.log_scale)  # type: ignore[no-untyped-call]
+        else:
+            z, log_det = _normalize(x, self.shift, self.log_scale)
+        return z.reshape(x.shape), log_det.expand(x.shape[:-1])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        x = z * torch.exp(self.log_scale) + self.shift
+        return x, self.log_scale.sum().expand(z.shape[:-1])
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        z, log_det = self.forward(x)  # first: it may set the scale
+        return z, log_det, score * torch.exp(self.log_scale.detach())
+
+    def inverse_and_score(
+        self, z: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.inverse(z), score * torch.exp(-self.log_scale.detach())
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._is_initialized = bool(self.initialized.item())
+
+
+def _normalize(x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised points ``(..., D)``, and the log-determinant ``()`` of all of them."""
+    return (x - shift) * torch.exp(-log_scale), -log_scale.sum()
+
+
+class _Normalization(torch.autograd.Function):
+    """The same with a gradient by hand: autograd's bookkeeping takes longer than the arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.scale = torch.exp(-log_scale)
+        ctx.save_for_backward(x, shift, log_scale)
+        return (x - shift).mul_(ctx.scale), -log_scale.sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, shift, log_scale = ctx.saved_tensors
+        if must_be_formula(gradients):
+            return tuple(differentiate(_normalize, (x, shift, log_scale), gradients))
+        gz, g_log = gradients
+        gx = gz * ctx.scale
+        return gx, -gx.sum(0), -(gx * (x - shift)).sum(0) - g_log

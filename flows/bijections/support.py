@@ -1,0 +1,170 @@
+r"""Laws on a restricted support as bases: the bijections that open the support up, and the pushed law."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.flows.bases.base import Base, LocationScale
+from pushforward.flows.bijections.base import Bijection
+
+_DRAWS = 2**14
+"""Draws from which a pushed law finds its mean and deviation, to about one percent."""
+
+
+class Box(Bijection):
+    r"""An open box to all of space, feature by feature; what such maps have in common.
+
+    Points outside of the box or on its faces have no image: they map to 0 with a log-determinant of ``-inf``, so that
+    their density is zero and nothing becomes NaN. The inverse never leaves the box: where a point would round to a
+    face it is the number next to it.
+
+    Args:
+        features: Number of features.
+        low: Lower end :math:`l` of every feature, or one for all.
+        high: Upper end :math:`h` of every feature, or one for all.
+    """
+
+    def __init__(self, features: int, low: float | Sequence[float] = 0.0, high: float | Sequence[float] = 1.0) -> None:
+        super().__init__(features)
+        name = type(self).__name__
+        lows, highs = ends(name, "low", low, features), ends(name, "high", high, features)
+        if not all(a < b for a, b in zip(lows, highs, strict=True)):
+            raise ValueError(f"{name}: expected every low below its high; got {lows} and {highs}")
+        # Plain attributes and not buffers: .float() on the flow must not round them.
+        self._low, self._high = torch.tensor(lows, dtype=torch.float64), torch.tensor(highs, dtype=torch.float64)
+
+    @property
+    def domain(self) -> list[tuple[float, float]]:
+        """The open interval of each feature that is mapped to the line."""
+        return list(zip(self._low.tolist(), self._high.tolist(), strict=True))
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features, "low": self._low.tolist(), "high": self._high.tolist()}
+
+
+class Logit(Box):
+    r"""The open box to all of space, :math:`z = \log(x - l) - \log(h - x)`, feature by feature.
+
+    Points without an image, and arguments, are those of a ``Box``.
+    """
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        low, high = self._low.to(x), self._high.to(x)
+        inside = (x > low) & (x < high)
+        x = torch.where(inside, x, 0.5 * low + 0.5 * high)
+        below, above = (x - low).log(), (high - x).log()
+        log_det = torch.where(inside, (high - low).log() - below - above, -torch.inf)
+        return torch.where(inside, below - above, 0.0), log_det.sum(-1)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        low, high = self._low.to(z), self._high.to(z)
+        # From the nearer end, whose digits count.
+        share = (high - low) * torch.sigmoid(-z.abs())
+        x = torch.where(z < 0, low + share, high - share)
+        x = torch.maximum(torch.minimum(x, torch.nextafter(high, low)), above(low))
+        log_det = (high - low).log() + torch.nn.functional.logsigmoid(z) + torch.nn.functional.logsigmoid(-z)
+        return x, log_det.sum(-1)
+
+
+class Log(Bijection):
+    r"""A half-line to the line, :math:`z = \log(x - l)`, feature by feature; with :math:`l = 0` the positive numbers.
+
+    Points at or below the end have no image: they map to 0 with a log-determinant of ``-inf``. The inverse stays
+    between the number next to the end and the largest finite one.
+
+    Args:
+        features: Number of features.
+        low: Lower end :math:`l` of every feature, or one for all.
+    """
+
+    def __init__(self, features: int, low: float | Sequence[float] = 0.0) -> None:
+        super().__init__(features)
+        self._low = torch.tensor(ends("Log", "low", low, features), dtype=torch.float64)
+
+    @property
+    def domain(self) -> list[tuple[float, float]]:
+        """The open interval of each feature that is mapped to the line."""
+        return [(low, math.inf) for low in self._low.tolist()]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        distance = x - self._low.to(x)
+        inside = distance > 0
+        z = torch.where(inside, distance, 1.0).log()
+        return z, torch.where(inside, -z, -torch.inf).sum(-1)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        low = self._low.to(z)
+        # Half of the largest number, so that adding a low end cannot overflow.
+        x = low + z.clamp(max=math.log(torch.finfo(z.dtype).max) - math.log(2.0)).exp()
+        return torch.maximum(x, above(low)), z.sum(-1)
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features, "low": self._low.tolist()}
+
+
+class Pushed(LocationScale):
+    r"""A law pushed forward through a bijection, then moved and scaled: :math:`z = m(c) + e^{s(c)} \odot b(x)`.
+
+    With ``Logit`` and ``Log``, a Beta, uniform or Gamma law becomes a base on all of :math:`R^D`. In the pairs Beta or
+    uniform and ``Logit``, Gamma and ``Log``, densities and samples are computed on the line and exact far beyond the
+    points where :math:`x` would round to an end of its support.
+
+    Args:
+        law: The law of :math:`x`, without context.
+        bijection: The bijection :math:`b`, without context, from the law's support to all of space.
+        context: Number of context features that move and scale :math:`z`.
+        trainable: Whether :math:`m` and :math:`s` are parameters; law and bijection keep theirs.
+    """
+
+    def __init__(self, law: Base, bijection: Bijection, context: int = 0, trainable: bool = True) -> None:
+        super().__init__(law.features, context, trainable)
+        if bijection.features != law.features or bijection.context:
+            raise ValueError(
+                f"Pushed: expected a bijection of {law.features} features without context; "
+                f"got {bijection.features}, context {bijection.context}"
+            )
+        domain = getattr(bijection, "domain", [(-math.inf, math.inf)] * law.features)
+        if law.support != domain:
+            support = "one that its parameters move" if law.support is None else law.support
+            raise ValueError(f"Pushed: expected a law whose support is the bijection's domain {domain}; got {support}")
+        self.law, self.bijection = law.refuse_context(), bijection
+
+    def standard_log_prob(self, y: Tensor) -> Tensor:
+        return self.law.log_prob_pushed(self.bijection, y)
+
+    def standard_rsample(self, lead: tuple[int, ...]) -> Tensor:
+        return self.law.rsample_pushed(self.bijection, lead)
+
+    def standard_noise(self, y: Tensor) -> Tensor:
+        return self.law.standardize(self.bijection.inverse(y)[0])
+
+    @torch.no_grad()
+    def standard_moments(self) -> tuple[Tensor, Tensor]:
+        device = self.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            y = self.law.rsample_pushed(self.bijection, _DRAWS).double()
+        return y.mean(0), y.std(0)
+
+    def config(self) -> dict[str, Any]:
+        return {"law": self.law, "bijection": self.bijection, "context": self.context, "trainable": self.trainable}
+
+
+def ends(where: str, what: str, value: float | Sequence[float], features: int) -> list[float]:
+    """One finite number for each feature."""
+    ends = [float(value)] * features if isinstance(value, int | float) else [float(end) for end in value]
+    if len(ends) != features or not all(math.isfinite(end) for end in ends):
+        raise ValueError(f"{where}: expected {what} as one finite number or {features} of them; got {value}")
+    return ends
+
+
+def above(low: Tensor) -> Tensor:
+    """The number next to the lower end; above zero the smallest normal one, whose logarithm is known."""
+    return torch.maximum(torch.nextafter(low, torch.full_like(low, torch.inf)), low + torch.finfo(low.dtype).tiny)

@@ -1,0 +1,1 @@
+"""Networks that turn features and context into the parameters of univariate maps."""

@@ -1,0 +1,1 @@
+"""Invertible maps of the real line, whose parameters a network gives."""

@@ -1,0 +1,1 @@
+"""Variational autoencoders whose prior and posterior are flows."""

@@ -1,0 +1,1 @@
+"""Data sets and methods in one table, beside published numbers."""

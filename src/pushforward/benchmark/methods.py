@@ -1,0 +1,200 @@
+"""What can be compared by `pushforward benchmark`: baselines, other libraries' flows, and fits of our own.
+
+A method is named by a text, which is its identity in the record: ``gaussian``, ``nflows:nsf-ar``, ``auto``, or the
+arguments of ``pushforward fit`` that make it, such as ``flow=nsf-ar flow.bins=16``.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pushforward.config.read import ConfigError, load_config, nearest
+from pushforward.config.schema import Config
+
+Kind = Literal["baseline", "peer", "fit"]
+
+AUTO = "auto"
+"""The fit without any choice of the user's."""
+
+BASELINES = {"gaussian": "Gaussian", "gmm": "Gaussian mixture", "kde": "Kernel density"}
+"""Baselines, and what a table calls them."""
+
+PEERS = {"nflows": ("nsf-ar", "nsf-c", "maf"), "zuko": ("nsf", "maf")}
+"""Flows of other libraries."""
+
+MATCHED = "matched"
+"""Ending of a peer whose sizes and dropout are those that ``pushforward fit`` chooses for the data."""
+
+_SYNONYMS = {"gaussian-mixture": "gmm", "mixture": "gmm", "kernel-density": "kde", "nflows:nsf": "nflows:nsf-ar"}
+_SYNONYMS |= {"zuko:nsf-ar": "zuko:nsf"}
+_PEER_KEYS = (
+    *("flow.layers", "flow.hidden", "flow.blocks", "flow.bins", "flow.bound", "flow.dropout"),
+    *("train.learning_rate", "train.batch_size", "train.gradient_clip", "train.steps", "train.seconds"),
+)
+# What the benchmark itself decides: the rows that are scored would not be the same, or the fit would not be found.
+_DECIDED = ("data", "target", "seed", "device", "wandb", "train.evaluate")
+_FILE = ("recipe:", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Method:
+    """Something that fits a density.
+
+    Attributes:
+        spec: The text that names it.
+        kind: ``baseline``, ``peer`` (a flow of another library) or ``fit`` (``pushforward fit``).
+        library: Of a peer.
+        flow: Of a peer.
+        is_matched: Whether a peer takes sizes and dropout from the data, as our own fits do.
+        files: YAML files and recipes of a fit; ``{set}`` in one stands for the name of the data set.
+        overrides: ``key=value`` of a peer or a fit.
+    """
+
+    spec: str
+    kind: Kind
+    library: str = ""
+    flow: str = ""
+    is_matched: bool = False
+    files: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What a table calls it."""
+        if self.kind == "baseline":
+            return BASELINES[self.spec]
+        if self.kind == "fit":
+            return "pushforward fit" if self.spec == AUTO else self.spec
+        return " ".join([f"{self.library} {self.flow}", *([MATCHED] if self.is_matched else []), *self.overrides])
+
+    @property
+    def slug(self) -> str:
+        """Its name as part of a folder's, which no other method has."""
+        plain = re.sub(r"[^a-z0-9]+", "-", self.spec.lower()).strip("-")
+        if not self.overrides and not self.files:
+            return plain
+        return f"{plain[:40].strip('-')}-{hashlib.sha256(self.spec.encode()).hexdigest()[:6]}"
+
+    @property
+    def has_own_budget(self) -> bool:
+        """Whether it says itself how long it is fitted."""
+        return any(text.startswith(("train.steps=", "train.seconds=")) for text in self.overrides)
+
+    @property
+    def missing_package(self) -> str:
+        """The package it needs that cannot be imported; empty where there is none."""
+        return self.library if self.library and importlib.util.find_spec(self.library) is None else ""
+
+    def files_for(self, name: str) -> tuple[str, ...]:
+        """Its files and recipes for a data set."""
+        return tuple(file.replace("{set}", name) for file in self.files)
+
+    def config(self, source: str, name: str = "", overrides: Sequence[str] = ()) -> Config:
+        """The configuration of its fit.
+
+        Args:
+            source: The data set.
+            name: What stands for ``{set}`` in the name of a file.
+            overrides: What the benchmark decides.
+
+        Raises:
+            ConfigError: If a file, a key or a value is wrong.
+        """
+        own = [f"flow={'nsf-ar' if self.flow == 'nsf' else self.flow}"] if self.kind == "peer" else []
+        files = [Path(file) for file in self.files_for(name or source)]
+        return load_config(source, files, [*own, *self.overrides, *overrides])
+
+
+def known_methods() -> str:
+    """The methods, in a line."""
+    peers = (f"{library}:{flow}" for library, flows in PEERS.items() for flow in flows)
+    return ", ".join([*BASELINES, *peers, AUTO]) + ', or arguments of pushforward fit such as "flow=maf flow.layers=8"'
+
+
+def parse_methods(texts: Sequence[str]) -> tuple[Method, ...]:
+    """Read methods, given as lists with commas, one list or more.
+
+    Raises:
+        ConfigError: If one is not known, or a key of it is wrong.
+    """
+    methods = [parse_method(spec) for text in texts for spec in _parts(text)]
+    if not methods:
+        raise ConfigError(f"--methods: expected {known_methods()}; got nothing")
+    return tuple({method.spec: method for method in methods}.values())
+
+
+@functools.lru_cache(maxsize=1024)
+def parse_method(spec: str) -> Method:
+    """Read one method.
+
+    Raises:
+        ConfigError: If it is not known, or a key of it is wrong.
+    """
+    words = spec.split()
+    name = words[0].lower().replace("_", "-")
+    name = _SYNONYMS.get(name, name)
+    library, _, rest = name.partition(":")
+    if name == AUTO and len(words) > 1:  # with a choice made, it is another fit
+        return parse_method(" ".join(words[1:]))
+    if name in BASELINES and len(words) > 1:
+        raise ConfigError(f"--methods: {name} takes no keys; got '{' '.join(words[1:])}'")
+    if name in BASELINES or name == AUTO:
+        method = Method(name, "baseline" if name in BASELINES else "fit")
+    elif library in PEERS:
+        method = _peer(library, rest, words[1:])
+    elif all("=" in word or _is_file(word) for word in words):
+        files = tuple(word for word in words if _is_file(word))
+        method = Method(" ".join(words), "fit", files=files, overrides=tuple(w for w in words if w not in files))
+    else:
+        wrong = next(word for word in words if "=" not in word)
+        known = [*BASELINES, AUTO, *(f"{key}:{flow}" for key, flows in PEERS.items() for flow in flows)]
+        hint = nearest(wrong.lower(), known)
+        raise ConfigError(f"--methods: unknown method '{wrong}'; {hint}known: {known_methods()}")
+    _check_keys(method)
+    return method
+
+
+def _peer(library: str, rest: str, overrides: Sequence[str]) -> Method:
+    flow, _, ending = rest.partition(":")
+    if flow not in PEERS[library]:
+        hint = nearest(flow, PEERS[library])
+        raise ConfigError(f"--methods: unknown flow '{flow}' of {library}; {hint}known: {', '.join(PEERS[library])}")
+    if ending not in ("", MATCHED):
+        raise ConfigError(f"--methods: {library}:{flow}: expected nothing or ':{MATCHED}' after it; got ':{ending}'")
+    spec = " ".join([f"{library}:{rest}", *overrides])
+    return Method(spec, "peer", library, flow, ending == MATCHED, overrides=tuple(overrides))
+
+
+def _check_keys(method: Method) -> None:
+    for text in method.overrides:
+        key = text.partition("=")[0]
+        if any(key == decided or key.startswith(f"{decided}.") for decided in _DECIDED):
+            raise ConfigError(f"--methods: {key} is decided by the benchmark; leave it out of '{method.spec}'")
+        if method.kind == "peer" and key not in _PEER_KEYS:
+            raise ConfigError(
+                f"--methods: '{key}' is no key of {method.library}:{method.flow}; {nearest(key, _PEER_KEYS)}"
+                f"it takes {', '.join(_PEER_KEYS)}"
+            )
+    if not any("{set}" in file for file in method.files):
+        method.config("iris")
+
+
+def _is_file(word: str) -> bool:
+    return word.startswith(_FILE[0]) or (word.endswith(_FILE[1:]) and "=" not in word)
+
+
+def _parts(text: str) -> list[str]:
+    """Parts between commas; commas within brackets part nothing."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[(") - (letter in ")]")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [" ".join(part.split()) for part in parts if part.strip()]

@@ -1,0 +1,283 @@
+"""Flows of other libraries, built and trained as their users would: what `pushforward benchmark` compares with.
+
+Architectures are matched as far as a library can say them: as many layers, conditioners of the same width with the same
+six linear layers (in, two residual blocks of two, out), the same spline. nflows gets the order of the Neural Spline
+Flows, a permutation and an LU layer between spline layers, and ActNorm in affine flows. zuko has neither LU layers nor
+ActNorm; features are reversed between its layers, its splines end at 5, and its networks take dropout behind their
+activations. Everybody gets the same batches, the same threads, and the same seconds.
+"""
+
+import copy
+import importlib
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.benchmark.methods import Method
+from pushforward.config.read import ConfigError
+from pushforward.config.schema import Config, FlowConfig, TrainConfig
+from pushforward.evaluate.likelihood import nll
+from pushforward.train.defaults import resolve
+from pushforward.train.objectives.likelihood import Likelihood, Points
+from pushforward.train.trainer import DivergedError
+
+VALIDATIONS = 20
+"""Validation scores of one training, after the one of the start."""
+
+FEW_ROWS = 6_000
+"""Training rows below which a peer has dropout."""
+
+_SIZES: dict[str, Any] = {"layers": 5, "hidden": 128, "blocks": 2, "bins": 8, "bound": 5.0}
+_TRAINING: dict[str, Any] = {"batch_size": 512, "learning_rate": 1e-3}
+_ZUKO_BOUND = 5.0
+
+
+class Peer(nn.Module):
+    """A flow of another library behind our face of a density.
+
+    Args:
+        flow: The library's module.
+        log_prob: Its log-density of points ``(n, D)``.
+    """
+
+    def __init__(self, flow: nn.Module, log_prob: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.flow = flow
+        self._log_prob = log_prob
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None, /) -> Tensor:
+        """Log-density of points ``(n, D)``, in nats."""
+        return self._log_prob(x)
+
+    def sample(self, n: int | tuple[int, ...], context: Tensor | None = None, /) -> Tensor:
+        """Not needed here, and not there."""
+        raise NotImplementedError("Peer: only scored")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of training a peer; its module holds the best weights.
+
+    Attributes:
+        steps: Steps done.
+        seconds: Time in the loop, without validation.
+        validation_nll: The best validation NLL, in the units of the points.
+        curve: ``(seconds, step, validation NLL)`` of every validation.
+        stop_reason: ``steps``, ``seconds`` or ``diverged``.
+    """
+
+    steps: int
+    seconds: float
+    validation_nll: float
+    curve: list[tuple[float, int, float]]
+    stop_reason: str
+
+
+def peer_config(config: Config, method: Method, *, rows: int, features: int) -> Config:
+    """Decide what the user has left open.
+
+    Args:
+        config: What was asked for.
+        method: The peer.
+        rows: Training rows.
+        features: Columns.
+
+    Returns:
+        A configuration whose ``flow`` and ``train`` say everything that matters to a peer.
+    """
+    ours = resolve(config, rows=rows, features=features, is_toy=False)
+    sizes: dict[str, Any] = _SIZES | {"dropout": 0.2 if rows < FEW_ROWS else 0.0}
+    flow = ours.flow.model_dump()
+    train = ours.train.model_dump()
+    for section, asked, defaults in (
+        (flow, config.flow, {} if method.is_matched else sizes),
+        (train, config.train, _TRAINING),
+    ):
+        section.update({key: value for key, value in defaults.items() if getattr(asked, key) == "auto"})
+    train["batch_size"] = min(train["batch_size"], rows)
+    return ours.model_copy(update={"flow": FlowConfig.model_validate(flow), "train": TrainConfig.model_validate(train)})
+
+
+def build_peer(method: Method, features: int, flow: FlowConfig) -> Peer:
+    """Make the flow of a method, with weights from torch's generator.
+
+    Args:
+        method: The peer.
+        features: Columns.
+        flow: Its sizes, all decided.
+
+    Raises:
+        ConfigError: If the library is not installed, or has no such option.
+    """
+    if method.missing_package:
+        raise ConfigError(f"{method.spec}: {method.library} is not installed: pip install 'pushforward[bench]'")
+    with warnings.catch_warnings():
+        # Habits of theirs that newer releases of torch and numpy deprecate.
+        warnings.simplefilter("ignore")
+        return {"nflows": _nflows, "zuko": _zuko}[method.library](method.flow, features, flow)
+
+
+def train_peer(peer: Peer, train: Points, validation: Points, config: TrainConfig) -> Training:
+    """Train with Adam on a cosine from the learning rate to zero; the weights of the best validation stay.
+
+    Validation comes at shares ``(k / VALIDATIONS)^2`` of the budget: dense at the start, where small tables overfit.
+    The clock stands still meanwhile.
+
+    Args:
+        peer: A fresh flow, on the device of the points.
+        train: Training rows.
+        validation: Validation rows.
+        config: Budget (``seconds``, ``steps`` or both, whichever ends first), learning rate, batch, gradient clip.
+
+    Raises:
+        DivergedError: If the density was finite at no validation.
+    """
+    assert config.learning_rate != "auto"  # peer_config has decided them
+    assert config.batch_size != "auto"
+    objective = Likelihood(train, validation, config.batch_size)
+    optimizer = torch.optim.Adam(peer.parameters(), lr=config.learning_rate)
+    best, weights = math.inf, copy.deepcopy(peer.state_dict())
+    curve: list[tuple[float, int, float]] = []
+    step, reason, due = 0, "", 0
+    clock = _Clock()
+    while not reason:
+        spent = _share(config, step, clock.seconds)
+        reason = "" if spent < 1.0 else "steps" if config.steps != "auto" and step >= config.steps else "seconds"
+        if reason or spent >= (due / VALIDATIONS) ** 2:
+            with clock:
+                score = nll(peer, validation.x).nll
+                curve.append((round(clock.seconds, 3), step, score))
+                due = math.floor(VALIDATIONS * math.sqrt(min(1.0, spent))) + 1
+                if score < best:
+                    best, weights = score, copy.deepcopy(peer.state_dict())
+        if reason:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * spent))
+        batch, _ = objective.draw(spent)
+        peer.train()
+        optimizer.zero_grad(set_to_none=True)
+        loss = -peer.log_prob(batch).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), config.gradient_clip)
+        optimizer.step()
+        step += 1
+        if not math.isfinite(loss.item()):
+            reason = "diverged"
+    seconds = clock.seconds
+    if not math.isfinite(best):
+        raise DivergedError(f"the loss was not finite at step {step}, and no validation before it was")
+    peer.load_state_dict(weights)
+    return Training(step, seconds, best, curve, reason)
+
+
+class _Clock:
+    """Seconds since it was made, without those spent in its block."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._paused = 0.0
+        self._stopped: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        now = time.perf_counter() if self._stopped is None else self._stopped
+        return now - self._began - self._paused
+
+    def __enter__(self) -> None:
+        self._stopped = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._stopped is not None
+        self._paused += time.perf_counter() - self._stopped
+        self._stopped = None
+
+
+def _share(config: TrainConfig, step: int, seconds: float) -> float:
+    """How much of the budget is spent, from 0 to 1."""
+    shares = [0.0]
+    if config.steps != "auto":
+        shares.append(step / config.steps)
+    if config.seconds != "auto":
+        shares.append(seconds / config.seconds)
+    return min(1.0, max(shares))
+
+
+def _moves(feature: int, layer: int) -> bool:
+    """Whether a coupling transforms a feature: every other one, the other ones in the next layer."""
+    return (feature % 2 == 1) != (layer % 2 == 1)
+
+
+def _nflows(name: str, features: int, sizes: FlowConfig) -> Peer:
+    from nflows.distributions import StandardNormal
+    from nflows.flows import Flow
+    from nflows.nn.nets import ResidualNet
+    from nflows.transforms import (
+        ActNorm,
+        CompositeTransform,
+        LULinear,
+        MaskedAffineAutoregressiveTransform,
+        MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
+        PiecewiseRationalQuadraticCouplingTransform,
+        RandomPermutation,
+        ReversePermutation,
+        Transform,
+    )
+
+    assert sizes.layers != "auto"  # peer_config has decided it
+    spline = {"num_bins": sizes.bins, "tails": "linear", "tail_bound": sizes.bound}
+    net = {"num_blocks": sizes.blocks, "dropout_probability": sizes.dropout}
+
+    def conditioner(inputs: int, outputs: int) -> nn.Module:
+        made: nn.Module = ResidualNet(inputs, outputs, hidden_features=sizes.hidden, **net)
+        return made
+
+    def layer(index: int) -> Transform:
+        if name == "maf":
+            return MaskedAffineAutoregressiveTransform(features, sizes.hidden, **net)
+        if name == "nsf-ar":
+            return MaskedPiecewiseRationalQuadraticAutoregressiveTransform(features, sizes.hidden, **net, **spline)
+        mask = torch.tensor([1.0 if _moves(feature, index) else -1.0 for feature in range(features)])
+        return PiecewiseRationalQuadraticCouplingTransform(mask, conditioner, **spline)
+
+    def before(index: int) -> list[Transform]:
+        if name == "maf":
+            return [*([ReversePermutation(features)] if index else []), ActNorm(features)]
+        return [RandomPermutation(features), LULinear(features, identity_init=True)] if index else []
+
+    if name == "nsf-c" and features < 2:
+        raise ConfigError("nflows:nsf-c: a coupling needs 2 columns or more")
+    members = [member for index in range(sizes.layers) for member in (*before(index), layer(index))]
+    flow = Flow(CompositeTransform(members), StandardNormal([features]))
+    return Peer(flow, flow.log_prob)
+
+
+def _zuko(name: str, features: int, sizes: FlowConfig) -> Peer:
+    zuko: Any = importlib.import_module("zuko")  # it need not be there, also where types are checked
+
+    if sizes.bound != _ZUKO_BOUND and name == "nsf":
+        raise ConfigError(f"zuko:nsf: its splines end at {_ZUKO_BOUND:g}; got flow.bound={sizes.bound}")
+    assert sizes.blocks != "auto"  # peer_config has decided them
+    assert sizes.hidden != "auto"
+    assert sizes.dropout != "auto"
+    dropout = sizes.dropout
+
+    def activation() -> nn.Module:
+        return nn.Sequential(nn.ReLU(), nn.Dropout(dropout)) if dropout else nn.ReLU()
+
+    options: dict[str, Any] = {"transforms": sizes.layers, "hidden_features": [sizes.hidden] * sizes.blocks}
+    options |= {"residual": True, "activation": activation}
+    if name == "maf":
+        flow = zuko.flows.MAF(features, **options)
+    else:
+        flow = zuko.flows.NSF(features, bins=sizes.bins, **options)
+    return Peer(flow, lambda x: flow().log_prob(x))

@@ -1,0 +1,296 @@
+"""What `pushforward benchmark` runs: suites of data sets with their division into parts, units, and published numbers.
+
+A suite is data. The five that have a name follow papers or our own benchmarks; any other sources make a suite too.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pushforward.benchmark.published import PUBLISHED, Published
+from pushforward.config.read import ConfigError, nearest
+
+Units = Literal["data", "standardized"]
+Score = Literal["log-likelihood", "nll"]
+Dequantize = Literal["off", "auto"]
+
+_BASELINES = ("gaussian", "gmm", "kde")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Data sets that are measured together, in one way.
+
+    Attributes:
+        name: What the command calls it.
+        description: One line.
+        sets: Names or paths of the data sets, as ``pushforward fit`` takes them.
+        protocol: ``data.protocol`` of every fit; ``none`` divides the rows by ``data.seed``, which is then the fold.
+        folds: Divisions that are run unless told otherwise.
+        most_folds: How many divisions there are; None for any number, 1 where the parts are fixed.
+        score: ``log-likelihood`` (higher is better) or ``nll`` (lower is better), the mean over the test rows in nats.
+        units: ``standardized`` by the training part, or those of the ``data``.
+        dequantize: ``data.dequantize`` of every fit unless told otherwise.
+        methods: What is compared unless told otherwise.
+        columns: ``data.columns`` of every fit; empty for all.
+        drop: ``data.drop`` of every fit.
+    """
+
+    name: str
+    description: str
+    sets: tuple[str, ...]
+    protocol: str = "none"
+    folds: tuple[int, ...] = (0,)
+    most_folds: int | None = None
+    score: Score = "log-likelihood"
+    units: Units = "standardized"
+    dequantize: Dequantize = "off"
+    methods: tuple[str, ...] = (*_BASELINES, "nflows:nsf-ar", "auto")
+    columns: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """Rows of the literature for its data sets."""
+        return PUBLISHED.get(self.name, ())
+
+    @property
+    def sign(self) -> float:
+        """What a mean log-likelihood is multiplied with to be the score."""
+        return 1.0 if self.score == "log-likelihood" else -1.0
+
+    @property
+    def fold_word(self) -> str:
+        """What its divisions are called."""
+        return {"rnade": "fold", "half": "half", "tenths": "split"}.get(self.protocol, "split")
+
+    @property
+    def folds_word(self) -> str:
+        """The same in the plural."""
+        return "halves" if self.fold_word == "half" else f"{self.fold_word}s"
+
+    @property
+    def has_random_parts(self) -> bool:
+        """Whether its divisions are drawn at random from the same rows, so that they overlap."""
+        return self.most_folds is None
+
+    def units_in_words(self) -> str:
+        """The units of its scores."""
+        if self.units == "standardized":
+            return "nats, columns standardised on the training part"
+        return "nats, in the units the literature standardises to" if self.name == "literature" else "nats, data units"
+
+
+def score_in_words(suite: Suite) -> str:
+    """What the numbers of a suite are, in a line."""
+    what, way = ("test log-likelihood", "higher") if suite.score == "log-likelihood" else ("test NLL", "lower")
+    return f"mean {what} in {suite.units_in_words()}; {way} is better"
+
+
+SUITES: Mapping[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            "literature",
+            "the five large sets of the flow literature, on their fixed parts",
+            ("power", "gas", "hepmass", "miniboone", "bsds300"),
+            most_folds=1,
+            units="data",
+        ),
+        Suite(
+            "rnade",
+            "five UCI sets in ten folds (Uria, Murray and Larochelle 2013)",
+            ("red-wine", "white-wine", "parkinsons-telemonitoring", "ionosphere", "housing"),
+            protocol="rnade",
+            folds=tuple(range(10)),
+            most_folds=10,
+        ),
+        Suite(
+            "half",
+            "five small sets, half of the rows for training (quasi-Bayesian predictives, 2023 and 2024)",
+            ("wine", "breast-cancer-prognostic", "parkinsons", "ionosphere", "housing"),
+            protocol="half",
+            folds=tuple(range(5)),
+            score="nll",
+        ),
+        Suite(
+            "tables",
+            "five UCI tables, the last tenth of the shuffled rows for testing",
+            ("protein", "magic", "white-wine", "power-plant", "parkinsons-telemonitoring"),
+            protocol="tenths",
+        ),
+        Suite(
+            "embedded",
+            "scikit-learn's small sets against Gaussian and kernel density: is a flow honest on few rows?",
+            ("iris", "wine", "breast-cancer", "digits"),
+            folds=tuple(range(5)),
+            dequantize="auto",
+            methods=(*_BASELINES, "auto"),
+        ),
+    )
+}
+"""Suites by name."""
+
+FILES = "files"
+"""Name of the suite that a user's own sources make."""
+
+
+def suite_of(
+    arguments: Sequence[str],
+    protocol: str | None = None,
+    *,
+    columns: Sequence[str] = (),
+    drop: Sequence[str] = (),
+) -> Suite:
+    """The suite that is meant: one by its name, or one of data sets and files.
+
+    Args:
+        arguments: The name of a suite, or what ``pushforward fit`` takes as DATA, one or more.
+        protocol: ``data.protocol``, for data sets and files.
+        columns: Columns to learn, for data sets and files; all if there are none.
+        drop: Columns to leave out, for data sets and files.
+
+    Raises:
+        ConfigError: If a name means nothing, or a suite is named together with something else.
+    """
+    if not arguments:
+        raise ConfigError(f"expected a suite ({', '.join(SUITES)}), or data sets and files; --list tells more")
+    names = [argument.strip().lower() for argument in arguments]
+    named = [name for name in names if name in SUITES]
+    if named and len(arguments) > 1:
+        raise ConfigError(f"{named[0]}: a suite stands alone; give one suite, or data sets and files")
+    if named:
+        if protocol is not None and protocol != SUITES[named[0]].protocol:
+            raise ConfigError(f"--protocol: the suite {named[0]} has its own; it is for data sets and files")
+        for option, chosen in (("--columns", columns), ("--drop", drop)):
+            if chosen:
+                raise ConfigError(f"{option}: the suite {named[0]} has its columns; it is for data sets and files")
+        return SUITES[named[0]]
+    for argument in arguments:
+        check_source(argument)
+    sources = tuple(dict.fromkeys(_absolute(argument) for argument in arguments))
+    suite = Suite(FILES, "data sets and files", sources, folds=tuple(range(5)), dequantize="auto",
+                  columns=tuple(columns), drop=tuple(drop))  # fmt: skip
+    if protocol in (None, "none"):
+        return suite
+    from pushforward.datasets.tables.protocols import PROTOCOLS
+
+    if protocol not in PROTOCOLS:
+        raise ConfigError(
+            f"--protocol: unknown protocol '{protocol}'; {nearest(protocol, PROTOCOLS)}known: {', '.join(PROTOCOLS)}"
+        )
+    most = PROTOCOLS[protocol].folds
+    return replace(suite, protocol=protocol, most_folds=most, dequantize="off")
+
+
+def check_source(source: str) -> None:
+    """Complain of a source that is no known data set and no file, before anything is run.
+
+    Raises:
+        ConfigError: With the nearest name.
+    """
+    from pushforward.datasets import names
+
+    if source.startswith("target:"):
+        raise ConfigError(f"{source}: is a density and has no rows to be scored; give a data set or a file")
+    known = [entry.name for entry in names() if entry.rows is not None]
+    if _canonical(source) in known or Path(source).is_file():
+        return
+    if Path(source).is_dir():
+        raise ConfigError(f"{source}: is a folder; give the files in it")
+    if Path(source).suffix or "/" in source:
+        raise ConfigError(f"{source}: no such file")
+    raise ConfigError(
+        f"unknown suite or data set '{source}'; {nearest(source, [*SUITES, *known])}suites: {', '.join(SUITES)}; "
+        "data sets: see pushforward datasets; or the path of a file that exists"
+    )
+
+
+def chosen_sets(suite: Suite, names: Sequence[str]) -> tuple[str, ...]:
+    """Some of a suite's data sets, in the order given.
+
+    Raises:
+        ConfigError: If one is not of the suite.
+    """
+    known = {label: source for source, label in labels(suite.sets).items()}
+    wanted = []
+    for name in names:
+        if name not in suite.sets and _canonical(name) not in known:
+            raise ConfigError(
+                f"--sets: '{name}' is not of the suite {suite.name}; {nearest(name, known)}it has {', '.join(known)}"
+            )
+        wanted.append(name if name in suite.sets else known[_canonical(name)])
+    return tuple(dict.fromkeys(wanted))
+
+
+def chosen_folds(suite: Suite, text: str) -> tuple[int, ...]:
+    """Read ``0-9`` or ``0,2,5-7`` as divisions of a suite.
+
+    Raises:
+        ConfigError: If it is neither, or the suite has no such division.
+    """
+    folds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if found is None:
+            raise ConfigError(f"--folds: expected numbers and ranges, as in 0-9 or 0,2,5; got {text!r}")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first or last - first > 10_000:
+            raise ConfigError(f"--folds: expected numbers and ranges, as in 0-9 or 0,2,5; got {text!r}")
+        folds += range(first, last + 1)
+    most = suite.most_folds
+    if most is not None and max(folds) >= most:
+        has = "has fixed parts, which are fold 0" if most == 1 else f"has folds 0 to {most - 1}"
+        raise ConfigError(f"--folds: {suite.name} {has}; got {max(folds)}")
+    return tuple(dict.fromkeys(folds))
+
+
+def labels(sources: Sequence[str]) -> dict[str, str]:
+    """What a table calls data sets: files by their name without ending, with folders where two share it."""
+    depth = dict.fromkeys(sources, 1)
+    while True:
+        found = {source: _label(source, depth[source]) for source in sources}
+        again = [
+            source
+            for source, label in found.items()
+            if list(found.values()).count(label) > 1 and depth[source] < len(Path(source).parts)
+        ]
+        if not again:
+            return found
+        for source in again:
+            depth[source] += 1
+
+
+def names_in_text(columns: Sequence[str]) -> str:
+    """Names of columns as they are typed: with commas, or as a list where that would part one of them."""
+    plain = all(name and name == name.strip() and "," not in name and name[0] != "[" for name in columns)
+    return ",".join(columns) if plain else json.dumps(list(columns), ensure_ascii=False)
+
+
+def set_name(source: str) -> str:
+    """What stands for ``{set}`` in the name of a file: the same whatever other data sets there are."""
+    return _label(source, 1)
+
+
+def _label(source: str, depth: int) -> str:
+    path = Path(source)
+    if len(path.parts) < 2:
+        return source
+    stem = re.sub(r"\.(csv|tsv|txt|data|parquet|npy)(\.\w+)?$", "", path.name, flags=re.IGNORECASE) or path.name
+    return "/".join([*path.parts[-depth:-1], stem])
+
+
+def _canonical(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
+
+
+def _absolute(source: str) -> str:
+    """A file as it can be found from any folder; a name as it is known."""
+    from pushforward.datasets import names
+
+    if _canonical(source) in {entry.name for entry in names()}:
+        return _canonical(source)
+    return str(Path(source).resolve())

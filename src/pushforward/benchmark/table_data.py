@@ -1,0 +1,118 @@
+"""The table of a benchmark as data: for ``table.json``, and as one long table for dashboards."""
+
+from typing import Any
+
+from pushforward.benchmark.jobs import Column
+from pushforward.benchmark.methods import Method
+from pushforward.benchmark.published import ERROR_BARS, EVIDENCE
+from pushforward.benchmark.table import BenchmarkTable, Entry
+from pushforward.common.json_safe import json_safe
+
+
+def table_dict(table: BenchmarkTable) -> dict[str, Any]:
+    """Everything, safe for JSON: data sets, methods, entries, differences, published numbers, cells with commands."""
+    suite = table.suite
+    return dict(
+        json_safe(
+            {
+                "suite": suite.name,
+                "description": suite.description,
+                "score": suite.score,
+                "units": suite.units_in_words(),
+                "better": "higher" if suite.score == "log-likelihood" else "lower",
+                "standard_errors": {"se_points": "over the test rows", "se_runs": f"over {table.runs_in_words}"},
+                "conditions": table.facts.get("conditions"),
+                "machine": {key: table.facts.get(key) for key in ("processor", "peers", "started")},
+                "sets": [_set(table, column) for column in table.columns],
+                "missing": [{"set": name, "why": why} for name, why in table.missing.items()],
+                "methods": [_method(table, method) for method in table.methods],
+                "entries": [_entry(table, entry) for entry in table.entries.values()],
+                "differences": _differences(table),
+                "published": _published(table),
+                "cells_left": table.left,
+                "notes": [*table.mismatches, *table.notes],
+                # Notes are those of the data sets.
+                "cells": [{k: v for k, v in vars(r).items() if k != "notes"} for r in table.results],
+            }
+        )
+    )
+
+
+def long_table(table: BenchmarkTable) -> tuple[list[str], list[list[Any]]]:
+    """One row a method and data set, measured and published ones alike; the columns, and the rows."""
+    columns = ["set", "method", "score", "se_points", "se_runs", "runs", "rank", "mark", "behind_best", "seconds"]
+    columns += ["steps", "parameters", "error_bar", "published_error", "source"]
+    rows: list[dict[str, Any]] = []
+    for entry in table.entries.values():
+        told = {"source": "measured here", "error_bar": f"se over test rows; se over {table.runs_in_words}"}
+        rows.append(json_safe(_entry(table, entry)) | told)
+    for number in _published(table):
+        told = {"source": f"{number['source']} ({number['evidence']})", "published_error": number["error"]}
+        rows.append(number | told)
+    return columns, [[row.get(key) for key in columns] for row in rows]
+
+
+def _set(table: BenchmarkTable, column: Column) -> dict[str, Any]:
+    known, best = table.facts_of(column), table.best(column)
+    return {
+        "set": table.labels[column],
+        "source": column.source,
+        "dequantize": column.dequantize,
+        "rows": None if known is None else known.rows,
+        "features": None if known is None else known.features,
+        "runs": table.planned[column],
+        "best": None if best is None else best.method.spec,
+        "notes": table.data_notes(column),
+        "is_published": table.is_published(column),
+    }
+
+
+def _method(table: BenchmarkTable, method: Method) -> dict[str, Any]:
+    rank = table.mean_rank(method)
+    facts = {"method": method.spec, "label": method.label, "kind": method.kind}
+    return facts | {"mean_rank": rank and rank[0], "ranked_on": rank[1] if rank else 0}
+
+
+def _entry(table: BenchmarkTable, entry: Entry) -> dict[str, Any]:
+    out: dict[str, Any] = {"set": table.labels[entry.column], "method": entry.method.spec}
+    score, behind = entry.score, entry.behind
+    out |= {"score": None if score is None else table.suite.sign * score.mean}
+    out |= {key: None if score is None else getattr(score, key) for key in ("se_points", "se_runs", "runs")}
+    out |= {"finished": entry.finished, "planned": entry.planned, "failures": entry.failures}
+    out |= {"rank": entry.rank, "mark": entry.mark, "behind_best": None if behind is None else behind.mean}
+    out |= {f"behind_{key}": None if behind is None else getattr(behind, key) for key in ("se_points", "se_runs")}
+    return out | {key: getattr(entry, key) for key in ("steps", "seconds", "wall_seconds", "parameters")}
+
+
+def _differences(table: BenchmarkTable) -> list[dict[str, Any]]:
+    """Every pair of methods on every data set: by how much the first is better, row by row on the runs they share."""
+    found = []
+    for column in table.columns:
+        for place, first in enumerate(table.methods):
+            for second in table.methods[place + 1 :]:
+                gap = table.paired(column, first, second)
+                if gap is not None:
+                    names = {"set": table.labels[column], "first": first.spec, "second": second.spec}
+                    found.append(names | {"better_by": gap.mean, "se_points": gap.se_points, "se_runs": gap.se_runs})
+    return found
+
+
+def _published(table: BenchmarkTable) -> list[dict[str, Any]]:
+    return [
+        {
+            "method": row.method,
+            "year": row.year,
+            "set": name,
+            "score": figure.value,
+            "error": figure.error,
+            "error_bar": ERROR_BARS[row.error_bar],
+            "is_about": figure.is_about,
+            "is_doubted": figure.is_doubted,
+            "source": row.source,
+            "evidence": EVIDENCE[row.evidence],
+            "note": row.note,
+        }
+        for row in table.published
+        for name, figure in row.figures.items()
+        if Column(name, "off") in table.columns
+    ]

@@ -1,0 +1,133 @@
+"""The process behind the cells that are no fits of ours: baselines, and flows of other libraries.
+
+``python -m pushforward.benchmark.worker ORDER`` with the order as JSON; it leaves in each folder of the order
+``test_scores.parquet`` and ``result.json``. What goes wrong is one line on stderr, and code 1.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pushforward.benchmark.methods import Method, parse_method
+from pushforward.benchmark.peers import build_peer, peer_config, train_peer
+from pushforward.benchmark.suites import set_name
+from pushforward.common.files import whole_file
+from pushforward.common.json_safe import json_safe
+from pushforward.config.read import load_config
+from pushforward.evaluate.baselines import Baseline, fit_baselines
+from pushforward.evaluate.likelihood import log_prob
+from pushforward.experiment.session import threads_for
+from pushforward.runs.folder import RunFolder
+from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
+from pushforward.train.data import Prepared, load_data, prepare
+from pushforward.train.device import choose_device
+
+MIXTURE_SECONDS = 60.0
+"""Time that the Gaussian mixture may take, where fits get as much or more."""
+
+_NAMES = {"gaussian": "gaussian", "gmm": "gaussian-mixture", "kde": "kde"}
+
+
+def run(order: dict[str, Any]) -> None:
+    """Do what an order says.
+
+    Raises:
+        ConfigError: If a peer has no such option, or is not installed.
+        DataError: If the data cannot be used.
+        DivergedError: If a peer was never finite.
+    """
+    methods = [parse_method(spec) for spec in order["methods"]]
+    config = load_config(order["source"], overrides=[*order["overrides"], f"seed={order['seed']}"])
+    prepared = prepare(load_data(config), config.data, config.data_seed)
+    if not len(prepared.test.rows):
+        raise ValueError(f"{order['source']}: there are no test rows")
+    peers = [method for method in methods if method.kind == "peer"]
+    for method, folder in zip(methods, map(Path, order["folders"]), strict=True):
+        if method in peers:
+            _run_peer(method, prepared, order, folder)
+    if len(peers) < len(methods):
+        _run_baselines(methods, prepared, order)
+
+
+def _run_baselines(methods: list[Method], prepared: Prepared, order: dict[str, Any]) -> None:
+    wanted = [method.spec for method in methods]
+    limit = MIXTURE_SECONDS if order["seconds"] is None else min(MIXTURE_SECONDS, order["seconds"])
+    found = fit_baselines(
+        prepared.train.rows,
+        prepared.validation.rows,
+        prepared.test.rows,
+        seed=order["seed"],
+        seconds=limit if "gmm" in wanted else 0.0,
+    )
+    by_name = {baseline.name: baseline for baseline in found}
+    for method, folder in zip(methods, map(Path, order["folders"]), strict=True):
+        if method.kind == "baseline":
+            baseline: Baseline = by_name[_NAMES[method.spec]]
+            facts = {"flow": baseline.name, "parameters": baseline.parameters, "steps": None}
+            facts |= {"seconds": baseline.seconds, "stop_reason": "", "detail": baseline.detail}
+            _write(folder, prepared, np.asarray(baseline.log_probs, dtype=np.float64), facts)
+
+
+def _run_peer(method: Method, prepared: Prepared, order: dict[str, Any], folder: Path) -> None:
+    name = set_name(order["source"])
+    budget = [f"train.{key}={order[key]}" for key in ("seconds", "steps") if order[key] is not None]
+    config = method.config(order["source"], name, [] if method.has_own_budget else budget)
+    rows, features = prepared.train.rows.shape
+    config = peer_config(config, method, rows=rows, features=features)
+    device = choose_device(order["device"])
+    torch.manual_seed(order["seed"])
+    peer = build_peer(method, features, config.flow).to(device)
+    points = prepared.training_points(device), prepared.validation_points(device)
+    with threads_for(config, features):
+        training = train_peer(peer, *points, config.train)
+    standardize = prepared.standardize
+    test = standardize(torch.from_numpy(prepared.test.rows))[0].float()
+    log_probs = log_prob(peer, test).double().numpy() + standardize.log_det
+    sizes = {key: getattr(config.flow, key) for key in ("layers", "hidden", "blocks", "bins", "bound", "dropout")}
+    sizes |= {key: getattr(config.train, key) for key in ("learning_rate", "batch_size")}
+    facts = {
+        "flow": f"{method.library} {method.flow}",
+        "parameters": sum(p.numel() for p in peer.parameters() if p.requires_grad),
+        "steps": training.steps,
+        "seconds": training.seconds,
+        "stop_reason": training.stop_reason,
+        "detail": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in sizes.items()),
+        "curve": training.curve,
+        "val_nll_standardized": training.validation_nll,
+    }
+    _write(folder, prepared, log_probs, facts)
+
+
+def _write(folder: Path, prepared: Prepared, log_probs: Any, facts: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_row_scores(RunFolder(folder), prepared.splits.test, log_probs)
+    dataset, parts = prepared.dataset, ("train", "validation", "test")
+    facts = facts | {
+        "rows": {part: len(getattr(prepared, part).rows) for part in parts},
+        "features": prepared.train.rows.shape[1],
+        "log_scale": -prepared.standardize.log_det,
+        "fingerprint": rows_fingerprint(dataset.schema.names, prepared.test.rows),
+        "is_drawn": dataset.source == "toy",
+        "sha256": dataset.sha256 or "",
+        "notes": list(dataset.notes),
+    }
+    with whole_file(folder / "result.json") as partial:
+        partial.write_text(json.dumps(json_safe(facts), allow_nan=False) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Do what the argument says."""
+    try:
+        run(json.loads(sys.argv[1]))
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(text, file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

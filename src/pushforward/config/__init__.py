@@ -1,0 +1,17 @@
+"""The configuration: what is asked, read from YAML files and ``key=value`` arguments."""
+
+from typing import TYPE_CHECKING
+
+from pushforward.common.lazy import lazy
+
+if TYPE_CHECKING:
+    from pushforward.config.read import ConfigError as ConfigError, load_config as load_config
+    from pushforward.config.schema import Config as Config
+
+__getattr__, __dir__ = lazy(
+    "pushforward.config",
+    {
+        "read": "ConfigError load_config",
+        "schema": "Config",
+    },
+)

@@ -1,0 +1,352 @@
+"""A fit of a variational autoencoder to rows: the likelihood is bounded, not known; rows may be whole numbers."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pushforward.common.errors import DataError
+from pushforward.config.read import ConfigError
+from pushforward.config.schema import Config
+from pushforward.datasets import Schema, write_table
+from pushforward.datasets.tables.splits import spread
+from pushforward.datasets.targets.names import PREFIX
+from pushforward.evaluate.density import FittedDensity
+from pushforward.evaluate.likelihood import Array, Nll, nll_from, with_error
+from pushforward.evaluate.plots.autoencoder import latent_plane, reconstructions, sample_grid
+from pushforward.evaluate.plots.corner import corner
+from pushforward.experiment.evaluation import forget_evaluation
+from pushforward.experiment.recording import Watch
+from pushforward.experiment.result import Fit
+from pushforward.experiment.results_file import schema_of, status_facts, summary_of
+from pushforward.experiment.session import Session, new_run, resumed_run, start_client
+from pushforward.flows import Autoencoder, Flow, build_autoencoder, load_model, save as save_flow
+from pushforward.flows.vae.autoencoder import SCORE_SAMPLES, Estimator
+from pushforward.runs.folder import RunFolder
+from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
+from pushforward.tracking.wandb.process import WandbProcess
+from pushforward.train.checkpoint import load_checkpoint
+from pushforward.train.data import Prepared, anchored, check_same_data, load_data, prepare
+from pushforward.train.defaults import resolve, settings
+from pushforward.train.device import choose_device
+from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, OBJECTIVES, BoundObjective, begin
+from pushforward.train.trainer import State
+
+Numbers = npt.NDArray[np.intp]
+
+_MOST_VALUES = 256  # of a whole-numbered column; more are taken as continuous
+_SHOWN = 1_000
+_MOST_TEST_ROWS = 20_000
+_SCORED_AT_A_TIME = 1_000
+
+
+def is_autoencoder(config: Config) -> bool:
+    """Whether rows are fitted by a bound on their likelihood; of a target there are bounds too, which take none."""
+    return config.train.objective in OBJECTIVES and not config.data.source.startswith(PREFIX)
+
+
+class AutoencoderFit(Fit):
+    """What a fit of an autoencoder leaves; its log-densities are importance-weighted bounds."""
+
+    def lines(self) -> list[str]:
+        """The outcome as plain text."""
+        results = self.results
+        of = f"prior {results['prior']}, posterior {results['posterior']}"
+        out = [f"{results['decoder']} decoder, {results['latent']} latent features, {of}"]
+        if math.isnan(results["test_nll"]):
+            out.append(f"validation NLL at most {results['val_nll']:.4f} nats; there are no test rows")
+        else:
+            bound = with_error(results["test_nll"], results["test_nll_se"], 4)
+            out.append(f"test NLL at most {bound} nats, by {results['bound_samples']} latent points a row")
+        return out + self.closing_lines()
+
+
+@dataclass(frozen=True)
+class AutoencoderPlan:
+    """A fit that could begin: the data, the configuration with every choice made, and a model of the right size."""
+
+    config: Config
+    prepared: Prepared
+    model: Autoencoder
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers of the model."""
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def plan_autoencoder(config: Config) -> AutoencoderPlan:
+    """Load the data and build the model, without fitting.
+
+    Raises:
+        ConfigError: If the device is not there, the model cannot be built, or there is no such gradient of a bound.
+        DataError: If the data cannot be used, or are not of the decoder's kind.
+    """
+    choose_device(config.device)
+    _estimator(config)
+    dataset = load_data(config)
+    if dataset.context.shape[1]:
+        raise ConfigError("data.context: an autoencoder is not conditioned on columns; leave data.context out")
+    # Whole numbers stay what they are: their likelihood is that of a discrete law.
+    data = anchored(config.data, dataset).model_copy(update={"dequantize": "off"})
+    prepared = prepare(dataset, data, config.data_seed)
+    rows, features = prepared.recorded.shape
+    config = resolve(config.model_copy(update={"data": data}), rows=rows, features=features, is_toy=False)
+    decoder, values = _law(config, prepared)
+    latent = max(1, min(32, features // 2)) if config.vae.latent == "auto" else config.vae.latent
+    updates: dict[str, Any] = {"vae": config.vae.model_copy(update={"latent": latent, "decoder": decoder})}
+    config = config.model_copy(update=updates)
+    flow = config.flow
+    inner = {"layers": 6 if config.vae.prior in ("realnvp", "maf", "iaf") else 2, "hidden": 64, "blocks": 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            model = build_autoencoder(
+                decoder,
+                features,
+                latent=latent,
+                values=values,
+                prior=config.vae.prior,
+                posterior=config.vae.posterior,
+                hidden=cast(int, flow.hidden),
+                blocks=cast(int, flow.blocks),
+                dropout=cast(float, flow.dropout),
+                standardize=prepared.standardize,
+                prior_options=None if config.vae.prior == "gaussian" else inner,
+                posterior_options=None if config.vae.posterior == "gaussian" else inner | {"layers": 2},
+            )
+        except ValueError as error:
+            raise ConfigError(f"vae: {error}") from None
+    return AutoencoderPlan(config, prepared, model)
+
+
+def fit_autoencoder_run(
+    config: Config,
+    *,
+    out: Path | None = None,
+    quiet: bool = False,
+    watch: Watch = lambda fraction, nll: "",
+    job_type: str = "fit",
+) -> AutoencoderFit:
+    """Fit an autoencoder and leave a run folder; arguments and errors as those of ``fit``."""
+    with start_client(config) as process:
+        planned = plan_autoencoder(config)
+        config, prepared = planned.config, planned.prepared
+        name = prepared.dataset.name
+        with new_run(config, out, name=name, flow="vae", schema=schema_of(prepared)) as run:
+            torch.manual_seed(config.seed)
+            model = planned.model.to(choose_device(config.device))
+            save_flow(model, run.checkpoints / "start")
+            state = begin(model, settings(config.train))
+            return _run(run, config, prepared, state, process, quiet=quiet, watch=watch, job_type=job_type)
+
+
+def resume_autoencoder(run: RunFolder, config: Config, *, quiet: bool = False) -> AutoencoderFit:
+    """Go on with a fit of an autoencoder; the caller has claimed the run."""
+    with start_client(config) as process:
+        planned = plan_autoencoder(config)
+        config, prepared = planned.config, planned.prepared
+        check_same_data(run.schema, run.path, prepared.dataset)
+        model = load_model(run.checkpoints / "start", Autoencoder, device=choose_device(config.device))
+        state = load_checkpoint(begin(model.train(), settings(config.train)), run.checkpoints / "last.pt")
+        with resumed_run(run, config, name=prepared.dataset.name, flow="vae"):
+            return _run(run, config, prepared, state, process, quiet=quiet, resumed=True)
+
+
+def _run(
+    run: RunFolder, config: Config, prepared: Prepared, state: State, process: WandbProcess, **options: Any
+) -> AutoencoderFit:
+    dataset, device = prepared.dataset, state.average[0].device
+    train_rows, validation_rows = (
+        torch.as_tensor(part, dtype=torch.float32, device=device)
+        for part in (prepared.recorded, _recorded(prepared, "validation"))
+    )
+    train = config.train
+    assert train.batch_size != "auto"  # resolve has decided it
+    objective = BoundObjective(
+        train_rows,
+        validation_rows,
+        train.batch_size,
+        state.progress.step,
+        bound="elbo" if train.objective == "elbo" else "iwae",
+        samples=1 if train.objective == "elbo" else train.importance_samples,
+        estimator=_estimator(config),
+        seed=config.seed,
+    )
+    session = Session(
+        run,
+        config,
+        state,
+        process,
+        name=dataset.name,
+        flow="vae",
+        size=f"{len(dataset.rows):,} rows x {dataset.rows.shape[1]} columns; {config.vae.decoder} decoder",
+        facts={"features": dataset.rows.shape[1], "rows": len(dataset.rows)},
+        rows_scored=min(len(prepared.test.rows), _MOST_TEST_ROWS),
+        **options,
+    )
+    with session:
+        for note in dataset.notes:
+            session.progress.message(note)
+        state = session.train(objective)
+        model = cast(Autoencoder, state.flow).cpu().eval()
+        density = FittedDensity(cast(Flow, model), dataset.schema, [0.0] * dataset.rows.shape[1])
+        density.save(run.model, extra={"dataset": dataset.name})
+        session.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
+        numbers, test_scores = _score(density, prepared, prepared.splits.test, _MOST_TEST_ROWS, session.stop)
+        _, of_validation = _score(density, prepared, prepared.splits.validation, MOST_VALIDATION_ROWS, session.stop)
+        validation = nll_from(of_validation)
+        test = nll_from(test_scores) if len(numbers) else Nll(math.nan, math.nan, 0)
+        results: dict[str, Any] = {
+            "run": str(run.path),
+            "dataset": dataset.name,
+            "flow": "vae",
+            "objective": train.objective,
+            **{key: getattr(config.vae, key) for key in ("latent", "decoder", "prior", "posterior")},
+            "features": dataset.rows.shape[1],
+            "rows": len(dataset.rows),
+            "parameters": session.parameters,
+            "steps": state.progress.step,
+            "seconds": round(state.progress.seconds, 3),
+            "stop_reason": state.progress.stop_reason,
+            "bound_samples": SCORE_SAMPLES,
+            "train_nll": None,
+            "val_nll": validation.nll,
+            "test_nll": test.nll,
+            "test_nll_se": test.se,
+            "test_nll_standardized": None,  # the rows may be whole numbers, which have no density to rescale
+            "validation_rows_scored": len(of_validation),
+            "test_rows_scored": len(numbers),
+            "test_rows_sha256": rows_fingerprint(dataset.schema.names, dataset.rows[numbers]) if len(numbers) else None,
+        }
+        run.write_json("results.json", results)
+        session.keep(lambda: session.tracking.summary(summary_of(results)))
+        session.ended(status_facts(results))
+        session.keep(lambda: write_row_scores(run, numbers, test_scores))
+        session.tracking.model(run.model, results)
+        if session.signum is None and train.evaluate and len(prepared.test.rows):
+            session.progress.message("evaluating: pictures, samples")
+            session.recording.attempt(
+                "no evaluation", partial(_write_pictures, session, model, density, prepared, state.progress.step)
+            )
+        return AutoencoderFit(run, density, results, None, session.signum)
+
+
+def _estimator(config: Config) -> Estimator:
+    """The gradient of the bound that is asked for.
+
+    Raises:
+        ConfigError: If there is none of that name for a bound.
+    """
+    path: Estimator = "path" if config.train.objective == "elbo" else "dreg"
+    estimators: dict[str, Estimator] = {"auto": path, "path": path, "path-wise": "total"}
+    if config.train.gradient not in estimators:
+        raise ConfigError(
+            f"train.gradient: expected auto, path or path-wise for an autoencoder; got {config.train.gradient}"
+        )
+    return estimators[config.train.gradient]
+
+
+def _score(
+    density: FittedDensity, prepared: Prepared, numbers: Numbers, most: int, stop: Callable[[], str]
+) -> tuple[Numbers, Array]:
+    """Scores of at most so many rows, with their numbers in the table.
+
+    Asked to stop, it ends with what it has, at least one piece; every piece is spread over all of the rows.
+    """
+    numbers = numbers[spread(len(numbers), most)]
+    pieces = math.ceil(len(numbers) / _SCORED_AT_A_TIME)
+    scores = np.full(len(numbers), np.nan)
+    scored = np.zeros(len(numbers), dtype=bool)
+    for first in range(pieces):
+        piece = slice(first, None, pieces)
+        scores[piece], scored[piece] = density.log_prob(prepared.dataset.rows[numbers[piece]]), True
+        if stop():
+            break
+    return numbers[scored], scores[scored]
+
+
+def _write_pictures(
+    session: Session, model: Autoencoder, density: FittedDensity, prepared: Prepared, step: int
+) -> None:
+    run, schema = session.run, density.schema
+    numbers = prepared.splits.test
+    rows = torch.from_numpy(prepared.dataset.rows[numbers[spread(len(numbers), _SHOWN)]])
+    drawn = density.sample(_SHOWN, seed=session.config.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(session.config.seed)
+        prior = model.prior.sample(_SHOWN)
+    captions = {"latent-plane": "Where test rows lie among points of the prior"}
+    latent_plane(model.encode(rows), run.pictures / "latent-plane.png", prior=prior)
+    placed = _pixels(schema)
+    if placed is None:
+        captions["corner"] = "Samples against test rows, pairs of columns"
+        corner(drawn, rows.numpy(), schema.names, run.pictures / "corner.png")
+    else:
+        shape, places = placed
+        captions |= {"reconstructions": "Test rows above what is expected of them", "samples": "Samples of the model"}
+        expected = model.reconstruct(rows[:40]).numpy()
+        reconstructions(
+            _images(rows[:40].numpy(), shape, places),
+            _images(expected, shape, places),
+            run.pictures / "reconstructions.png",
+            shape=shape,
+        )
+        sample_grid(_images(drawn, shape, places), run.pictures / "samples.png", shape=shape)
+    for key, caption in captions.items():
+        image = session.tracking.image
+        session.keep(partial(image, f"pictures/{key}", run.pictures / f"{key}.png", caption, step))
+    session.keep(lambda: write_table(run.samples / "samples.csv", drawn, np.empty((len(drawn), 0)), schema))
+
+
+def _law(config: Config, prepared: Prepared) -> tuple[str, int | None]:
+    """The decoder for the rows, and the number of values where they are whole numbers.
+
+    Raises:
+        DataError: If a decoder was asked for that the rows do not fit.
+    """
+    rows, asked = prepared.dataset.rows, config.vae.decoder
+    whole = bool((rows == np.round(rows)).all()) and float(rows.min()) >= 0 and float(rows.max()) < _MOST_VALUES
+    binary = whole and float(rows.max()) <= 1
+    values = int(rows.max()) + 1 if whole else 0
+    decoder = asked if asked != "auto" else "bernoulli" if binary else "logistic" if whole else "gaussian"
+    if decoder in ("categorical", "logistic") and not whole:
+        raise DataError(
+            f"{prepared.dataset.name}: vae.decoder={decoder} is for whole numbers from 0 to {_MOST_VALUES - 1}, and "
+            f"the table has others ({rows.min():g} to {rows.max():g}); take vae.decoder=gaussian"
+        )
+    if decoder == "bernoulli" and not binary:
+        raise DataError(
+            f"{prepared.dataset.name}: vae.decoder=bernoulli is for 0 and 1, and the table has others "
+            f"({rows.min():g} to {rows.max():g}); take vae.decoder={'logistic' if whole else 'gaussian'}"
+        )
+    return decoder, values if decoder in ("categorical", "logistic") else None
+
+
+def _recorded(prepared: Prepared, part: str) -> Array:
+    rows: Array = prepared.dataset.rows[getattr(prepared.splits, part)]
+    return rows
+
+
+def _pixels(schema: Schema) -> tuple[tuple[int, int], Array] | None:
+    """Height and width of images of which columns ``pixel_ROW_COLUMN`` are the pixels, and the place of each column."""
+    found = [re.fullmatch(r"pixel_(\d+)_(\d+)", name) for name in schema.names]
+    if not all(found):
+        return None
+    places = np.array([[int(match[1]), int(match[2])] for match in found if match])
+    shape = int(places[:, 0].max()) + 1, int(places[:, 1].max()) + 1
+    return shape, places[:, 0] * shape[1] + places[:, 1]
+
+
+def _images(rows: Array, shape: tuple[int, int], places: Array) -> Array:
+    """Rows as images: columns that were constant, and are left out of the model, are 0."""
+    whole = np.zeros((len(rows), shape[0] * shape[1]))
+    whole[:, places] = rows
+    return whole

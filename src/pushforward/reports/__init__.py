@@ -1,0 +1,1 @@
+"""Pages about runs: one HTML file each, which opens without a network."""

@@ -1,0 +1,195 @@
+"""What the evaluation says of likelihood, as a section of a page: scores beside baselines, the parts of the data."""
+
+from dataclasses import dataclass
+
+from pushforward.common.numbers import (
+    NOTHING,
+    count,
+    decimals_of,
+    fixed,
+    measured,
+    minus,
+    standard_errors,
+)
+from pushforward.evaluate.plots.charts import Dot, dot_plot
+from pushforward.reports.page import Child, Html, figure, join, table, tag
+from pushforward.runs.record import RunRecord, group, items, number
+
+UNSCORED = {"running": "test rows are scored when the fit ends"}
+"""Why there is no test NLL, by the status of the run."""
+
+_PARTS = {"train": "training", "validation": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class BaselineScore:
+    """A baseline as the evaluation has it; ``gain`` is by how much the flow's test NLL is lower."""
+
+    label: str
+    nll: float | None
+    se: float | None
+    gain: float | None
+    gain_se: float | None
+    detail: str
+
+
+def baseline_scores(record: RunRecord) -> list[BaselineScore]:
+    """The baselines, as the evaluation lists them."""
+    # What an earlier model gained is no gain of this one; the baselines are what they were.
+    gains = group(record.evaluation, "gains") if record.evaluated_step is None else {}
+    return [
+        BaselineScore(
+            str(item.get("label", "baseline")),
+            number(item, "nll", "nll"),
+            number(item, "nll", "se"),
+            number(gains, str(item.get("name")), "nats"),
+            number(gains, str(item.get("name")), "se"),
+            str(item.get("detail", "")),
+        )
+        for item in items(record.evaluation, "baselines")
+    ]
+
+
+def bounded(record: RunRecord) -> bool:
+    """Whether the model is an autoencoder: its likelihoods are bounds, and it cannot be evaluated as a flow."""
+    return record.flow == "vae"
+
+
+def earlier_model(record: RunRecord) -> str:
+    """What to know of an evaluation that was made before the fit went on; empty where it is of the model as it is."""
+    step = record.evaluated_step
+    if step is None:
+        return ""
+    return (
+        f"This is of the model at step {count(step)}, before the fit went on to step {count(record.kept_step)}: "
+        "pushforward evaluate RUN looks at the model as it is now."
+    )
+
+
+def best_baseline(record: RunRecord) -> BaselineScore | None:
+    """The baseline with the lowest test NLL; None where there is none."""
+    scored = [(score.nll, place, score) for place, score in enumerate(baseline_scores(record)) if score.nll is not None]
+    return min(scored)[2] if scored else None
+
+
+def likelihood(record: RunRecord) -> Child:
+    """The section about likelihood: the flow beside its baselines, and the three parts of the data."""
+    results, evaluation = record.results, record.evaluation
+    nll, se = number(results, "test_nll"), number(results, "test_nll_se")
+    if not results:
+        said = UNSCORED.get(record.status, f"no test row was scored; the status of the run is {record.status}")
+        return tag("p", f"{said[0].upper()}{said[1:]}.", class_="missing")
+    out: list[Child] = []
+    baselines = baseline_scores(record)
+    if nll is not None and baselines:
+        # Its name may be longer than there is room for, and is in the table below.
+        dots = [Dot("this run", nll, se, colour=0)]
+        dots += [Dot(one.label, one.nll, one.se, colour=7) for one in baselines if one.nll is not None]
+        ordered = sorted(dots, key=lambda dot: dot.value)
+        chart = dot_plot(ordered, label="Test NLL of the flow and its baselines", x_name="test NLL (nats)")
+        gains = [
+            Dot(one.label, one.gain, one.gain_se, colour=2 if one.gain >= 0 else 1)
+            for one in baselines
+            if one.gain is not None
+        ]
+        differences = dot_plot(
+            sorted(gains, key=lambda dot: dot.value),
+            label="By how much the flow's test NLL is below that of each baseline, paired",
+            x_name="nats; right of zero this run is better",
+            zero=True,
+            signed=True,
+        )
+        both = [figure(chart, "Bars are two standard errors to either side.", title="Test NLL, best first")]
+        if gains:
+            said = "Paired differences, row by row on the test rows; bars are two standard errors to either side."
+            both.append(figure(differences, said, title="Gain over each baseline"))
+        out.append(tag("div", *both, class_="two") if gains else both[0])
+        out.append(figure(_baseline_table(record, baselines, nll, se), _how(record, baselines)))
+    elif nll is not None:
+        if bounded(record):
+            points = count(number(results, "bound_samples"))
+            why = f"The NLL of an autoencoder is not known: what is shown is an upper bound by {points} points a row."
+        elif record.context:
+            why = "Baselines are fitted to densities without context only, so there are none beside this one."
+        elif not evaluation:
+            why = (
+                "This run has not been evaluated: pushforward evaluate RUN adds baselines, calibration, the comparison "
+                "of samples with test rows, and single rows."
+            )
+        else:
+            why = "The evaluation has no baselines."
+        out.append(tag("p", why, class_="missing"))
+    else:
+        out.append(tag("p", "There are no test rows (data.test_fraction=0).", class_="missing"))
+    out.append(_parts(record))
+    return join(out)
+
+
+def _baseline_table(record: RunRecord, baselines: list[BaselineScore], nll: float, se: float | None) -> Html:
+    standardized = number(record.results, "test_nll_standardized")
+    shift = None if standardized is None else nll - standardized
+
+    digits = decimals_of([se, *(one.se for one in baselines)])
+    gain_digits = decimals_of(one.gain_se for one in baselines)
+
+    def in_standard_units(value: float | None) -> str:
+        return NOTHING if value is None or shift is None else fixed(value - shift, digits)
+
+    name = f"{record.flow} (this run)".replace(" x ", " \u00d7 ")
+    body: list[tuple[Child, ...]] = [(name, fixed(nll, digits, se), in_standard_units(nll), "", "")]
+    for one in baselines:
+        errors = standard_errors(one.gain, one.gain_se)
+        look = "same" if errors is None or abs(errors) < 2 else "better" if errors > 0 else "worse"
+        body.append(
+            (
+                one.label,
+                fixed(one.nll, digits, one.se),
+                in_standard_units(one.nll),
+                tag("span", fixed(one.gain, gain_digits, one.gain_se, signed=True), class_=look),
+                NOTHING if errors is None else minus(f"{errors:+,.1f}"),
+            )
+        )
+    head = ("density", "test NLL (nats)", "standardised units", "this run is better by", "standard errors")
+    return table("Test NLL beside baselines, with paired differences", head, body, strong_row=0, hide_caption=True)
+
+
+def _how(record: RunRecord, baselines: list[BaselineScore]) -> Child:
+    parts = [tag("span", f"{one.label}: {one.detail}. ") for one in baselines if one.detail]
+    said = "Differences are paired, row by row on the test rows, and coloured from two standard errors on. "
+    if record.evaluated_step is not None:
+        said = (
+            f"Paired differences are left out: they are known of the model at step {count(record.evaluated_step)}, "
+            "before the fit went on. "
+        )
+    return join([said, *parts])
+
+
+def _parts(record: RunRecord) -> Child:
+    evaluation, results = record.evaluation, record.results
+    body = []
+    nlls, errors = dict[str, float | None](), dict[str, float | None]()
+    for part in _PARTS:
+        key = {"train": "train_nll", "validation": "val_nll", "test": "test_nll"}[part]
+        nll, se = number(results, key), number(results, f"{key}_se")
+        if record.evaluated_step is None:
+            nll = number(evaluation, part, "nll") if nll is None else nll
+            se = number(evaluation, part, "se") if se is None else se
+        nlls[part], errors[part] = nll, se
+        # How many rows are scored is a matter of the data, not of the model.
+        scored, of = number(evaluation, part, "rows"), number(record.schema, "rows", part)
+        scored = number(results, f"{part}_rows_scored") if scored is None else scored
+        if nll is not None:
+            body.append((_PARTS[part], nll, se, count(of if scored is None else scored), count(of)))
+    if not body:
+        return None
+    digits = decimals_of(errors.values())
+    rows = [(name, fixed(nll, digits, se), *counts) for name, nll, se, *counts in body]
+    train, test = nlls["train"], nlls["test"]
+    said = None
+    if train is not None and test is not None:
+        one, other = errors["train"], errors["test"]
+        spread = None if one is None or other is None else (one**2 + other**2) ** 0.5
+        side = "above" if test >= train else "below"
+        said = f"The test NLL is {measured(abs(test - train), spread)} nats {side} that of the training rows."
+    head = ("rows", "NLL (nats)", "rows scored", "rows there are")
+    return figure(table("NLL of the three parts of the data", head, rows), said)

@@ -1,0 +1,342 @@
+"""Runs against each other, row by row on the same test rows: differences are known far better than NLLs.
+
+Everything is read from the run folders' files. Runs are compared if and only if they were scored on the same rows.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pushforward.common.json_safe import json_safe
+from pushforward.common.numbers import NOTHING, count, duration, measured, significant, standard_errors
+from pushforward.runs.record import Array, RunRecord, number, read_run
+from pushforward.runs.folder import RunFolder, RunUsageError
+
+NO_DIFFERENCE = "no difference"
+"""What stands where runs are exactly equal."""
+
+# Where a run stands is no choice of whoever fitted it.
+_NOT_COMPARED = ("wandb.name", "wandb.group", "wandb.tags", "wandb.mode", "wandb.project")
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """One of the runs.
+
+    Attributes:
+        label: What it is called here: the folder's name, with more of the path where two share it.
+        record: The run.
+        rows: Numbers of the test rows in the data set ``(n,)``.
+        log_probs: Their log-densities ``(n,)``, in nats.
+    """
+
+    label: str
+    record: RunRecord
+    rows: Array
+    log_probs: Array
+
+    @property
+    def test_nll(self) -> float:
+        """Mean negative log-likelihood of the test rows, in nats."""
+        return _mean_and_se(-self.log_probs)[0]
+
+    @property
+    def test_nll_se(self) -> float:
+        """Its standard error."""
+        return _mean_and_se(-self.log_probs)[1]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much the NLL of one run is above that of another, on the same rows.
+
+    Attributes:
+        nats: Mean difference; positive where the first is worse.
+        se: Its paired standard error.
+    """
+
+    nats: float
+    se: float
+
+    @property
+    def standard_errors(self) -> float | None:
+        """How many standard errors it is from zero."""
+        return standard_errors(self.nats, self.se)
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is two standard errors from zero or more."""
+        if self.se == 0:  # the same on every row
+            return self.nats != 0
+        return abs(self.standard_errors or 0.0) >= 2
+
+    @property
+    def none(self) -> bool:
+        """Whether there is no difference at all, as between two runs that both kept the Gaussian."""
+        return self.nats == 0
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs that were scored on the same rows.
+
+    Attributes:
+        contenders: The runs, in the order they were given.
+        best: Place of the one with the lowest test NLL, the first of them where several are equal.
+        differing: Configuration keys whose values differ, with the value of each run.
+    """
+
+    contenders: Sequence[Contender]
+    best: int
+    differing: dict[str, list[Any]]
+
+    def difference(self, first: int, second: int) -> Difference:
+        """NLL of the first run minus that of the second, row by row."""
+        p, q = self.contenders[second].log_probs, self.contenders[first].log_probs
+        with np.errstate(invalid="ignore"):  # zero density under both: the difference of that row is undefined
+            return Difference(*_mean_and_se(p - q))
+
+    @property
+    def leaders(self) -> list[int]:
+        """Places of the best run and of those without any difference from it."""
+        places = range(len(self.contenders))
+        return [i for i in places if i == self.best or self.difference(i, self.best).none]
+
+    @property
+    def winner(self) -> int | None:
+        """Place of the run that alone has the lowest test NLL; None among equals, and where no NLL is finite."""
+        alone = len(self.leaders) == 1 and math.isfinite(self.contenders[self.best].test_nll)
+        return self.best if alone else None
+
+    def verdict(self) -> str:
+        """The outcome in a sentence."""
+        leaders = self.leaders
+        best, names = self.contenders[self.best], [self.contenders[i].label for i in leaders]
+        if not math.isfinite(best.test_nll):
+            return "No run has a finite test NLL"
+        others = [i for i in range(len(self.contenders)) if i not in leaders]
+        equal = f"There is no difference between {', '.join(names[:-1])} and {names[-1]}" if len(leaders) > 1 else ""
+        if not others:
+            return equal
+        nearest = min(others, key=lambda i: _rank(self.contenders[i].test_nll))
+        second, gap = self.contenders[nearest], self.difference(nearest, self.best)
+        known = f"{measured(gap.nats, gap.se)} nats"
+        if gap.standard_errors is not None:
+            known += f" ({gap.standard_errors:.1f} standard errors)"
+        elif gap.se == 0:
+            known += ", the same on every row"
+        elif equal:
+            return f"{equal}; they have the lowest test NLL, and what the others are behind has no standard error"
+        else:
+            return f"{best.label} has the lowest test NLL; the difference has no standard error"
+        if equal:
+            return f"{equal}; {second.label} is {'' if gap.clear else 'not clearly '}behind by {known}"
+        if gap.clear:
+            return f"{best.label} is best, ahead of {second.label} by {known}"
+        return f"No clear winner: {best.label} is ahead of {second.label} by {known}"
+
+    def table(self) -> list[list[str]]:
+        """The runs as rows of text, the head first."""
+        head = ["run", "data set", "flow", "parameters", "steps", "time", "val NLL", "test NLL", "above the best"]
+        body = []
+        leaders, winner = self.leaders, self.winner
+        for place, one in enumerate(self.contenders):
+            results, gap = one.record.results, self.difference(place, self.best)
+            if place in leaders:
+                behind = "best" if place == winner else NO_DIFFERENCE if len(leaders) > 1 else NOTHING
+            else:
+                behind = measured(gap.nats, gap.se, signed=True)
+                behind += f" ({gap.standard_errors:.1f} se)" if gap.standard_errors is not None else ""
+            body.append(
+                [
+                    one.label,
+                    one.record.dataset,
+                    one.record.flow,
+                    count(number(results, "parameters")),
+                    count(number(results, "steps")),
+                    duration(number(results, "seconds")),
+                    significant(number(results, "val_nll")),
+                    measured(one.test_nll, one.test_nll_se),
+                    behind,
+                ]
+            )
+        return [head, *body]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers, safe for JSON; differences are those to the best run, which is null where it is not alone."""
+        runs = []
+        for place, one in enumerate(self.contenders):
+            gap = self.difference(place, self.best)
+            results = one.record.results
+            runs.append(
+                {
+                    "run": one.label,
+                    "path": str(one.record.run.path),
+                    "dataset": one.record.dataset,
+                    "flow": one.record.flow,
+                    **{key: number(results, key) for key in ("parameters", "steps", "seconds", "val_nll")},
+                    "test_nll": one.test_nll,
+                    "test_nll_se": one.test_nll_se,
+                    "difference": gap.nats,
+                    "difference_se": gap.se,
+                    "standard_errors": gap.standard_errors,
+                }
+            )
+        out = {
+            "best": None if self.winner is None else self.contenders[self.winner].label,
+            "test_rows": len(self.contenders[0].rows),
+            "verdict": self.verdict(),
+            "runs": runs,
+            "differing": self.differing,
+        }
+        return dict(json_safe(out))
+
+
+def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
+    """Compare runs on the test rows they share.
+
+    Args:
+        runs: Two runs or more.
+
+    Raises:
+        RunUsageError: For fewer than two runs, the same run twice, a run without scores, or different test rows.
+    """
+    if len(runs) < 2:
+        raise RunUsageError(f"expected two runs or more; got {len(runs)}")
+    seen: dict[Path, RunFolder] = {}
+    for run in runs:
+        if (path := run.path.resolve()) in seen:
+            raise RunUsageError(f"{run.path} is given twice")
+        seen[path] = run
+    records = [read_run(run) for run in runs]
+    for record in records:
+        _expect_scored(record)
+    first = records[0]
+    for other in records[1:]:
+        if other.results["test_rows_sha256"] != first.results["test_rows_sha256"]:
+            raise RunUsageError(
+                f"{first.run.path} and {other.run.path} were scored on different test rows: "
+                f"{_what_differs(first, other)}"
+            )
+    contenders = [
+        Contender(label, record, *_scores(record)) for label, record in zip(labels(runs), records, strict=True)
+    ]
+    for one in contenders[1:]:
+        if not np.array_equal(one.rows, contenders[0].rows):
+            raise RunUsageError(
+                f"{one.record.run.path}: test_scores.parquet lists other rows than that of "
+                f"{first.run.path}; score it again with pushforward evaluate"
+            )
+    best = min(range(len(contenders)), key=lambda place: _rank(contenders[place].test_nll))
+    return Comparison(contenders, best, _differing(records))
+
+
+def labels(runs: Sequence[RunFolder]) -> list[str]:
+    """Short names of runs that tell them apart: the folder's, with those above it where they are the same."""
+    parts = [run.path.resolve().parts for run in runs]
+    depth = [1] * len(parts)
+    while True:
+        names = ["/".join(part[-d:]).lstrip("/") for part, d in zip(parts, depth, strict=True)]
+        again = [i for i, name in enumerate(names) if names.count(name) > 1 and depth[i] < len(parts[i])]
+        if not again:
+            return names
+        for place in again:
+            depth[place] += 1
+
+
+def _expect_scored(record: RunRecord) -> None:
+    path, results = record.run.path, record.results
+    if not results:
+        raise RunUsageError(f"{path} has no results to compare; it is {record.status}")
+    if number(record.schema, "rows", "test") == 0:
+        raise RunUsageError(f"{path} has no test rows (data.test_fraction=0)")
+    if record.is_target and not results.get("test_rows_sha256"):
+        raise RunUsageError(f"{path} is a fit to a target without exact samples: there are no points to compare on")
+    if not results.get("test_rows_sha256") or not record.run.test_scores.exists():
+        raise RunUsageError(f"{path} has no scores of single test rows; write them with: pushforward evaluate {path}")
+
+
+def _scores(record: RunRecord) -> tuple[Array, Array]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    path = record.run.test_scores
+    try:
+        table = parquet.read_table(path, columns=["row", "log_prob"])
+        rows, log_probs = (np.asarray(table[name].to_numpy()) for name in ("row", "log_prob"))
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise RunUsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not len(rows):
+        raise RunUsageError(f"{record.run.path} has no test rows")
+    return rows, log_probs.astype(np.float64)
+
+
+def _what_differs(first: RunRecord, other: RunRecord) -> str:
+    """Why the rows differ, as far as the files say."""
+    checks: list[tuple[str, Any, Any]] = [
+        ("data set", first.dataset, other.dataset),
+        ("columns", first.columns, other.columns),
+        ("contents of the file", first.schema.get("sha256"), other.schema.get("sha256")),
+        ("number of test rows", number(first.schema, "rows", "test"), number(other.schema, "rows", "test")),
+        ("seed of the split", _data_seed(first), _data_seed(other)),
+    ]
+    keys = dict.fromkeys(key for key in (*first.config, *other.config) if key.startswith("data."))
+    settings = [key for key in keys if key not in ("data.source", "data.seed")]
+    checks += [(key, first.config.get(key), other.config.get(key)) for key in settings]
+    checks.append(("cells", first.schema.get("cells"), other.schema.get("cells")))
+    found: list[str] = []
+    for name, a, b in checks:
+        if a == b:
+            continue
+        if name == "data set":  # then all else differs too, and says nothing more
+            return f"{name} {a} against {b}"
+        if name == "columns":
+            only = [column for column in (*a, *b) if (column in a) != (column in b)]
+            found.append(f"columns ({', '.join(only[:3])}{', ...' if len(only) > 3 else ''} in one of them only)"
+                         if only else "order of the columns")  # fmt: skip
+        elif name == "contents of the file":
+            found.append(name)
+        elif name == "cells":  # most often what one of the keys before says already
+            found += [] if found else ["the cells that the values of some columns stand for"]
+        elif name in settings:
+            found.append(f"{name}={_said(a)} against {name}={_said(b)}")
+        else:
+            found.append(f"{name} {_said(a)} against {_said(b)}")
+    if found == [f"seed of the split {_said(_data_seed(first))} against {_said(_data_seed(other))}"]:
+        found[0] += " (data.seed=N fits both on one split)"
+    return "; ".join(found) or "their values"
+
+
+def _data_seed(record: RunRecord) -> Any:
+    seed = record.config.get("data.seed", "auto")
+    return record.config.get("seed") if seed == "auto" else seed
+
+
+def _said(value: Any) -> str:
+    return count(value) if isinstance(value, float) else str(value)
+
+
+def _differing(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    keys = list(dict.fromkeys(key for record in records for key in record.config if key not in _NOT_COMPARED))
+    values = {key: [record.config.get(key) for record in records] for key in keys}
+    return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
+
+
+def _mean_and_se(values: Array) -> tuple[float, float]:
+    """Mean and standard error ``(n,) -> ()``; one degree of freedom is taken off.
+
+    What ``pushforward.evaluate.likelihood.mean_and_se`` says too, without waiting for torch.
+    """
+    with np.errstate(invalid="ignore"):
+        mean = float(values.mean())
+    if not math.isfinite(mean):
+        return mean, math.nan if math.isnan(mean) else math.inf
+    return mean, float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _rank(nll: float) -> float:
+    return nll if not math.isnan(nll) else math.inf

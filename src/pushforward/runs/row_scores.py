@@ -1,0 +1,37 @@
+"""The score of every test row, kept beside a run: what two runs are compared by, row against row."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pushforward.common.files import whole_file
+from pushforward.runs.folder import RunError, RunFolder, reason
+
+Array = npt.NDArray[np.float64]
+
+
+def rows_fingerprint(columns: tuple[str, ...], rows: Array) -> str:
+    """SHA-256 of rows as they are scored: names and order of the columns, values and order of the rows."""
+    digest = hashlib.sha256("\0".join(columns).encode())
+    digest.update(np.ascontiguousarray(rows, dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def write_row_scores(run: RunFolder, numbers: npt.NDArray[np.intp], log_probs: Array) -> Path:
+    """Write ``test_scores.parquet``: the number of each test row in the data set, and its log-density in nats.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table({"row": numbers.astype(np.int64), "log_prob": np.asarray(log_probs, dtype=np.float64)})
+    try:
+        with whole_file(run.test_scores, sync=True) as partial:
+            parquet.write_table(table, partial)
+    except OSError as error:
+        raise RunError(f"{run.test_scores}: cannot write: {reason(error)}") from None
+    return run.test_scores

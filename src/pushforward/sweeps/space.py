@@ -1,0 +1,322 @@
+"""The file of a sweep, which `pushforward sweep -c` and `wandb sweep` both take.
+
+What is said here holds for both: a file that would mean something else there than here is refused, with the line.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pushforward.config.read import ConfigError, load_config, nearest, read_text, yaml_error
+from pushforward.config.schema import Config
+from pushforward.sweeps.parameter import Parameter
+from pushforward.sweeps.pruning import Hyperband
+
+METRIC = "best/val_nll"
+METHODS = ("bayes", "random", "grid")
+# Validations of a fit, evenly over its budget: train.loop has the number, and with it torch.
+ITERATIONS = 40
+
+_COMMAND = ["${env}", "pushforward", "fit", "${args_no_hyphens}"]
+_ARGUMENTS = "${args_no_hyphens}"
+_SPACES = Path(__file__).parent.parent / "config" / "spaces"
+# Taken over into the resolved file, without a meaning here.
+_PASSED_ON = ("name", "description", "project", "entity", "kind", "apiVersion")
+_KNOWN = ("program", "method", "metric", "parameters", "early_terminate", "command", "run_cap", *_PASSED_ON)
+_REFUSED = {
+    "scheduler": "the search is decided by method: bayes, random or grid",
+    "controller": "pushforward sweep is the local controller",
+    "job": "a launch job runs at Weights & Biases only",
+    "image_uri": "a launch job runs at Weights & Biases only",
+    "metrics": "a sweep has one metric",
+}
+
+
+@dataclass(frozen=True)
+class SweepSpace:
+    """What a sweep searches.
+
+    Attributes:
+        parameters: Constants and what is searched, in the order of the file.
+        method: bayes, random or grid.
+        hyperband: When hopeless trials end; None if never.
+        run_cap: Most trials; None if the file does not say.
+        target: A validation NLL that is good enough to stop; None if there is none.
+        head: Keys of the file that mean nothing here.
+    """
+
+    parameters: tuple[Parameter, ...]
+    method: str = "bayes"
+    hyperband: Hyperband | None = None
+    run_cap: int | None = None
+    target: float | None = None
+    head: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Keys with one value."""
+        return {p.key: p.only for p in self.parameters if p.is_constant}
+
+    @property
+    def searched(self) -> tuple[Parameter, ...]:
+        """Parameters with more than one value."""
+        return tuple(p for p in self.parameters if not p.is_constant)
+
+    @property
+    def overrides(self) -> list[str]:
+        """The constants as they are typed."""
+        return [f"{key}={value}" for key, value in self.constants.items()]
+
+    def fixed(self, constants: Iterable[Parameter]) -> "SweepSpace":
+        """A space in which these keys have one value, whatever they had before; they come first."""
+        new = {p.key: p for p in constants}
+        return replace(self, parameters=(*new.values(), *(p for p in self.parameters if p.key not in new)))
+
+    def check(self) -> Config:
+        """Check keys and values by reading configurations with the most extreme ones.
+
+        Returns:
+            The configuration of the constants alone.
+
+        Raises:
+            ConfigError: With one line that names file and line, the key, and what was expected.
+        """
+        fixed = self.constants
+        for parameter in self.parameters:
+            _refuse_incomparable(parameter, fixed)
+            others = [] if parameter.key == "data.source" else ["data.source=moons"]
+            for value in parameter.extremes():
+                _loaded([*others, f"{parameter.key}={value}"], parameter.where)
+        if not self.searched:
+            raise ConfigError("parameters: expected at least one with more than one value; there is nothing to search")
+        if self.method == "grid":
+            for parameter in self.searched:
+                if parameter.grid() is None:
+                    raise ConfigError(
+                        f"{parameter.where}{parameter.key}: method: grid needs values, int_uniform or q_uniform; "
+                        f"got {parameter.distribution}"
+                    )
+        return _loaded(self.overrides, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a sweep file has it, complete, for either program."""
+        values: dict[str, Any] = {"program": "pushforward", **self.head, "method": self.method}
+        target = {} if self.target is None else {"target": self.target}
+        values["metric"] = {"name": METRIC, "goal": "minimize", **target}
+        values["parameters"] = {p.key: p.to_dict() for p in self.parameters}
+        if self.hyperband is not None:
+            values["early_terminate"] = dict(self.hyperband.spec)
+        if self.run_cap is not None:
+            values["run_cap"] = self.run_cap
+        values["command"] = _COMMAND
+        return values
+
+    def to_yaml(self) -> str:
+        """As a sweep file has it; :func:`read_space` reads back an equal space."""
+        text: str = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+        return text
+
+
+def default_space(rows: int, *, is_toy: bool) -> str:
+    """The text of the space that ships for so many training rows; its head says what it is good for."""
+    size = "large" if is_toy or rows >= 6_000 else "medium" if rows >= 600 else "small"
+    return (_SPACES / f"{size}.yaml").read_text(encoding="utf-8")
+
+
+def with_constants(text: str, constants: Sequence[Parameter]) -> str:
+    """Put constants into the text of a sweep file, first below ``parameters``, without losing its comments."""
+    replaced = {f"{p.key}:" for p in constants}
+    lines = [line for line in text.splitlines() if line.strip().partition(" ")[0] not in replaced]
+    at = lines.index("parameters:") + 1
+    added = [
+        "  " + yaml.safe_dump({p.key: p.to_dict()}, default_flow_style=None, width=10_000, allow_unicode=True).strip()
+        for p in constants
+    ]
+    return "\n".join((*lines[:at], *added, *lines[at:])) + "\n"
+
+
+def typed_constants(overrides: Sequence[str], **options: Any) -> tuple[Parameter, ...]:
+    """Constants from ``key=value`` arguments and options, with values of the type that their keys have.
+
+    Raises:
+        ConfigError: If a key is unknown or a value is out of its bounds.
+    """
+    source = None if any(text.partition("=")[0].strip() in ("data", "data.source") for text in overrides) else "moons"
+    flat = load_config(source, overrides=overrides, **options).flat()
+    keys = [_full(text.partition("=")[0].strip()) for text in overrides]
+    keys += [_full(key) for key, value in options.items() if value is not None]
+    return tuple(Parameter.constant(key, flat[key]) for key in dict.fromkeys(keys) if flat[key] is not None)
+
+
+def read_space(path: Path) -> SweepSpace:
+    """Read a sweep file; see :func:`parse_space`.
+
+    Raises:
+        ConfigError: Also if the file cannot be read.
+    """
+    return parse_space(read_text(path, "the sweep"), str(path))
+
+
+def parse_space(text: str, name: str) -> SweepSpace:
+    """Read the text of a sweep file.
+
+    Args:
+        text: YAML.
+        name: What error messages call the file.
+
+    Raises:
+        ConfigError: With one line: what is not known, not supported, or means something else to ``wandb sweep``.
+    """
+    file = _File(text, name)
+    top = file.values
+    for key in top:
+        where = file.at(key)
+        if key in _REFUSED:
+            raise ConfigError(f"{where}{key} is not supported: {_REFUSED[key]}")
+        if key not in _KNOWN:
+            raise ConfigError(f"{where}unknown key '{key}'; {nearest(str(key), _KNOWN)}known: {', '.join(_KNOWN)}")
+    if top.get("program", "pushforward") != "pushforward":
+        raise ConfigError(f"{file.at('program')}program: expected pushforward; got '{top['program']}'")
+    method = top.get("method")
+    if method not in METHODS:
+        got = "nothing" if method is None else f"'{method}'"
+        raise ConfigError(f"{file.at('method')}method: expected {', '.join(METHODS)}; got {got}")
+    listed = top.get("parameters")
+    if not isinstance(listed, dict) or not listed:
+        raise ConfigError(f"{file.at('parameters')}parameters: expected keys such as flow.layers with their values")
+    parameters = [Parameter.read(_full(str(key)), spec, file.at("parameters", key)) for key, spec in listed.items()]
+    parameters = [*_typed_in_command(top.get("command"), file.at("command")), *parameters]
+    seen: set[str] = set()
+    for parameter in parameters:
+        if parameter.key in seen:
+            raise ConfigError(f"{parameter.where}'{parameter.key}' is set twice")
+        seen.add(parameter.key)
+    project = top.get("project")
+    if project and "wandb.project" not in seen:
+        parameters.append(Parameter.constant("wandb.project", project, file.at("project")))
+    cap = top.get("run_cap")
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+        raise ConfigError(f"{file.at('run_cap')}run_cap: expected a whole number above 0; got {cap!r}")
+    ends = top.get("early_terminate")
+    return SweepSpace(
+        parameters=tuple(parameters),
+        method=method,
+        hyperband=None if ends is None else Hyperband.read(ends, file.at, most=ITERATIONS),
+        run_cap=cap,
+        target=_target(top.get("metric"), file),
+        head={key: top[key] for key in _PASSED_ON if key in top},
+    )
+
+
+class _File:
+    """A YAML file as values, with the line of each key of the first levels."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.name = name
+        self._lines: dict[tuple[Any, ...], int] = {}
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                self._number(node, ())
+            # The same reader as wandb's: 1e-4 is a text there, off is false, and neither would show otherwise.
+            values = loader.construct_document(node) if node is not None else None
+        except yaml.YAMLError as error:
+            raise yaml_error(name, error) from None
+        finally:
+            loader.dispose()
+        if not isinstance(values, dict):
+            raise ConfigError(f"{name}: expected a sweep: method, metric and parameters")
+        self.values: dict[Any, Any] = values
+
+    def at(self, *keys: Any) -> str:
+        """File and line of a key, or of what stands around it."""
+        known = next((keys[:n] for n in range(len(keys), 0, -1) if keys[:n] in self._lines), None)
+        return f"{self.name} line {self._lines[known]}: " if known else f"{self.name}: "
+
+    def _number(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
+        if not isinstance(node, yaml.MappingNode) or len(path) > 2:
+            return
+        for key, value in node.value:
+            inner = (*path, key.value)
+            if inner in self._lines and key.value != "<<":
+                raise ConfigError(f"{self.name} line {key.start_mark.line + 1}: '{key.value}' is set twice")
+            self._lines[inner] = key.start_mark.line + 1
+            self._number(value, inner)
+
+
+def _typed_in_command(command: Any, where: str) -> list[Parameter]:
+    """What stands between ``fit`` and the parameters in the command that an agent runs."""
+    if command is None:
+        return []
+    usual = f"as in command: [{', '.join(repr(part) for part in _COMMAND)}]"
+    parts = [str(part) for part in command] if isinstance(command, list) else []
+    if "fit" not in parts or not any(part in ("pushforward", "${program}") for part in parts[: parts.index("fit")]):
+        raise ConfigError(f"{where}command: expected pushforward fit, {usual}")
+    if _ARGUMENTS not in parts:
+        raise ConfigError(f"{where}command: expected {_ARGUMENTS}, which becomes key=value, {usual}")
+    found = []
+    for part in parts[parts.index("fit") + 1 :]:
+        if part == _ARGUMENTS:
+            continue
+        if part.startswith(("-", "${")):
+            raise ConfigError(f"{where}command: '{part}' is not supported; write key=value, such as wandb=offline")
+        key, equals, value = part.partition("=")
+        found.append(Parameter.constant(*(_full(key), value) if equals else ("data.source", part), where))
+    return found
+
+
+def _target(metric: Any, file: _File) -> float | None:
+    """The metric is always the same one; it may say when it is good enough."""
+    if metric is None:
+        return None
+    at = f"{file.at('metric')}metric: "
+    if not isinstance(metric, dict):
+        raise ConfigError(f"{at}expected name: {METRIC}, goal: minimize")
+    for key in metric:
+        if key not in ("name", "goal", "target"):
+            where = f"{file.at('metric', key)}metric: "
+            raise ConfigError(f"{where}{key} is not supported; known: name, goal, target")
+    name, goal, target = metric.get("name"), metric.get("goal", "minimize"), metric.get("target")
+    if name != METRIC:
+        why = "test rows never choose" if "test" in str(name) else "the best validation so far"
+        raise ConfigError(f"{file.at('metric', 'name')}metric: name: expected {METRIC} ({why}); got '{name}'")
+    if goal != "minimize":
+        raise ConfigError(f"{file.at('metric', 'goal')}metric: goal: expected minimize; got '{goal}'")
+    if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):
+        raise ConfigError(f"{file.at('metric', 'target')}metric: target: expected a number; got {target!r}")
+    return None if target is None else float(target)
+
+
+def _refuse_incomparable(parameter: Parameter, constants: Mapping[str, Any]) -> None:
+    """Trials are compared by one number: it must be of the same rows, and decided by the flow alone."""
+    if parameter.is_constant:
+        return
+    key, why = parameter.key, ""
+    if key.startswith("data."):
+        why = "it changes the rows that trials are compared on"
+    elif key == "seed" and constants.get("data.seed", "auto") == "auto":
+        why = "it changes the split; set data.seed to keep the split while seed varies"
+    elif key == "device":
+        why = "the same time means another budget on another device"
+    elif key.startswith("wandb."):
+        why = "it changes where trials are recorded, not what they are"
+    if why:
+        raise ConfigError(f"{parameter.where}{key}: expected one value; {why}")
+
+
+def _loaded(overrides: Sequence[str], where: str) -> Config:
+    try:
+        return load_config(overrides=overrides)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+
+
+def _full(key: str) -> str:
+    """The whole key, where the name of a section stands for its most telling one."""
+    section = Config.model_fields.get(key)
+    short = getattr(section.annotation, "shorthand", "") if section is not None else ""
+    return f"{key}.{short}" if short else key

@@ -1,0 +1,257 @@
+"""A sweep: many fits of the same data, searched for the best validation NLL.
+
+A sweep is a folder: ``sweep.yaml`` (what is searched, for ``pushforward sweep -c`` and ``wandb sweep`` alike),
+``sweep.db`` (the study), ``sweep.json`` (the summary), ``trials/<number>`` (ordinary run folders), and ``best``, a link
+to one of them. One process holds its lock, keeps the record, and tells the workers what to fit. Test rows decide
+nothing.
+"""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pushforward.runs.folder import RunError, RunFolder, RunUsageError, making_folder, unique_name
+from pushforward.sweeps.parameter import Parameter
+from pushforward.sweeps.scheduler import Session
+from pushforward.sweeps.space import SweepSpace, read_space
+from pushforward.sweeps.study import KILLED, SweepStudy, TrialRecord
+from pushforward.sweeps.summary import best_of, summarize
+
+if TYPE_CHECKING:
+    from pushforward.experiment.rows import Plan
+
+DEFAULT_TRIALS = 20
+
+# A worker notices the end of a sweep at its next validation.
+_ABANDONED_SECONDS = 60.0
+_NO_PICTURES = Parameter.constant("train.evaluate", False)
+
+
+class Sweep:
+    """A sweep folder that this process may work in; close it, or use it as a context manager.
+
+    Make one with :meth:`create` or :meth:`open`.
+    """
+
+    def __init__(self, folder: RunFolder, space: SweepSpace, planned: "Plan", facts: dict[str, Any]) -> None:
+        self.path = folder.path
+        self.space = space
+        self.defaults = planned.config
+        self.facts = facts
+        self._validation = planned.prepared.validation
+        self.signum: int | None = None
+        self.has_given_up = False
+        self._folder = folder
+        self.study = SweepStudy(self.path / "sweep.db", space, planned.config, planned.config.seed)
+
+    @classmethod
+    def create(
+        cls, space: SweepSpace, *, out: Path | None = None, trials: int | None = None, seconds: float | None = None
+    ) -> "Sweep":
+        """Make the folder of a new sweep.
+
+        Args:
+            space: What is searched; its constants name the data.
+            out: Exactly this folder; None makes ``sweeps/<data>-<date>-<time>-<id>``.
+            trials: Trials in total; what the space says, all points of a grid, or 20 if not given.
+            seconds: No trial runs longer than this after the sweep has begun; None for no limit.
+
+        Raises:
+            ConfigError: If the space is wrong, or a flow cannot be built.
+            DataError: If the data cannot be used.
+            RunUsageError: If ``out`` is not a new or empty folder.
+            RunError: If it cannot be written.
+        """
+        from pushforward.experiment.rows import plan
+
+        config = space.check()
+        planned = plan(config)
+        dataset = planned.prepared.dataset
+        # From anywhere, and with the number of the trial for a name.
+        found = Parameter.constant("data.source", planned.config.data.source)
+        space = space.fixed([found, *([] if "train.evaluate" in space.constants else [_NO_PICTURES])])
+        if out is None:
+            out = Path("sweeps") / unique_name(dataset.name, "sweep")
+        folder = RunFolder(Path(out))
+        with making_folder(folder.path, "the folder", f"to go on: --resume {out}"):
+            folder.claim()
+            (folder.path / "trials").mkdir()
+            (folder.path / "sweep.yaml").write_text(space.to_yaml(), encoding="utf-8")
+        facts = {
+            "data": dataset.name,
+            "sha256": dataset.sha256,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "trials_wanted": trials or space.run_cap,
+            "seconds_wanted": seconds,
+        }
+        try:
+            sweep = cls(folder, space, planned, facts)
+            if facts["trials_wanted"] is None:
+                facts["trials_wanted"] = int(sweep.study.size) if space.method == "grid" else DEFAULT_TRIALS
+            sweep.write()
+        except BaseException:
+            folder.release()
+            raise
+        return sweep
+
+    @classmethod
+    def open(cls, path: Path, *, trials: int | None = None, seconds: float | None = None) -> "Sweep":
+        """Open the folder of a sweep to go on with it.
+
+        Args:
+            path: The folder.
+            trials: Trials in total, with those there are; as before if not given.
+            seconds: Time from now on; None for no limit.
+
+        Raises:
+            RunUsageError: If it is not the folder of a sweep.
+            RunError: If another process works in it, or its database is broken.
+            DataError: If the data are not what they were.
+        """
+        from pushforward.common.errors import DataError
+        from pushforward.experiment.rows import plan
+
+        folder = RunFolder(Path(path))
+        missing = [name for name in ("sweep.yaml", "sweep.db", "sweep.json") if not (folder.path / name).is_file()]
+        if missing:
+            raise RunUsageError(f"{path} is not the folder of a sweep (no {missing[0]})")
+        try:
+            facts = json.loads((folder.path / "sweep.json").read_text(encoding="utf-8"))
+            kept = {key: facts[key] for key in ("data", "sha256", "started", "trials_wanted")}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunError(f"{folder.path / 'sweep.json'}: expected the summary of a sweep; it is damaged") from None
+        folder.claim()
+        try:
+            space = read_space(folder.path / "sweep.yaml")
+            planned = plan(space.check())
+            source = planned.config.data.source
+            if planned.prepared.dataset.sha256 != kept["sha256"]:
+                raise DataError(f"{source}: not the file that {path} searches (its checksum differs)")
+            kept |= {"trials_wanted": trials or kept["trials_wanted"], "seconds_wanted": seconds}
+            return cls(folder, space, planned, kept)
+        except BaseException:
+            folder.release()
+            raise
+
+    @property
+    def trials_wanted(self) -> int:
+        """Trials in total."""
+        return int(min(self.facts["trials_wanted"], self.study.size))
+
+    def run(
+        self,
+        *,
+        workers: int = 1,
+        tell: Callable[[str], None] = lambda text: None,
+        progress: Callable[[float, str], None] = lambda done, text: None,
+    ) -> dict[str, Any]:
+        """Fit trials until there are enough, the time is over, or a signal comes (then ``signum`` is set).
+
+        Where there is a result and from then on all trials fail, it ends too (then ``has_given_up`` is set).
+
+        Args:
+            workers: Trials side by side; each has its share of the cores.
+            tell: Takes a line for each trial that ends.
+            progress: Told after every validation how many trials are done, with their parts, and where they are.
+
+        Returns:
+            The summary, as in ``sweep.json``.
+
+        Raises:
+            ConfigError, DataError, RunError, DivergedError: What the first trials all failed with.
+            RunError: If the database cannot be written.
+        """
+        self._settle_abandoned(tell)
+        again = self.study.repeat_interrupted()
+        if again:
+            tell(f"trials that were interrupted are fitted again: {', '.join(map(str, again))}")
+        return Session(self, workers, tell, progress).run()
+
+    def write(self, *, compared: bool = False) -> dict[str, Any]:
+        """Write the summary and the link to the best trial; returns the summary.
+
+        Args:
+            compared: Also compare the best with the defaults, which costs a pass over the validation rows for each.
+        """
+        records = self.study.records()
+        summary = self.facts | summarize(self.path, self.space, self.defaults, records)
+        if compared:
+            summary |= self._compared(best_of(records), records)
+        self._folder.write_json("sweep.json", summary)
+        if summary["best"] is not None:
+            _link(self.path / "best", f"trials/{summary['best']['number']}")
+        return summary
+
+    def _compared(self, best: TrialRecord | None, records: list[TrialRecord]) -> dict[str, Any]:
+        """By how much the best is better than the defaults, row by row, on the rows that chose it.
+
+        Nothing where one of the two models is not there any more: the rest of the summary stands without them.
+        """
+        from pushforward.common.errors import DataError
+        from pushforward.evaluate.density import FittedDensity
+        from pushforward.evaluate.likelihood import log_prob, paired_difference
+        from pushforward.flows import ModelFileError
+
+        default = next((t for t in records if t.is_default and t.status == "finished"), None)
+        if best is None or default is None or best.number == default.number:
+            return {}
+        part = self._validation
+        scores = []
+        for number in (best.number, default.number):
+            try:
+                density = FittedDensity.load(self.path / "trials" / str(number) / "model")
+            except (ModelFileError, DataError, OSError):
+                return {}
+            scores.append(log_prob(density.flow, part.rows, part.context))
+        gain, se = paired_difference(*scores)
+        return {"gain": gain, "gain_se": se, "validation_rows": len(part.rows)}
+
+    def close(self) -> None:
+        """Let others work in the folder."""
+        self._folder.release()
+
+    def __enter__(self) -> "Sweep":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _settle_abandoned(self, tell: Callable[[str], None]) -> None:
+        """Decide what came of trials whose sweep was killed."""
+        until = time.monotonic() + _ABANDONED_SECONDS
+        for live in self.study.abandoned():
+            run = RunFolder(self.path / "trials" / str(live.number))
+            if run.status == "running":
+                tell(f"trial {live.number} is still ending; waiting for its process")
+            while run.status == "running":
+                if time.monotonic() > until:
+                    raise RunError(f"{run.path}: in use by another process")
+                time.sleep(0.2)
+            results: dict[str, Any] = {}
+            if run.status == "finished":
+                with contextlib.suppress(OSError, ValueError):
+                    results = json.loads(run.results.read_text(encoding="utf-8"))
+            if results.get("val_nll") is None:
+                self.study.fail(live, KILLED)
+                if run.status in ("killed", "unreadable") and run.path.is_dir():
+                    run.set_status("failed")
+            else:
+                pruned = "pruned" if results.get("stop_reason") == "pruned" else ""
+                self.study.finish(live, results["val_nll"], seconds=results.get("seconds"), pruned=pruned)
+
+
+def _link(link: Path, target: str) -> None:
+    """Point a link somewhere else, without a moment in which it is missing; not every file system has links."""
+    with contextlib.suppress(OSError, NotImplementedError):
+        if link.is_symlink() and os.readlink(link) == target:
+            return
+        if link.exists() and not link.is_symlink():
+            return
+        temporary = link.with_name(f".best-{os.getpid()}")
+        temporary.symlink_to(target, target_is_directory=True)
+        os.replace(temporary, link)

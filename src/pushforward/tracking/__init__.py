@@ -1,0 +1,1 @@
+"""What a fit shows and records: the terminal, metrics.jsonl, Weights & Biases."""

@@ -1,0 +1,205 @@
+"""What a fit shows while it runs: a bar on a terminal, a few plain lines elsewhere, always on stderr."""
+
+import contextlib
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from pushforward.tracking.terminal_bar import is_terminal, open_bar
+
+_PLAIN_SECONDS = 10.0
+_BAR_SECONDS = 0.1
+
+
+_VALIDATED = {"val/nll", "val/loss"}
+
+
+class Progress:
+    """Shows how far a fit is.
+
+    On a terminal it is one bar that stays on the last line; elsewhere (a pipe, a batch system, ``TERM=dumb``) it
+    is a line for the first evaluation, then at most one every ten seconds, and one at the end. ``NO_COLOR`` takes
+    the colours away. Messages also go to ``log.txt``.
+
+    Args:
+        steps: Budget in steps, if there is one.
+        seconds: Budget in seconds, if there is one.
+        title: What is fitted, shown at the start.
+        log: File that messages and plain lines are appended to.
+        stream: Where to show it; stderr.
+        clock: Seconds that only grow.
+        quiet: Show nothing but messages; the log is written all the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int | None = None,
+        seconds: float | None = None,
+        title: str = "",
+        log: Path | None = None,
+        stream: IO[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        quiet: bool = False,
+    ) -> None:
+        self.steps = steps
+        self.seconds = seconds
+        self._title = title
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._quiet = quiet
+        self._lock = threading.RLock()
+        self._first: tuple[int, float] | None = None
+        self._step = 0
+        self._elapsed = 0.0
+        self._metrics: dict[str, float] = {}
+        self._shown_at: float | None = None
+        self._shown_step: int | None = None
+        self._closed = False
+        self._log = log
+        self._bar: Any = None
+        self._task: Any = None
+        if not quiet and is_terminal(self._stream):
+            self._bar, self._task = open_bar(self._stream, total=1.0 if self.steps or self.seconds else None)
+        if title:
+            self.message(title)
+
+    def update(self, step: int, seconds: float, metrics: Mapping[str, float] | None = None) -> None:
+        """Say where the fit is.
+
+        Args:
+            step: Steps done.
+            seconds: Time spent fitting, the same clock as the budget's.
+            metrics: Numbers to show: ``train/nll``, ``val/nll``, or ``train/loss``, ``val/loss`` of a fit to something
+                else than rows, and ``perf/points_per_s``. They stay until replaced. A call with one of validation
+                counts as an evaluation.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._step, self._elapsed = step, seconds
+            self._first = self._first or (step, seconds)
+            self._metrics.update(metrics or {})
+            now = self._clock()
+            interval = _PLAIN_SECONDS if self._bar is None else _BAR_SECONDS
+            due = self._shown_at is None or now - self._shown_at >= interval
+            if self._bar is not None and (due or metrics):
+                self._shown_at = now
+                self._update_bar()
+            elif self._bar is None and due and not _VALIDATED.isdisjoint(metrics or {}):
+                self._shown_at = now
+                self._line()
+
+    def message(self, text: str) -> None:
+        """Show a message above the bar and append it to the log."""
+        with self._lock:
+            self._append(text)
+            if self._bar is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                self._write(text)
+
+    def close(self) -> None:
+        """Take the bar away and leave a last line; a second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+            if self._step != self._shown_step and self._metrics:
+                self._line()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def fraction(self) -> float | None:
+        """Share of the budget that is spent, by whichever limit is nearer; ``None`` without a budget."""
+        shares = []
+        if self.steps:
+            shares.append(self._step / self.steps)
+        if self.seconds:
+            shares.append(self._elapsed / self.seconds)
+        return min(1.0, max(shares)) if shares else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time until the nearer limit at the pace so far; ``None`` while unknown."""
+        left = []
+        if self.seconds:
+            left.append(self.seconds - self._elapsed)
+        if self.steps and self._first and self._step > self._first[0]:
+            # From the first update on: a resumed fit brings steps along that this process did not time.
+            pace = (self._elapsed - self._first[1]) / (self._step - self._first[0])
+            left.append((self.steps - self._step) * pace)
+        return max(0.0, min(left)) if left else None
+
+    def _update_bar(self) -> None:
+        fraction = self.fraction
+        self._bar.update(self._task, completed=fraction or 0.0, description=self._state(short=True))
+
+    def _state(self, *, short: bool = False) -> str:
+        """Write where the fit is; the bar shows the fraction itself."""
+        parts = []
+        if not short and self.fraction is not None:
+            parts.append(f"{self.fraction:4.0%}")
+        parts.append(f"step {self._step}" + (f"/{self.steps}" if self.steps else ""))
+        loss = "loss" if "val/loss" in self._metrics else "nll"
+        for key, name in ((f"train/{loss}", "train"), (f"val/{loss}", "val")):
+            if key in self._metrics:
+                parts.append(f"{name} {self._metrics[key]:.4f}")
+        best = self._metrics.get(f"best/val_{loss}", math.inf)
+        if math.isfinite(best) and best < self._metrics.get(f"val/{loss}", best):  # what is kept is not what is seen
+            parts.append(f"best {best:.4f}")
+        if "perf/points_per_s" in self._metrics:
+            parts.append(f"{_count(self._metrics['perf/points_per_s'])} points/s")
+        parts.append(f"{_duration(self._elapsed)}")
+        if self.seconds_left is not None and not self._closed:
+            parts.append(f"{_duration(self.seconds_left)} left")
+        return "  ".join(parts)
+
+    def _line(self) -> None:
+        self._shown_step = self._step
+        line = self._state()
+        self._append(line)
+        if not self._quiet:
+            self._write(line)
+
+    def _write(self, text: str) -> None:
+        # A terminal that went away (SIGHUP, a closed pipe) is no reason to end a fit.
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    def _append(self, text: str) -> None:
+        if self._log is not None:
+            with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8") as file:
+                file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+
+
+def _duration(seconds: float) -> str:
+    """Write 5 as ``5s``, 125 as ``2m05s``, 7300 as ``2h01m``."""
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def _count(number: float) -> str:
+    """Write 1234567 as ``1.2M``."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"

@@ -31,7 +31,7 @@ from sklearn.datasets import load_digits
 from pushforward.flows import Standardize
 from pushforward.flows.vae.autoencoder import Autoencoder, build_autoencoder
 from pushforward.train.defaults import Settings
-from pushforward.train.objectives.bound import maximize_bound
+from pushforward.train.maximize import maximize_bound
 
 VALUES, LATENT = 17, 32
 PRIOR = {"prior": "realnvp", "prior_options": {"layers": 6, "hidden": 64, "blocks": 1}}

@@ -214,8 +214,9 @@ def _conditional(train: Array, test: Array, seed: int, quick: bool) -> Array:
 
     from pushforward.flows import build
     from pushforward.train.defaults import Settings
+    from pushforward.train.maximize import maximize_likelihood
     from pushforward.train.objectives.likelihood import Points
-    from pushforward.train.trainer import maximize_likelihood, start
+    from pushforward.train.trainer import start
 
     torch.manual_seed(seed)
     standardize, y_scale = _standardizer(train)

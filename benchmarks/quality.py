@@ -238,7 +238,8 @@ def _product(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
     from pushforward.flows import build
     from pushforward.train.defaults import resolve, settings
     from pushforward.train.gaussian import initialize_base
-    from pushforward.train.trainer import Points, maximize_likelihood, start as start_state
+    from pushforward.train.maximize import maximize_likelihood
+    from pushforward.train.trainer import Points, start as start_state
 
     # The source is not read: rows and columns are what `auto` follows from.
     config = resolve(

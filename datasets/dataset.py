@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.errors import DataError, leave_out
+from pushforward.common.errors import DataError
+from pushforward.common.text import leave_out
 from pushforward.datasets.tables.grid import explains, find_step
 from pushforward.datasets.tables.read import Numbers, check_names
 from pushforward.datasets.tables.schema import Column, Schema

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.errors import DataError, nearest
+from pushforward.common.errors import DataError
+from pushforward.common.text import did_you_mean
 from pushforward.datasets.dataset import Dataset, divide
 from pushforward.datasets.sources.data_folder import data_folder
 from pushforward.datasets.sources.literature import gathered, is_there, keep, load_literature
@@ -253,8 +254,10 @@ def _canonical(source: str | Path) -> str:
 
 def _unknown(source: str) -> str:
     known = [entry.name for entry in names() if entry.rows is not None]
-    close = f"; did you mean {PREFIX + source!r}?" if source in TARGETS else nearest(source, known)
-    return f"unknown dataset {source!r}{close} `pushforward datasets` lists those there are; or name a file that exists"
+    close = f"did you mean {PREFIX + source!r}? " if source in TARGETS else did_you_mean(source, known)
+    return (
+        f"unknown dataset {source!r}; {close}`pushforward datasets` lists those there are; or name a file that exists"
+    )
 
 
 def _chosen(

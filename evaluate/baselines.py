@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pushforward.common.json_safe import json_safe
+from pushforward.common.files import json_safe
 from pushforward.evaluate.kernel_density import kernel_log_densities
 from pushforward.evaluate.likelihood import Array, Nll, nll_from
 from pushforward.evaluate.one_thread import one_thread

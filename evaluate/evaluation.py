@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pushforward.common.json_safe import json_safe
+from pushforward.common.files import json_safe
 from pushforward.evaluate.baselines import Baseline, fit_baselines
 from pushforward.evaluate.calibration import Calibration, calibrate
 from pushforward.evaluate.inversion import Invertible, LogDetError, RoundTrip, log_det_error, round_trip, worst

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pushforward.common.json_safe import json_safe
+from pushforward.common.files import json_safe
 from pushforward.evaluate.likelihood import Array
 
 

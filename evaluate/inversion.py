@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from pushforward.common.json_safe import json_safe
+from pushforward.common.files import json_safe
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, as_points, device_of, evaluating
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pushforward.common.json_safe import json_safe
+from pushforward.common.files import json_safe
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pushforward.common.files import whole_file
+from pushforward.common.files import atomic_write
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, Nll, RunningNll
 from pushforward.evaluate.read_ahead import read_ahead
@@ -104,7 +104,7 @@ class ScoreFile:
             self._sink = _Text(None)
             return self
         with self._named(), contextlib.ExitStack() as unless_opened:
-            temporary = unless_opened.enter_context(whole_file(self.path))
+            temporary = unless_opened.enter_context(atomic_write(self.path))
             self._sink = _Parquet(temporary) if self.path.suffix == ".parquet" else _Text(temporary)
             self._end = unless_opened.pop_all()
         return self

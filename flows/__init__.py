@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from pushforward.flows.bases.bounded import Beta as Beta, Gamma as Gamma, Uniform as Uniform
     from pushforward.flows.bases.gaussian import Gaussian as Gaussian
     from pushforward.flows.bases.gaussian_mixture import GaussianMixture as GaussianMixture
-    from pushforward.flows.bases.heavy_tailed import Laplace as Laplace, Logistic as Logistic, StudentT as StudentT
+    from pushforward.flows.bases.heavy_tailed import Laplace as Laplace, Logistic as Logistic
     from pushforward.flows.bases.kernel_density import KernelDensity as KernelDensity
     from pushforward.flows.bases.made_mog import AutoregressiveMixture as AutoregressiveMixture
-    from pushforward.flows.bases.resampled import Acceptance as Acceptance, Resampled as Resampled
+    from pushforward.flows.bases.student_t import StudentT as StudentT
+    from pushforward.flows.bases.transformed import Pushed as Pushed
     from pushforward.flows.bijections.autoregressive import MaskedAutoregressive as MaskedAutoregressive
     from pushforward.flows.bijections.base import (
         Bijection as Bijection,
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
     from pushforward.flows.bijections.linear import LULinear as LULinear, Permutation as Permutation
     from pushforward.flows.bijections.normalization import ActNorm as ActNorm, Standardize as Standardize
     from pushforward.flows.bijections.probit import Probit as Probit
-    from pushforward.flows.bijections.support import Log as Log, Logit as Logit, Pushed as Pushed
+    from pushforward.flows.bijections.support import Log as Log, Logit as Logit
     from pushforward.flows.flow import Flow as Flow
     from pushforward.flows.mixture import Ensemble as Ensemble, Model as Model, members_of as members_of
     from pushforward.flows.networks.incremental import Incremental as Incremental, IncrementalPass as IncrementalPass
     from pushforward.flows.networks.masked import (
         MaskedConditioner as MaskedConditioner,
         MaskedResidualNet as MaskedResidualNet,
-        ResidualNet as ResidualNet,
     )
+    from pushforward.flows.networks.residual import ResidualNet as ResidualNet
     from pushforward.flows.networks.transformer import MaskedTransformer as MaskedTransformer
     from pushforward.flows.presets import (
         BASES as BASES,
@@ -50,13 +51,10 @@ if TYPE_CHECKING:
         save as save,
     )
     from pushforward.flows.testing import check_bijection as check_bijection
-    from pushforward.flows.univariate.base import Affine as Affine, Univariate as Univariate
+    from pushforward.flows.univariate.affine import Affine as Affine
+    from pushforward.flows.univariate.base import Univariate as Univariate
     from pushforward.flows.univariate.rational_quadratic import RationalQuadraticSpline as RationalQuadraticSpline
-    from pushforward.flows.vae.autoencoder import (
-        Autoencoder as Autoencoder,
-        Encoder as Encoder,
-        build_autoencoder as build_autoencoder,
-    )
+    from pushforward.flows.vae.autoencoder import Autoencoder as Autoencoder, build_autoencoder as build_autoencoder
     from pushforward.flows.vae.decoders import (
         BernoulliDecoder as BernoulliDecoder,
         CategoricalDecoder as CategoricalDecoder,
@@ -64,6 +62,7 @@ if TYPE_CHECKING:
         GaussianDecoder as GaussianDecoder,
         LogisticDecoder as LogisticDecoder,
     )
+    from pushforward.flows.vae.encoder import Encoder as Encoder
 
 __getattr__, __dir__ = lazy(
     "pushforward.flows",
@@ -72,10 +71,11 @@ __getattr__, __dir__ = lazy(
         "bases.bounded": "Beta Gamma Uniform",
         "bases.gaussian": "Gaussian",
         "bases.gaussian_mixture": "GaussianMixture",
-        "bases.heavy_tailed": "Laplace Logistic StudentT",
+        "bases.heavy_tailed": "Laplace Logistic",
         "bases.kernel_density": "KernelDensity",
         "bases.made_mog": "AutoregressiveMixture",
-        "bases.resampled": "Acceptance Resampled",
+        "bases.student_t": "StudentT",
+        "bases.transformed": "Pushed",
         "bijections.autoregressive": "MaskedAutoregressive",
         "bijections.base": "Bijection Chain Foreign Inverse",
         "bijections.coupling": "Coupling",
@@ -83,18 +83,21 @@ __getattr__, __dir__ = lazy(
         "bijections.linear": "LULinear Permutation",
         "bijections.normalization": "ActNorm Standardize",
         "bijections.probit": "Probit",
-        "bijections.support": "Log Logit Pushed",
+        "bijections.support": "Log Logit",
         "flow": "Flow",
         "mixture": "Ensemble Model members_of",
         "networks.incremental": "Incremental IncrementalPass",
-        "networks.masked": "MaskedConditioner MaskedResidualNet ResidualNet",
+        "networks.masked": "MaskedConditioner MaskedResidualNet",
+        "networks.residual": "ResidualNet",
         "networks.transformer": "MaskedTransformer",
         "presets": "BASES NAMES build build_ensemble make_base",
         "storage": "ModelFileError load load_model read_extra save",
         "testing": "check_bijection",
-        "univariate.base": "Affine Univariate",
+        "univariate.affine": "Affine",
+        "univariate.base": "Univariate",
         "univariate.rational_quadratic": "RationalQuadraticSpline",
-        "vae.autoencoder": "Autoencoder Encoder build_autoencoder",
+        "vae.autoencoder": "Autoencoder build_autoencoder",
         "vae.decoders": "BernoulliDecoder CategoricalDecoder Decoder GaussianDecoder LogisticDecoder",
+        "vae.encoder": "Encoder",
     },
 )

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pushforward.flows.bases.base import Base
-from pushforward.flows.bijections.base import Bijection, as_bijection, check_shape, pull_back, without_dropout
+from pushforward.flows.bijections.base import Bijection, as_bijection, pull_back, without_dropout
+from pushforward.flows.checks import check_shape
 from pushforward.flows.kernels import cuda_graphs as graphs
 
 

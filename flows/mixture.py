@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows.bijections.base import check_shape
+from pushforward.flows.checks import check_shape
 from pushforward.flows.flow import Flow
 
 

@@ -1,30 +1,33 @@
 """The named architectures of the literature, ready to train."""
 
-import difflib
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 
+from pushforward.common.text import unknown_name
 from pushforward.flows.bases.base import Base
 from pushforward.flows.bases.bounded import Beta, Gamma, Uniform
 from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bases.gaussian_mixture import GaussianMixture
-from pushforward.flows.bases.heavy_tailed import Laplace, Logistic, StudentT
+from pushforward.flows.bases.heavy_tailed import Laplace, Logistic
 from pushforward.flows.bases.made_mog import AutoregressiveMixture
-from pushforward.flows.bases.resampled import Resampled
+from pushforward.flows.bases.student_t import StudentT
+from pushforward.flows.bases.transformed import Pushed
 from pushforward.flows.bijections.autoregressive import MaskedAutoregressive
 from pushforward.flows.bijections.base import Bijection, Chain, Inverse
 from pushforward.flows.bijections.coupling import Coupling
 from pushforward.flows.bijections.elementwise import Marginal
 from pushforward.flows.bijections.linear import LULinear, Permutation
 from pushforward.flows.bijections.normalization import ActNorm
-from pushforward.flows.bijections.support import Log, Logit, Pushed
+from pushforward.flows.bijections.support import Log, Logit
 from pushforward.flows.flow import Flow
 from pushforward.flows.mixture import Ensemble
-from pushforward.flows.networks.masked import MaskedConditioner, MaskedResidualNet, ResidualNet
+from pushforward.flows.networks.masked import MaskedConditioner, MaskedResidualNet
+from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.networks.transformer import MaskedTransformer
-from pushforward.flows.univariate.base import Affine, Univariate
+from pushforward.flows.univariate.affine import Affine
+from pushforward.flows.univariate.base import Univariate
 from pushforward.flows.univariate.rational_quadratic import RationalQuadraticSpline, Tails
 
 Linear = Literal["between", "around"]
@@ -239,7 +242,6 @@ def make_base(name: str, features: int, context: int = 0) -> Base:
     - ``uniform``, ``beta``: through the logit, the first a logistic law of fixed shape.
     - ``gamma``: through the logarithm.
     - ``mixture``: eight diagonal Gaussians, see ``GaussianMixture``.
-    - ``resampled``: a diagonal Gaussian with learned acceptance, see ``Resampled``.
 
     Args:
         name: One of the names above.
@@ -265,7 +267,6 @@ def make_base(name: str, features: int, context: int = 0) -> Base:
         "gamma": lambda: Pushed(Gamma(features, 4.0, 4.0), Log(features), context),
         "beta": lambda: Pushed(Beta(features, 4.0, 4.0), Logit(features), context),
         "mixture": lambda: GaussianMixture(features, context=context),
-        "resampled": lambda: Resampled(Gaussian(features, context)),
     }
     if name not in BASES:
         raise ValueError(_unknown("base", name, BASES))
@@ -276,8 +277,7 @@ def make_base(name: str, features: int, context: int = 0) -> Base:
 
 
 def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"unknown {what} {name!r}; did you mean {nearest[0]!r}? known: {', '.join(known)}"
+    return unknown_name(what, name, known)
 
 
 NAMES = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
@@ -292,5 +292,4 @@ BASES = (
     "gamma",
     "beta",
     "mixture",
-    "resampled",
 )

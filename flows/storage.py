@@ -12,13 +12,15 @@ from safetensors.torch import load as load_tensors, save as save_tensors
 from torch import nn
 
 from pushforward import __version__
+from pushforward.common.errors import UserError
 from pushforward.flows.bases.bounded import Beta, Gamma, Uniform
 from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bases.gaussian_mixture import GaussianMixture
-from pushforward.flows.bases.heavy_tailed import Laplace, Logistic, StudentT
+from pushforward.flows.bases.heavy_tailed import Laplace, Logistic
 from pushforward.flows.bases.kernel_density import KernelDensity
 from pushforward.flows.bases.made_mog import AutoregressiveMixture
-from pushforward.flows.bases.resampled import Acceptance, Resampled
+from pushforward.flows.bases.student_t import StudentT
+from pushforward.flows.bases.transformed import Pushed
 from pushforward.flows.bijections.autoregressive import MaskedAutoregressive
 from pushforward.flows.bijections.base import Chain, Inverse
 from pushforward.flows.bijections.coupling import Coupling
@@ -26,15 +28,18 @@ from pushforward.flows.bijections.elementwise import Marginal
 from pushforward.flows.bijections.linear import LULinear, Permutation
 from pushforward.flows.bijections.normalization import ActNorm, Standardize
 from pushforward.flows.bijections.probit import Probit
-from pushforward.flows.bijections.support import Log, Logit, Pushed
+from pushforward.flows.bijections.support import Log, Logit
 from pushforward.flows.flow import Flow
 from pushforward.flows.mixture import Ensemble, Model as Density
-from pushforward.flows.networks.masked import MaskedResidualNet, ResidualNet
+from pushforward.flows.networks.masked import MaskedResidualNet
+from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.networks.transformer import MaskedTransformer
-from pushforward.flows.univariate.base import Affine, Univariate
+from pushforward.flows.univariate.affine import Affine
+from pushforward.flows.univariate.base import Univariate
 from pushforward.flows.univariate.rational_quadratic import RationalQuadraticSpline
-from pushforward.flows.vae.autoencoder import Autoencoder, Encoder
+from pushforward.flows.vae.autoencoder import Autoencoder
 from pushforward.flows.vae.decoders import BernoulliDecoder, CategoricalDecoder, GaussianDecoder, LogisticDecoder
+from pushforward.flows.vae.encoder import Encoder
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -43,7 +48,6 @@ _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
 _KINDS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        Acceptance,
         ActNorm,
         Affine,
         Autoencoder,
@@ -76,7 +80,6 @@ _KINDS: dict[str, type] = {
         Probit,
         Pushed,
         RationalQuadraticSpline,
-        Resampled,
         ResidualNet,
         Standardize,
         StudentT,
@@ -85,7 +88,7 @@ _KINDS: dict[str, type] = {
 }
 
 
-class ModelFileError(RuntimeError):
+class ModelFileError(UserError, RuntimeError):
     """A model folder is missing, damaged, or of another format."""
 
 

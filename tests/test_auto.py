@@ -38,7 +38,7 @@ from pushforward.flows import (
 )
 from pushforward.flows.storage import _encode
 from pushforward.runs.folder import RunFolder
-from pushforward.tracking.base import read_metrics
+from pushforward.tracking.jsonl import read_metrics
 from pushforward.train import selection as race, stacking, trainer as loop
 from pushforward.train.architecture import build_model, describe, idle_keys
 from pushforward.train.data import Prepared

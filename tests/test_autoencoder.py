@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from pushforward.evaluate import nll
 from pushforward.evaluate.plots import autoencoder as autoencoder_plots
 from pushforward.flows import Chain, Flow, Gaussian, Standardize, build
-from pushforward.flows.vae.autoencoder import CHUNK, Autoencoder, Encoder, Estimator, build_autoencoder
+from pushforward.flows.vae.autoencoder import CHUNK, Autoencoder, Estimator, build_autoencoder
 from pushforward.flows.vae.decoders import (
     BernoulliDecoder,
     CategoricalDecoder,
@@ -26,8 +26,10 @@ from pushforward.flows.vae.decoders import (
     GaussianDecoder,
     LogisticDecoder,
 )
+from pushforward.flows.vae.encoder import Encoder
 from pushforward.train.defaults import Settings
-from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, BoundObjective, maximize_bound
+from pushforward.train.maximize import maximize_bound
+from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, BoundObjective
 from pushforward.train.trainer import DivergedError
 
 Perturb = Callable[[nn.Module], nn.Module]

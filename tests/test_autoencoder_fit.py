@@ -11,7 +11,8 @@ from click.testing import CliRunner, Result
 from pyarrow import parquet
 
 from pushforward.cli import main
-from pushforward.config.read import ConfigError, load_config
+from pushforward.common.errors import ConfigError
+from pushforward.config.read import load_config
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment import autoencoder as autoencoder_fitting
 from pushforward.experiment.autoencoder import plan_autoencoder
@@ -19,7 +20,7 @@ from pushforward.experiment.result import Fit
 from pushforward.experiment.rows import fit, resume
 from pushforward.flows import Flow
 from pushforward.runs.row_scores import rows_fingerprint
-from pushforward.tracking.base import read_metrics
+from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.data import load_data
 
 SMALL = ("flow.hidden=32", "flow.blocks=1", "flow.dropout=0", "vae.latent=4", "train.batch_size=128", "wandb=off")

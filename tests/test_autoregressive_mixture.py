@@ -26,7 +26,8 @@ from pushforward.flows import (
     save,
 )
 from pushforward.flows.bases.made_mog import MOST_COMPONENTS, MixtureConditional
-from pushforward.flows.kernels import elementwise, fused, native
+from pushforward.flows.bijections import fused
+from pushforward.flows.kernels import elementwise, native
 from tests.test_laws import AREA, GRID, bend
 from tests.test_native import kernels_in, second_derivatives
 from tests.test_path_gradient import path_gradients_agree

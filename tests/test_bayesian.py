@@ -14,14 +14,8 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from pushforward.flows import Chain, Flow, Gaussian, check_bijection
-from pushforward.flows.bayesian.posterior import (
-    Gradient,
-    LowRankLinear,
-    WeightedNetwork,
-    coupled,
-    mean_field,
-    sample_with_log_density,
-)
+from pushforward.flows.bayesian.network import WeightedNetwork
+from pushforward.flows.bayesian.posterior import Gradient, LowRankLinear, coupled, mean_field, sample_with_log_density
 from pushforward.train.bayesian_regression import Array, BayesianRegression
 
 NOISE, PRIOR_SCALE = 0.7, 1.5

@@ -28,7 +28,7 @@ from pushforward.benchmark.page import benchmark_page
 from pushforward.benchmark.peers import FEW_ROWS, VALIDATIONS, build_peer, peer_config, train_peer
 from pushforward.benchmark.published import COLUMNS, ERROR_BARS, PUBLISHED
 from pushforward.benchmark.run import benchmark_plan, default_folder, write_table_files
-from pushforward.benchmark.scheduler import BenchmarkSession, _grouped
+from pushforward.benchmark.scheduler import JobScheduler, _grouped
 from pushforward.benchmark.scores import RowScores, difference, estimate
 from pushforward.benchmark.sources import as_options
 from pushforward.benchmark.suites import SUITES, Suite, chosen_folds, labels, suite_of
@@ -36,9 +36,10 @@ from pushforward.benchmark.table import BEST, WITHIN, BenchmarkTable, build_tabl
 from pushforward.benchmark.table_data import long_table, table_dict
 from pushforward.benchmark.text import table_lines
 from pushforward.cli import main
-from pushforward.config.read import ConfigError, load_config
+from pushforward.common.errors import ConfigError, RunError
+from pushforward.config.read import load_config
 from pushforward.config.schema import Config
-from pushforward.runs.folder import RunError, RunFolder
+from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import write_row_scores
 from pushforward.train.defaults import resolve
 from pushforward.train.objectives.likelihood import Points
@@ -231,7 +232,7 @@ def test_cells_of_other_data_do_not_mix(tmp_path: Path) -> None:
             folder.add(result)
         folder.keep_one_data({"iris": "new"})
         assert (folder.results, folder.set_aside) == ({}, {"iris": 2})
-        assert BenchmarkSession(plan, folder).cells_left == 4  # also what had failed
+        assert JobScheduler(plan, folder).cells_left == 4  # also what had failed
         folder.add(of(first, "new"))
         folder.keep_one_data({"iris": "new"})
         assert (list(folder.results), folder.set_aside) == ([first], {"iris": 1})
@@ -359,8 +360,8 @@ def test_what_has_failed_is_run_again_only_when_asked(tmp_path: Path) -> None:
     with BenchmarkFolder.open(tmp_path, plan.suite, plan.budget) as folder:
         folder.add(CellResult(*plan.cells[0], status="finished"))
         folder.add(CellResult(*plan.cells[1], status="failed"))
-        assert BenchmarkSession(plan, folder).cells_left == 4
-        again = BenchmarkSession(plan, folder, is_retry=True)
+        assert JobScheduler(plan, folder).cells_left == 4
+        again = JobScheduler(plan, folder, is_retry=True)
         assert again.cells_left == 5
         # What an earlier attempt left stays.
         first = folder.free_run(plan.cells[1])
@@ -424,11 +425,11 @@ def test_nothing_is_begun_that_would_not_fit(data: Path, tmp_path: Path) -> None
     plan = Plan(suite, (Column(source, "auto"),), (0, 1), (0,), parse_methods(["auto"]), budget)
     told = list[str]()
     with BenchmarkFolder.open(tmp_path / "out", suite, budget) as folder:
-        session = BenchmarkSession(plan, folder, seconds=70, tell=told.append)
+        session = JobScheduler(plan, folder, seconds=70, tell=told.append)
         session.run()
         assert (session.stopped, session.cells_left) == ("the time for everything is over", 2)
         folder.add(CellResult(source, "auto", 0, 0, "auto", "finished", wall_seconds=30.0))
-        assert BenchmarkSession(plan, folder, seconds=70)._expected(_grouped(plan.cells[1:])[0]) == 30.0
+        assert JobScheduler(plan, folder, seconds=70)._expected(_grouped(plan.cells[1:])[0]) == 30.0
     assert told == []
     line = invoke(data, "--seconds", "60", "--total-seconds", "1", "--wandb", "off", "--out", tmp_path / "b").stderr
     assert "the time for everything is over; 25 cells are left, and the same command goes on" in line

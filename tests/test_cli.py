@@ -18,8 +18,8 @@ from pyarrow import csv, parquet
 from pushforward import __version__
 from pushforward.cli import main
 from pushforward.datasets import split
-from pushforward.runs.folder import list_runs
-from pushforward.tracking.base import read_metrics
+from pushforward.runs.listing import list_runs
+from pushforward.tracking.jsonl import read_metrics
 
 TINY = ("train.steps=20", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")
 REQUIRED = {

@@ -39,8 +39,9 @@ from pushforward.train import device
 from pushforward.train.defaults import Settings, resolve, settings
 from pushforward.train.device import Steps
 from pushforward.train.gaussian import initialize_base
+from pushforward.train.maximize import maximize_likelihood
 from pushforward.train.objectives.likelihood import Points
-from pushforward.train.trainer import State, maximize_likelihood, start
+from pushforward.train.trainer import State, start
 
 Perturb = Callable[[nn.Module], nn.Module]
 

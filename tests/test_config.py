@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pushforward.config.read import ConfigError, describe_keys, load_config
+from pushforward.common.errors import ConfigError
+from pushforward.config.read import describe_keys, load_config
 from pushforward.config.schema import Config
 
 KNOWN_FLOWS = "known: realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian"

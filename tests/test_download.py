@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 
 from pushforward.cli import main
 from pushforward.common.errors import DataError
-from pushforward.common.one_at_a_time import one_at_a_time
+from pushforward.common.lock import file_lock
 from pushforward.datasets import load
 from pushforward.datasets.sources import download as download_module
 from pushforward.datasets.sources.archive import extract, extract_zipped
@@ -194,8 +194,8 @@ def test_who_waited_downloads_if_the_other_failed(server: RangeServer, tmp_path:
 def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
     """Killed while it held the lock, it holds nobody up."""
     program = (
-        "import sys, time; from pathlib import Path; from pushforward.common.one_at_a_time import one_at_a_time\n"
-        "with one_at_a_time(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from pushforward.common.lock import file_lock\n"
+        "with file_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-P", "-c", program, str(tmp_path / "file")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
@@ -207,17 +207,17 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
             waited.append(1)
             holder.kill()
 
-        with one_at_a_time(tmp_path / "file", kill) as second:
+        with file_lock(tmp_path / "file", kill) as second:
             assert second
         assert waited == [1]
     assert list(tmp_path.iterdir()) == []
-    with one_at_a_time(tmp_path / "file") as third:
+    with file_lock(tmp_path / "file") as third:
         assert not third
 
 
 def test_a_lock_of_old_is_no_lock(tmp_path: Path) -> None:
     """Between its release and the next one's turn a third took a new lock file: the next one waits for that."""
-    first, third = (one_at_a_time(tmp_path / "file") for _ in range(2))
+    first, third = (file_lock(tmp_path / "file") for _ in range(2))
     turns: list[str] = []
     handed_over = threading.Event()
 
@@ -227,7 +227,7 @@ def test_a_lock_of_old_is_no_lock(tmp_path: Path) -> None:
         handed_over.set()
 
     def second() -> None:
-        with one_at_a_time(tmp_path / "file", waiting):
+        with file_lock(tmp_path / "file", waiting):
             turns.append("second")
 
     first.__enter__()

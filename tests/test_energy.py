@@ -9,7 +9,7 @@ import torch
 from pushforward.config.read import load_config
 from pushforward.experiment.rows import fit
 from pushforward.flows import build
-from pushforward.tracking.base import read_metrics
+from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.objectives.energy import Energy, sliced_energy_distance, unit_vectors
 from pushforward.train.objectives.likelihood import Points
 

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from pushforward.common.json_safe import json_safe
+from pushforward.common.files import json_safe
 from pushforward.evaluate import (
     Nll,
     classifier_two_sample_test,

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from pushforward.common.errors import DataError
-from pushforward.config.read import ConfigError, load_config
+from pushforward.common.errors import ConfigError, DataError
+from pushforward.config.read import load_config
 from pushforward.config.schema import FLOWS
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import nll
@@ -23,7 +23,7 @@ from pushforward.experiment.result import Fit
 from pushforward.experiment.rows import fit, plan, resume
 from pushforward.flows import NAMES, Gaussian, ModelFileError, build, save
 from pushforward.runs.folder import RunFolder
-from pushforward.tracking.base import MetricsFile, read_metrics
+from pushforward.tracking.jsonl import MetricsFile, read_metrics
 from pushforward.train.data import prepare
 from pushforward.train.device import choose_device
 from pushforward.train.trainer import DivergedError

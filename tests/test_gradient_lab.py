@@ -24,7 +24,7 @@ from pushforward.gradients.measurement import (
     measure,
     parameter_groups,
 )
-from pushforward.tracking.base import read_metrics
+from pushforward.tracking.jsonl import read_metrics
 from tests.wandb_server import WandbServer
 
 GAUSSIAN = ("gaussian", "target.features=1", "flow=gaussian", "--wandb", "off")

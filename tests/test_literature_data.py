@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pushforward.common.errors import DataError
-from pushforward.config.read import ConfigError, load_config
+from pushforward.common.errors import ConfigError, DataError
+from pushforward.config.read import load_config
 from pushforward.datasets import Dataset, load
 from pushforward.datasets.sources.literature_sets import LITERATURE
 from pushforward.datasets.sources.preprocessing import clean_miniboone, gas, hepmass, miniboone, power

@@ -17,8 +17,9 @@ from pushforward.flows import Flow, build
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from pushforward.train.defaults import Settings
 from pushforward.train.gaussian import gaussian_flow, initialize_base
+from pushforward.train.maximize import maximize_likelihood
 from pushforward.train.objectives.likelihood import Likelihood, Points, _Batches
-from pushforward.train.trainer import DivergedError, State, _roll_back, maximize_likelihood, start
+from pushforward.train.trainer import DivergedError, State, _roll_back, start
 
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]])
 Row = tuple[str, int, float, dict[str, float]]

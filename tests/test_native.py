@@ -42,7 +42,8 @@ from pushforward.flows import (
     Univariate,
     build,
 )
-from pushforward.flows.kernels import elementwise, fused, native
+from pushforward.flows.bijections import fused
+from pushforward.flows.kernels import elementwise, native
 from pushforward.flows.testing import check_bijection
 from pushforward.flows.univariate.rational_quadratic import Tails
 

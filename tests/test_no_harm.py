@@ -16,14 +16,15 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
+from pushforward.common.errors import RunError
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment import evaluation, rows as fitting
 from pushforward.experiment.evaluation import evaluate_run
 from pushforward.experiment.rows import fit as fit_here, resume
-from pushforward.runs.folder import RunError, RunFolder
-from pushforward.tracking.base import read_metrics
+from pushforward.runs.folder import RunFolder
+from pushforward.tracking.jsonl import read_metrics
 from pushforward.tracking.wandb.record import read_record
 from tests.wandb_server import WandbServer
 

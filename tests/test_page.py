@@ -16,16 +16,18 @@ import pytest
 from click.testing import CliRunner
 
 from pushforward.cli import main
+from pushforward.common.errors import RunUsageError
+from pushforward.common.markup import Html, tag
 from pushforward.common.numbers import decimals_of, fixed, measured, significant
 from pushforward.config.read import load_config
 from pushforward.experiment.rows import fit
-from pushforward.reports.page import Html, document, tag
+from pushforward.reports.page import document
 from pushforward.reports.run import run_page, write_report
 from pushforward.reports.sections.model import FLOW, parts_of
 from pushforward.reports.sections.samples import DRAWN_ELSEWHERE
 from pushforward.reports.sections.training import training
 from pushforward.reports.style import STYLE
-from pushforward.runs.folder import RunFolder, RunUsageError
+from pushforward.runs.folder import RunFolder
 from pushforward.runs.record import TRAINING_ROWS, read_run
 from pushforward.train.selection import Result
 

@@ -9,8 +9,8 @@ import torch
 from click.testing import CliRunner
 
 from pushforward.cli import main
-from pushforward.common.errors import DataError
-from pushforward.config.read import ConfigError, load_config
+from pushforward.common.errors import ConfigError, DataError
+from pushforward.config.read import load_config
 from pushforward.config.schema import DataConfig
 from pushforward.datasets import Splits, load
 from pushforward.datasets.repeated_rows import find_repeats, held_out

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from pushforward.common.errors import DataError
-from pushforward.config.read import ConfigError, load_config
+from pushforward.common.errors import ConfigError, DataError
+from pushforward.config.read import load_config
 from pushforward.config.schema import DataConfig
 from pushforward.datasets import Dataset, Splits, load
 from pushforward.datasets.tables.protocols import PROTOCOLS, apply_protocol

@@ -14,8 +14,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.config.read import ConfigError, load_config
-from pushforward.config.recipe import list_recipes, read_recipe, recipe_file, recipe_names
+from pushforward.common.errors import ConfigError
+from pushforward.config.read import load_config
+from pushforward.config.recipe import read_recipe, recipe_file, recipe_names
+from pushforward.config.recipe_list import list_recipes
 from pushforward.flows import (
     AutoregressiveMixture,
     Coupling,

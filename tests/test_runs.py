@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from pushforward.cli import main
+from pushforward.common.errors import RunError
 from pushforward.config.read import load_config
-from pushforward.runs.folder import RunError, RunFolder, list_runs
+from pushforward.runs.folder import RunFolder
+from pushforward.runs.listing import list_runs
 
 
 @pytest.fixture

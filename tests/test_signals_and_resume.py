@@ -16,7 +16,7 @@ import pytest
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment.rows import resume
 from pushforward.runs.folder import RunFolder
-from pushforward.tracking.base import read_metrics
+from pushforward.tracking.jsonl import read_metrics
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 
@@ -260,7 +260,7 @@ def test_signal_during_the_evaluation(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_interrupt_twice_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pushforward.config.read import load_config
     from pushforward.experiment.rows import fit
-    from pushforward.tracking.base import MetricsFile
+    from pushforward.tracking.jsonl import MetricsFile
 
     written = MetricsFile.log
 

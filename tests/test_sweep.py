@@ -16,17 +16,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.config.read import ConfigError, load_config
+from pushforward.common.errors import ConfigError, RunError
+from pushforward.config.read import load_config
 from pushforward.experiment.rows import fit
-from pushforward.runs.folder import RunError, RunFolder, list_runs
+from pushforward.runs.folder import RunFolder
+from pushforward.runs.listing import list_runs
 from pushforward.sweeps.parameter import Parameter
-from pushforward.sweeps.scheduler import Session
+from pushforward.sweeps.scheduler import TrialScheduler, run_sweep
 from pushforward.sweeps.space import parse_space, read_space
 from pushforward.sweeps.study import SweepStudy, TrialRecord
 from pushforward.sweeps.summary import refit_command
 from pushforward.sweeps.sweep import Sweep
 from pushforward.sweeps.worker import Worker
-from pushforward.tracking.base import read_metrics
+from pushforward.tracking.jsonl import read_metrics
 from pushforward.tracking.wandb.remote import RUN_VARIABLES, client_environment
 from tests.wandb_server import WandbServer
 
@@ -161,7 +163,7 @@ def test_the_defaults_are_never_hopeless(tmp_path: Path) -> None:
     ends = "early_terminate: {type: hyperband, min_iter: 10, eta: 3}"
     path = sweep_file(tmp_path, "  flow.layers: {min: 1, max: 6}", "  train.steps: {value: 5}", ends)
     with Sweep.create(read_space(path), out=tmp_path / "s") as sweep:
-        session = Session(sweep, 1, print, lambda done, text: None)
+        session = TrialScheduler(sweep, 1, print, lambda done, text: None)
         session.histories = {number: [(10, -1.0)] for number in range(7, 10)}
         lives = [sweep.study.ask(1, 20) for _ in range(2)]
         verdicts = [session._verdict(live, 0.25, 5.0) for live in lives if live is not None]
@@ -204,7 +206,7 @@ def test_a_sweep_that_ends_before_a_result_has_failed(tmp_path: Path) -> None:
 def test_each_worker_has_its_own_last_words(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, "  flow.layers: {min: 1, max: 3}", "  train.steps: {value: 5}")
     with Sweep.create(read_space(path), out=tmp_path / "s") as sweep:
-        session = Session(sweep, 2, print, lambda done, text: None)
+        session = TrialScheduler(sweep, 2, print, lambda done, text: None)
         first = session._idle_worker()
         first.trial = 0
         second = session._idle_worker()
@@ -416,7 +418,7 @@ def test_a_target_ends_the_search(tmp_path: Path) -> None:
             live = sweep.study.ask(1, 20)
             assert live is not None
             sweep.study.finish(live, val_nll, seconds=1.0)
-        sweep.run(tell=told.append)
+        run_sweep(sweep, tell=told.append)
     assert told == ["the target is reached: 2.4000"]
     assert [trial["val_nll"] for trial in summary(tmp_path / "s")["trials"]] == [None, 2.8, 2.4, 2.6]
     assert summary(tmp_path / "s")["best"]["number"] == 2

@@ -8,7 +8,7 @@ import optuna
 import pytest
 import yaml
 
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError
 from pushforward.config.schema import Config
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.pruning import Hyperband

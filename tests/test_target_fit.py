@@ -12,7 +12,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.config.read import ConfigError, load_config
+from pushforward.common.errors import ConfigError
+from pushforward.config.read import load_config
 from pushforward.config.schema import TrainConfig
 from pushforward.datasets.targets.load import load_target
 from pushforward.evaluate.density import FittedDensity
@@ -21,7 +22,7 @@ from pushforward.experiment.rows import fit, resume
 from pushforward.flows import build
 from pushforward.reports.run import run_page
 from pushforward.runs.record import read_run
-from pushforward.tracking.base import read_metrics
+from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.objectives.gradient_estimators import ESTIMATORS
 from pushforward.train.objectives.target import TargetObjective
 

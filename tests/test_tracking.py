@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from pushforward.runs.folder import RunError
-from pushforward.tracking.base import MetricsFile, Tracking, read_metrics
+from pushforward.common.errors import RunError
+from pushforward.tracking.base import Tracking
+from pushforward.tracking.jsonl import MetricsFile, read_metrics
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.tracking.wandb.record import read_record
 from pushforward.tracking.wandb.tracker import WandbTracker

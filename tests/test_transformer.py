@@ -25,7 +25,7 @@ from pushforward.flows import (
     load,
     save,
 )
-from pushforward.flows.kernels import fused
+from pushforward.flows.bijections import fused
 from pushforward.flows.networks import transformer
 from pushforward.train.defaults import Settings
 from pushforward.train.device import Steps

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pushforward.tracking.base import read_metrics
+from pushforward.tracking.jsonl import read_metrics
 from pushforward.tracking.wandb.record import WandbRecord, read_record
 from tests.wandb_server import WandbServer
 

@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from pushforward.train.checkpoint import CheckpointError as CheckpointError
     from pushforward.train.defaults import Settings as Settings
     from pushforward.train.device import choose_device as choose_device
+    from pushforward.train.maximize import maximize_likelihood as maximize_likelihood
     from pushforward.train.objectives.base import Objective as Objective, Validation as Validation
     from pushforward.train.objectives.likelihood import Likelihood as Likelihood, Points as Points
     from pushforward.train.trainer import (
         DivergedError as DivergedError,
         Standing as Standing,
         State as State,
-        maximize_likelihood as maximize_likelihood,
         minimize as minimize,
         start as start,
     )
@@ -25,8 +25,9 @@ __getattr__, __dir__ = lazy(
         "checkpoint": "CheckpointError",
         "defaults": "Settings",
         "device": "choose_device",
+        "maximize": "maximize_likelihood",
         "objectives.base": "Objective Validation",
         "objectives.likelihood": "Likelihood Points",
-        "trainer": "DivergedError Standing State maximize_likelihood minimize start",
+        "trainer": "DivergedError Standing State minimize start",
     },
 )

@@ -2,7 +2,7 @@
 
 import torch
 
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError
 from pushforward.config.schema import FlowConfig
 from pushforward.flows import Model, build, build_ensemble
 from pushforward.train.data import Prepared
@@ -52,7 +52,7 @@ def idle_keys(flow: FlowConfig) -> tuple[str, ...]:
         ("components",): is_mixture,
         ("hidden", "blocks", "dropout"): is_layered or is_mixture,
         # Gaussians that start alike stay alike.
-        ("members",): flow.name != "gaussian" or flow.base in ("low-rank", "mixture", "resampled", "made-mog"),
+        ("members",): flow.name != "gaussian" or flow.base in ("low-rank", "mixture", "made-mog"),
         ("conditioner",): is_mixture or flow.name in ("maf", "iaf", "nsf-ar"),
     }
     idle = [key for keys, is_used in used.items() if not is_used for key in keys if getattr(flow, key) != "auto"]

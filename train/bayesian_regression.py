@@ -1,7 +1,6 @@
 """Bayesian neural-network regression: a posterior over all weights, fitted by maximising the evidence bound."""
 
 import copy
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -13,8 +12,10 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
+from pushforward.common.text import unknown_name
 from pushforward.flows import Flow
-from pushforward.flows.bayesian.posterior import POSTERIORS, Gradient, WeightedNetwork, sample_with_log_density
+from pushforward.flows.bayesian.network import WeightedNetwork
+from pushforward.flows.bayesian.posterior import POSTERIORS, Gradient, sample_with_log_density
 from pushforward.train.defaults import WARMUP_STEPS
 from pushforward.train.optimizer import ClippedAdamW
 from pushforward.train.trainer import DivergedError
@@ -320,10 +321,7 @@ def _log_normal(value: Tensor, mean: Tensor, log_sd: Tensor) -> Tensor:
 
 def _check_name(what: str, name: str, known: Sequence[str]) -> None:
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"BayesianRegression: unknown {what} {name!r}; did you mean {nearest!r}? known: {', '.join(known)}"
-        )
+        raise ValueError(f"BayesianRegression: {unknown_name(what, name, known)}")
 
 
 def _matrix(x: npt.ArrayLike) -> Array:

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from pushforward.common.errors import UserError
 from pushforward.train.trainer import Standing, State
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint is missing or cannot be used."""
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pushforward.common.errors import DataError, leave_out
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError, DataError
+from pushforward.common.text import leave_out
 from pushforward.config.schema import Config, DataConfig
 from pushforward.datasets import Dataset, Dequantizer, Splits, load as load_dataset, split
 from pushforward.datasets.repeated_rows import Repeats, find_repeats

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pushforward.config.read import ConfigError
 from pushforward.config.schema import Config, FlowConfig, TrainConfig
 
 WARMUP_STEPS = 100
@@ -211,19 +210,6 @@ def candidates(config: Config, members: int, *, rows: int, features: int) -> lis
         changed = config.model_copy(update={"flow": config.flow.model_copy(update=asked)})
         out.append(resolve(changed, rows=rows, features=features, is_toy=False))
     return out
-
-
-def check_base_has_gradients(config: Config, features: int) -> None:
-    """Complain of a base whose samples carry no gradient, where the objective is made of samples.
-
-    Raises:
-        ConfigError: If it is one.
-    """
-    if config.flow.base == "resampled" and features > 2:
-        raise ConfigError(
-            f"flow.base: samples of a resampled base carry no gradient beyond 2 columns, and "
-            f"train.objective={config.train.objective} needs it; take another base, such as mixture"
-        )
 
 
 def settings(train: TrainConfig) -> Settings:

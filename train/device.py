@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError
+from pushforward.config.schema import Config
 from pushforward.flows import AutoregressiveMixture, Coupling, Marginal, MaskedAutoregressive, Model
-from pushforward.flows.kernels import fused, native
+from pushforward.flows.bijections import fused
+from pushforward.flows.kernels import native
 from pushforward.train.defaults import Settings
 
 T = TypeVar("T")
@@ -237,3 +239,22 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     text = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+@contextlib.contextmanager
+def threads_for(config: Config, features: int) -> Iterator[None]:
+    """One thread for products so small that a second one only waits, and spins where other programs are busy."""
+    flow, rows = config.flow, config.train.batch_size
+    assert flow.hidden != "auto"  # resolve has decided all three
+    assert flow.bins != "auto"
+    assert rows != "auto"
+    multiplications = rows * flow.hidden * (4 * flow.hidden + 3 * flow.bins * features)
+    if flow.conditioner == "transformer":  # which does as much for every column
+        multiplications *= features
+    before = torch.get_num_threads()
+    if multiplications < 15_000_000:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -10,11 +10,10 @@ from typing import Any, Literal
 import torch
 
 from pushforward.config.schema import Config
-from pushforward.experiment.session import threads_for
 from pushforward.train.architecture import build_model, describe, initialize, sizes_of
 from pushforward.train.data import Prepared
 from pushforward.train.defaults import candidates, members_for, settings
-from pushforward.train.device import Steps
+from pushforward.train.device import Steps, threads_for
 from pushforward.train.objectives.likelihood import Likelihood, Points
 from pushforward.train.trainer import DivergedError, State, differentiate, minimize, start
 

@@ -12,20 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.common.errors import UserError
 from pushforward.flows import Model
 from pushforward.train.defaults import Settings
 from pushforward.train.device import Steps
 from pushforward.train.layer_metrics import gradient_norms, named_layers
 from pushforward.train.objectives.base import Metrics, Objective
-from pushforward.train.objectives.likelihood import Likelihood, Points
 from pushforward.train.optimizer import ClippedAdamW
 
 VALIDATIONS = 40
 _ROLLBACKS = 5
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError, RuntimeError):
     """Training kept producing values that are not finite, also after smaller learning rates."""
+
+    exit_code = 4
 
 
 @dataclass
@@ -76,20 +78,6 @@ def start(flow: Model, settings: Settings) -> State:
 
 
 Log = Callable[[str, int, float, Metrics], None]
-
-
-def maximize_likelihood(state: State, train: Points, validation: Points, settings: Settings, **listeners: Any) -> State:
-    """Fit a flow to rows by maximum likelihood: :func:`minimize` for the objective of that name.
-
-    Args:
-        state: From ``start`` or a checkpoint.
-        train: Training rows.
-        validation: Validation rows, noise already added.
-        settings: The budget and everything else.
-        **listeners: As :func:`minimize` takes them.
-    """
-    likelihood = Likelihood(train, validation, settings.batch_size, state.progress.step)
-    return minimize(state, likelihood, settings, **listeners)
 
 
 def minimize(

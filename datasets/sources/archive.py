@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from pushforward.common.errors import DamagedError, DataError
-from pushforward.common.files import whole_file
+from pushforward.common.files import atomic_write
 
 Report = Callable[[int, int | None], None]
 """Told how many bytes are done and how many there are, None if that is not known."""
@@ -35,7 +35,7 @@ def extract(archive: Path, members: Sequence[str], target: Path, report: Report 
                 if name in missing and entry.isfile():
                     content = tar.extractfile(entry)
                     assert content is not None  # it is a file
-                    with whole_file(paths[name]) as temporary, temporary.open("wb") as out:
+                    with atomic_write(paths[name]) as temporary, temporary.open("wb") as out:
                         shutil.copyfileobj(content, out, 1 << 20)
                     del missing[name]
                     if not missing:

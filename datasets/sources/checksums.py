@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pushforward.common.files import whole_file
+from pushforward.common.files import atomic_write
 
 
 def found_checksum(path: Path, algorithm: str) -> str:
@@ -31,7 +31,7 @@ def found_checksum(path: Path, algorithm: str) -> str:
 def remember(path: Path, checksum: str) -> None:
     """Keep a file's checksum in a hidden file beside it; where that cannot be, it is computed again next time."""
     record = _record(path)
-    with contextlib.suppress(OSError), whole_file(record) as temporary:
+    with contextlib.suppress(OSError), atomic_write(record) as temporary:
         temporary.write_text(json.dumps({**_stamp(path), "checksum": checksum}) + "\n", encoding="utf-8")
 
 

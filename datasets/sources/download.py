@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pushforward.common.new_folder import new_folder
-from pushforward.common.one_at_a_time import one_at_a_time
+from pushforward.common.files import new_folder
+from pushforward.common.lock import file_lock
 from pushforward.datasets.sources.archive import Report
 
 _BLOCK_BYTES = 1 << 18
@@ -84,7 +84,7 @@ def download(
         if tell is not None:
             tell(f"{target.name}: another process is downloading it; waiting for it to end")
 
-    with new_folder(target.parent), one_at_a_time(target, waiting) as waited:
+    with new_folder(target.parent), file_lock(target, waiting) as waited:
         if waited and checksum is not None and target.is_file() and _checksum(target, checksum) == checksum:
             return checksum
         return _download(urls, target, checksum, expected_bytes, needed_bytes, report, wait)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pushforward.common.errors import DataError, nearest
-from pushforward.common.files import whole_file
-from pushforward.common.new_folder import new_folder
-from pushforward.common.one_at_a_time import one_at_a_time
+from pushforward.common.errors import DataError
+from pushforward.common.files import atomic_write, new_folder
+from pushforward.common.lock import file_lock
+from pushforward.common.text import did_you_mean
 from pushforward.datasets.sources import literature_sets
 from pushforward.datasets.sources.archive import Report, extract_zipped
 from pushforward.datasets.sources.checksums import remember
@@ -64,7 +64,7 @@ def wanted(names: list[str]) -> list[str]:
             raise DataError(f"{name}: comes with the package, there is nothing to download; fit it by its name")
         if canonical not in groups and canonical not in UCI and canonical not in LITERATURE:
             known = (*UCI, *LITERATURE, *groups)
-            raise DataError(f"unknown dataset {name!r}{nearest(name, known)} known: {', '.join(known)}")
+            raise DataError(f"unknown dataset {name!r}; {did_you_mean(name, known)}known: {', '.join(known)}")
         out += groups.get(canonical, [canonical])
     return list(dict.fromkeys(out))
 
@@ -191,6 +191,6 @@ def _recorded(folder: Path) -> dict[str, str]:
 
 
 def _record(folder: Path, file: str, sha256: str) -> None:
-    with one_at_a_time(folder / RECORD), contextlib.suppress(OSError), whole_file(folder / RECORD) as temporary:
+    with file_lock(folder / RECORD), contextlib.suppress(OSError), atomic_write(folder / RECORD) as temporary:
         content = {**_recorded(folder), file: sha256}
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DamagedError, DataError
-from pushforward.common.files import whole_file
+from pushforward.common.files import atomic_write
 from pushforward.datasets.dataset import Dataset
 from pushforward.datasets.sources import literature_sets
 from pushforward.datasets.sources.archive import Report, extract
@@ -208,10 +208,10 @@ def _write(place: Path, parts: Parts, about: dict[str, Any]) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
         for name, part in zip(_PARTS, parts, strict=True):
-            with whole_file(place / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            with atomic_write(place / f"{name}.npy") as temporary, temporary.open("wb") as file:
                 np.save(file, part)
         # Last, so that what it tells of is there.
-        with whole_file(place / "about.json") as temporary:
+        with atomic_write(place / "about.json") as temporary:
             temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
     except OSError:
         with contextlib.suppress(OSError):

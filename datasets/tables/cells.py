@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.errors import DataError, leave_out
+from pushforward.common.errors import DataError
+from pushforward.common.text import leave_out
 
 LARGEST_INTEGER = 2.0**53
 """Beyond this, neighbouring integers are one and the same float64."""

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.errors import DataError, nearest
+from pushforward.common.errors import DataError
+from pushforward.common.text import did_you_mean
 from pushforward.datasets.tables.read import Numbers
 from pushforward.datasets.tables.splits import Splits
 
@@ -62,7 +63,7 @@ def find_protocol(name: str, fold: int = 0) -> Protocol:
     """
     if name not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
-        raise DataError(f"data.protocol: unknown protocol {name!r}{nearest(name, PROTOCOLS)} known: {known}")
+        raise DataError(f"data.protocol: unknown protocol {name!r}; {did_you_mean(name, PROTOCOLS)}known: {known}")
     protocol = PROTOCOLS[name]
     most = LARGEST_FOLD if protocol.folds is None else protocol.folds - 1
     if not 0 <= fold <= most:

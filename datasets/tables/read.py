@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.errors import DataError, leave_out, nearest
+from pushforward.common.errors import DataError
+from pushforward.common.text import did_you_mean, leave_out
 from pushforward.datasets.tables.cells import Cells
 from pushforward.datasets.tables.delimited import MISSING, read_delimited
 
@@ -153,7 +154,7 @@ def check_names(where: str, option: str, wanted: Sequence[str], names: Sequence[
     for name in wanted:
         if name not in names:
             known = ", ".join(names)
-            raise DataError(f"{where}: {option} names {name!r}{nearest(name, names)} the columns are: {known}")
+            raise DataError(f"{where}: {option} names {name!r}; {did_you_mean(name, names)}the columns are: {known}")
 
 
 def to_numbers(table: "pa.Table", where: str, names: Sequence[str]) -> Numbers:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
-from pushforward.common.files import whole_file
+from pushforward.common.files import atomic_write
 from pushforward.datasets.tables.dequantize import snap
 from pushforward.datasets.tables.schema import Column, Schema
 
@@ -42,7 +42,7 @@ def write_table(path: str | Path, rows: Array, context: Array | None, schema: Sc
     if kind is None:
         raise DataError(f"{path.name}: cannot write this kind of file; use one of {', '.join(WRITTEN_ENDINGS)}")
     table = _table(rows, context, schema, as_text=kind != ".parquet")
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         _write(table, partial, kind)
 
 

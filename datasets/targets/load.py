@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from pushforward.common.errors import DataError, nearest
+from pushforward.common.errors import DataError
+from pushforward.common.text import did_you_mean
 from pushforward.datasets.targets.base import FunctionTarget, Target, check_features, one_line
 from pushforward.datasets.targets.energies import U1, U2, U3, U4, double_well
 from pushforward.datasets.targets.gaussian import Banana, Funnel, GaussianChain, GaussianMixture
@@ -77,7 +78,7 @@ def _named(text: str, features: int | None) -> Target:
     if name in _ANY_FEATURES:
         return _ANY_FEATURES[name](TARGETS[name].features if features is None else features)
     raise DataError(
-        f"unknown target {text!r}{nearest(text, TARGETS)} known: {', '.join(TARGETS)}; "
+        f"unknown target {text!r}; {did_you_mean(text, TARGETS)}known: {', '.join(TARGETS)}; "
         f"or {PREFIX}MODULE:FUNCTION of your own"
     )
 
@@ -152,7 +153,7 @@ def _found(source: str, module: Any, attribute: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [name for name in dir(found) if not name.startswith("_")]
-            raise DataError(f"{source}: {where} has no {part!r}{nearest(part, public)}".removesuffix(";"))
+            raise DataError(f"{source}: {where} has no {part!r}; {did_you_mean(part, public)}".rstrip("; "))
         found, where = getattr(found, part), part
     return found
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pushforward.common.markup import Html, join, tag
 from pushforward.evaluate.plots.axes import Array
-from pushforward.reports.page import Html, join, tag
 
 SHOWN = 12
 """Columns drawn large; the others are there to open."""

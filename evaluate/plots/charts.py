@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pushforward.common.markup import Html, join, tag
 from pushforward.common.numbers import decimals_of, fixed, significant
 from pushforward.evaluate.plots.axes import Array, Axis, around, settled, worth_drawing
-from pushforward.reports.page import Html, join, tag
 
 COLOURS = 8
 """Colours there are; the ninth line begins again, with another dash."""

@@ -5,7 +5,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows.bijections.base import check_shape
+from pushforward.flows.checks import check_shape
 
 
 class Base(nn.Module):

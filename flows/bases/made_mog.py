@@ -12,8 +12,9 @@ from torch.special import ndtri
 from pushforward.flows.bases.base import Base
 from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bases.normal import noise_between, normal_cdf
-from pushforward.flows.bijections.base import check_shape
-from pushforward.flows.kernels import fused, native
+from pushforward.flows.bijections import fused
+from pushforward.flows.checks import check_shape
+from pushforward.flows.kernels import native
 from pushforward.flows.networks.masked import MaskedConditioner
 from pushforward.flows.univariate.base import Univariate
 

@@ -1,7 +1,7 @@
 """A network whose weights are one vector, and laws of that vector as flows: what a Bayesian network is made of."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -10,58 +10,6 @@ from torch import Tensor, nn
 from pushforward.flows import ActNorm, Affine, Bijection, Chain, Coupling, Flow, Gaussian, ResidualNet
 
 Gradient = Literal["total", "path"]
-
-
-class WeightedNetwork(nn.Module):
-    """A fully connected network whose weights are an argument: one vector for all of them, many vectors at a time.
-
-    Weights are in units of their fan-in: a layer multiplies by ``w / sqrt(inputs)``, so that weights of unit size
-    make outputs of the size of the inputs. Biases are as they are. Hidden units are rectified linear.
-
-    Args:
-        inputs: Number of inputs.
-        hidden: Widths of the hidden layers; empty for a linear model.
-        outputs: Number of outputs.
-
-    Shape:
-        inputs ``(n, inputs)``, weights ``(s, size)``, outputs ``(s, n, outputs)``.
-    """
-
-    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int) -> None:
-        super().__init__()
-        self.widths = [inputs, *hidden, outputs]
-        self.layers = list(zip(self.widths[:-1], self.widths[1:], strict=True))
-        self.size = sum((a + 1) * b for a, b in self.layers)
-
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        h, place = x, 0
-        for layer, (a, b) in enumerate(self.layers):
-            matrix, bias = weights[:, place : place + a * b], weights[:, place + a * b : place + (a + 1) * b]
-            place += (a + 1) * b
-            h = h @ (matrix.unflatten(1, (a, b)) / math.sqrt(a)) + bias.unsqueeze(1)
-            if layer < len(self.layers) - 1:
-                h = h.relu()
-        return h
-
-    def groups(self, each_input: bool) -> Tensor:
-        """Number of the group ``(size,)`` of each weight: weights and biases of each layer, or of each input."""
-        found, last = [], -1
-        for layer, (a, b) in enumerate(self.layers):
-            of_input = torch.arange(a if each_input and layer == 0 else 1)
-            weights = last + 1 + of_input.repeat_interleave(a * b // len(of_input))
-            last = int(weights[-1]) + 1
-            found += [weights, torch.full((b,), last)]
-        return torch.cat(found)
-
-    def start(self) -> Tensor:
-        """Sizes ``(size,)`` of weights to start from, in units of the prior's standard deviation.
-
-        Biases are zero, so that all units see the data; the last layer is small: training begins near a constant.
-        """
-        found = []
-        for layer, (a, b) in enumerate(self.layers):
-            found += [torch.full((a * b,), 1.0 if layer < len(self.layers) - 1 else 0.3), torch.zeros(b)]
-        return torch.cat(found)
 
 
 class LowRankLinear(Bijection):

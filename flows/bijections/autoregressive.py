@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.flows.bijections import fused
 from pushforward.flows.bijections.base import Bijection
-from pushforward.flows.kernels import fused
 from pushforward.flows.networks.masked import MaskedConditioner
 from pushforward.flows.univariate.base import Univariate
 

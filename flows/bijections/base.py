@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pushforward.flows.checks import check_shape
+
 if TYPE_CHECKING:
     # nflows carries no types: to a type checker its Transform is the Module it derives from.
     from torch.nn import Module as Transform
@@ -162,12 +164,6 @@ def without_dropout(module: nn.Module) -> Iterator[None]:
 
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-
-
-def check_shape(where: str, what: str, value: Tensor, size: int) -> None:
-    """Raise a ``ValueError`` unless the last dimension of ``value`` is ``size``."""
-    if value.dim() < 1 or value.shape[-1] != size:
-        raise ValueError(f"{where}: expected {what} of shape (..., {size}); got {tuple(value.shape)}")
 
 
 class Foreign(Bijection):

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pushforward.flows.bijections import fused
 from pushforward.flows.bijections.base import Bijection, pull_back, without_dropout
-from pushforward.flows.kernels import fused
-from pushforward.flows.networks.masked import ResidualNet
+from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.univariate.base import Univariate
 
 

@@ -9,17 +9,30 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pushforward.flows.bijections.base import Bijection
 from pushforward.flows.kernels.elementwise import is_observed
 
 _LEAST, _MOST = 256, 16_384  # points of a graph; beyond, a GPU is busy enough for launches not to matter
 
 Points = tuple[Tensor, Tensor]
+
+
+class Bijection(Protocol):
+    """What a graph asks of a bijection; the class itself is built on this package."""
+
+    context: int
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Points:
+        """Map base to data."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The bijection and everything inside."""
+        ...
 
 
 def inverse(bijection: Bijection, z: Tensor, context: Tensor | None) -> Points:

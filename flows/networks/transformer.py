@@ -1,6 +1,5 @@
 """A causal transformer as the network of an autoregressive layer: features are tokens."""
 
-import difflib
 import math
 from typing import Any
 
@@ -8,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pushforward.flows.bijections.base import check_shape
+from pushforward.common.text import unknown_name
+from pushforward.flows.checks import check_at_least, check_dropout, check_shape
 from pushforward.flows.networks.incremental import Incremental
-from pushforward.flows.networks.masked import _check_at_least, _check_dropout
 
 EMBEDDINGS = ("linear", "periodic")
 _WAVES = 16
@@ -85,16 +84,13 @@ class MaskedTransformer(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        _check_at_least(name, 1, features=features, outputs_per_feature=outputs_per_feature, hidden=hidden, heads=heads)
-        _check_at_least(name, 0, context=context, blocks=blocks)
-        _check_dropout(name, dropout)
+        check_at_least(name, 1, features=features, outputs_per_feature=outputs_per_feature, hidden=hidden, heads=heads)
+        check_at_least(name, 0, context=context, blocks=blocks)
+        check_dropout(name, dropout)
         if hidden % heads:
             raise ValueError(f"{name}: expected hidden to be a multiple of heads; got {hidden} and {heads}")
         if embedding not in EMBEDDINGS:
-            nearest = difflib.get_close_matches(embedding, EMBEDDINGS, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"{name}: unknown embedding {embedding!r}; did you mean {nearest!r}? known: {', '.join(EMBEDDINGS)}"
-            )
+            raise ValueError(f"{name}: {unknown_name('embedding', embedding, EMBEDDINGS)}")
         self.features, self.outputs_per_feature, self.context = features, outputs_per_feature, context
         self.hidden, self.blocks, self.heads, self.dropout = hidden, blocks, heads, dropout
         self.embedding = embedding

@@ -5,7 +5,7 @@ conditioner whose last layer starts at zero makes a layer that starts as the ide
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -94,45 +94,3 @@ def invert(
     value, log_derivative = univariate.forward(x, parameters)
     x = x - (value - z) * torch.exp(-log_derivative.detach())
     return x, -univariate.forward(x, parameters)[1]
-
-
-@dataclass(frozen=True)
-class Affine(Univariate):
-    r"""Scale and shift, :math:`z = e^{s} x + t` with :math:`s = S \tanh(a / S)`.
-
-    The bound :math:`S` keeps one layer from multiplying by more than :math:`e^S`, which is what makes deep affine
-    flows overflow; within a fraction of :math:`S` it does nothing.
-
-    Args:
-        log_scale_bound: The bound :math:`S` on the log-scale.
-
-    References:
-        - Dinh et al. (2017), Density estimation using Real NVP, https://arxiv.org/abs/1605.08803, eqs. 7-8.
-    """
-
-    log_scale_bound: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not self.log_scale_bound > 0:
-            raise ValueError(f"Affine: expected log_scale_bound above 0; got {self.log_scale_bound}")
-
-    @property
-    def size(self) -> int:
-        return 2
-
-    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._shift_and_log_scale(parameters)
-        z = x * torch.exp(log_scale) + shift
-        return z, log_scale.expand_as(z)
-
-    def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = self._shift_and_log_scale(parameters)
-        x = (z - shift) * torch.exp(-log_scale)
-        return x, (-log_scale).expand_as(x)
-
-    def kernel(self) -> native.Map | None:
-        return native.Map(kind=native.AFFINE, bound=self.log_scale_bound)
-
-    def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = parameters.unbind(-1)
-        return shift, self.log_scale_bound * torch.tanh(raw / self.log_scale_bound)

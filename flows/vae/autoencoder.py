@@ -1,6 +1,5 @@
 """The variational autoencoder made of flows: prior and posterior are any flow, the decoder any law of rows."""
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
@@ -8,12 +7,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pushforward.common.text import unknown_name
 from pushforward.flows.bases.base import LocationScale
 from pushforward.flows.bases.gaussian import Gaussian
-from pushforward.flows.bijections.base import Chain, check_shape
+from pushforward.flows.bijections.base import Chain
 from pushforward.flows.bijections.normalization import ActNorm, Standardize
+from pushforward.flows.checks import check_shape
 from pushforward.flows.flow import Flow
-from pushforward.flows.networks.masked import ResidualNet
+from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.presets import build
 from pushforward.flows.vae.decoders import (
     BernoulliDecoder,
@@ -22,6 +23,7 @@ from pushforward.flows.vae.decoders import (
     GaussianDecoder,
     LogisticDecoder,
 )
+from pushforward.flows.vae.encoder import Encoder
 
 CHUNK = 4_096
 """Pairs of a row and a latent point that are evaluated at a time where no gradient is asked for."""
@@ -30,30 +32,6 @@ SCORE_SAMPLES = 512
 """Latent points a row by which rows are scored."""
 
 Estimator = Literal["total", "path", "dreg"]
-
-
-class Encoder(nn.Module):
-    """Network that reads rows in the units of the data.
-
-    Args:
-        net: Network from standardised rows ``(..., D)`` to the posterior's context ``(..., C)``.
-        standardize: The data's location and scale; None to hand rows on as they are.
-    """
-
-    def __init__(self, net: nn.Module, standardize: Standardize | None = None) -> None:
-        super().__init__()
-        self.net = net
-        self.standardize = standardize
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.standardize is not None:
-            x = self.standardize(x)[0]
-        context: Tensor = self.net(x)
-        return context
-
-    def config(self) -> dict[str, Any]:
-        """Arguments that rebuild this encoder (without its weights)."""
-        return {"net": self.net, "standardize": self.standardize}
 
 
 class Autoencoder(nn.Module):
@@ -319,8 +297,7 @@ def build_autoencoder(
         ValueError: If a name is unknown (the nearest is named) or a size is out of range.
     """
     if decoder not in DECODERS:
-        nearest = difflib.get_close_matches(decoder, DECODERS, n=1, cutoff=0.0)
-        raise ValueError(f"unknown decoder {decoder!r}; did you mean {nearest[0]!r}? known: {', '.join(DECODERS)}")
+        raise ValueError(unknown_name("decoder", decoder, DECODERS))
     counts = decoder in ("categorical", "logistic")
     if counts != (values is not None):
         expected = "the number of values" if counts else "values for a categorical or logistic decoder only"

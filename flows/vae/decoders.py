@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pushforward.flows.bijections.base import check_shape
 from pushforward.flows.bijections.normalization import Standardize
+from pushforward.flows.checks import check_shape
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 

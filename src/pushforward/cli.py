@@ -17,6 +17,7 @@ import click
 from pushforward import __version__
 from pushforward.commands.common import say
 from pushforward.commands.group import COMMAND, CommandGroup
+from pushforward.common.errors import UserError
 
 # Module below pushforward.commands, and what the list of commands says.
 _COMMANDS = {
@@ -33,18 +34,6 @@ _COMMANDS = {
     "wandb": ("wandb", "Upload runs to Weights & Biases; make a dashboard there."),
     "datasets": ("datasets", "List the data sets there are; download them."),
     "recipes": ("recipes", "List configurations of the literature, ready to fit."),
-}
-
-# By class name: the classes live in modules that take seconds to import.
-_EXIT_CODES = {
-    "ConfigError": 2,
-    "RunUsageError": 2,
-    "WandbLoginError": 2,
-    "DataError": 3,
-    "DivergedError": 4,
-    "RunError": 1,
-    "CheckpointError": 1,
-    "ModelFileError": 1,
 }
 
 
@@ -82,7 +71,7 @@ class _Commands(CommandGroup):
             if ctx.params.get("debug"):
                 raise
             say(f"{ctx.meta.get(COMMAND, ctx.info_name)}: {_one_line(error)}")
-            ctx.exit(next((_EXIT_CODES[c.__name__] for c in type(error).__mro__ if c.__name__ in _EXIT_CODES), 1))
+            ctx.exit(error.exit_code if isinstance(error, UserError) else 1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -102,5 +91,4 @@ def _one_line(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
     text = " ".join(str(error).split())
-    known = any(c.__name__ in _EXIT_CODES for c in type(error).__mro__)
-    return text if known else f"{type(error).__name__}: {text} (pushforward --debug shows where)"
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text} (pushforward --debug shows where)"

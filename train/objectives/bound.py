@@ -1,18 +1,15 @@
 """Bounds on the likelihood of rows as an objective: how autoencoders learn."""
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pushforward.datasets.tables.splits import spread
 from pushforward.evaluate.likelihood import nll_from
-from pushforward.flows import Flow
 from pushforward.flows.vae.autoencoder import Autoencoder, Estimator
-from pushforward.train.defaults import Settings
 from pushforward.train.objectives.base import Metrics, Validation
 from pushforward.train.objectives.likelihood import Likelihood, Points
-from pushforward.train.trainer import State, minimize, start
 
 Bound = Literal["elbo", "iwae"]
 
@@ -106,42 +103,3 @@ class BoundObjective:
             bounds = flow.log_prob_bound(self.validation, self.validation_samples)
         found = nll_from(bounds.double().cpu().numpy())
         return Validation(found.nll, {"val/bound_se": found.se})
-
-
-def begin(model: Autoencoder, settings: Settings) -> State:
-    """The state of a fit that has not begun; the loop knows a model by its parameters alone."""
-    return start(cast(Flow, model), settings)
-
-
-def maximize_bound(
-    model: Autoencoder,
-    train: Tensor,
-    validation: Tensor,
-    settings: Settings,
-    *,
-    seed: int = 0,
-    listeners: dict[str, Any] | None = None,
-    **options: Any,
-) -> State:
-    """Fit an autoencoder by a bound on the likelihood: ``train.loop.minimize`` for that objective.
-
-    Args:
-        model: The autoencoder; it ends with the best weights, in evaluation mode.
-        train: Training rows ``(n, D)`` as the decoder takes them, on the model's device.
-        validation: Validation rows, likewise.
-        settings: The budget and everything else.
-        seed: Of batches, noise and dropout; random numbers outside the fit are left as they were.
-        listeners: ``log``, ``stop`` and ``warn`` of ``minimize``.
-        **options: Of :class:`BoundObjective`.
-
-    Returns:
-        Where training ended; ``progress.best_loss`` is minus the best bound.
-
-    Raises:
-        ValueError: As :class:`BoundObjective`.
-        DivergedError: If the bound does not stay finite.
-    """
-    objective = BoundObjective(train, validation, settings.batch_size, seed=seed, **options)
-    with torch.random.fork_rng(devices=[train.device] if train.is_cuda else []):
-        torch.manual_seed(seed)
-        return minimize(begin(model, settings), objective, settings, **(listeners or {}))

@@ -19,7 +19,6 @@ variance is :math:`(\sigma^2 - 1)^2 / \sigma^4` times that of ``path-wise``, whi
 1/2`, so far from the optimum, where the flow is much too narrow.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -27,6 +26,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pushforward.common.text import unknown_name
 from pushforward.flows import Flow
 from pushforward.flows.bijections.base import pull_back
 
@@ -227,8 +227,7 @@ def _with_gradient(value: Tensor, loss: Tensor) -> Tensor:
 
 def _check(estimator: str, n: int) -> None:
     if estimator not in ESTIMATORS:
-        near = difflib.get_close_matches(estimator, ESTIMATORS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown estimator {estimator!r}; did you mean {near!r}? known: {', '.join(ESTIMATORS)}")
+        raise ValueError(unknown_name("estimator", estimator, ESTIMATORS))
     least = 2 if estimator == "score-function" else 1
     if n < least:
         raise ValueError(f"{estimator}: expected at least {least} points; got {n}")

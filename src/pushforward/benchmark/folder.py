@@ -21,7 +21,9 @@ import pushforward
 from pushforward.benchmark.jobs import Budget, Cell, Column, Result
 from pushforward.benchmark.methods import PEERS
 from pushforward.benchmark.suites import Suite, names_in_text
-from pushforward.runs.folder import RunError, RunFolder, RunUsageError, git, making_folder, reason
+from pushforward.common.errors import RunError, RunUsageError, reason
+from pushforward.common.git import git
+from pushforward.runs.folder import RunFolder, making_folder
 
 _RECORD = "benchmark.json"
 _WORDS = {"seconds": "--seconds", "steps": "--steps", "protocol": "--protocol", "threads": "threads of a fit"}
@@ -151,11 +153,11 @@ class BenchmarkFolder:
         Raises:
             RunError: If it cannot be written.
         """
-        from pushforward.common.files import whole_file
+        from pushforward.common.files import atomic_write
 
         path = self.path / name
         try:
-            with whole_file(path, sync=True) as partial:
+            with atomic_write(path, sync=True) as partial:
                 partial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise RunError(f"{path}: cannot write: {reason(error)}") from None

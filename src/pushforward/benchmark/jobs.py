@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pushforward.benchmark.methods import Method, parse_method
 from pushforward.benchmark.suites import Dequantize, Suite, names_in_text, set_name
-from pushforward.runs.folder import RunError
+from pushforward.common.errors import RunError
 
 Array = npt.NDArray[np.float64]
 Status = Literal["finished", "failed"]
@@ -217,7 +217,7 @@ class Result:
 
     def to_line(self) -> str:
         """The result as a line of JSON."""
-        from pushforward.common.json_safe import json_safe
+        from pushforward.common.files import json_safe
 
         return json.dumps(json_safe(asdict(self)), ensure_ascii=False, allow_nan=False) + "\n"
 

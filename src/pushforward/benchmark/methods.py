@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pushforward.config.read import ConfigError, load_config, nearest
+from pushforward.common.errors import ConfigError
+from pushforward.common.text import did_you_mean
+from pushforward.config.read import load_config
 from pushforward.config.schema import Config
 
 Kind = Literal["baseline", "peer", "fit"]
@@ -153,7 +155,7 @@ def parse_method(spec: str) -> Method:
     else:
         wrong = next(word for word in words if "=" not in word)
         known = [*BASELINES, AUTO, *(f"{key}:{flow}" for key, flows in PEERS.items() for flow in flows)]
-        hint = nearest(wrong.lower(), known)
+        hint = did_you_mean(wrong.lower(), known)
         raise ConfigError(f"--methods: unknown method '{wrong}'; {hint}known: {known_methods()}")
     _check_keys(method)
     return method
@@ -162,7 +164,7 @@ def parse_method(spec: str) -> Method:
 def _peer(library: str, rest: str, overrides: Sequence[str]) -> Method:
     flow, _, ending = rest.partition(":")
     if flow not in PEERS[library]:
-        hint = nearest(flow, PEERS[library])
+        hint = did_you_mean(flow, PEERS[library])
         raise ConfigError(f"--methods: unknown flow '{flow}' of {library}; {hint}known: {', '.join(PEERS[library])}")
     if ending not in ("", MATCHED):
         raise ConfigError(f"--methods: {library}:{flow}: expected nothing or ':{MATCHED}' after it; got ':{ending}'")
@@ -177,7 +179,7 @@ def _check_keys(method: Method) -> None:
             raise ConfigError(f"--methods: {key} is decided by the benchmark; leave it out of '{method.spec}'")
         if method.kind == "peer" and key not in _PEER_KEYS:
             raise ConfigError(
-                f"--methods: '{key}' is no key of {method.library}:{method.flow}; {nearest(key, _PEER_KEYS)}"
+                f"--methods: '{key}' is no key of {method.library}:{method.flow}; {did_you_mean(key, _PEER_KEYS)}"
                 f"it takes {', '.join(_PEER_KEYS)}"
             )
     if not any("{set}" in file for file in method.files):

@@ -16,11 +16,10 @@ from pushforward.benchmark.text import (
     published_cell,
     published_marks,
 )
+from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import NOTHING, count, duration, fixed, measured, minus
 from pushforward.reports.page import (
     Card,
-    Child,
-    Html,
     cards,
     command,
     details,
@@ -28,11 +27,9 @@ from pushforward.reports.page import (
     facts,
     figure,
     in_sections,
-    join,
     listed,
     notes,
     table,
-    tag,
 )
 from pushforward.runs.stop_reasons import ending_in_words
 

@@ -7,9 +7,10 @@ from pushforward.benchmark.methods import Method
 from pushforward.benchmark.published import Figure, Published
 from pushforward.benchmark.scores import Estimate
 from pushforward.benchmark.table import BEST, BenchmarkTable
+from pushforward.common.markup import Child, join, tag
 from pushforward.common.numbers import NOTHING, fixed, minus, plain
 from pushforward.evaluate.plots.charts import Dot, dot_plot
-from pushforward.reports.page import Child, details, figure, join, table, tag
+from pushforward.reports.page import details, figure, table
 
 _PUBLISHED_DOTS = 8
 _PUBLISHED_COLOUR = 7

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.benchmark.methods import Method
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError
 from pushforward.config.schema import Config, FlowConfig, TrainConfig
 from pushforward.evaluate.likelihood import nll
 from pushforward.train.defaults import resolve

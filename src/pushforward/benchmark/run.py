@@ -16,13 +16,13 @@ from typing import Any
 from pushforward.benchmark.folder import BenchmarkFolder
 from pushforward.benchmark.jobs import Budget, Column, Plan, Result
 from pushforward.benchmark.methods import Method, parse_methods
-from pushforward.benchmark.scheduler import BenchmarkSession
+from pushforward.benchmark.scheduler import JobScheduler
 from pushforward.benchmark.sources import column_names, missing_sets, read_sources
 from pushforward.benchmark.suites import FILES, Suite, chosen_folds, chosen_sets, labels, set_name, suite_of
 from pushforward.benchmark.table import BenchmarkTable, build_table
 from pushforward.benchmark.table_data import long_table, table_dict
-from pushforward.config.read import ConfigError, load_config
-from pushforward.runs.folder import RunError
+from pushforward.common.errors import ConfigError, RunError
+from pushforward.config.read import load_config
 
 JOB_TYPE = "benchmark"
 
@@ -173,7 +173,7 @@ def run_benchmark(
         if not plan.cells and not folder.results:
             _nothing(request)
         tracker = _Tracker(folder, plan, wandb, tell)
-        session = BenchmarkSession(
+        session = JobScheduler(
             plan,
             folder,
             jobs=jobs,

@@ -28,8 +28,8 @@ from pushforward.benchmark.jobs import (
 )
 from pushforward.benchmark.methods import parse_method
 from pushforward.benchmark.sources import as_options
+from pushforward.common.errors import RunError
 from pushforward.experiment.signals import StopOnSignal
-from pushforward.runs.folder import RunError
 
 _CHILD = "pushforward.benchmark.child"
 _WORKER = "pushforward.benchmark.worker"
@@ -59,7 +59,7 @@ class Job:
         return self.cells[0].source
 
 
-class BenchmarkSession:
+class JobScheduler:
     """Runs the cells of a plan that have no result yet.
 
     Args:

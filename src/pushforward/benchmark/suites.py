@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from pushforward.benchmark.published import PUBLISHED, Published
-from pushforward.config.read import ConfigError, nearest
+from pushforward.common.errors import ConfigError
+from pushforward.common.text import did_you_mean
 
 Units = Literal["data", "standardized"]
 Score = Literal["log-likelihood", "nll"]
@@ -180,7 +181,8 @@ def suite_of(
 
     if protocol not in PROTOCOLS:
         raise ConfigError(
-            f"--protocol: unknown protocol '{protocol}'; {nearest(protocol, PROTOCOLS)}known: {', '.join(PROTOCOLS)}"
+            f"--protocol: unknown protocol '{protocol}'; "
+            f"{did_you_mean(protocol, PROTOCOLS)}known: {', '.join(PROTOCOLS)}"
         )
     most = PROTOCOLS[protocol].folds
     return replace(suite, protocol=protocol, most_folds=most, dequantize="off")
@@ -190,7 +192,7 @@ def check_source(source: str) -> None:
     """Complain of a source that is no known data set and no file, before anything is run.
 
     Raises:
-        ConfigError: With the nearest name.
+        ConfigError: With the did_you_mean name.
     """
     from pushforward.datasets import names
 
@@ -204,7 +206,7 @@ def check_source(source: str) -> None:
     if Path(source).suffix or "/" in source:
         raise ConfigError(f"{source}: no such file")
     raise ConfigError(
-        f"unknown suite or data set '{source}'; {nearest(source, [*SUITES, *known])}suites: {', '.join(SUITES)}; "
+        f"unknown suite or data set '{source}'; {did_you_mean(source, [*SUITES, *known])}suites: {', '.join(SUITES)}; "
         "data sets: see pushforward datasets; or the path of a file that exists"
     )
 
@@ -220,7 +222,8 @@ def chosen_sets(suite: Suite, names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         if name not in suite.sets and _canonical(name) not in known:
             raise ConfigError(
-                f"--sets: '{name}' is not of the suite {suite.name}; {nearest(name, known)}it has {', '.join(known)}"
+                f"--sets: '{name}' is not of the suite {suite.name}; "
+                f"{did_you_mean(name, known)}it has {', '.join(known)}"
             )
         wanted.append(name if name in suite.sets else known[_canonical(name)])
     return tuple(dict.fromkeys(wanted))

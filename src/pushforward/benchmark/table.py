@@ -19,7 +19,7 @@ from pushforward.benchmark.methods import BASELINES, Method, parse_method
 from pushforward.benchmark.published import COLUMNS, Published
 from pushforward.benchmark.scores import Estimate, RowScores, Run, difference, estimate, ranks
 from pushforward.benchmark.suites import Suite, labels, score_in_words
-from pushforward.runs.folder import RunError
+from pushforward.common.errors import RunError
 
 BEST, WITHIN = "best", "within"
 _NOT_PUBLISHED = "not the published"

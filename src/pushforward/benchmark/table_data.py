@@ -6,7 +6,7 @@ from pushforward.benchmark.jobs import Column
 from pushforward.benchmark.methods import Method
 from pushforward.benchmark.published import ERROR_BARS, EVIDENCE
 from pushforward.benchmark.table import BenchmarkTable, Entry
-from pushforward.common.json_safe import json_safe
+from pushforward.common.files import json_safe
 
 
 def table_dict(table: BenchmarkTable) -> dict[str, Any]:

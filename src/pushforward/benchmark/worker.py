@@ -15,16 +15,14 @@ import torch
 from pushforward.benchmark.methods import Method, parse_method
 from pushforward.benchmark.peers import build_peer, peer_config, train_peer
 from pushforward.benchmark.suites import set_name
-from pushforward.common.files import whole_file
-from pushforward.common.json_safe import json_safe
+from pushforward.common.files import atomic_write, json_safe
 from pushforward.config.read import load_config
 from pushforward.evaluate.baselines import Baseline, fit_baselines
 from pushforward.evaluate.likelihood import log_prob
-from pushforward.experiment.session import threads_for
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
 from pushforward.train.data import Prepared, load_data, prepare
-from pushforward.train.device import choose_device
+from pushforward.train.device import choose_device, threads_for
 
 MIXTURE_SECONDS = 60.0
 """Time that the Gaussian mixture may take, where fits get as much or more."""
@@ -115,7 +113,7 @@ def _write(folder: Path, prepared: Prepared, log_probs: Any, facts: dict[str, An
         "sha256": dataset.sha256 or "",
         "notes": list(dataset.notes),
     }
-    with whole_file(folder / "result.json") as partial:
+    with atomic_write(folder / "result.json") as partial:
         partial.write_text(json.dumps(json_safe(facts), allow_nan=False) + "\n", encoding="utf-8")
 
 

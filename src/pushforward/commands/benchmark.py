@@ -78,7 +78,7 @@ def benchmark(
     """  # noqa: D301 - what click takes for lines to leave as they are is a backspace
     from pushforward.benchmark.run import benchmark_plan, check_device, run_benchmark
     from pushforward.benchmark.sources import read_sources
-    from pushforward.config.read import ConfigError
+    from pushforward.common.errors import ConfigError
 
     if is_list and not arguments:
         check_device(device or "auto")

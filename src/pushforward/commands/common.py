@@ -57,7 +57,7 @@ def load_density(run: Path, device: str | None) -> "FittedDensity":
     """Load the density of a run, for scores and samples."""
     folder = open_run(run)
     if not (folder.model / "config.json").exists() and folder.status == "running":
-        from pushforward.runs.folder import RunError
+        from pushforward.common.errors import RunError
 
         raise RunError(
             f"{run}: is still being fitted and has no model yet; `pushforward report {run}` shows how it goes"
@@ -67,7 +67,7 @@ def load_density(run: Path, device: str | None) -> "FittedDensity":
 
     chosen = choose_device(device or "cpu")
     if chosen.type == "mps":
-        from pushforward.config.read import ConfigError
+        from pushforward.common.errors import ConfigError
 
         raise ConfigError("--device: scores and samples are computed in float64, which mps does not have; use cpu")
     return FittedDensity.load(folder.model, device=str(chosen))

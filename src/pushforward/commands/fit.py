@@ -63,7 +63,8 @@ def fit(
     KEY=VALUE sets a key of the configuration, such as flow=nsf-ar, train.seconds=60 or data.drop=id;
     --print-config shows them all. `pushforward recipes` lists configurations of the literature for -c.
     """
-    from pushforward.config.read import ConfigError, load_config
+    from pushforward.common.errors import ConfigError
+    from pushforward.config.read import load_config
 
     # DATA is optional: --resume knows it, and a YAML file may name it.
     data, overrides = split_data(arguments)

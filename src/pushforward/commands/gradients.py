@@ -55,7 +55,8 @@ def gradients(
     Where the variances are known they stand beside the measured ones:
     pushforward gradients gaussian target.features=1 flow=gaussian --scale 0.5 --steps 0 --replicates 1000
     """
-    from pushforward.config.read import ConfigError, load_config
+    from pushforward.common.errors import ConfigError
+    from pushforward.config.read import load_config
     from pushforward.gradients.study import study
 
     source, overrides = split_data(arguments)

@@ -1,8 +1,8 @@
 """A group of commands that suggests the nearest one when a name is mistyped."""
 
-import difflib
-
 import click
+
+from pushforward.common.text import did_you_mean
 
 COMMAND = "pushforward.command"
 """Where a context's meta says which command runs, such as ``pushforward wandb sync``."""
@@ -15,9 +15,8 @@ class CommandGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            ctx.fail(f"no command '{args[0]}'{hint}")
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            ctx.fail(f"no command '{args[0]}'; {hint}".rstrip("; "))
         name, command, rest = super().resolve_command(ctx, args)
         ctx.meta[COMMAND] = f"{ctx.command_path} {name}"
         return name, command, rest

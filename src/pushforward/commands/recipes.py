@@ -16,7 +16,8 @@ def recipes(name: str | None, as_json: bool) -> None:
     A recipe is a configuration of the literature: pushforward fit -c recipe:NAME fits it to its data, and keys that
     follow, such as train.seconds=60, take precedence. Its comments say what is as published and what differs.
     """
-    from pushforward.config.recipe import list_recipes, read_recipe
+    from pushforward.config.recipe import read_recipe
+    from pushforward.config.recipe_list import list_recipes
 
     if name is not None:
         text = read_recipe(name)

@@ -138,7 +138,7 @@ def _given(density: "FittedDensity", given: tuple[str, ...]) -> Any:
     """Context row ``(1, C)`` from ``COL=VALUE`` options, None for a run without context."""
     import numpy as np
 
-    from pushforward.config.read import ConfigError
+    from pushforward.common.errors import ConfigError
 
     names = density.schema.context_names
     values: dict[str, float] = {}

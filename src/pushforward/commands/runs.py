@@ -64,7 +64,7 @@ def runs(
     KEY is a column of the list, a number of results.json (test_nll_se, kl_to_truth, ...) or a key of the
     configuration. Options that may be given again mean one of these; every --where must hold. Names may have * and ?.
     """
-    from pushforward.runs.folder import list_runs
+    from pushforward.runs.listing import list_runs
     from pushforward.runs.query import Condition, select, value_of
 
     asked = [Condition.read(text) for text in conditions]

@@ -57,7 +57,7 @@ def sweep(
     and a trial with a budget in seconds gets fewer steps done on fewer cores: one worker for each one or two cores.
     The test rows choose nothing: score the best with `pushforward evaluate SWEEP/best`.
     """
-    from pushforward.config.read import ConfigError
+    from pushforward.common.errors import ConfigError
 
     if resumed is not None:
         if arguments or file or out or wandb or device or seed is not None or print_space:
@@ -86,7 +86,7 @@ def sweep(
 
 def _space(file: Path | None, overrides: Sequence[str], **options: Any) -> "tuple[SweepSpace, str]":
     """The space that is meant, checked, and the text of a file that says the same."""
-    from pushforward.config.read import ConfigError
+    from pushforward.common.errors import ConfigError
     from pushforward.sweeps.parameter import Parameter
     from pushforward.sweeps.space import (
         default_space,
@@ -120,6 +120,8 @@ def _space(file: Path | None, overrides: Sequence[str], **options: Any) -> "tupl
 
 
 def _run(sweep: "Sweep", workers: int, as_json: bool) -> None:
+    from pushforward.sweeps.scheduler import run_sweep
+
     with sweep:
         train = sweep.defaults.train
         budget = f"{train.seconds:g} s" if train.seconds != "auto" else f"{train.steps:,} steps"
@@ -130,7 +132,7 @@ def _run(sweep: "Sweep", workers: int, as_json: bool) -> None:
             say(f"note: {workers} workers share {os.cpu_count()} cores, and the time of each trial")
         say(f"searching {searched}; the first trial is the fit without a search")
         with _shown(sweep.trials_wanted) as (tell, progress):
-            summary = sweep.run(workers=workers, tell=tell, progress=progress)
+            summary = run_sweep(sweep, workers=workers, tell=tell, progress=progress)
         importances = sweep.study.importances()
     best = summary["best"]
     resume = shlex.join(["pushforward", "sweep", "--resume", str(sweep.path)])

@@ -1,32 +1,44 @@
-"""The one error a user's data can raise."""
+"""The errors a user can cause, each with the exit code of the command.
 
-import difflib
-import shlex
-from collections.abc import Iterable
+Their messages are one line, ``where: what is wrong; what to do``, and are printed without a traceback.
+"""
 
 
-class DataError(ValueError):
-    """The data cannot be used as it is.
+class UserError(Exception):
+    """An error that the user can mend."""
 
-    The message is one line, ``where: what is wrong; what to do``, and is meant for the person whose data it
-    is: the command prints it without a traceback.
-    """
+    exit_code = 1
+
+
+class ConfigError(UserError, ValueError):
+    """A configuration that cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(UserError, ValueError):
+    """Data that cannot be used as they are."""
+
+    exit_code = 3
 
 
 class DamagedError(DataError):
     """A file does not hold what its publisher put there.
 
-    The message says what is wrong; what to do is added by whoever knows where the file came from.
+    The message says what is wrong; the caller, who knows where the file came from, adds what to do.
     """
 
 
-def leave_out(*names: str) -> str:
-    """Return the argument that leaves columns out, quoted as a shell needs it: ``'data.drop=credit score'``."""
-    return shlex.quote(f"data.drop={','.join(names)}")
+class RunError(UserError, RuntimeError):
+    """A run folder that cannot be made, opened or written."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'moons'?"`` for the known name closest to a mistyped one, else ``";"``."""
-    folded = {other.lower().replace("_", "-"): other for other in known}
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), folded, n=1)
-    return f"; did you mean {folded[close[0]]!r}?" if close else ";"
+class RunUsageError(RunError):
+    """What was named is not a run folder, or not one that may be made."""
+
+    exit_code = 2
+
+
+def reason(error: OSError) -> str:
+    """Return why the system refused, in the words of a message."""
+    return (error.strerror or str(error)).lower()

@@ -4,8 +4,7 @@ A YAML file is read node by node: every scalar stays text (PyYAML takes ``1e-4``
 ``False`` and ``010`` for 8), and every key keeps its line for the error message.
 """
 
-import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -13,8 +12,11 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from pushforward.common.errors import ConfigError
+from pushforward.common.text import nearest
+from pushforward.config.recipe import RECIPE_PREFIX, recipe_file
 from pushforward.config.schema import Config, Expected, Section, UnknownName
-from pushforward.runs.folder import reason
+from pushforward.config.text_files import read_text, yaml_error
 
 # What other tools call some of our keys.
 _SYNONYMS = {
@@ -31,10 +33,6 @@ _SYNONYMS = {
     "tail_bound": "flow.bound",
     "warmup_steps": "train.warmup",
 }
-
-
-class ConfigError(ValueError):
-    """A configuration that can not be used; the message is one line."""
 
 
 class KeyDescription(NamedTuple):
@@ -95,10 +93,8 @@ def load_config(
 
 def _file(given: Path | str) -> Path:
     """A file as it is given; of a recipe, the package's own."""
-    from pushforward.config.recipe import PREFIX, recipe_file
-
     name = given.as_posix() if isinstance(given, Path) else given
-    return recipe_file(name) if name.startswith(PREFIX) else Path(given)
+    return recipe_file(name) if name.startswith(RECIPE_PREFIX) else Path(given)
 
 
 def describe_keys() -> list[KeyDescription]:
@@ -107,12 +103,6 @@ def describe_keys() -> list[KeyDescription]:
         KeyDescription(key, "" if field.is_required() else _text(field.default), field.description or "")
         for key, field in _FIELDS.items()
     ]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``did you mean 'x'? `` for the known name nearest to a mistyped one, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"did you mean '{found[0]}'? " if found else ""
 
 
 def _leaves() -> Iterator[tuple[str, FieldInfo]]:
@@ -151,9 +141,9 @@ def _suggest(key: str) -> str:
     if name in _SYNONYMS:
         return f"; did you mean '{_SYNONYMS[name]}'?"
     same_name = [known for known in _FIELDS if known.rpartition(".")[2] == name]
-    by_name = difflib.get_close_matches(name, [known.rpartition(".")[2] for known in _FIELDS], n=1, cutoff=0.7)
-    candidates = same_name or difflib.get_close_matches(key, list(_FIELDS), n=1, cutoff=0.6)
-    candidates = candidates or [known for known in _FIELDS if known.rpartition(".")[2] in by_name]
+    by_name = nearest(name, [known.rpartition(".")[2] for known in _FIELDS], 0.7)
+    candidates = same_name or [near for near in [nearest(key, _FIELDS)] if near]
+    candidates = candidates or [known for known in _FIELDS if known.rpartition(".")[2] == by_name]
     if candidates:
         return f"; did you mean '{candidates[0]}'?"
     section = key.partition(".")[0]
@@ -166,33 +156,6 @@ def _read_override(text: str) -> _Assignment:
     if not equals or not key.strip():
         raise ConfigError(f"expected key=value; got '{text}'")
     return _Assignment(key.strip(), value.strip(), "")
-
-
-def read_text(path: Path, what: str) -> str:
-    """Read a file of the user's.
-
-    Args:
-        path: The file.
-        what: What it is, for the message of an error.
-
-    Raises:
-        ConfigError: If it cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read {what}: {reason(error)}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: expected UTF-8 text; byte {error.start} is not") from None
-
-
-def yaml_error(name: str, error: yaml.YAMLError) -> ConfigError:
-    """What is wrong with a file, in one line, with its place where the reader knows it."""
-    if isinstance(error, yaml.MarkedYAMLError):
-        mark = error.problem_mark or error.context_mark
-        line = f" line {mark.line + 1}" if mark else ""
-        return ConfigError(f"{name}{line}: not valid YAML: {error.problem or error.context}")
-    return ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}")
 
 
 def _read_file(path: Path) -> list[_Assignment]:

@@ -3,24 +3,14 @@
 A file's comments say where it comes from, what is as published and what differs; its first line says what it is.
 """
 
-import difflib
 from pathlib import Path
-from typing import NamedTuple
 
-from pushforward.config.read import ConfigError, load_config, read_text
+from pushforward.common.errors import ConfigError
+from pushforward.common.text import did_you_mean
+from pushforward.config.text_files import read_text
 
-PREFIX = "recipe:"
+RECIPE_PREFIX = "recipe:"
 _FOLDER = Path(__file__).with_name("recipes")
-
-
-class Recipe(NamedTuple):
-    """One line of the list of recipes."""
-
-    name: str
-    data: str
-    flow: str
-    steps: int | None
-    about: str
 
 
 def recipe_names() -> list[str]:
@@ -37,12 +27,11 @@ def recipe_file(name: str) -> Path:
     Raises:
         ConfigError: If there is none of that name; the nearest is named.
     """
-    name = name.removeprefix(PREFIX)
+    name = name.removeprefix(RECIPE_PREFIX)
     known = recipe_names()
     if name in known:
         return _FOLDER / f"{name}.yaml"
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    hint = did_you_mean(name, known, 0.5).strip() or f"known: {', '.join(known)}"
     raise ConfigError(f"unknown recipe '{name}'; {hint} (pushforward recipes lists them)")
 
 
@@ -53,14 +42,3 @@ def read_recipe(name: str) -> str:
         ConfigError: If there is none of that name, or it cannot be read.
     """
     return read_text(recipe_file(name), "the recipe")
-
-
-def list_recipes() -> list[Recipe]:
-    """All recipes with what they are, in alphabetical order."""
-    recipes = []
-    for name in recipe_names():
-        about = read_recipe(name).partition("\n")[0].removeprefix("#").strip()
-        config = load_config(files=[recipe_file(name)])
-        steps = None if config.train.steps == "auto" else config.train.steps
-        recipes.append(Recipe(name, config.data.source, config.flow.name, steps, about))
-    return recipes

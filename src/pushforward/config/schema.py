@@ -27,7 +27,6 @@ Base = Literal[
     "gamma",
     "beta",
     "mixture",
-    "resampled",
     "made-mog",
 ]
 
@@ -89,11 +88,11 @@ def _bounds(value: Any) -> Any:
 
 
 def _flow_name(value: Any) -> Any:
-    from pushforward.config.read import nearest
+    from pushforward.common.text import did_you_mean
 
     name = str(value).strip().lower().replace("_", "-")
     if name not in (*FLOWS, "auto"):
-        raise UnknownName(f"unknown flow '{value}'; {nearest(name, FLOWS)}known: {', '.join(FLOWS)}")
+        raise UnknownName(f"unknown flow '{value}'; {did_you_mean(name, FLOWS)}known: {', '.join(FLOWS)}")
     return name
 
 

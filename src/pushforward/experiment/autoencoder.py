@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pushforward.common.errors import DataError
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError, DataError
 from pushforward.config.schema import Config
 from pushforward.datasets import Schema, write_table
 from pushforward.datasets.tables.splits import spread
@@ -36,7 +35,8 @@ from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.data import Prepared, anchored, check_same_data, load_data, prepare
 from pushforward.train.defaults import resolve, settings
 from pushforward.train.device import choose_device
-from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, OBJECTIVES, BoundObjective, begin
+from pushforward.train.maximize import begin
+from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, OBJECTIVES, BoundObjective
 from pushforward.train.trainer import State
 
 Numbers = npt.NDArray[np.intp]

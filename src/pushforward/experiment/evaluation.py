@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pushforward.common.errors import DataError
+from pushforward.common.errors import DataError, RunUsageError
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config
 from pushforward.datasets import Dataset, open_rows, write_table
@@ -31,9 +31,10 @@ from pushforward.evaluate.plots.corner import corner
 from pushforward.evaluate.plots.density import density_2d, latent
 from pushforward.evaluate.plots.training import training_curves
 from pushforward.reports.run import write_report
-from pushforward.runs.folder import RunFolder, RunUsageError
+from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
-from pushforward.tracking.base import Tracking, read_metrics
+from pushforward.tracking.base import Tracking
+from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.data import Part, Prepared, check_same_data, load_data, prepare
 from pushforward.train.device import choose_device
 from pushforward.train.objectives.bound import OBJECTIVES

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from pushforward.common.errors import RunError, reason
 from pushforward.flows import Model, load
-from pushforward.runs.folder import RunError, RunFolder, reason
+from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
 from pushforward.tracking.progress import Progress
 from pushforward.train.checkpoint import save_checkpoint

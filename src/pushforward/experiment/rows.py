@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import torch
 
-from pushforward.config.read import ConfigError, load_config
+from pushforward.common.errors import ConfigError
+from pushforward.config.read import load_config
 from pushforward.config.schema import Config
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.evaluation import EvaluationReport
@@ -28,7 +29,7 @@ from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.train.architecture import build_model, describe, idle_keys, initialize
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from pushforward.train.data import Prepared, anchored, check_same_data, load_data, prepare
-from pushforward.train.defaults import check_base_has_gradients, is_open, resolve, settings
+from pushforward.train.defaults import is_open, resolve, settings
 from pushforward.train.device import choose_device, kernel_trouble
 from pushforward.train.gaussian import better_of_flow_and_gaussian
 from pushforward.train.objectives.base import Objective
@@ -91,7 +92,6 @@ def plan(config: Config) -> Plan:
     asked = config.flow
     config = resolve(config, rows=rows, features=features, is_toy=is_toy)
     if config.train.objective in ("energy", "mle+energy"):
-        check_base_has_gradients(config, features)
         if config.flow.members != 1:
             raise ConfigError(f"flow.members: {config.train.objective} fits a single flow; got {config.flow.members}")
         if config.train.objective == "energy" and config.flow.stacking is True:

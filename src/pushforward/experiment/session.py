@@ -6,21 +6,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
+from pushforward.common.errors import RunError
 from pushforward.config.schema import Config
 from pushforward.datasets.targets.names import PREFIX
 from pushforward.experiment.recording import Draw, Recording, Watch
 from pushforward.experiment.signals import StopOnSignal
 from pushforward.reports.run import write_report
 from pushforward.runs.disk_space import Reserve
-from pushforward.runs.folder import RunError, RunFolder
+from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
 from pushforward.tracking.progress import Progress
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.tracking.wandb.tracker import wandb_mode
 from pushforward.train.architecture import describe
 from pushforward.train.defaults import settings
+from pushforward.train.device import threads_for
 from pushforward.train.objectives.base import Objective
 from pushforward.train.trainer import DivergedError, State, minimize
 
@@ -248,25 +248,6 @@ def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
         run.set_status("failed", dataset=dataset, flow=flow)
     except RunError:
         return  # the folder cannot be written: that is what the first error says
-
-
-@contextlib.contextmanager
-def threads_for(config: Config, features: int) -> Iterator[None]:
-    """One thread for products so small that a second one only waits, and spins where other programs are busy."""
-    flow, rows = config.flow, config.train.batch_size
-    assert flow.hidden != "auto"  # resolve has decided all three
-    assert flow.bins != "auto"
-    assert rows != "auto"
-    multiplications = rows * flow.hidden * (4 * flow.hidden + 3 * flow.bins * features)
-    if flow.conditioner == "transformer":  # which does as much for every column
-        multiplications *= features
-    before = torch.get_num_threads()
-    if multiplications < 15_000_000:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _budget(config: Config) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError
 from pushforward.config.schema import Config
 from pushforward.datasets.tables.write import write_table
 from pushforward.datasets.targets.base import Target
@@ -33,7 +33,7 @@ from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.train.architecture import build_model
 from pushforward.train.checkpoint import load_checkpoint
-from pushforward.train.defaults import check_base_has_gradients, resolve, settings
+from pushforward.train.defaults import resolve, settings
 from pushforward.train.device import choose_device, kernel_trouble
 from pushforward.train.objectives.target import OBJECTIVES, TargetObjective, objective_name
 from pushforward.train.trainer import State, start
@@ -106,8 +106,6 @@ def plan_target(config: Config) -> TargetPlan:
     )
     _check_options(config, target)
     config = _resolved(config, target)
-    if config.train.gradient != "score-function" and not _learns_from_samples(config, target):
-        check_base_has_gradients(config, target.features)
     if config.flow.members != 1:
         raise ConfigError(f"flow.members: a target is fitted by a single flow; got {config.flow.members}")
     if config.flow.stacking is True:

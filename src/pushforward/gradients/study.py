@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from pushforward.common.json_safe import json_safe
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError
+from pushforward.common.files import json_safe
 from pushforward.config.schema import Config
 from pushforward.datasets.targets.base import Target
 from pushforward.datasets.targets.gaussian import GaussianChain
 from pushforward.datasets.targets.names import PREFIX
 from pushforward.evaluate.plots.gradients import gradient_study
-from pushforward.experiment.session import new_run, start_client, threads_for
+from pushforward.experiment.session import new_run, start_client
 from pushforward.experiment.target import check_plan, plan_target
 from pushforward.flows import Flow
 from pushforward.flows.kernels import native
@@ -24,7 +24,7 @@ from pushforward.gradients.measurement import ALL, Measurement, gaussian_varianc
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
 from pushforward.train.defaults import settings
-from pushforward.train.device import choose_device
+from pushforward.train.device import choose_device, threads_for
 from pushforward.train.objectives.target import TargetObjective
 from pushforward.train.trainer import minimize, start
 

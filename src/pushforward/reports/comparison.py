@@ -5,22 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import count, decimals_of, duration, fixed, measured, significant
 from pushforward.evaluate.plots.axes import Array
 from pushforward.evaluate.plots.charts import Dot, Series, dot_plot, histogram, line_chart
-from pushforward.reports.page import (
-    Card,
-    Child,
-    Html,
-    cards,
-    document,
-    figure,
-    in_sections,
-    join,
-    note,
-    table,
-    tag,
-)
+from pushforward.reports.page import Card, cards, document, figure, in_sections, note, table
 from pushforward.reports.run import in_plain_words, write_page
 from pushforward.reports.sections.training import errors_at
 from pushforward.runs.comparison import NO_DIFFERENCE, Comparison, Difference

@@ -4,24 +4,22 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from pushforward.common.files import whole_file
+from pushforward.common.errors import RunError, RunUsageError, reason
+from pushforward.common.files import atomic_write
+from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import NOTHING, count, duration, measured, significant, standard_errors
 from pushforward.reports.page import (
     Card,
-    Child,
-    Html,
     cards,
     command,
     contents,
     details,
     document,
     facts,
-    join,
     made_by,
     note,
     pill,
     section,
-    tag,
 )
 from pushforward.reports.sections.calibration import calibration, calibration_card, inversion_card, rows
 from pushforward.reports.sections.data import data
@@ -36,7 +34,7 @@ from pushforward.reports.sections.model import in_words, model
 from pushforward.reports.sections.samples import pictures, samples_card
 from pushforward.reports.sections.target import target, target_cards
 from pushforward.reports.sections.training import loss_key, training
-from pushforward.runs.folder import RunError, RunFolder, RunUsageError, reason
+from pushforward.runs.folder import RunFolder
 from pushforward.runs.record import Facts, RunRecord, group, items, number, read_run
 from pushforward.runs.stop_reasons import ending_in_words
 
@@ -97,7 +95,7 @@ def write_page(path: Path, page: str, generator: str, *, keep_others: bool = Tru
     try:
         if keep_others and path.exists() and not made_by(path, generator):
             raise RunUsageError(f"{path}: is there already and is no page of {generator}; name another file with --out")
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             # JSON may hold halves of characters, which no file can.
             partial.write_bytes(page.encode("utf-8", "replace"))
     except OSError as error:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pushforward.common.json_safe import json_safe
+from pushforward.common.errors import RunUsageError
+from pushforward.common.files import json_safe
 from pushforward.common.numbers import NOTHING, count, duration, measured, significant, standard_errors
+from pushforward.runs.folder import RunFolder
 from pushforward.runs.record import Array, RunRecord, number, read_run
-from pushforward.runs.folder import RunFolder, RunUsageError
 
 NO_DIFFERENCE = "no difference"
 """What stands where runs are exactly equal."""

@@ -5,7 +5,7 @@ import errno
 import os
 from pathlib import Path
 
-from pushforward.runs.folder import RunError, reason
+from pushforward.common.errors import RunError, reason
 
 # What file systems say that cannot allocate ahead.
 _UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)

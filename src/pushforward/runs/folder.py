@@ -10,19 +10,19 @@ import os
 import platform
 import re
 import secrets
-import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pushforward
+from pushforward.common.errors import RunError, RunUsageError, reason
+from pushforward.common.git import git
 from pushforward.config.schema import Config
+from pushforward.runs.listing import read_summary, run_names
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 
@@ -36,54 +36,6 @@ _RECORDED_VERSIONS = (
     "safetensors",
     "wandb",
 )
-
-
-class RunError(RuntimeError):
-    """A run folder that can not be made, opened or written; the message is one line."""
-
-
-class RunUsageError(RunError):
-    """What was named is not a run folder, or not one that may be made."""
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """One line of the list of runs; ``None`` where the run has not said (yet).
-
-    ``status`` is a :data:`Status`, ``killed`` for a run that says running but whose process is gone, or
-    ``unreadable`` for a folder whose JSON is broken. ``name`` is the path below the folder that was listed.
-    """
-
-    name: str
-    path: Path
-    status: str
-    dataset: str | None = None
-    flow: str | None = None
-    started: str | None = None
-    steps: int | None = None
-    seconds: float | None = None
-    parameters: int | None = None
-    val_nll: float | None = None
-    test_nll: float | None = None
-    facts: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """All that its status and its results say."""
-
-    @cached_property
-    def configuration(self) -> dict[str, str]:
-        """Its configuration with dotted keys, every value as text; empty if it can not be read."""
-        import yaml
-
-        # A compiled reader, where there is one, that makes only text: a list has a thousand of them.
-        loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-        try:
-            sections = yaml.load((self.path / "config.yaml").read_bytes(), Loader=loader)
-        except (OSError, ValueError, yaml.YAMLError):
-            return {}
-        flat: dict[str, str] = {}
-        for key, value in sections.items() if isinstance(sections, dict) else ():
-            below = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
-            flat |= {name: ",".join(map(str, item)) if isinstance(item, list) else item for name, item in below.items()}
-        return flat
 
 
 class RunFolder:
@@ -131,8 +83,8 @@ class RunFolder:
         for candidate in (path, root / path):
             if (candidate / "config.yaml").is_file():
                 return cls(candidate)
-        beside = path.parent if _run_names(path.parent) else root
-        names = _run_names(beside)
+        beside = path.parent if run_names(path.parent) else root
+        names = run_names(beside)
         near = get_close_matches(path.name, names, n=5, cutoff=0.3)
         shown = (near + [name for name in reversed(names) if name not in near])[:5]
         more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
@@ -237,7 +189,7 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write JSON so that a reader sees the old file or the new one, never half; NaN becomes null."""
-        from pushforward.common.json_safe import json_safe  # numpy comes with it
+        from pushforward.common.files import json_safe
 
         text = json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         return self._write(self.path / name, text)
@@ -275,14 +227,14 @@ class RunFolder:
     @property
     def status(self) -> str:
         """The recorded status, ``killed`` if a running run has no process, ``unreadable`` if broken."""
-        return _summary(self.path).status
+        return read_summary(self.path).status
 
     def _write(self, path: Path, text: str) -> Path:
         # numpy comes with it, for which the list of runs must not wait.
-        from pushforward.common.files import whole_file
+        from pushforward.common.files import atomic_write
 
         try:
-            with whole_file(path, sync=True) as temporary:
+            with atomic_write(path, sync=True) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         except OSError as error:
             raise RunError(f"{path}: cannot write: {reason(error)}") from None
@@ -319,75 +271,6 @@ def making_folder(path: Path, what: str, advice: str) -> Iterator[None]:
         raise RunError(f"{path}: cannot make {what}: {reason(error)}") from None
 
 
-def list_runs(root: Path = Path("runs")) -> list[RunSummary]:
-    """List the runs below a folder, oldest first, from their JSON files alone.
-
-    Runs in folders of folders count too, such as the trials of a sweep; a run is not looked into. Cost: about a tenth
-    of a millisecond a run.
-    """
-    summaries = [_summary(path, path.relative_to(root).as_posix()) for path in _run_paths(root)]
-    return sorted(summaries, key=lambda summary: (summary.started or "", summary.name))
-
-
-def _run_paths(root: Path, depth: int = 4) -> list[Path]:
-    """Find the run folders below a folder; a link to one that was found is not another run."""
-    found: list[Path] = []
-    links: list[Path] = []
-
-    def look(folder: str, depth: int) -> None:
-        try:
-            with os.scandir(folder) as entries:
-                below = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-        except OSError:
-            return
-        for name in below:
-            path = f"{folder}/{name}"
-            if os.path.exists(f"{path}/config.yaml") or os.path.exists(f"{path}/state.json"):
-                (links if os.path.islink(path) else found).append(Path(path))
-            elif depth > 1 and not os.path.islink(path):
-                look(path, depth - 1)
-
-    look(str(root), depth)
-    real = {os.path.realpath(path) for path in found} if links else set()
-    return found + [path for path in links if os.path.realpath(path) not in real]
-
-
-def _run_names(root: Path) -> list[str]:
-    try:
-        folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError:
-        return []
-    return sorted(
-        folder.name for folder in folders if any((folder / f).exists() for f in ("config.yaml", "state.json"))
-    )
-
-
-def _summary(path: Path, name: str = "") -> RunSummary:
-    try:
-        facts = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        status = str(facts["status"])
-        if (path / "results.json").exists():
-            facts |= json.loads((path / "results.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return RunSummary(name, path, "unreadable")
-    if status == "running" and not _in_use(path):
-        status = "killed"
-    return RunSummary(
-        name,
-        path,
-        status,
-        dataset=facts.get("dataset"),
-        flow=facts.get("flow"),
-        started=facts.get("started"),
-        steps=facts.get("steps"),
-        seconds=facts.get("seconds"),
-        parameters=facts.get("parameters"),
-        val_nll=facts.get("val_nll"),
-        test_nll=facts.get("test_nll"),
-        facts=facts,
-    )
-
-
 def _lock(path: Path) -> int | None:
     """Lock the folder for this process; the system lets go when the process dies, however it dies."""
     try:
@@ -406,41 +289,8 @@ def _lock(path: Path) -> int | None:
     return descriptor
 
 
-def _in_use(path: Path) -> bool:
-    try:
-        import fcntl
-
-        descriptor = os.open(path / ".lock", os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    except (ImportError, OSError):
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def reason(error: OSError) -> str:
-    """Why the system refused, in the words of a message."""
-    return (error.strerror or str(error)).lower()
-
-
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-def git(*arguments: str, folder: Path | None = None) -> str:
-    """What git answers in a folder, the working directory by default; empty where it has no answer, or is not there."""
-    command = ["git", *(["-C", str(folder)] if folder else []), *arguments]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-        if done.returncode == 0:
-            return done.stdout.strip()
-    return ""

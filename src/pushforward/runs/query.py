@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from pushforward.config.read import ConfigError, describe_keys, nearest
-from pushforward.runs.folder import RunSummary
+from pushforward.common.errors import ConfigError
+from pushforward.common.text import did_you_mean
+from pushforward.config.read import describe_keys
+from pushforward.runs.listing import RunSummary
 
 FIELDS = tuple(found.name for found in fields(RunSummary) if found.name not in ("path", "facts"))
 """What the list of runs knows of every run."""
@@ -109,7 +111,7 @@ def _check(option: str, key: str, runs: Sequence[RunSummary]) -> None:
     keys = [description.key for description in describe_keys()]
     if key in results or key in keys:
         return
-    near = nearest(key, [*FIELDS, *results, *keys])
+    near = did_you_mean(key, [*FIELDS, *results, *keys])
     known = f"known: {', '.join(FIELDS)}, what results.json has, and keys of the configuration (flow.layers, ...)"
     raise ConfigError(f"{option}: unknown field '{key}'; {near}{known}")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pushforward.common.files import whole_file
-from pushforward.runs.folder import RunError, RunFolder, reason
+from pushforward.common.errors import RunError, reason
+from pushforward.common.files import atomic_write
+from pushforward.runs.folder import RunFolder
 
 Array = npt.NDArray[np.float64]
 
@@ -30,7 +31,7 @@ def write_row_scores(run: RunFolder, numbers: npt.NDArray[np.intp], log_probs: A
 
     table = pa.table({"row": numbers.astype(np.int64), "log_prob": np.asarray(log_probs, dtype=np.float64)})
     try:
-        with whole_file(run.test_scores, sync=True) as partial:
+        with atomic_write(run.test_scores, sync=True) as partial:
             parquet.write_table(table, partial)
     except OSError as error:
         raise RunError(f"{run.test_scores}: cannot write: {reason(error)}") from None

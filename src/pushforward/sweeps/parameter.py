@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from pushforward.config.read import ConfigError, nearest
+from pushforward.common.errors import ConfigError
+from pushforward.common.text import did_you_mean
 
 if TYPE_CHECKING:
     import optuna
@@ -87,7 +88,7 @@ class Parameter:
             instead = _REFUSED.get(name, _REFUSED["categorical_w_probabilities"])
             raise ConfigError(f"{at}{name} is not supported here; use {instead}")
         if name not in _KEYS:
-            hint = nearest(str(name), _KEYS)
+            hint = did_you_mean(str(name), _KEYS)
             raise ConfigError(f"{at}unknown distribution {_shown(name)}; {hint}known: {', '.join(_KEYS)}")
         needed, optional = _KEYS[name]
         for given in spec:

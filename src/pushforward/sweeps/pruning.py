@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pushforward.config.read import ConfigError, nearest
+from pushforward.common.errors import ConfigError
+from pushforward.common.text import did_you_mean
 
 History = Sequence[tuple[int, float]]
 """Iterations and the best validation NLL until then, in order."""
@@ -97,7 +98,9 @@ class Hyperband:
         for key, value in spec.items():
             here = f"{at('early_terminate', key)}early_terminate: "
             if key not in _KEYS:
-                raise ConfigError(f"{here}unknown key '{key}'; {nearest(str(key), _KEYS)}known: {', '.join(_KEYS)}")
+                raise ConfigError(
+                    f"{here}unknown key '{key}'; {did_you_mean(str(key), _KEYS)}known: {', '.join(_KEYS)}"
+                )
             if key == "strict" and value is not False:
                 raise ConfigError(f"{here}strict: expected false (the strict rule is not supported); got {value!r}")
             if key in ("type", "strict"):

@@ -7,18 +7,15 @@ import os
 import queue
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError, RunError
 from pushforward.experiment.signals import StopOnSignal
-from pushforward.runs.folder import RunError
 from pushforward.sweeps.space import ITERATIONS
 from pushforward.sweeps.study import INTERRUPTED, LiveTrial, TrialRecord
 from pushforward.sweeps.summary import best_of, trial_line
+from pushforward.sweeps.sweep import Sweep
 from pushforward.sweeps.worker import Message, Worker
-
-if TYPE_CHECKING:
-    from pushforward.sweeps.sweep import Sweep
 
 OUT_OF_TIME = "out of time"
 HOPELESS = "hopeless"
@@ -30,11 +27,42 @@ _END_SECONDS = 120.0
 _CLOSE_SECONDS = 5.0
 
 
-class Session:
+def run_sweep(
+    sweep: Sweep,
+    *,
+    workers: int = 1,
+    tell: Callable[[str], None] = lambda text: None,
+    progress: Callable[[float, str], None] = lambda done, text: None,
+) -> dict[str, Any]:
+    """Fit trials until there are enough, the time is over, or a signal comes (then ``signum`` is set).
+
+    Where there is a result and from then on all trials fail, it ends too (then ``has_given_up`` is set).
+
+    Args:
+        sweep: The sweep, from ``Sweep.create`` or ``Sweep.open``.
+        workers: Trials side by side; each has its share of the cores.
+        tell: Takes a line for each trial that ends.
+        progress: Told after every validation how many trials are done, with their parts, and where they are.
+
+    Returns:
+        The summary, as in ``sweep.json``.
+
+    Raises:
+        ConfigError, DataError, RunError, DivergedError: What the first trials all failed with.
+        RunError: If the database cannot be written.
+    """
+    sweep.settle_abandoned(tell)
+    again = sweep.study.repeat_interrupted()
+    if again:
+        tell(f"trials that were interrupted are fitted again: {', '.join(map(str, again))}")
+    return TrialScheduler(sweep, workers, tell, progress).run()
+
+
+class TrialScheduler:
     """Workers and what they are at, from the first order until all is still."""
 
     def __init__(
-        self, sweep: "Sweep", workers: int, tell: Callable[[str], None], progress: Callable[[float, str], None]
+        self, sweep: Sweep, workers: int, tell: Callable[[str], None], progress: Callable[[float, str], None]
     ) -> None:
         self.sweep = sweep
         self.study = sweep.study

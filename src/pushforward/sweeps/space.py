@@ -10,8 +10,11 @@ from typing import Any
 
 import yaml
 
-from pushforward.config.read import ConfigError, load_config, nearest, read_text, yaml_error
+from pushforward.common.errors import ConfigError
+from pushforward.common.text import did_you_mean
+from pushforward.config.read import load_config
 from pushforward.config.schema import Config
+from pushforward.config.text_files import read_text, yaml_error
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.pruning import Hyperband
 
@@ -177,7 +180,7 @@ def parse_space(text: str, name: str) -> SweepSpace:
         if key in _REFUSED:
             raise ConfigError(f"{where}{key} is not supported: {_REFUSED[key]}")
         if key not in _KNOWN:
-            raise ConfigError(f"{where}unknown key '{key}'; {nearest(str(key), _KNOWN)}known: {', '.join(_KNOWN)}")
+            raise ConfigError(f"{where}unknown key '{key}'; {did_you_mean(str(key), _KNOWN)}known: {', '.join(_KNOWN)}")
     if top.get("program", "pushforward") != "pushforward":
         raise ConfigError(f"{file.at('program')}program: expected pushforward; got '{top['program']}'")
     method = top.get("method")

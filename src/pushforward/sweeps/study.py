@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError, RunError
 from pushforward.config.schema import Config
-from pushforward.runs.folder import RunError
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.pruning import History
 from pushforward.sweeps.space import SweepSpace

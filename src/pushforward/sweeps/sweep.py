@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pushforward.runs.folder import RunError, RunFolder, RunUsageError, making_folder, unique_name
+from pushforward.common.errors import RunError, RunUsageError
+from pushforward.runs.folder import RunFolder, making_folder, unique_name
 from pushforward.sweeps.parameter import Parameter
-from pushforward.sweeps.scheduler import Session
 from pushforward.sweeps.space import SweepSpace, read_space
 from pushforward.sweeps.study import KILLED, SweepStudy, TrialRecord
 from pushforward.sweeps.summary import best_of, summarize
@@ -143,35 +143,6 @@ class Sweep:
         """Trials in total."""
         return int(min(self.facts["trials_wanted"], self.study.size))
 
-    def run(
-        self,
-        *,
-        workers: int = 1,
-        tell: Callable[[str], None] = lambda text: None,
-        progress: Callable[[float, str], None] = lambda done, text: None,
-    ) -> dict[str, Any]:
-        """Fit trials until there are enough, the time is over, or a signal comes (then ``signum`` is set).
-
-        Where there is a result and from then on all trials fail, it ends too (then ``has_given_up`` is set).
-
-        Args:
-            workers: Trials side by side; each has its share of the cores.
-            tell: Takes a line for each trial that ends.
-            progress: Told after every validation how many trials are done, with their parts, and where they are.
-
-        Returns:
-            The summary, as in ``sweep.json``.
-
-        Raises:
-            ConfigError, DataError, RunError, DivergedError: What the first trials all failed with.
-            RunError: If the database cannot be written.
-        """
-        self._settle_abandoned(tell)
-        again = self.study.repeat_interrupted()
-        if again:
-            tell(f"trials that were interrupted are fitted again: {', '.join(map(str, again))}")
-        return Session(self, workers, tell, progress).run()
-
     def write(self, *, compared: bool = False) -> dict[str, Any]:
         """Write the summary and the link to the best trial; returns the summary.
 
@@ -221,7 +192,7 @@ class Sweep:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _settle_abandoned(self, tell: Callable[[str], None]) -> None:
+    def settle_abandoned(self, tell: Callable[[str], None]) -> None:
         """Decide what came of trials whose sweep was killed."""
         until = time.monotonic() + _ABANDONED_SECONDS
         for live in self.study.abandoned():

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import count, fixed, plain, significant
 from pushforward.evaluate.plots.calibration_charts import (
     SHOWN,
@@ -12,7 +13,7 @@ from pushforward.evaluate.plots.calibration_charts import (
     quantile_multiples,
     quantile_pairs,
 )
-from pushforward.reports.page import Card, Child, Html, details, figure, join, table, tag
+from pushforward.reports.page import Card, details, figure, table
 from pushforward.reports.sections.samples import FEW, WIDE
 from pushforward.runs.record import Facts, RunRecord, group, items, number
 

@@ -1,7 +1,8 @@
 """What a run's page says of its data: source, parts, columns, and what was done to values that repeat."""
 
+from pushforward.common.markup import Child, join, tag
 from pushforward.common.numbers import NOTHING, count, plain
-from pushforward.reports.page import Child, details, facts, figure, join, notes, table, tag
+from pushforward.reports.page import details, facts, figure, notes, table
 from pushforward.runs.record import RunRecord, group, items, number
 
 _OPENED = 16

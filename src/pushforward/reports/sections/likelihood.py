@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import (
     NOTHING,
     count,
@@ -12,7 +13,7 @@ from pushforward.common.numbers import (
     standard_errors,
 )
 from pushforward.evaluate.plots.charts import Dot, dot_plot
-from pushforward.reports.page import Child, Html, figure, join, table, tag
+from pushforward.reports.page import figure, table
 from pushforward.runs.record import RunRecord, group, items, number
 
 UNSCORED = {"running": "test rows are scored when the fit ends"}

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pushforward.common.markup import Child, join, tag
 from pushforward.common.numbers import NOTHING, count, duration, fixed, minus, plain
-from pushforward.reports.page import Child, facts, figure, join, table, tag
+from pushforward.reports.page import facts, figure, table
 from pushforward.runs.record import Facts, RunRecord, group, items, number
 
 FLOW, GAUSSIAN, KERNEL = "flow", "Gaussian", "kernel density"
@@ -29,7 +30,6 @@ _BASES: Mapping[str, str] = {
     "full": "a Gaussian with full covariance",
     "made-mog": "autoregressive mixtures of Gaussians",
     "mixture": "a mixture of eight Gaussians",
-    "resampled": "a Gaussian with learned acceptance",
     "student-t": "independent Student t laws",
     "laplace": "independent Laplace laws",
     "logistic": "independent logistic laws",

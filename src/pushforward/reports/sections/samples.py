@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import count, decimals_of, fixed, measured, standard_errors
-from pushforward.reports.page import Card, Child, Html, details, figure, join, note, picture, table, tag
+from pushforward.reports.page import Card, details, figure, note, picture, table
 from pushforward.reports.sections.likelihood import bounded
 from pushforward.runs.record import RunRecord, group, number
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import NOTHING, measured, significant, standard_errors
 from pushforward.evaluate.plots.charts import Reference, Series, line_chart
-from pushforward.reports.page import Card, Child, Html, figure, join, note, table, tag
+from pushforward.reports.page import Card, figure, note, table
 from pushforward.runs.record import RunRecord, number
 
 _HEAVY = 0.7  # Pareto's k from which on an estimate by weights is not to be trusted

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import count, measured
 from pushforward.evaluate.plots.charts import Mark, Reference, Series, line_chart, rolling_mean
-from pushforward.reports.page import Child, Html, details, figure, join, tag
+from pushforward.reports.page import details, figure
 from pushforward.reports.sections.model import FLOW, parts_of
 from pushforward.runs.record import Array, RunRecord, items, number
 

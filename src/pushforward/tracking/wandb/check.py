@@ -7,9 +7,9 @@ artifact and file of one.
 import time
 from collections.abc import Callable, Sequence
 
+from pushforward.tracking.wandb.client_records import Segment
 from pushforward.tracking.wandb.record import Artifact
 from pushforward.tracking.wandb.remote import RemoteArtifact, RemoteRun
-from pushforward.tracking.wandb.client_records import Segment
 
 # How long the server may take to show what it was sent.
 SETTLE_SECONDS = 30.0

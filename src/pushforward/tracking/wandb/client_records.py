@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushforward.runs.folder import RunError, RunFolder, reason
+from pushforward.common.errors import RunError, reason
+from pushforward.runs.folder import RunFolder
 from pushforward.tracking.wandb.log_file import LogReader, write_log
 from pushforward.tracking.wandb.record import ArtifactFile, WandbRecord, find_log, read_messages, read_record
 from pushforward.tracking.wandb.tracker import WandbTracker

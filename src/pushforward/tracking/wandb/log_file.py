@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pushforward.runs.folder import RunError, reason
+from pushforward.common.errors import RunError, reason
 
 _HEADER = struct.Struct("<4sHB")
 _MAGIC = (b":W&B", 0xBEE1)

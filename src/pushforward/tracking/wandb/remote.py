@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pushforward.runs.folder import RunError
+from pushforward.common.errors import RunError
 
 # Variables that say which run a process of the client is; another process is another run, or none.
 RUN_VARIABLES = (
@@ -34,6 +34,8 @@ class WandbServerError(RunError):
 
 class WandbLoginError(RunError):
     """There is no API key, or the server does not take it."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)

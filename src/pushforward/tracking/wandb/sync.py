@@ -18,9 +18,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pushforward.common.errors import RunError
+from pushforward.runs.folder import RunFolder
 from pushforward.tracking.wandb import check as wandb_check
-from pushforward.runs.folder import RunError, RunFolder
 from pushforward.tracking.wandb.check import has_model, lacking, settled
+from pushforward.tracking.wandb.client_records import Segment, find_segments, locate, record_model
 from pushforward.tracking.wandb.log_file import LogReader, write_log
 from pushforward.tracking.wandb.record import read_messages
 from pushforward.tracking.wandb.remote import (
@@ -30,7 +32,6 @@ from pushforward.tracking.wandb.remote import (
     default_entity,
     remote_run,
 )
-from pushforward.tracking.wandb.client_records import Segment, find_segments, locate, record_model
 
 # An upload may take this long, and what a slow network (bytes a second) needs besides.
 _UPLOAD_SECONDS = 60.0

@@ -1,6 +1,6 @@
 """Weights & Biases, at arm's length: it may be missing, slow, offline or dead, and the fit goes on.
 
-The client lives in a process of its own (:mod:`pushforward.tracking.wandb.process`). So starting the client (a second, or
+The client lives in a process of its own, see ``process``. So starting the client (a second, or
 a timeout without network) costs the fit nothing, nor does a call that hangs; and when the fit is killed, that process
 still ends the record in order. ``metrics.jsonl`` has everything regardless.
 """

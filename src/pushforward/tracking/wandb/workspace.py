@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pushforward.config.read import ConfigError
+from pushforward.common.errors import ConfigError
 from pushforward.tracking.wandb.remote import WandbServerError, client_environment, default_entity
 
 _BASELINES = ("gaussian", "gaussian-mixture", "kde")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def one_at_a_time(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+def file_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
     """Hold the lock of a file, which need not exist, while the block runs; wait for whoever holds it.
 
     The lock is a hidden file beside it that the system unlocks when the process dies, however it dies. Where there are

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from pushforward.flows.kernels import native
 from pushforward.flows.kernels.elementwise import PLAIN, differentiate, must_be_formula, usable
 from pushforward.flows.networks.incremental import Affinity, IncrementalPass
-from pushforward.flows.networks.masked import MaskedResidualNet, ResidualNet, _Block, _MaskedLinear
+from pushforward.flows.networks.masked import MaskedResidualNet
+from pushforward.flows.networks.residual import MaskedLinear, ResidualBlock, ResidualNet
 from pushforward.flows.univariate.base import Univariate
 
 _MOST_BLOCKS = 16  # as in kernels.c
@@ -168,7 +169,7 @@ def _speaks_for_itself(kind: type[Univariate]) -> bool:
 
 
 _FORMULAS = ("kernel", "size", "forward", "inverse")
-_LINEAR: dict[type, Any] = {ResidualNet: nn.Linear, MaskedResidualNet: _MaskedLinear}
+_LINEAR: dict[type, Any] = {ResidualNet: nn.Linear, MaskedResidualNet: MaskedLinear}
 
 
 def _weights(net: ResidualNet | MaskedResidualNet, points: Tensor, inputs: int, outputs: int) -> list[Tensor] | None:
@@ -189,7 +190,7 @@ def _weights(net: ResidualNet | MaskedResidualNet, points: Tensor, inputs: int, 
     whole: list[Any] = [net]
     layers: list[tuple[Any, int, int]] = [(members["first"], hidden, inputs)]
     for block in body._modules.values():
-        if type(block) is not _Block:
+        if type(block) is not ResidualBlock:
             return None
         parts = block._modules
         dropout: Any = parts["dropout"]

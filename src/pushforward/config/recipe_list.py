@@ -1,0 +1,27 @@
+"""The list of recipes, each with its data, its flow and what it is."""
+
+from typing import NamedTuple
+
+from pushforward.config.read import load_config
+from pushforward.config.recipe import read_recipe, recipe_file, recipe_names
+
+
+class Recipe(NamedTuple):
+    """One line of the list of recipes."""
+
+    name: str
+    data: str
+    flow: str
+    steps: int | None
+    about: str
+
+
+def list_recipes() -> list[Recipe]:
+    """All recipes with what they are, in alphabetical order."""
+    recipes = []
+    for name in recipe_names():
+        about = read_recipe(name).partition("\n")[0].removeprefix("#").strip()
+        config = load_config(files=[recipe_file(name)])
+        steps = None if config.train.steps == "auto" else config.train.steps
+        recipes.append(Recipe(name, config.data.source, config.flow.name, steps, about))
+    return recipes

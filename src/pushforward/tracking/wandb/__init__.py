@@ -1,0 +1,1 @@
+"""Weights & Biases: a client in a process of its own, uploading, dashboards."""

@@ -30,7 +30,7 @@ from sklearn.datasets import load_digits
 
 from pushforward.flows import Standardize
 from pushforward.flows.vae.autoencoder import Autoencoder, build_autoencoder
-from pushforward.train.defaults import Settings
+from pushforward.train.defaults import TrainOptions
 from pushforward.train.maximize import maximize_bound
 
 VALUES, LATENT = 17, 32
@@ -106,7 +106,7 @@ def fitted(name: str, seed: int, steps: int, samples: int, decoder: str, threads
     torch.set_num_threads(threads)
     train, validation, test = digits()
     model = build(name, seed, decoder, train)
-    settings = Settings(steps=steps, batch_size=128, learning_rate=4e-3, weight_decay=1e-3, averaging=0.995)
+    settings = TrainOptions(steps=steps, batch_size=128, learning_rate=4e-3, weight_decay=1e-3, ema_decay=0.995)
     fit = maximize_bound(model, train, validation, settings, validation_samples=16, seed=seed).progress
     began = time.perf_counter()
     torch.manual_seed(seed)

@@ -213,17 +213,17 @@ def _conditional(train: Array, test: Array, seed: int, quick: bool) -> Array:
     import torch
 
     from pushforward.flows import build
-    from pushforward.train.defaults import Settings
+    from pushforward.train.defaults import TrainOptions
     from pushforward.train.maximize import maximize_likelihood
-    from pushforward.train.objectives.likelihood import Points
+    from pushforward.train.objectives.likelihood import Rows
     from pushforward.train.trainer import start
 
     torch.manual_seed(seed)
     standardize, y_scale = _standardizer(train)
     tenth = len(train) // 10
-    kept, validation = (Points(y, x) for x, y in (standardize(train[tenth:]), standardize(train[:tenth])))
+    kept, validation = (Rows(y, x) for x, y in (standardize(train[tenth:]), standardize(train[:tenth])))
     flow = build("nsf-ar", 1, train.shape[1] - 1, layers=2, hidden=64, blocks=1, bins=8, dropout=0.1)
-    settings = Settings(
+    settings = TrainOptions(
         steps=2_000 // (_SHORT if quick else 1), batch_size=256, learning_rate=3e-3, weight_decay=1e-2, patience=0.4
     )
     flow = maximize_likelihood(start(flow, settings), kept, validation, settings).flow

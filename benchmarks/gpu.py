@@ -129,10 +129,10 @@ def _cells(
 
 def _fitting(rival: rivals.Rival, points: torch.Tensor, precision: str, compiled: bool) -> Callable[[], None]:
     """A step as ``pushforward fit`` takes it: in its precision, its layers compiled or not."""
-    from pushforward.train.defaults import Settings
+    from pushforward.train.defaults import TrainOptions
     from pushforward.train.device import Steps
 
-    settings = Settings(steps=10_000, precision=precision, compile="on" if compiled else "off")
+    settings = TrainOptions(steps=10_000, precision=precision, compile="on" if compiled else "off")
     steps = Steps(rival.module, settings, lambda text: print(text, file=sys.stderr))
     optimizer = rival.optimizer(1e-4)
     update = rival.updating(optimizer)

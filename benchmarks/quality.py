@@ -239,7 +239,7 @@ def _product(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
     from pushforward.train.defaults import resolve, settings
     from pushforward.train.gaussian import initialize_base
     from pushforward.train.maximize import maximize_likelihood
-    from pushforward.train.trainer import Points, start as start_state
+    from pushforward.train.trainer import Rows, start as start_state
 
     # The source is not read: rows and columns are what `auto` follows from.
     config = resolve(
@@ -261,7 +261,7 @@ def _product(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
         if kind == "validation":
             curve.append((clock.seconds(), -metrics["val/nll"]))
 
-    points = Points(table.train), Points(table.validation[:VALIDATION_ROWS])
+    points = Rows(table.train), Rows(table.validation[:VALIDATION_ROWS])
     state = maximize_likelihood(state, *points, settings(config.train), log=log)
     ended = clock.seconds()
     with torch.no_grad():

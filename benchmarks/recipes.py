@@ -81,7 +81,7 @@ def measured(name: str, device: torch.device, arguments: argparse.Namespace) -> 
     from pushforward.train.data import MAX_VALIDATION_ROWS
     from pushforward.train.defaults import resolve, settings
     from pushforward.train.gaussian import initialize_base
-    from pushforward.train.objectives.likelihood import Likelihood, Points
+    from pushforward.train.objectives.likelihood import Likelihood, Rows
     from pushforward.train.trainer import minimize, start
 
     config = load_config(files=[f"recipe:{name}"])
@@ -96,7 +96,7 @@ def measured(name: str, device: torch.device, arguments: argparse.Namespace) -> 
     core = build_model(config.flow, features, seed=config.seed).to(device)
     torch.manual_seed(config.seed)
     points = _mixture(rows + MAX_VALIDATION_ROWS, features).to(device)
-    train, validation = Points(points[:rows]), Points(points[rows:])
+    train, validation = Rows(points[:rows]), Rows(points[rows:])
     initialize_base(core, train.x[:20_000], None)
     state = start(core, told)
     objective = Likelihood(train, validation, told.batch_size, 0)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
         EvaluationReport as EvaluationReport,
         draw_samples as draw_samples,
         evaluate_flow as evaluate_flow,
-        latent_noise as latent_noise,
+        latents as latents,
     )
     from pushforward.evaluate.inversion import (
         LogDetError as LogDetError,
@@ -42,7 +42,7 @@ __getattr__, __dir__ = lazy(
     {
         "baselines": "Baseline fit_baselines",
         "density": "FittedDensity",
-        "evaluation": "EvaluationReport draw_samples evaluate_flow latent_noise",
+        "evaluation": "EvaluationReport draw_samples evaluate_flow latents",
         "inversion": "LogDetError RoundTrip log_det_error round_trip",
         "latent": "LatentReport latent_normality",
         "likelihood": "Density Nll kl_to_truth log_prob nll nll_from paired_difference",

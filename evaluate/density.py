@@ -10,7 +10,7 @@ from pushforward.common.errors import DataError
 from pushforward.datasets import Dequantizer, Schema
 from pushforward.evaluate.evaluation import draw_samples
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, log_prob
-from pushforward.flows import Autoencoder, Ensemble, Flow, Model, ModelFileError, load_model, read_extra, save
+from pushforward.flows import Autoencoder, Flow, Mixture, Model, ModelFileError, load_model, read_extra, save
 
 
 class FittedDensity:
@@ -83,7 +83,7 @@ class FittedDensity:
         Raises:
             ModelFileError: If the folder is missing, damaged, or of another format.
         """
-        flow = cast(Model, load_model(folder, Flow, Ensemble, Autoencoder, device=device))
+        flow = cast(Model, load_model(folder, Flow, Mixture, Autoencoder, device=device))
         extra = read_extra(folder)
         try:
             return cls(flow, Schema.from_dict(extra["schema"]), extra["cells"])

@@ -29,7 +29,7 @@ from pushforward.evaluate.likelihood import (
     with_error,
 )
 from pushforward.evaluate.samples import SampleReport, compare_samples
-from pushforward.flows import Ensemble
+from pushforward.flows import Mixture
 
 SAMPLES = 10_000
 """Samples compared with held-out rows, unless asked otherwise."""
@@ -44,7 +44,7 @@ TRAIN_ROWS_SCORED = 20_000
 class FittedFlow(Density, Protocol):
     """What a whole evaluation needs: flows and ensembles have it."""
 
-    def latent_noise(self, x: Tensor, context: Tensor | None = None, /) -> Tensor:
+    def latents(self, x: Tensor, context: Tensor | None = None, /) -> Tensor:
         """Standard-normal noise behind points, ``(..., D) -> (..., D)``."""
         ...
 
@@ -245,7 +245,7 @@ def evaluate_flow(
     context_tried = None if context_test is None else context_test[tried]
     std = train.std(axis=0)
     parts = _bijections(flow, context_tried)
-    noise = latent_noise(flow, test, context_test)
+    noise = latents(flow, test, context_test)
     latent_rows = int(np.isfinite(noise).all(axis=1).sum())
     sampled_rows = int(np.isfinite(drawn).all(axis=1).sum())
     return EvaluationReport(
@@ -271,7 +271,7 @@ def evaluate_flow(
 
 def _bijections(flow: FittedFlow, context: Array | None) -> list[tuple[Invertible, Array | None]]:
     """The flows of which there is something to invert, with the context of each."""
-    if not isinstance(flow, Ensemble):
+    if not isinstance(flow, Mixture):
         return [(cast(Invertible, flow), context)]
     return [(member, context if member.context else None) for member in flow.members]
 
@@ -304,7 +304,7 @@ def draw_samples(
     return np.concatenate(out)
 
 
-def latent_noise(flow: FittedFlow, x: Tensor | Array, context: Tensor | Array | None = None) -> Array:
+def latents(flow: FittedFlow, x: Tensor | Array, context: Tensor | Array | None = None) -> Array:
     """The noise behind rows ``(n, D) -> (n, D)``: standard normal under a perfect fit; streamed like the scores."""
     device = device_of(flow) or torch.device("cpu")
     out = []
@@ -314,5 +314,5 @@ def latent_noise(flow: FittedFlow, x: Tensor | Array, context: Tensor | Array | 
         for start in range(0, len(x), BATCH_SIZE):
             part = slice(start, start + BATCH_SIZE)
             given = None if context is None else as_points(context[part]).to(device)
-            out.append(flow.latent_noise(as_points(x[part]).to(device), given).double().cpu().numpy())
+            out.append(flow.latents(as_points(x[part]).to(device), given).double().cpu().numpy())
     return np.concatenate(out)

@@ -13,22 +13,22 @@ if TYPE_CHECKING:
     from pushforward.flows.bases.kernel_density import KernelDensity as KernelDensity
     from pushforward.flows.bases.made_mog import AutoregressiveMixture as AutoregressiveMixture
     from pushforward.flows.bases.student_t import StudentT as StudentT
-    from pushforward.flows.bases.transformed import Pushed as Pushed
+    from pushforward.flows.bases.transformed import TransformedDistribution as TransformedDistribution
     from pushforward.flows.bijections.autoregressive import MaskedAutoregressive as MaskedAutoregressive
     from pushforward.flows.bijections.base import (
         Bijection as Bijection,
         Chain as Chain,
-        Foreign as Foreign,
         Inverse as Inverse,
+        NflowsTransform as NflowsTransform,
     )
     from pushforward.flows.bijections.coupling import Coupling as Coupling
-    from pushforward.flows.bijections.elementwise import Marginal as Marginal
+    from pushforward.flows.bijections.elementwise import Elementwise as Elementwise
     from pushforward.flows.bijections.linear import LULinear as LULinear, Permutation as Permutation
     from pushforward.flows.bijections.normalization import ActNorm as ActNorm, Standardize as Standardize
     from pushforward.flows.bijections.probit import Probit as Probit
     from pushforward.flows.bijections.support import Log as Log, Logit as Logit
     from pushforward.flows.flow import Flow as Flow
-    from pushforward.flows.mixture import Ensemble as Ensemble, Model as Model, members_of as members_of
+    from pushforward.flows.mixture import Mixture as Mixture, Model as Model, members_of as members_of
     from pushforward.flows.networks.incremental import Incremental as Incremental, IncrementalPass as IncrementalPass
     from pushforward.flows.networks.masked import (
         MaskedConditioner as MaskedConditioner,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         BASES as BASES,
         NAMES as NAMES,
         build as build,
-        build_ensemble as build_ensemble,
+        build_mixture as build_mixture,
         make_base as make_base,
     )
     from pushforward.flows.storage import (
@@ -75,22 +75,22 @@ __getattr__, __dir__ = lazy(
         "bases.kernel_density": "KernelDensity",
         "bases.made_mog": "AutoregressiveMixture",
         "bases.student_t": "StudentT",
-        "bases.transformed": "Pushed",
+        "bases.transformed": "TransformedDistribution",
         "bijections.autoregressive": "MaskedAutoregressive",
-        "bijections.base": "Bijection Chain Foreign Inverse",
+        "bijections.base": "Bijection Chain NflowsTransform Inverse",
         "bijections.coupling": "Coupling",
-        "bijections.elementwise": "Marginal",
+        "bijections.elementwise": "Elementwise",
         "bijections.linear": "LULinear Permutation",
         "bijections.normalization": "ActNorm Standardize",
         "bijections.probit": "Probit",
         "bijections.support": "Log Logit",
         "flow": "Flow",
-        "mixture": "Ensemble Model members_of",
+        "mixture": "Mixture Model members_of",
         "networks.incremental": "Incremental IncrementalPass",
         "networks.masked": "MaskedConditioner MaskedResidualNet",
         "networks.residual": "ResidualNet",
         "networks.transformer": "MaskedTransformer",
-        "presets": "BASES NAMES build build_ensemble make_base",
+        "presets": "BASES NAMES build build_mixture make_base",
         "storage": "ModelFileError load load_model read_extra save",
         "testing": "check_bijection",
         "univariate.affine": "Affine",

@@ -71,7 +71,7 @@ class Flow(nn.Module):
         z: Tensor = self.bijection(x, context)[0]
         return z
 
-    def latent_noise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def latents(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The noise ``(..., D)`` behind points ``(..., D)``: standard normal if the points are of this law."""
         context = self._embed(context)
         z: Tensor = self.bijection(x, context)[0]

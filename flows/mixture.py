@@ -11,7 +11,7 @@ from pushforward.flows.checks import check_shape
 from pushforward.flows.flow import Flow
 
 
-class Ensemble(nn.Module):
+class Mixture(nn.Module):
     r"""Mixture of flows, :math:`p(x) = \sum_m w_m p_m(x)`.
 
     What members that were fitted alike have learned by chance differs, and averages out; what they agree on stays. On
@@ -34,7 +34,7 @@ class Ensemble(nn.Module):
 
     Example:
         >>> from pushforward.flows import build
-        >>> ensemble = Ensemble([build("maf", features=3, hidden=16) for _ in range(4)])
+        >>> ensemble = Mixture([build("maf", features=3, hidden=16) for _ in range(4)])
         >>> ensemble.log_prob(torch.zeros(5, 3)).shape, ensemble.sample(7).shape
         (torch.Size([5]), torch.Size([7, 3]))
     """
@@ -42,17 +42,17 @@ class Ensemble(nn.Module):
     def __init__(self, members: Sequence[Flow], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if not members:
-            raise ValueError("Ensemble: expected at least one member; got none")
+            raise ValueError("Mixture: expected at least one member; got none")
         weights = [1.0] * len(members) if weights is None else list(weights)
         total = math.fsum(weights)
         if len(weights) != len(members) or not all(w > 0.0 for w in weights) or not math.isfinite(total):
-            raise ValueError(f"Ensemble: expected {len(members)} weights above 0; got {weights}")
+            raise ValueError(f"Mixture: expected {len(members)} weights above 0; got {weights}")
         first = members[0]
         self.features, self.context = first.features, max(member.context for member in members)
         for i, member in enumerate(members):
             if member.features != self.features or member.context not in (0, self.context):
                 raise ValueError(
-                    f"Ensemble: expected {self.features} features and a context of 0 or {self.context} in member {i}; "
+                    f"Mixture: expected {self.features} features and a context of 0 or {self.context} in member {i}; "
                     f"got {member.features} and {member.context}"
                 )
         self.flows = nn.ModuleList(members)
@@ -78,7 +78,7 @@ class Ensemble(nn.Module):
         joint = torch.stack(torch.broadcast_tensors(*each), dim=-1)  # some members may not see the context
         return joint + joint.new_tensor(self.weights).log()
 
-    def latent_noise(self, x: Tensor, context: Tensor | None = None, share: Tensor | None = None) -> Tensor:
+    def latents(self, x: Tensor, context: Tensor | None = None, share: Tensor | None = None) -> Tensor:
         r"""The noise ``(..., D)`` behind points ``(..., D)``: standard normal if the points are of this law.
 
         Each point is mapped by a member drawn from its posterior :math:`w_m p_m(x) / p(x)`: that is the member it would
@@ -93,7 +93,7 @@ class Ensemble(nn.Module):
         if share is None:
             share = torch.rand(posterior.shape[:-1], dtype=posterior.dtype, device=posterior.device)
         chosen = (share.unsqueeze(-1) >= posterior.cumsum(-1)[..., :-1]).sum(-1)
-        each = [m.latent_noise(x, context if m.context else None) for m in self.members]
+        each = [m.latents(x, context if m.context else None) for m in self.members]
         noise = torch.stack(torch.broadcast_tensors(*each), dim=-2)
         index = chosen[..., None, None].expand(*chosen.shape, 1, self.features)
         return noise.gather(-2, index).squeeze(-2)
@@ -152,17 +152,17 @@ class Ensemble(nn.Module):
     def _check(self, context: Tensor | None) -> None:
         if (context is None) == (self.context == 0):
             if context is not None:
-                check_shape("Ensemble", "context", context, self.context)
+                check_shape("Mixture", "context", context, self.context)
             return
         expected = f"context of shape (..., {self.context})" if self.context else "no context"
         found = "none" if context is None else f"one of shape {tuple(context.shape)}"
-        raise ValueError(f"Ensemble: expected {expected}; got {found}")
+        raise ValueError(f"Mixture: expected {expected}; got {found}")
 
 
-Model = Flow | Ensemble
+Model = Flow | Mixture
 """What stands for a density: a flow, or an ensemble of them."""
 
 
 def members_of(model: Model) -> list[Flow]:
     """The flows that a density is made of."""
-    return model.members if isinstance(model, Ensemble) else [model]
+    return model.members if isinstance(model, Mixture) else [model]

@@ -13,16 +13,16 @@ from pushforward.flows.bases.gaussian_mixture import GaussianMixture
 from pushforward.flows.bases.heavy_tailed import Laplace, Logistic
 from pushforward.flows.bases.made_mog import AutoregressiveMixture
 from pushforward.flows.bases.student_t import StudentT
-from pushforward.flows.bases.transformed import Pushed
+from pushforward.flows.bases.transformed import TransformedDistribution
 from pushforward.flows.bijections.autoregressive import MaskedAutoregressive
 from pushforward.flows.bijections.base import Bijection, Chain, Inverse
 from pushforward.flows.bijections.coupling import Coupling
-from pushforward.flows.bijections.elementwise import Marginal
+from pushforward.flows.bijections.elementwise import Elementwise
 from pushforward.flows.bijections.linear import LULinear, Permutation
 from pushforward.flows.bijections.normalization import ActNorm
 from pushforward.flows.bijections.support import Log, Logit
 from pushforward.flows.flow import Flow
-from pushforward.flows.mixture import Ensemble
+from pushforward.flows.mixture import Mixture
 from pushforward.flows.networks.masked import MaskedConditioner, MaskedResidualNet
 from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.networks.transformer import MaskedTransformer
@@ -32,7 +32,7 @@ from pushforward.flows.univariate.rational_quadratic import RationalQuadraticSpl
 
 Linear = Literal["between", "around"]
 NetName = Literal["residual", "transformer"]
-Passing = Literal["identity", "spline"]
+Unconditional = Literal["none", "spline"]
 
 
 def build(
@@ -47,8 +47,8 @@ def build(
     bound: float = 5.0,
     tails: Tails = "linear",
     linear: Linear = "between",
-    passing: Passing = "identity",
-    marginal: bool = False,
+    unconditional: Unconditional = "none",
+    elementwise: bool = False,
     dropout: float = 0.0,
     conditioner: NetName = "residual",
     components: int = 10,
@@ -78,9 +78,9 @@ def build(
         tails: Slopes of splines outside that interval: one (``"linear"``), or ``"learned"``.
         linear: What mixes the features: what the list above says, ``"between"`` the layers, or ``"around"`` them, a
             random permutation and an LU layer before every layer and after the last one, as Durkan et al. have it.
-        passing: Of couplings, what happens to the features that pass through: ``"identity"``, or a ``"spline"`` with
-            parameters of its own for each, as Durkan et al. have it.
-        marginal: Whether a spline for each feature stands at the data end, see ``Marginal``.
+        unconditional: What couplings apply to their identity features: ``"none"``, or a ``"spline"`` for each, whose
+            parameters depend on nothing, as in Durkan et al.
+        elementwise: Whether a spline for each feature stands at the data end, see ``Elementwise``.
         dropout: Dropout in the conditioners.
         conditioner: Network of autoregressive layers and of the mixture: ``"residual"``, or ``"transformer"`` with
             ``blocks`` layers of width ``hidden``.
@@ -113,31 +113,31 @@ def build(
 
     for what, value, known in (
         ("linear", linear, get_args(Linear)),
-        ("passing", passing, get_args(Passing)),
+        ("unconditional", unconditional, get_args(Unconditional)),
         ("conditioner", conditioner, get_args(NetName)),
     ):
         if value not in known:
             raise ValueError(_unknown(what, value, known))
-    if passing == "spline" and name not in ("realnvp", "nsf-c"):
-        raise ValueError(f"build: expected passing identity for {name}, which has no couplings; got spline")
+    if unconditional == "spline" and name not in ("realnvp", "nsf-c"):
+        raise ValueError(f"build: expected unconditional none for {name}, which has no couplings; got spline")
 
     def coupling(univariate: Univariate, flip: bool) -> list[Bijection]:
         # Every other feature, the other ones in the next layer. A single feature has nobody to learn from.
         transformed = [(i % 2 == 1) != flip for i in range(features)] if features > 1 else [True]
-        moving = sum(transformed)
+        count = sum(transformed)
         conditioner = ResidualNet(
-            features - moving,
-            moving * univariate.size,
+            features - count,
+            count * univariate.size,
             context=context,
             hidden=hidden,
             blocks=blocks,
             dropout=dropout,
         )
         layer = Coupling(conditioner, univariate, transformed=transformed)
-        if passing == "identity" or moving == features:
+        if unconditional == "none" or count == features:
             return [layer]
         # Behind the coupling, so that its network sees the features as they come.
-        return [layer, Marginal(features, spline, mapped=[not moves for moves in transformed])]
+        return [layer, Elementwise(features, spline, mapped=[not moves for moves in transformed])]
 
     def masked(outputs: int) -> MaskedConditioner:
         kind = MaskedTransformer if conditioner == "transformer" else MaskedResidualNet
@@ -191,8 +191,8 @@ def build(
         members = [member for i in range(layers) for member in with_between.get(name, steps[name])(i)]
     if base == "made-mog" and members and linear == "between":
         members += mixed()  # the mixture sees the features in another order than the layer before it
-    if marginal:
-        members = [Marginal(features, spline), *members]
+    if elementwise:
+        members = [Elementwise(features, spline), *members]
     if isinstance(base, Base):
         law = base
     elif name == "made-mog":
@@ -213,7 +213,7 @@ def _frame(features: int) -> Literal["full", "diagonal"]:
     return "full" if features <= 256 else "diagonal"
 
 
-def build_ensemble(name: str, features: int, context: int = 0, *, members: int, **options: Any) -> Ensemble:
+def build_mixture(name: str, features: int, context: int = 0, *, members: int, **options: Any) -> Mixture:
     """Build flows of one kind that differ by their initial weights, and each by an order of the features of its own.
 
     Args:
@@ -231,7 +231,7 @@ def build_ensemble(name: str, features: int, context: int = 0, *, members: int, 
         chain = Chain([Permutation.random(features), *flow.bijection.bijections], features=features)  # type: ignore[misc]
         return Flow(flow.base, chain)
 
-    return Ensemble([member() for _ in range(members)])
+    return Mixture([member() for _ in range(members)])
 
 
 def make_base(name: str, features: int, context: int = 0) -> Base:
@@ -262,10 +262,10 @@ def make_base(name: str, features: int, context: int = 0) -> Base:
         "student-t": lambda: StudentT(features, context),
         "laplace": lambda: Laplace(features, context),
         "logistic": lambda: Logistic(features, context),
-        "uniform": lambda: Pushed(Uniform(features, trainable=False), Logit(features), context),
+        "uniform": lambda: TransformedDistribution(Uniform(features, trainable=False), Logit(features), context),
         # Concentrations of four: round enough to start near a Gaussian, with all that is not one still to learn.
-        "gamma": lambda: Pushed(Gamma(features, 4.0, 4.0), Log(features), context),
-        "beta": lambda: Pushed(Beta(features, 4.0, 4.0), Logit(features), context),
+        "gamma": lambda: TransformedDistribution(Gamma(features, 4.0, 4.0), Log(features), context),
+        "beta": lambda: TransformedDistribution(Beta(features, 4.0, 4.0), Logit(features), context),
         "mixture": lambda: GaussianMixture(features, context=context),
     }
     if name not in BASES:

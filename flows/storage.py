@@ -20,17 +20,17 @@ from pushforward.flows.bases.heavy_tailed import Laplace, Logistic
 from pushforward.flows.bases.kernel_density import KernelDensity
 from pushforward.flows.bases.made_mog import AutoregressiveMixture
 from pushforward.flows.bases.student_t import StudentT
-from pushforward.flows.bases.transformed import Pushed
+from pushforward.flows.bases.transformed import TransformedDistribution
 from pushforward.flows.bijections.autoregressive import MaskedAutoregressive
 from pushforward.flows.bijections.base import Chain, Inverse
 from pushforward.flows.bijections.coupling import Coupling
-from pushforward.flows.bijections.elementwise import Marginal
+from pushforward.flows.bijections.elementwise import Elementwise
 from pushforward.flows.bijections.linear import LULinear, Permutation
 from pushforward.flows.bijections.normalization import ActNorm, Standardize
 from pushforward.flows.bijections.probit import Probit
 from pushforward.flows.bijections.support import Log, Logit
 from pushforward.flows.flow import Flow
-from pushforward.flows.mixture import Ensemble, Model as Density
+from pushforward.flows.mixture import Mixture, Model as Density
 from pushforward.flows.networks.masked import MaskedResidualNet
 from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.networks.transformer import MaskedTransformer
@@ -58,7 +58,7 @@ _KINDS: dict[str, type] = {
         Chain,
         Coupling,
         Encoder,
-        Ensemble,
+        Mixture,
         Flow,
         Gamma,
         Gaussian,
@@ -72,13 +72,13 @@ _KINDS: dict[str, type] = {
         Logistic,
         LogisticDecoder,
         Logit,
-        Marginal,
+        Elementwise,
         MaskedAutoregressive,
         MaskedResidualNet,
         MaskedTransformer,
         Permutation,
         Probit,
-        Pushed,
+        TransformedDistribution,
         RationalQuadraticSpline,
         ResidualNet,
         Standardize,
@@ -92,7 +92,7 @@ class ModelFileError(UserError, RuntimeError):
     """A model folder is missing, damaged, or of another format."""
 
 
-def save(flow: Flow | Ensemble | Autoencoder, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
+def save(flow: Flow | Mixture | Autoencoder, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
     """Write a flow, an ensemble or an autoencoder into a folder; each file appears whole or not at all.
 
     Args:
@@ -135,7 +135,7 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[
     Raises:
         ModelFileError: If a file is missing, its checksum is wrong, or its format is unknown.
     """
-    return cast(Density, load_model(folder, Flow, Ensemble, device=device, kinds=kinds))
+    return cast(Density, load_model(folder, Flow, Mixture, device=device, kinds=kinds))
 
 
 def load_model(

@@ -27,19 +27,19 @@ from pushforward.experiment.result import Fit
 from pushforward.experiment.rows import fit, plan, resume
 from pushforward.flows import (
     AutoregressiveMixture,
-    Ensemble,
     Flow,
     Gaussian,
     KernelDensity,
+    Mixture,
     Model,
     build,
-    build_ensemble,
+    build_mixture,
     members_of,
 )
 from pushforward.flows.storage import _encode
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.jsonl import read_metrics
-from pushforward.train import selection as race, stacking, trainer as loop
+from pushforward.train import selection, stacking, trainer as loop
 from pushforward.train.architecture import build_model, describe, idle_keys
 from pushforward.train.data import Prepared
 from pushforward.train.defaults import candidates, is_open, members_for, resolve
@@ -88,7 +88,7 @@ def test_auto_is_made_of_mixtures_on_tables(rows: int) -> None:
     assert isinstance(flow.members, int)
     assert (flow.members > 1) is (rows < 6_000)
     model = build_model(flow, 3, 2, seed=0)
-    assert isinstance(model, Ensemble) is (flow.members > 1)
+    assert isinstance(model, Mixture) is (flow.members > 1)
     assert all(isinstance(member.base, AutoregressiveMixture) for member in members_of(model))
     # A member's dropout and width are those of a mixture's network, which has no others beside it.
     assert flow.hidden in (128, 256)
@@ -103,7 +103,7 @@ def test_auto_is_made_of_mixtures_on_tables(rows: int) -> None:
         ("flow.layers=2",),
         ("flow.bins=4",),
         ("flow.tails=learned",),
-        ("flow.marginal=true",),
+        ("flow.elementwise=true",),
         ("flow.base=student-t",),
         ("train.objective=energy",),
         ("train.objective=mle+energy",),
@@ -217,8 +217,8 @@ def test_the_seed_decides_all_members() -> None:
 
 @pytest.fixture
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a second be enough for a race."""
-    monkeypatch.setattr(race, "LEAST_STEPS", 1)
+    """Let a second be enough for a selection."""
+    monkeypatch.setattr(selection, "LEAST_STEPS", 1)
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # the first one of a process imports for a second
 
 
@@ -226,26 +226,28 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_race(source: str, tmp_path: Path) -> None:
     keys = ("train.seconds=2.5", "flow.members=2", "flow.dropout=0")
     done = fitted(source, tmp_path / "run", *keys)
-    found = json.loads((tmp_path / "run" / "race.json").read_text())
-    assert set(found) == {"flow", "step_seconds", "seconds", "runners"}
-    runners = found["runners"]
+    found = json.loads((tmp_path / "run" / "selection.json").read_text())
+    assert set(found) == {"flow", "step_seconds", "seconds", "candidates"}
+    candidates = found["candidates"]
     names = {describe(c.flow) for c in candidates(asked(*keys), 1, rows=240, features=3)}
-    assert {runner["flow"] for runner in runners} == names
-    scores = [runner["val_nll"] for runner in runners]
+    assert {candidate["flow"] for candidate in candidates} == names
+    scores = [candidate["val_nll"] for candidate in candidates]
     assert scores == sorted(scores)
-    assert all(runner["steps"] > 0 for runner in runners)
-    assert found["flow"] == runners[0]["flow"]
+    assert all(candidate["steps"] > 0 for candidate in candidates)
+    assert found["flow"] == candidates[0]["flow"]
     assert 0.0 < found["step_seconds"] < found["seconds"]
     # The fit goes on from there: its steps and its time count on, and its best is at least the winner's.
     rows = [row for row in read_metrics(done.run.metrics) if row["kind"] in ("train", "validation")]
-    assert all(row["step"] > runners[0]["steps"] for row in rows)
-    assert (done.results["steps"] > runners[0]["steps"]) is bool(rows)  # on a busy machine a race may take all the time
+    assert all(row["step"] > candidates[0]["steps"] for row in rows)
+    assert (done.results["steps"] > candidates[0]["steps"]) is bool(
+        rows
+    )  # on a busy machine a race may take all the time
     assert done.results["seconds"] >= max(2.5, found["seconds"])
     assert done.results["stop_reason"] == "budget"
     assert done.results["flow"].startswith(found["flow"])
     offset = done.results["test_nll"] - done.results["test_nll_standardized"]
     assert all(row["best/val_nll"] <= scores[0] + offset + 1e-4 for row in rows if row["kind"] == "validation")
-    # What was chosen is what is recorded, so that it can be had again without a race.
+    # What was chosen is what is recorded, so that it can be had again without a selection.
     config = load_config(files=[done.run.config])
     assert describe(config.flow) == found["flow"]
     assert "auto" not in config.flow.model_dump().values()
@@ -275,9 +277,9 @@ def test_a_race_is_not_lost_to_what_comes_after_it(
             fitted(source, tmp_path / "run", "train.seconds=1", "flow.members=1")
     run = RunFolder.open(tmp_path / "run")
     assert run.status == "failed"
-    found = json.loads((run.path / "race.json").read_text())
+    found = json.loads((run.path / "selection.json").read_text())
     done = resume(run.path, ("train.seconds=1e-3",), quiet=True)
-    assert done.results["steps"] == found["runners"][0]["steps"]
+    assert done.results["steps"] == found["candidates"][0]["steps"]
     assert done.results["seconds"] >= found["seconds"] - 1e-3  # which is rounded
 
 
@@ -293,28 +295,28 @@ def test_a_dry_run_says_that_it_is_open(source: str) -> None:
         assert ("flow=auto: the fit decides" in CliRunner().invoke(main, arguments).stderr) == is_open_still
 
 
-def chosen(source: str, *overrides: str) -> tuple[race.Outcome, list[str]]:
+def chosen(source: str, *overrides: str) -> tuple[selection.Selection, list[str]]:
     """What ``choose`` decides on, with what it tells."""
     planned = plan(load_config(source, overrides=(*QUIET, *SMALL, *overrides)))
     assert planned.undecided is not None
     told: list[str] = []
-    outcome = race.choose(
+    outcome = selection.select_model(
         planned.prepared, planned.undecided, torch.device("cpu"), stop=lambda: "", tell=lambda line: told.append(line)
     )
     return outcome, told
 
 
 def test_without_time_there_is_no_race(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(race, "LEAST_STEPS", 10**9)
+    monkeypatch.setattr(selection, "LEAST_STEPS", 10**9)
     outcome, told = chosen(source, "train.seconds=30")
     assert outcome.results == ()
-    assert outcome.to_dict()["runners"] == []
+    assert outcome.to_dict()["candidates"] == []
     assert outcome.state.progress.step == 0
     assert outcome.config.flow.model_copy(update={"members": 1}) == (
         candidates(load_config(source, overrides=SMALL), 1, rows=240, features=3)[0].flow
     )
     (line,) = told
-    assert line.startswith(f"flow      {describe(outcome.config.flow)}: no time for a race (")
+    assert line.startswith(f"flow      {describe(outcome.config.flow)}: no time to compare kinds (")
     assert len(members_of(outcome.state.flow)) == outcome.config.flow.members
     assert outcome.state.flow.training
 
@@ -340,12 +342,12 @@ def test_a_runner_that_diverges_is_out(source: str, monkeypatch: pytest.MonkeyPa
                 raise DivergedError("the loss is not finite")
             return whole(*arguments, **options)
 
-        monkeypatch.setattr(race, "minimize", minimize)
+        monkeypatch.setattr(selection, "minimize", minimize)
         outcome, told = chosen(source, "train.seconds=1", "flow.members=1")
         kinds = [describe(c.flow) for c in candidates(asked("flow.members=1"), 1, rows=240, features=3)]
         assert describe(outcome.config.flow) == kinds[1 - bad]
         assert [result.flow for result in outcome.results] == [kinds[1 - bad]]
-        assert f"{kinds[bad]} is out of the race: the loss is not finite" in told
+        assert f"{kinds[bad]} is out: the loss is not finite" in told
 
 
 @pytest.mark.usefixtures("_short")
@@ -380,11 +382,11 @@ def test_signal_during_the_race(number: signal.Signals, code: int, source: str, 
     )
     try:
         log, limit = tmp_path / "run" / "log.txt", time.monotonic() + 60
-        while not (log.exists() and "race  " in log.read_text()):
+        while not (log.exists() and "selection" in log.read_text()):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < limit
             time.sleep(0.02)
-        time.sleep(0.3)  # into the first runner
+        time.sleep(0.3)  # into the first candidate
         process.send_signal(number)
         out, errors = process.communicate(timeout=60)
     finally:
@@ -398,7 +400,7 @@ def test_signal_during_the_race(number: signal.Signals, code: int, source: str, 
     assert results["seconds"] < 60
     run = RunFolder.open(tmp_path / "run")
     assert run.status == "stopped"
-    assert len(json.loads((run.path / "race.json").read_text())["runners"]) == 1
+    assert len(json.loads((run.path / "selection.json").read_text())["candidates"]) == 1
     density = FittedDensity.load(run.model)
     assert np.isfinite(density.log_prob(density.sample(20))).all()
     assert "go on with: pushforward fit --resume run" in errors
@@ -446,15 +448,15 @@ def test_ensemble_end_to_end(source: str, tmp_path: Path) -> None:
 
 def test_loss_of_an_ensemble_is_that_of_its_members() -> None:
     """The mean is logged; a gradient as long as that of one is what is clipped."""
-    from pushforward.train.objectives.likelihood import Likelihood, Points
+    from pushforward.train.objectives.likelihood import Likelihood, Rows
 
     x = torch.randn(64, 3)
-    ensemble = Ensemble([build("maf", 3, layers=1, hidden=4) for _ in range(4)])
+    ensemble = Mixture([build("maf", 3, layers=1, hidden=4) for _ in range(4)])
     ensemble.log_prob(x)  # sets ActNorm
     with torch.no_grad():
         for m, member in enumerate(ensemble.members):
             next(member.base.parameters()).add_(0.3 * m)
-    likelihood = Likelihood(Points(x), Points(x), 64)
+    likelihood = Likelihood(Rows(x), Rows(x), 64)
     loss, numbers = likelihood.loss(ensemble, (x, None))
     loss.backward()
     each = [-member.log_prob(x).mean() for member in ensemble.members]
@@ -556,7 +558,7 @@ def known(mean: float, log_scale: float = 0.0) -> Flow:
 def test_a_stack_is_the_average_of_its_parts(small: Prepared) -> None:
     flow = known(0.0)
     model, weights = stack(small, flow)
-    assert isinstance(model, Ensemble)
+    assert isinstance(model, Mixture)
     assert list(weights) == [part for part in (FLOW, GAUSSIAN, KERNEL) if part in weights]
     assert KERNEL in weights  # a curve, which no Gaussian knows
     assert sum(weights.values()) == pytest.approx(1.0)
@@ -573,9 +575,9 @@ def test_a_stack_is_the_average_of_its_parts(small: Prepared) -> None:
 
 
 def test_members_of_an_ensemble_share_its_weight(small: Prepared) -> None:
-    parts = Ensemble([known(0.0), known(0.1)], [0.25, 0.75])
+    parts = Mixture([known(0.0), known(0.1)], [0.25, 0.75])
     model, weights = stack(small, parts)
-    assert isinstance(model, Ensemble)
+    assert isinstance(model, Mixture)
     assert model.members[:2] == parts.members
     assert model.weights[:2] == pytest.approx([0.25 * weights[FLOW], 0.75 * weights[FLOW]])
     x = torch.randn(9, 3)
@@ -601,7 +603,7 @@ def test_a_part_that_is_left_alone_is_not_an_average(tmp_path: Path, monkeypatch
     monkeypatch.setattr(stacking, "gaussian_flow", lambda rows: known(30.0))
     model, weights = stack(prepared, good)
     assert (model, weights) == (good, {FLOW: 1.0})
-    ensemble = Ensemble([good, known(0.01)])
+    ensemble = Mixture([good, known(0.01)])
     assert stack(prepared, ensemble) == (ensemble, {FLOW: 1.0})
 
 
@@ -613,9 +615,9 @@ def test_stacked_fit_end_to_end(source: str, tmp_path: Path) -> None:
     assert json.loads(done.run.state.read_text())["flow"] == done.results["flow"]
     assert done.note.startswith("stacked   by validation likelihood: flow ")
     assert done.note in done.run.log.read_text()
-    assert not (done.run.path / "race.json").exists()  # a budget in steps
+    assert not (done.run.path / "selection.json").exists()  # a budget in steps
     loaded = FittedDensity.load(done.run.model)
-    assert isinstance(loaded.flow, Ensemble)
+    assert isinstance(loaded.flow, Mixture)
     bases = [type(member.base) for member in loaded.flow.members]
     assert KernelDensity in bases
     assert sum(loaded.flow.weights) == pytest.approx(1.0)
@@ -650,7 +652,7 @@ def test_report_of_a_stack(source: str, tmp_path: Path) -> None:
 def test_stacking_of_a_named_flow(source: str, tmp_path: Path) -> None:
     done = fitted(source, tmp_path / "run", "flow=maf", "flow.layers=1", "flow.stacking=true", "train.steps=10")
     assert done.results["flow"].startswith("maf, stacked") or "kernel density" in done.results["flow"]
-    assert isinstance(done.density.flow, Ensemble)
+    assert isinstance(done.density.flow, Mixture)
 
 
 # A context
@@ -665,7 +667,7 @@ def test_auto_with_a_context(tmp_path: Path) -> None:
     keys = ("data.context=c", "flow.members=2", "flow.dropout=0", "flow.hidden=16")
     done = fitted(source, tmp_path / "run", *keys, "train.steps=150", "train.learning_rate=0.02")
     model = done.density.flow
-    assert isinstance(model, Ensemble)
+    assert isinstance(model, Mixture)
     assert (len(model.members), model.context) == (2, 1)
     assert done.results["flow"] == describe(load_config(files=[done.run.config]).flow)
     assert "stacked" not in done.run.log.read_text()
@@ -680,7 +682,7 @@ def test_auto_with_a_context(tmp_path: Path) -> None:
     raced, told = chosen(source, *keys, "train.seconds=1")
     assert len(raced.results) >= 2
     assert raced.state.flow.context == 1
-    assert told[0].startswith("race      ")
+    assert told[0].startswith("selection ")
 
 
 @pytest.mark.parametrize(
@@ -708,7 +710,7 @@ def test_keys_without_an_effect_are_those_that_change_nothing(name: str, base: s
 @pytest.mark.parametrize("base", ["diagonal", "full", "low-rank", "student-t", "laplace", "mixture", "made-mog"])
 @pytest.mark.parametrize("name", ["gaussian", "maf"])
 def test_members_have_no_effect_where_they_are_alike(name: str, base: str) -> None:
-    ensemble = build_ensemble(name, 3, members=2, base=base, layers=1, hidden=8, components=3)
+    ensemble = build_mixture(name, 3, members=2, base=base, layers=1, hidden=8, components=3)
     # Orders of the columns change no Gaussian.
     first, second = (torch.nn.utils.parameters_to_vector(member.parameters()) for member in ensemble.members)
     section = FlowConfig.model_validate({"name": name, "base": base, "members": 2})

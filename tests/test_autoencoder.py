@@ -27,7 +27,7 @@ from pushforward.flows.vae.decoders import (
     LogisticDecoder,
 )
 from pushforward.flows.vae.encoder import Encoder
-from pushforward.train.defaults import Settings
+from pushforward.train.defaults import TrainOptions
 from pushforward.train.maximize import maximize_bound
 from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, BoundObjective
 from pushforward.train.trainer import DivergedError
@@ -456,7 +456,7 @@ def test_saved_models_come_back(decoder: str, tmp_path: Path, perturb: Perturb) 
     x = rows_for(decoder)
     assert_close(again.log_prob(x), model.eval().log_prob(x), rtol=0.0, atol=0.0)
     assert read_extra(tmp_path) == {"rows": 3}
-    with pytest.raises(ModelFileError, match="expected a Flow or an Ensemble; got Autoencoder"):
+    with pytest.raises(ModelFileError, match="expected a Flow or an Mixture; got Autoencoder"):
         load(tmp_path)
 
 
@@ -546,7 +546,7 @@ def true_nll(x: Tensor) -> float:
 def test_a_fit_comes_close_to_the_truth(objective: Any, samples: int, estimator: Estimator) -> None:
     train, validation, test = (mixture(2_000, seed) for seed in (1, 2, 11))
     model = build_autoencoder("categorical", FEATURES, latent=1, values=5, hidden=16, blocks=1)
-    settings = Settings(steps=160, batch_size=128, learning_rate=2e-2)
+    settings = TrainOptions(steps=160, batch_size=128, learning_rate=2e-2)
     rows: list[tuple[str, int, dict[str, float]]] = []
     fitted = maximize_bound(
         model,
@@ -576,7 +576,7 @@ def test_fits_are_repeatable_and_leave_the_generator_alone() -> None:
         torch.manual_seed(4)
         model = build_autoencoder("logistic", FEATURES, latent=1, values=5, hidden=8, blocks=1, dropout=0.1)
         before = torch.get_rng_state()
-        maximize_bound(model, x, x[:50], Settings(steps=20), seed=3)
+        maximize_bound(model, x, x[:50], TrainOptions(steps=20), seed=3)
         assert torch.equal(torch.get_rng_state(), before)
         found.append(model.log_prob(x))
     assert torch.equal(*found)
@@ -588,13 +588,13 @@ def test_fits_stop_when_told_to_and_by_the_clock() -> None:
     answers = iter(["", "", "", "told"])
     seen: list[tuple[str, int]] = []
     listeners = {"stop": lambda: next(answers), "log": lambda kind, step, *_: seen.append((kind, step))}
-    told = maximize_bound(model, x, x, Settings(steps=500), listeners=listeners).progress
+    told = maximize_bound(model, x, x, TrainOptions(steps=500), listeners=listeners).progress
     assert seen == [("validation", 0), ("validation", 3)]  # also what it ends with is a candidate
     assert (told.step, told.stop_reason) == (3, "told")
-    timed = maximize_bound(model, x, x, Settings(seconds=0.3)).progress
+    timed = maximize_bound(model, x, x, TrainOptions(seconds=0.3)).progress
     assert timed.stop_reason == "budget"
     assert 0.3 <= timed.seconds < 5.0
-    stale = maximize_bound(model, x, x[:1], Settings(steps=400, learning_rate=0.3, patience=0.1)).progress
+    stale = maximize_bound(model, x, x[:1], TrainOptions(steps=400, learning_rate=0.3, patience=0.1)).progress
     assert stale.stop_reason == "patience"
 
 
@@ -605,14 +605,14 @@ def test_a_fit_that_cannot_stay_finite_says_so() -> None:
         model.decoder.log_scale.fill_(math.nan)
     x = rows_for("gaussian", 50)
     with pytest.raises(DivergedError, match="loss is not finite"):
-        maximize_bound(model, x, x, Settings(steps=100))
+        maximize_bound(model, x, x, TrainOptions(steps=100))
     mistakes: list[dict[str, Any]] = [{"bound": "elob"}, {"kl_warmup": 2.0}]
     for options in mistakes:
         (wrong,) = options
         with pytest.raises(ValueError, match=wrong):
-            maximize_bound(model, x, x, Settings(steps=1), **options)
+            maximize_bound(model, x, x, TrainOptions(steps=1), **options)
     with pytest.raises(ValueError, match="got 0 and 50"):
-        maximize_bound(model, x[:0], x, Settings(steps=1))
+        maximize_bound(model, x[:0], x, TrainOptions(steps=1))
 
 
 @pytest.mark.slow
@@ -620,7 +620,7 @@ def test_a_linear_gaussian_fit_reaches_the_exact_likelihood() -> None:
     _, law = probabilistic_pca()
     x = law.sample((1_000,))
     model = build_autoencoder("gaussian", FEATURES, latent=LATENT, hidden=16, blocks=1).double()
-    settings = Settings(steps=1_500, batch_size=100, learning_rate=1e-2)
+    settings = TrainOptions(steps=1_500, batch_size=100, learning_rate=1e-2)
     maximize_bound(model, x, x[:100], settings, estimator="path", validation_samples=8)
     fresh = law.sample((2_000,))
     assert -0.01 < float((law.log_prob(fresh) - model.log_prob(fresh)).mean()) < 0.06

@@ -660,7 +660,7 @@ def test_score_is_the_gradient_of_the_density(perturb: Perturb) -> None:
 
 @pytest.mark.parametrize("path", [True, False])
 def test_log_densities_of_samples_are_without_dropout(path: bool, perturb: Perturb) -> None:
-    """Points are drawn without, so what is said of them is the density that drew them, also while training."""
+    """Rows are drawn without, so what is said of them is the density that drew them, also while training."""
     for name in ("made-mog", "nsf-ar"):
         flow = on_mixtures(name, 3, perturb, dropout=0.5).train()
         x, log_prob = flow.rsample_and_log_prob(20, path=path)

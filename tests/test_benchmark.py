@@ -42,7 +42,7 @@ from pushforward.config.schema import Config
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import write_row_scores
 from pushforward.train.defaults import resolve
-from pushforward.train.objectives.likelihood import Points
+from pushforward.train.objectives.likelihood import Rows
 from tests.test_browser import GLUED, LOOKS, PROBE, browser, visit
 from tests.wandb_server import WandbServer
 
@@ -1128,7 +1128,7 @@ def test_peers_keep_the_best_weights() -> None:
     peer, config = peer_of(
         "nflows:maf flow.layers=3 flow.hidden=32 flow.dropout=0 train.learning_rate=1e-2", 40, 3, "train.steps=150"
     )
-    training = train_peer(peer, Points(train), Points(validation), config.train)
+    training = train_peer(peer, Rows(train), Rows(validation), config.train)
     scores = [score for _, _, score in training.curve]
     assert (training.steps, training.stop_reason, len(scores)) == (150, "steps", VALIDATIONS + 1)
     assert training.validation_nll == min(scores) < scores[-1]  # it overfits, and goes back
@@ -1144,18 +1144,18 @@ def test_peers_stop_by_the_clock_and_when_they_diverge() -> None:
 
     rows = torch.randn(64, 2)
     peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.seconds=0.2")
-    training = train_peer(peer, Points(rows), Points(rows), config.train)
+    training = train_peer(peer, Rows(rows), Rows(rows), config.train)
     assert training.stop_reason == "seconds"
     assert 0.2 <= training.seconds < 2
     broken = rows.clone()
     broken[0] = math.nan
     peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.steps=5")
-    training = train_peer(peer, Points(broken), Points(rows), config.train)
+    training = train_peer(peer, Rows(broken), Rows(rows), config.train)
     assert (training.stop_reason, training.steps) == ("diverged", 1)
     assert math.isfinite(training.validation_nll)
     peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.steps=5")
     with pytest.raises(DivergedError, match="was not finite at step 1"):
-        train_peer(peer, Points(broken), Points(broken), config.train)
+        train_peer(peer, Rows(broken), Rows(broken), config.train)
 
 
 def test_sizes_of_peers() -> None:

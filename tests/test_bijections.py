@@ -23,17 +23,17 @@ from pushforward.flows import (
     Bijection,
     Chain,
     Coupling,
+    Elementwise,
     Flow,
-    Foreign,
     Gaussian,
     Inverse,
     Log,
     Logit,
     LULinear,
-    Marginal,
     MaskedAutoregressive,
     MaskedResidualNet,
     MaskedTransformer,
+    NflowsTransform,
     Permutation,
     Probit,
     RationalQuadraticSpline,
@@ -115,8 +115,10 @@ CASES: dict[str, Callable[[], Bijection]] = {
     "Coupling spline 1 context": lambda: coupling(1, SPLINE, context=2, blocks=1),
     "Coupling spline 2 no blocks": lambda: coupling(2, SPLINE, blocks=0),
     "Coupling spline 5 context": lambda: coupling(5, SPLINE, context=2),
-    "Foreign": lambda: Foreign(MaskedAffineAutoregressiveTransform(3, 8), 3),
-    "Foreign context": lambda: Foreign(MaskedAffineAutoregressiveTransform(3, 8, context_features=2), 3, 2),
+    "NflowsTransform": lambda: NflowsTransform(MaskedAffineAutoregressiveTransform(3, 8), 3),
+    "NflowsTransform context": lambda: NflowsTransform(
+        MaskedAffineAutoregressiveTransform(3, 8, context_features=2), 3, 2
+    ),
     "Inverse coupling": lambda: Inverse(coupling(3, SPLINE, blocks=1)),
     "Inverse autoregressive context": lambda: Inverse(autoregressive(3, Affine(), context=2, blocks=1)),
     # Wide enough for every point that the tests draw; narrow supports are in test_support.
@@ -124,10 +126,10 @@ CASES: dict[str, Callable[[], Bijection]] = {
     "Logit": lambda: Logit(3, low=-2e4, high=[2e4, 3e4, 1e5]),
     "LULinear 1": lambda: LULinear(1),
     "LULinear 5": lambda: LULinear(5),
-    "Marginal affine 1": lambda: Marginal(1, Affine()),
-    "Marginal bend 2": lambda: Marginal(2, Bend()),
-    "Marginal spline 5": lambda: Marginal(5, RationalQuadraticSpline(bins=5, bound=1.0, tails="learned")),
-    "Marginal spline 5 some": lambda: Marginal(5, SPLINE, mapped=[True, False, False, True, True]),
+    "Elementwise affine 1": lambda: Elementwise(1, Affine()),
+    "Elementwise bend 2": lambda: Elementwise(2, Bend()),
+    "Elementwise spline 5": lambda: Elementwise(5, RationalQuadraticSpline(bins=5, bound=1.0, tails="learned")),
+    "Elementwise spline 5 some": lambda: Elementwise(5, SPLINE, mapped=[True, False, False, True, True]),
     "MaskedAutoregressive affine 1": lambda: autoregressive(1, Affine()),
     "MaskedAutoregressive affine 2 context": lambda: autoregressive(2, Affine(), context=2, blocks=1),
     "MaskedAutoregressive affine 5 dropout": lambda: autoregressive(5, Affine(), dropout=0.5),
@@ -146,7 +148,7 @@ CASES: dict[str, Callable[[], Bijection]] = {
 CONTEXTUAL = [name for name, make in CASES.items() if make().context]
 CONTEXT_FREE = [name for name in CASES if name not in CONTEXTUAL]
 # nflows branches on values in Python and indexes with boolean masks: no promise to keep for its transforms.
-OURS = [name for name in CASES if "Foreign" not in name]
+OURS = [name for name in CASES if "NflowsTransform" not in name]
 # One of each kind, each way of being one once; a root search, which evaluates its map some 150 times a feature, not.
 TRACED_QUICKLY = [
     "ActNorm",
@@ -158,8 +160,8 @@ TRACED_QUICKLY = [
     "Log",
     "Logit",
     "LULinear 5",
-    "Marginal affine 1",
-    "Marginal spline 5 some",
+    "Elementwise affine 1",
+    "Elementwise spline 5 some",
     "MaskedAutoregressive affine 2 context",
     "MaskedAutoregressive spline 5",
     "MaskedAutoregressive transformer 5 context",

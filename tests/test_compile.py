@@ -36,11 +36,11 @@ from pushforward.flows import (
 )
 from pushforward.flows.kernels import cuda_graphs as graphs, native
 from pushforward.train import device
-from pushforward.train.defaults import Settings, resolve, settings
+from pushforward.train.defaults import TrainOptions, resolve, settings
 from pushforward.train.device import Steps
 from pushforward.train.gaussian import initialize_base
 from pushforward.train.maximize import maximize_likelihood
-from pushforward.train.objectives.likelihood import Points
+from pushforward.train.objectives.likelihood import Rows
 from pushforward.train.trainer import State, start
 
 Perturb = Callable[[nn.Module], nn.Module]
@@ -69,11 +69,11 @@ def fitted(
     change(flow)
     flow.to(where)
     given = torch.randn(300, context, device=where) if context else None
-    train = Points(rows(300, features).to(where), given)
-    validation = Points(rows(130, features, seed=1).to(where), None if given is None else given[:130])
+    train = Rows(rows(300, features).to(where), given)
+    validation = Rows(rows(130, features, seed=1).to(where), None if given is None else given[:130])
     initialize_base(flow, train.x, train.context)
     asked: dict[str, Any] = {"steps": 12, "batch_size": 64, "log_every": 5} | settings
-    told = Settings(**asked)
+    told = TrainOptions(**asked)
     said: list[str] = []
     torch.manual_seed(0)
     return maximize_likelihood(start(flow, told), train, validation, told, warn=said.append, **(callbacks or {})), said
@@ -178,7 +178,7 @@ def test_an_error_leaves_nothing_behind() -> None:
         raise KeyboardInterrupt
 
     with native.disabled():
-        steps = Steps(flow, Settings(steps=1, compile="on", precision="bf16"), warn=pytest.fail)
+        steps = Steps(flow, TrainOptions(steps=1, compile="on", precision="bf16"), warn=pytest.fail)
         assert steps.is_compiling
         with pytest.raises(KeyboardInterrupt):
             steps.run(fail)
@@ -225,9 +225,11 @@ def test_an_error_of_the_flow_is_not_the_compilers(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Flow, "log_prob_terms", broken)
     with pytest.raises(ValueError, match=r"^mine$"):
-        Steps(build("maf", 2), Settings(steps=1), pytest.fail).run(build("maf", 2).log_prob_terms, torch.zeros(3, 2))
+        Steps(build("maf", 2), TrainOptions(steps=1), pytest.fail).run(
+            build("maf", 2).log_prob_terms, torch.zeros(3, 2)
+        )
     said: list[str] = []
-    steps = Steps(build("maf", 2), Settings(steps=1, compile="on"), said.append)
+    steps = Steps(build("maf", 2), TrainOptions(steps=1, compile="on"), said.append)
     with pytest.raises(ValueError, match=r"^mine$"):
         steps.run(build("maf", 2).log_prob_terms, torch.zeros(3, 2))
     assert len(said) == 1
@@ -254,11 +256,11 @@ def test_kernels_go_before_the_compiler_on_a_cpu(mode: str) -> None:
     for name in ("nsf-ar", "nsf-c", "maf", "realnvp"):
         for context in (0, 2):
             flow = build(name, 3, context, layers=2, hidden=8, dropout=0.2)
-            assert not Steps(flow, Settings(steps=10**6, compile=mode), pytest.fail).is_compiling  # type: ignore[arg-type]
+            assert not Steps(flow, TrainOptions(steps=10**6, compile=mode), pytest.fail).is_compiling  # type: ignore[arg-type]
     flow = build("maf", 3, layers=2, hidden=8)
     known, unknown = (m for m in flow.modules() if isinstance(m, MaskedAutoregressive))
     unknown.univariate = Stretched()
-    steps = Steps(flow, Settings(steps=10**6, compile=mode), pytest.fail)  # type: ignore[arg-type]
+    steps = Steps(flow, TrainOptions(steps=10**6, compile=mode), pytest.fail)  # type: ignore[arg-type]
     assert steps._compiled == ([unknown] if mode == "on" else [])
     assert known.univariate.kernel() is not None
 
@@ -289,7 +291,7 @@ def test_choosing_a_mode_does_not_disturb_the_random_numbers() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    Steps(build_seeded(), Settings(steps=1, compile="on"), pytest.fail)
+    Steps(build_seeded(), TrainOptions(steps=1, compile="on"), pytest.fail)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -311,7 +313,7 @@ def build_seeded() -> Flow:
     ],
 )
 def test_budgets_worth_compiling_for(budget: dict[str, Any], long: bool) -> None:
-    assert device._is_long(Settings(**budget)) is long
+    assert device._is_long(TrainOptions(**budget)) is long
 
 
 def environment(folder: Path, **changes: str) -> dict[str, str]:
@@ -399,7 +401,7 @@ def test_bf16_is_for_conditioners_only(monkeypatch: pytest.MonkeyPatch) -> None:
     spy(RationalQuadraticSpline, "forward")
     spy(LULinear, "forward")
     spy(MaskedAutoregressive, "forward")
-    steps = Steps(flow, Settings(steps=1, precision="bf16"), pytest.fail)
+    steps = Steps(flow, TrainOptions(steps=1, precision="bf16"), pytest.fail)
     with Watch() as watch:
         terms = steps.run(flow.log_prob_terms, rows(7))
     assert watch.linear == {torch.bfloat16}
@@ -821,7 +823,7 @@ class TestOnCuda:
             (1.0, "on", True),
             (99.0, "off", False),
         ):
-            settings = Settings(seconds=seconds, compile=mode)  # type: ignore[arg-type]
+            settings = TrainOptions(seconds=seconds, compile=mode)  # type: ignore[arg-type]
             assert Steps(flow, settings, pytest.fail).is_compiling is compiles
 
     @pytest.mark.parametrize("precision", ["auto", "float32", "tf32", "bf16"])

@@ -11,7 +11,7 @@ from pushforward.experiment.rows import fit
 from pushforward.flows import build
 from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.objectives.energy import Energy, sliced_energy_distance, unit_vectors
-from pushforward.train.objectives.likelihood import Points
+from pushforward.train.objectives.likelihood import Rows
 
 DOUBLE = torch.float64
 
@@ -51,7 +51,7 @@ def test_gaussians_in_closed_form() -> None:
 
 def test_both_are_minimised_together() -> None:
     """The loss of a batch and of the validation: the NLL, plus the weight times the distance."""
-    points = Points(torch.randn(40, 2)), Points(torch.randn(30, 2))
+    points = Rows(torch.randn(40, 2)), Rows(torch.randn(30, 2))
     flow = build("gaussian", 2)
     both, alone = Energy(*points, 20, likelihood=True, weight=3.0), Energy(*points, 20)
     batch = both.draw(0.0)
@@ -70,8 +70,8 @@ def test_validation_reads_rows_from_end_to_end(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("pushforward.train.objectives.energy._VALIDATION_ROWS", 10)
     late = torch.randn(100, 2) + torch.linspace(0, 9, 100)[:, None]
     flow = build("gaussian", 2)
-    spread = Energy(Points(late), Points(late), 20).validate(flow).loss
-    head = Energy(Points(late), Points(late[:10]), 20).validate(flow).loss
+    spread = Energy(Rows(late), Rows(late), 20).validate(flow).loss
+    head = Energy(Rows(late), Rows(late[:10]), 20).validate(flow).loss
     assert spread > head + 1.0
 
 
@@ -108,7 +108,7 @@ def test_with_a_context() -> None:
     from pushforward.flows import build
 
     context = torch.randn(400, 1)
-    points = Points(context + 0.1 * torch.randn(400, 1), context)
+    points = Rows(context + 0.1 * torch.randn(400, 1), context)
     objective = Energy(points, points, 200)
     flow = build("gaussian", 1, 1)
     ignoring = objective.validate(flow.eval()).metrics["val/energy"]

@@ -21,13 +21,13 @@ from pushforward.evaluate.evaluation import evaluate_flow
 from pushforward.evaluate.inversion import LogDetError, RoundTrip, log_det_error, round_trip, worst
 from pushforward.flows import (
     Chain,
-    Ensemble,
     Flow,
     Gaussian,
+    Mixture,
     ModelFileError,
     Permutation,
     build,
-    build_ensemble,
+    build_mixture,
     load,
     load_model,
     members_of,
@@ -51,18 +51,18 @@ def gaussian(mean: float, scale: float, features: int = 2, context: int = 0) -> 
     return flow.eval()
 
 
-def three(perturb: Perturb, context: int = 0) -> Ensemble:
+def three(perturb: Perturb, context: int = 0) -> Mixture:
     """Different flows; the last one does not see the context."""
     names = ("nsf-ar", "maf", "made-mog")
     flows = [build(name, 3, context if name != "made-mog" else 0, layers=1, hidden=8, components=3) for name in names]
-    ensemble = Ensemble(flows, WEIGHTS)
+    ensemble = Mixture(flows, WEIGHTS)
     perturb(ensemble, 0.5)
     return ensemble.double().eval()
 
 
-def apart() -> Ensemble:
+def apart() -> Mixture:
     """Gaussians that hardly overlap: a sample says which one it is of."""
-    return Ensemble([gaussian(-10.0, 0.5), gaussian(0.0, 2.0), gaussian(10.0, 1.0)], WEIGHTS)
+    return Mixture([gaussian(-10.0, 0.5), gaussian(0.0, 2.0), gaussian(10.0, 1.0)], WEIGHTS)
 
 
 # The density
@@ -86,11 +86,11 @@ def test_log_prob_is_the_logarithm_of_the_mean(context: int, perturb: Perturb) -
 
 def test_weights_are_normalised_and_equal_by_default() -> None:
     flows = [gaussian(float(i), 1.0) for i in range(4)]
-    assert Ensemble(flows).weights == [0.25] * 4
-    assert Ensemble(flows, [1, 1, 2, 4]).weights == [0.125, 0.125, 0.25, 0.5]
+    assert Mixture(flows).weights == [0.25] * 4
+    assert Mixture(flows, [1, 1, 2, 4]).weights == [0.125, 0.125, 0.25, 0.5]
     x = torch.zeros(2, dtype=F64)
-    assert_close(Ensemble(flows, [1, 1, 2, 4]).log_prob(x), Ensemble(flows, [3, 3, 6, 12]).log_prob(x))
-    assert members_of(Ensemble(flows)) == flows
+    assert_close(Mixture(flows, [1, 1, 2, 4]).log_prob(x), Mixture(flows, [3, 3, 6, 12]).log_prob(x))
+    assert members_of(Mixture(flows)) == flows
     assert members_of(flows[0]) == [flows[0]]
 
 
@@ -109,7 +109,7 @@ def test_functorch_and_compiling(perturb: Perturb) -> None:
         scores = torch.func.vmap(torch.func.grad(ensemble.log_prob))(x)
     (expected,) = torch.autograd.grad(ensemble.log_prob(x).sum(), x)
     assert_close(scores, expected)
-    two = Ensemble([gaussian(0.0, 1.0), gaussian(1.0, 2.0)])
+    two = Mixture([gaussian(0.0, 1.0), gaussian(1.0, 2.0)])
     y = x.detach()[:, :2]
     assert_close(torch.compile(two.log_prob, fullgraph=True, backend="eager")(y), two.log_prob(y))
 
@@ -135,7 +135,7 @@ def test_members_have_their_shares_of_the_samples() -> None:
 
 def test_each_row_of_the_context_gets_its_own_point() -> None:
     """The first and the last member move with the context, the second one does not see it."""
-    ensemble = Ensemble([gaussian(0.0, 0.01, 2, 1), gaussian(-50.0, 0.01), gaussian(100.0, 0.01, 2, 1)], WEIGHTS)
+    ensemble = Mixture([gaussian(0.0, 0.01, 2, 1), gaussian(-50.0, 0.01), gaussian(100.0, 0.01, 2, 1)], WEIGHTS)
     given = torch.arange(12.0, dtype=F64).view(3, 4, 1)
     x = ensemble.sample(500, given)
     assert x.shape == (500, 3, 4, 2)
@@ -157,7 +157,7 @@ def test_shapes_and_dtype(context: int, dtype: torch.dtype, perturb: Perturb) ->
             assert (x.shape, x.dtype) == ((*lead, *rows, 3), dtype)
             log_prob = ensemble.log_prob(x, given)
             assert (log_prob.shape, log_prob.dtype) == ((*lead, *rows), dtype)
-            assert ensemble.latent_noise(x, given).shape == x.shape
+            assert ensemble.latents(x, given).shape == x.shape
             assert not ensemble.sample(n, given).requires_grad
             x, log_prob = ensemble.sample_and_log_prob(n, given)
             assert_close(log_prob, ensemble.log_prob(x, given).detach())
@@ -166,7 +166,7 @@ def test_shapes_and_dtype(context: int, dtype: torch.dtype, perturb: Perturb) ->
         together = ensemble.log_prob(x, given)
         assert together.shape == (4, 5)
         assert_close(together[2, 3], ensemble.log_prob(x[2, 0], given[3]), rtol=1e-4, atol=1e-4)
-        assert ensemble.latent_noise(x, given).shape == (4, 5, 3)
+        assert ensemble.latents(x, given).shape == (4, 5, 3)
 
 
 def test_gradients_of_samples_are_those_of_the_members() -> None:
@@ -197,23 +197,23 @@ def test_latent_noise_is_normal_for_its_samples_and_no_others(context: int, pert
     ensemble = three(perturb, context)
     given = torch.tensor([0.5, -1.0], dtype=F64) if context else None
     x = ensemble.sample(5_000, given)
-    noise = ensemble.latent_noise(x, given).detach()
+    noise = ensemble.latents(x, given).detach()
     assert normal(noise) > 1e-4
     assert float((torch.corrcoef(noise.T) - torch.eye(3, dtype=F64)).abs().max()) < 0.07
-    alone = [m.latent_noise(x, given if m.context else None) for m in ensemble.members]
+    alone = [m.latents(x, given if m.context else None) for m in ensemble.members]
     assert all(normal(noise) < 1e-4 for noise in alone)
     wrong = ensemble.members[0].sample(5_000, given)
-    assert normal(ensemble.latent_noise(wrong, given)) < 1e-4
+    assert normal(ensemble.latents(wrong, given)) < 1e-4
 
 
 def test_the_member_behind_a_point_is_drawn_from_its_posterior() -> None:
-    ensemble = Ensemble([gaussian(0.0, 1.0), gaussian(1.0, 1.0)], [0.5, 0.5])
+    ensemble = Mixture([gaussian(0.0, 1.0), gaussian(1.0, 1.0)], [0.5, 0.5])
     x = torch.full((2,), 0.25, dtype=F64)
     first = float(ensemble.joint_log_prob(x).detach().softmax(-1)[0])
     for share, member in ((first - 1e-9, 0), (first + 1e-9, 1), (0.0, 0), (1.0, 1)):
-        noise = ensemble.latent_noise(x, None, torch.tensor(share, dtype=F64))
-        assert_close(noise, ensemble.members[member].latent_noise(x))
-    drawn = ensemble.latent_noise(x.expand(4_000, 2))
+        noise = ensemble.latents(x, None, torch.tensor(share, dtype=F64))
+        assert_close(noise, ensemble.members[member].latents(x))
+    drawn = ensemble.latents(x.expand(4_000, 2))
     assert float((drawn[:, 0] == drawn[:, 0].max()).double().mean()) == pytest.approx(first, abs=0.04)
 
 
@@ -225,7 +225,7 @@ def test_what_is_read_is_what_was_written(context: int, tmp_path: Path, perturb:
     ensemble = three(perturb, context).float()
     save(ensemble, tmp_path, extra={"a": 1})
     twin = load(tmp_path)
-    assert isinstance(twin, Ensemble)
+    assert isinstance(twin, Mixture)
     assert not twin.training
     assert twin.weights == ensemble.weights
     x, given = torch.randn(8, 3), torch.randn(8, context) if context else None
@@ -234,7 +234,7 @@ def test_what_is_read_is_what_was_written(context: int, tmp_path: Path, perturb:
     assert_close(copy.deepcopy(ensemble)(x, given), ensemble(x, given), rtol=0, atol=0)
     with pytest.raises(ModelFileError) as error:
         load_model(tmp_path, Flow)
-    assert str(error.value) == f"{tmp_path / 'config.json'}: expected a Flow; got Ensemble"
+    assert str(error.value) == f"{tmp_path / 'config.json'}: expected a Flow; got Mixture"
 
 
 def test_dtype_and_device(perturb: Perturb) -> None:
@@ -257,50 +257,50 @@ def test_lives_on_a_gpu(perturb: Perturb) -> None:
     exact = ensemble.log_prob(x)
     ensemble.cuda()
     assert_close(ensemble.log_prob(x.cuda()).cpu(), exact)
-    assert ensemble.sample(300).device.type == ensemble.latent_noise(x.cuda()).device.type == "cuda"
+    assert ensemble.sample(300).device.type == ensemble.latents(x.cuda()).device.type == "cuda"
 
 
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
-    "no members": (lambda: Ensemble([]), "Ensemble: expected at least one member; got none"),
+    "no members": (lambda: Mixture([]), "Mixture: expected at least one member; got none"),
     "fewer weights": (
-        lambda: Ensemble([gaussian(0, 1), gaussian(0, 1)], [1.0]),
-        r"Ensemble: expected 2 weights above 0; got \[1.0\]",
+        lambda: Mixture([gaussian(0, 1), gaussian(0, 1)], [1.0]),
+        r"Mixture: expected 2 weights above 0; got \[1.0\]",
     ),
     "a weight of zero": (
-        lambda: Ensemble([gaussian(0, 1), gaussian(0, 1)], [1.0, 0.0]),
-        r"Ensemble: expected 2 weights above 0; got \[1.0, 0.0\]",
+        lambda: Mixture([gaussian(0, 1), gaussian(0, 1)], [1.0, 0.0]),
+        r"Mixture: expected 2 weights above 0; got \[1.0, 0.0\]",
     ),
     "an infinite weight": (
-        lambda: Ensemble([gaussian(0, 1)], [math.inf]),
-        r"Ensemble: expected 1 weights above 0; got \[inf\]",
+        lambda: Mixture([gaussian(0, 1)], [math.inf]),
+        r"Mixture: expected 1 weights above 0; got \[inf\]",
     ),
     "features": (
-        lambda: Ensemble([gaussian(0, 1), gaussian(0, 1, 3)]),
-        "Ensemble: expected 2 features and a context of 0 or 0 in member 1; got 3 and 0",
+        lambda: Mixture([gaussian(0, 1), gaussian(0, 1, 3)]),
+        "Mixture: expected 2 features and a context of 0 or 0 in member 1; got 3 and 0",
     ),
     "context": (
-        lambda: Ensemble([gaussian(0, 1, 2, 1), gaussian(0, 1, 2, 3)]),
-        "Ensemble: expected 2 features and a context of 0 or 3 in member 0; got 2 and 1",
+        lambda: Mixture([gaussian(0, 1, 2, 1), gaussian(0, 1, 2, 3)]),
+        "Mixture: expected 2 features and a context of 0 or 3 in member 0; got 2 and 1",
     ),
     "no context": (
-        lambda: Ensemble([gaussian(0, 1, 2, 1)]).log_prob(torch.zeros(2)),
-        r"Ensemble: expected context of shape \(\.\.\., 1\); got none",
+        lambda: Mixture([gaussian(0, 1, 2, 1)]).log_prob(torch.zeros(2)),
+        r"Mixture: expected context of shape \(\.\.\., 1\); got none",
     ),
     "no context to sample": (
-        lambda: Ensemble([gaussian(0, 1, 2, 1), gaussian(0, 1)]).sample(3),
-        r"Ensemble: expected context of shape \(\.\.\., 1\); got none",
+        lambda: Mixture([gaussian(0, 1, 2, 1), gaussian(0, 1)]).sample(3),
+        r"Mixture: expected context of shape \(\.\.\., 1\); got none",
     ),
     "a context": (
-        lambda: Ensemble([gaussian(0, 1)]).log_prob(torch.zeros(2), torch.zeros(1)),
-        r"Ensemble: expected no context; got one of shape \(1,\)",
+        lambda: Mixture([gaussian(0, 1)]).log_prob(torch.zeros(2), torch.zeros(1)),
+        r"Mixture: expected no context; got one of shape \(1,\)",
     ),
     "another context": (
-        lambda: Ensemble([gaussian(0, 1, 2, 1)]).sample(3, torch.zeros(4, 2)),
-        r"Ensemble: expected context of shape \(\.\.\., 1\); got \(4, 2\)",
+        lambda: Mixture([gaussian(0, 1, 2, 1)]).sample(3, torch.zeros(4, 2)),
+        r"Mixture: expected context of shape \(\.\.\., 1\); got \(4, 2\)",
     ),
-    "members": (lambda: build_ensemble("maf", 2, members=0), "Ensemble: expected at least one member; got none"),
+    "members": (lambda: build_mixture("maf", 2, members=0), "Mixture: expected at least one member; got none"),
     "name": (
-        lambda: build_ensemble("mfa", 2, members=2),
+        lambda: build_mixture("mfa", 2, members=2),
         "unknown flow 'mfa'; did you mean 'maf'\\? known: .*",
     ),
 }
@@ -317,7 +317,7 @@ def test_mistakes_are_named(mistake: str) -> None:
 
 
 def test_members_have_weights_and_orders_of_their_own() -> None:
-    ensemble = build_ensemble("made-mog", 6, members=4, hidden=8, components=3, base="full")
+    ensemble = build_mixture("made-mog", 6, members=4, hidden=8, components=3, base="full")
     orders = []
     for flow in ensemble.members:
         (first,) = flow.bijection.children().__next__().children()
@@ -329,11 +329,11 @@ def test_members_have_weights_and_orders_of_their_own() -> None:
     assert not torch.equal(firsts[0], firsts[1])
     assert ensemble.weights == [0.25] * 4
     torch.manual_seed(3)
-    first_built = build_ensemble("nsf-ar", 3, 2, members=2, layers=1, hidden=4)
+    first_built = build_mixture("nsf-ar", 3, 2, members=2, layers=1, hidden=4)
     torch.manual_seed(3)
-    again = build_ensemble("nsf-ar", 3, 2, members=2, layers=1, hidden=4)
+    again = build_mixture("nsf-ar", 3, 2, members=2, layers=1, hidden=4)
     assert_close(first_built.state_dict(), again.state_dict(), rtol=0, atol=0)
-    (one,) = build_ensemble("maf", 1, members=1, hidden=4, layers=1).members
+    (one,) = build_mixture("maf", 1, members=1, hidden=4, layers=1).members
     assert not any(isinstance(m, Permutation) for m in one.modules())
 
 
@@ -407,7 +407,7 @@ def test_fitted_density(tmp_path: Path, perturb: Perturb) -> None:
     density = FittedDensity(copy.deepcopy(ensemble), schema, [0.0, 0.0, 0.0])
     density.save(tmp_path)
     loaded = FittedDensity.load(tmp_path)
-    assert isinstance(loaded.flow, Ensemble)
+    assert isinstance(loaded.flow, Mixture)
     rows = np.random.default_rng(0).normal(size=(20, 3))
     exact = ensemble.double().log_prob(torch.from_numpy(rows)).detach().numpy()
     np.testing.assert_allclose(loaded.log_prob(rows), exact, rtol=1e-12)

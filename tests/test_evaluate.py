@@ -18,8 +18,8 @@ from pushforward.evaluate import (
     draw_samples,
     evaluate_flow,
     kl_to_truth,
-    latent_noise,
     latent_normality,
+    latents,
     log_det_error,
     log_prob,
     nll,
@@ -67,7 +67,7 @@ class GaussianFlow(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.largest_batch = 0
 
-    def latent_noise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def latents(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.base.standardize(self.bijection(x, context)[0])
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -291,7 +291,7 @@ def test_compare_samples_counts_what_is_not_finite() -> None:
 
 
 def test_latents_of_the_true_flow_are_normal() -> None:
-    eps = latent_noise(GaussianFlow(LOC, SCALE), rows_of_the_law(3_000, 18))
+    eps = latents(GaussianFlow(LOC, SCALE), rows_of_the_law(3_000, 18))
     report = latent_normality(eps)
     assert min(*report.ks_p_value, report.radius_ks_p_value) > 0.001
     assert max(map(abs, report.mean)) < 0.08

@@ -13,7 +13,7 @@ from sklearn.neighbors import KernelDensity as Reference
 from torch import Tensor
 from torch.testing import assert_close
 
-from pushforward.flows import Chain, Ensemble, Flow, KernelDensity, ModelFileError, build, load, load_model, save
+from pushforward.flows import Chain, Flow, KernelDensity, Mixture, ModelFileError, build, load, load_model, save
 from pushforward.train.stacking import MOST_ROWS, kernel_flow
 
 F64 = torch.float64
@@ -129,11 +129,11 @@ def test_the_points_are_weights_and_their_shape_is_configuration(tmp_path: Path)
     assert bandwidth_of(twin) == pytest.approx(0.3)
     x[0] = 99.0  # a law keeps points of its own
     assert_close(twin(z), flow(z), rtol=0, atol=0)
-    save(Ensemble([flow, build("gaussian", 2)], [0.3, 0.7]), tmp_path / "both")
-    both = load_model(tmp_path / "both", Ensemble)
+    save(Mixture([flow, build("gaussian", 2)], [0.3, 0.7]), tmp_path / "both")
+    both = load_model(tmp_path / "both", Mixture)
     assert isinstance(both.members[0].base, KernelDensity)
-    assert isinstance(load(tmp_path / "both"), Ensemble)
-    with pytest.raises(ModelFileError, match="expected a Flow; got Ensemble"):
+    assert isinstance(load(tmp_path / "both"), Mixture)
+    with pytest.raises(ModelFileError, match="expected a Flow; got Mixture"):
         load_model(tmp_path / "both", Flow)
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from pushforward.evaluate.likelihood import nll
 from pushforward.flows import Flow, build
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from pushforward.train.defaults import Settings
+from pushforward.train.defaults import TrainOptions
 from pushforward.train.gaussian import gaussian_flow, initialize_base
 from pushforward.train.maximize import maximize_likelihood
-from pushforward.train.objectives.likelihood import Likelihood, Points, _Batches
+from pushforward.train.objectives.likelihood import Likelihood, Rows, _Batches
 from pushforward.train.trainer import DivergedError, State, _roll_back, start
 
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]])
@@ -36,22 +36,22 @@ def bent_rows(n: int, seed: int = 0) -> Tensor:
     return torch.stack([x[:, 0], 0.3 * x[:, 1] + x[:, 0] ** 2], dim=1)
 
 
-TRAIN, VALIDATION = Points(bent_rows(500)), Points(bent_rows(200, seed=1))
+TRAIN, VALIDATION = Rows(bent_rows(500)), Rows(bent_rows(200, seed=1))
 
 
-def fresh(train: Points = TRAIN, settings: Settings | None = None, name: str = "maf", **options: Any) -> State:
+def fresh(train: Rows = TRAIN, settings: TrainOptions | None = None, name: str = "maf", **options: Any) -> State:
     """A state before its first step, from the same weights each time."""
     torch.manual_seed(3)
     context = 0 if train.context is None else train.context.shape[1]
     flow = build(name, train.x.shape[1], context, layers=1, hidden=8, base="full", **options)
     initialize_base(flow, train.x, train.context)
-    return start(flow, settings or Settings(steps=10))
+    return start(flow, settings or TrainOptions(steps=10))
 
 
 def run(
-    settings: Settings,
-    train: Points = TRAIN,
-    validation: Points = VALIDATION,
+    settings: TrainOptions,
+    train: Rows = TRAIN,
+    validation: Rows = VALIDATION,
     state: State | None = None,
     seed: int = 0,
     **callbacks: Any,
@@ -81,8 +81,8 @@ def weights(state: State) -> Tensor:
 def test_a_gaussian_reaches_the_closed_form() -> None:
     x = gaussian_rows(4000)
     flow = build("gaussian", 2, base="full")  # not initialised: it has to learn mean and covariance
-    settings = Settings(steps=300, batch_size=500, learning_rate=0.03)
-    state, _ = run(settings, Points(x), Points(x), start(flow, settings))
+    settings = TrainOptions(steps=300, batch_size=500, learning_rate=0.03)
+    state, _ = run(settings, Rows(x), Rows(x), start(flow, settings))
     covariance = torch.cov(x.T, correction=0).double()
     best = 0.5 * float(torch.logdet(covariance)) + 1 + math.log(2 * math.pi)
     # The maximum of the likelihood on these rows: no Gaussian is better, and the fit is close to it.
@@ -101,12 +101,12 @@ def test_it_starts_as_the_full_covariance_gaussian() -> None:
 
 def test_first_validation_is_the_start() -> None:
     expected = nll(fresh().flow.eval(), VALIDATION.x).nll
-    state, rows = run(Settings(steps=5))
+    state, rows = run(TrainOptions(steps=5))
     assert validations(rows)[0] == expected == state.progress.start_loss
 
 
 def test_logged_nll_is_base_and_log_det() -> None:
-    _, rows = run(Settings(steps=20, log_every=5))
+    _, rows = run(TrainOptions(steps=20, log_every=5))
     logged = [metrics for kind, _, _, metrics in rows if kind == "train"]
     assert len(logged) == 4
     for metrics in logged:
@@ -119,13 +119,13 @@ def test_logged_nll_is_base_and_log_det() -> None:
 def test_first_step_logs_the_nll_of_its_batch() -> None:
     """With one batch of all rows, and no dropout, the first number logged is the flow's NLL on the training rows."""
     expected = nll(fresh().flow.eval(), TRAIN.x).nll
-    _, rows = run(Settings(steps=1, log_every=1, batch_size=500))
+    _, rows = run(TrainOptions(steps=1, log_every=1, batch_size=500))
     assert rows[1][0] == "train"
     assert rows[1][3]["train/nll"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_best_is_what_evaluation_sees() -> None:
-    state, rows = run(Settings(steps=60))
+    state, rows = run(TrainOptions(steps=60))
     progress = state.progress
     assert progress.best_loss == min(validations(rows).values())
     assert validations(rows)[progress.best_step] == progress.best_loss
@@ -135,8 +135,8 @@ def test_best_is_what_evaluation_sees() -> None:
 
 def test_a_later_and_worse_state_is_not_kept() -> None:
     """Forty training rows and a large rate overfit; what is kept is the best validation."""
-    train = Points(bent_rows(40))
-    settings = Settings(steps=400, learning_rate=0.05, averaging=0.0, batch_size=40)
+    train = Rows(bent_rows(40))
+    settings = TrainOptions(steps=400, learning_rate=0.05, ema_decay=0.0, batch_size=40)
     state, rows = run(settings, train, state=fresh(train, settings))
     by_step = validations(rows)
     assert by_step[max(by_step)] > state.progress.best_loss + 0.05
@@ -146,7 +146,7 @@ def test_a_later_and_worse_state_is_not_kept() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 41, 100])
 def test_step_budget_is_exact(steps: int) -> None:
-    state, rows = run(Settings(steps=steps, log_every=1))
+    state, rows = run(TrainOptions(steps=steps, log_every=1))
     assert state.progress.step == steps
     assert state.progress.stop_reason == "budget"
     assert [step for kind, step, _, _ in rows if kind == "train"] == list(range(1, steps + 1))
@@ -155,7 +155,7 @@ def test_step_budget_is_exact(steps: int) -> None:
 
 @pytest.mark.parametrize(("warmup", "rates"), [(0, [1.0, 0.75, 0.25]), (3, [1 / 3, 0.5, 0.25])])
 def test_learning_rate_without_and_with_warmup(warmup: int, rates: list[float]) -> None:
-    _, rows = run(Settings(steps=3, log_every=1, learning_rate=0.5, warmup=warmup))
+    _, rows = run(TrainOptions(steps=3, log_every=1, learning_rate=0.5, warmup=warmup))
     seen = [metrics["train/learning_rate"] for kind, _, _, metrics in rows if kind == "train"]
     # The first step has the whole rate, the cosine's zero would come after the last one.
     assert seen == pytest.approx([0.5 * rate for rate in rates])
@@ -163,13 +163,13 @@ def test_learning_rate_without_and_with_warmup(warmup: int, rates: list[float]) 
 
 @pytest.mark.parametrize("budget", [{"steps": 23}, {"steps": 23, "seconds": 1e4}])
 def test_validation_every_so_many_steps(budget: dict[str, Any]) -> None:
-    _, rows = run(Settings(**budget, validate_every=5))
+    _, rows = run(TrainOptions(**budget, validate_every=5))
     assert [step for kind, step, _, _ in rows if kind == "validation"] == [0, 5, 10, 15, 20, 23]
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 0.3])
 def test_no_step_is_validated_twice(learning_rate: float) -> None:
-    _, rows = run(Settings(steps=80, learning_rate=learning_rate, averaging=0.0))
+    _, rows = run(TrainOptions(steps=80, learning_rate=learning_rate, ema_decay=0.0))
     seen = [step for kind, step, _, _ in rows if kind == "validation"]
     assert seen == sorted(set(seen))
     assert [row[1] for row in rows] == sorted(row[1] for row in rows)
@@ -177,7 +177,7 @@ def test_no_step_is_validated_twice(learning_rate: float) -> None:
 
 def test_time_budget_stops_in_time() -> None:
     began = time.perf_counter()
-    state, rows = run(Settings(seconds=0.5))
+    state, rows = run(TrainOptions(seconds=0.5))
     took = time.perf_counter() - began
     assert state.progress.stop_reason == "budget"
     assert 0.5 <= state.progress.seconds <= took
@@ -188,16 +188,16 @@ def test_time_budget_stops_in_time() -> None:
 
 
 def test_the_budget_that_ends_first() -> None:
-    state, _ = run(Settings(steps=5, seconds=60))
+    state, _ = run(TrainOptions(steps=5, seconds=60))
     assert state.progress.step == 5
-    state, _ = run(Settings(steps=10**9, seconds=0.2))
+    state, _ = run(TrainOptions(steps=10**9, seconds=0.2))
     assert state.progress.step < 10**9
 
 
 def test_patience() -> None:
     """Forty training rows overfit early; the fit stops after the share of the budget given to wait."""
-    train = Points(bent_rows(40))
-    settings = Settings(steps=400, learning_rate=0.05, averaging=0.0, batch_size=40, patience=0.2)
+    train = Rows(bent_rows(40))
+    settings = TrainOptions(steps=400, learning_rate=0.05, ema_decay=0.0, batch_size=40, patience=0.2)
     state, rows = run(settings, train)
     progress = state.progress
     assert progress.stop_reason == "patience"
@@ -206,13 +206,13 @@ def test_patience() -> None:
 
 
 def test_patience_of_one_never_stops() -> None:
-    state, _ = run(Settings(steps=100, learning_rate=0.5, averaging=0.0, patience=1.0))
+    state, _ = run(TrainOptions(steps=100, learning_rate=0.5, ema_decay=0.0, patience=1.0))
     assert state.progress.stop_reason == "budget"
 
 
 def test_stop() -> None:
     calls = iter(["", "", "sigterm"])
-    state, rows = run(Settings(steps=100), stop=lambda: next(calls))
+    state, rows = run(TrainOptions(steps=100), stop=lambda: next(calls))
     assert state.progress.stop_reason == "sigterm"
     assert state.progress.step == 2
     assert max(validations(rows)) == 2
@@ -221,7 +221,7 @@ def test_stop() -> None:
 def test_averaging() -> None:
     """What is validated and kept is the moving average, not the last weights."""
     trail: list[Tensor] = []
-    settings = Settings(steps=20, averaging=0.9, learning_rate=0.01)
+    settings = TrainOptions(steps=20, ema_decay=0.9, learning_rate=0.01)
     state = fresh(settings=settings)
     average = weights(state).double()
 
@@ -241,7 +241,7 @@ def test_averaging() -> None:
 
 def test_no_averaging() -> None:
     seen: dict[int, Tensor] = {}
-    settings = Settings(steps=20, averaging=0.0)
+    settings = TrainOptions(steps=20, ema_decay=0.0)
     state = fresh(settings=settings)
 
     def follow() -> str:
@@ -253,7 +253,7 @@ def test_no_averaging() -> None:
 
 
 def test_same_seed_same_numbers() -> None:
-    settings = Settings(steps=30, log_every=5)
+    settings = TrainOptions(steps=30, log_every=5)
     first, rows = run(settings, state=fresh(dropout=0.2))
     again, rows_again = run(settings, state=fresh(dropout=0.2))
     other, _ = run(settings, state=fresh(dropout=0.2), seed=1)
@@ -264,7 +264,7 @@ def test_same_seed_same_numbers() -> None:
 
 @pytest.mark.parametrize(("rows", "size"), [(10, 3), (12, 4), (5, 8), (1, 1), (7, 7)])
 def test_batches_take_every_row_at_most_once_an_epoch(rows: int, size: int) -> None:
-    batches = _Batches(Points(torch.arange(float(rows))[:, None]), size, 0)
+    batches = _Batches(Rows(torch.arange(float(rows))[:, None]), size, 0)
     for _ in range(3):
         epoch = [batches.next()[0] for _ in range(batches.per_epoch)]
         assert {len(batch) for batch in epoch} == {min(rows, size)}  # no ragged last batch
@@ -273,14 +273,14 @@ def test_batches_take_every_row_at_most_once_an_epoch(rows: int, size: int) -> N
 
 
 def test_rows_left_out_of_an_epoch_come_in_others() -> None:
-    batches = _Batches(Points(torch.arange(10.0)[:, None]), 3, 0)
+    batches = _Batches(Rows(torch.arange(10.0)[:, None]), 3, 0)
     seen = torch.cat([batches.next()[0] for _ in range(60)]).flatten()
     assert sorted(set(seen.tolist())) == list(range(10))
 
 
 def test_context_follows_its_row() -> None:
     x = torch.arange(20.0)[:, None]
-    batches = _Batches(Points(x, x + 100), 7, 0)
+    batches = _Batches(Rows(x, x + 100), 7, 0)
     for _ in range(6):
         batch, context = batches.next()
         assert context is not None
@@ -290,7 +290,7 @@ def test_context_follows_its_row() -> None:
 def test_noise_is_fresh_and_stays_in_its_cell() -> None:
     x = torch.zeros(50, 3)
     cell = torch.tensor([1.0, 0.0, 0.25])
-    batches = _Batches(Points(x, None, cell), 50, 0)
+    batches = _Batches(Rows(x, None, cell), 50, 0)
     drawn = torch.stack([batches.next()[0] for _ in range(100)])
     assert (drawn.abs() <= cell / 2).all()
     assert not drawn[..., 1].any()
@@ -304,8 +304,8 @@ def test_conditional_fit_uses_its_context() -> None:
     generator = torch.Generator().manual_seed(0)
     context = torch.randn(1000, 1, generator=generator)
     x = 2 * context + 0.1 * torch.randn(1000, 1, generator=generator)
-    train, validation = Points(x[:800], context[:800]), Points(x[800:], context[800:])
-    settings = Settings(steps=300, learning_rate=0.02, batch_size=256)
+    train, validation = Rows(x[:800], context[:800]), Rows(x[800:], context[800:])
+    settings = TrainOptions(steps=300, learning_rate=0.02, batch_size=256)
     state, _ = run(settings, train, validation, fresh(train, settings))
     truth = 0.5 * math.log(2 * math.pi * math.e * 0.01)
     assert state.progress.start_loss > truth + 2
@@ -314,9 +314,9 @@ def test_conditional_fit_uses_its_context() -> None:
 
 def test_one_column() -> None:
     x = gaussian_rows(400)[:, :1]
-    train, validation = Points(x[:300]), Points(x[300:])
+    train, validation = Rows(x[:300]), Rows(x[300:])
     for name in ("maf", "nsf-ar", "nsf-c", "realnvp", "iaf", "gaussian"):
-        settings = Settings(steps=3)
+        settings = TrainOptions(steps=3)
         state, _ = run(settings, train, validation, fresh(train, settings, name))
         assert math.isfinite(state.progress.best_loss)
 
@@ -336,7 +336,7 @@ class Poisoned(Flow):
         return base, log_det
 
 
-def poisoned(settings: Settings, bad: Callable[[int], bool]) -> State:
+def poisoned(settings: TrainOptions, bad: Callable[[int], bool]) -> State:
     state = fresh(settings=settings)
     assert isinstance(state.flow, Flow)
     flow = Poisoned(state.flow.base, state.flow.bijection)
@@ -345,7 +345,7 @@ def poisoned(settings: Settings, bad: Callable[[int], bool]) -> State:
 
 
 def test_a_rare_nan_rolls_back_and_halves_the_rate() -> None:
-    settings = Settings(steps=120, log_every=5)
+    settings = TrainOptions(steps=120, log_every=5)
     state, rows = run(settings, state=poisoned(settings, lambda call: call == 82))
     assert state.progress.rollbacks == 1
     assert state.progress.step == 120
@@ -363,13 +363,13 @@ def test_a_rare_nan_rolls_back_and_halves_the_rate() -> None:
 
 
 def test_a_return_is_to_the_best_weights_and_forgets_moments() -> None:
-    state, _ = run(Settings(steps=40))
+    state, _ = run(TrainOptions(steps=40))
     with torch.no_grad():
         for parameter, average in zip(state.flow.parameters(), state.average, strict=True):
             parameter.add_(1.0)
             average.sub_(1.0)
     assert state.optimizer.state
-    _roll_back(state, Likelihood(TRAIN, VALIDATION, 100), Settings(steps=40))
+    _roll_back(state, Likelihood(TRAIN, VALIDATION, 100), TrainOptions(steps=40))
     for name, value in state.flow.state_dict().items():
         torch.testing.assert_close(value, state.best[name])
     for parameter, average in zip(state.flow.parameters(), state.average, strict=True):
@@ -379,7 +379,7 @@ def test_a_return_is_to_the_best_weights_and_forgets_moments() -> None:
 
 
 def test_nan_for_good_is_divergence() -> None:
-    settings = Settings(steps=2000, log_every=5)
+    settings = TrainOptions(steps=2000, log_every=5)
     with pytest.raises(
         DivergedError, match=r"not finite at step \d+, after 5 returns .* try train.learning_rate="
     ) as e:
@@ -390,7 +390,7 @@ def test_nan_for_good_is_divergence() -> None:
 @pytest.mark.parametrize("bad_from", [1, 33, 39])
 def test_nan_between_rows_of_metrics_is_seen(bad_from: int) -> None:
     """A fit shorter than an interval of the metrics, or NaN after the last row: the weights kept are finite."""
-    settings = Settings(steps=40, log_every=1000)
+    settings = TrainOptions(steps=40, log_every=1000)
     state = poisoned(settings, lambda call: call >= bad_from)
     try:
         state, _ = run(settings, state=state)
@@ -401,7 +401,7 @@ def test_nan_between_rows_of_metrics_is_seen(bad_from: int) -> None:
 
 
 def test_huge_learning_rate_does_not_return_nan() -> None:
-    settings = Settings(steps=200, learning_rate=1e4, log_every=5, averaging=0.0)
+    settings = TrainOptions(steps=200, learning_rate=1e4, log_every=5, ema_decay=0.0)
     try:
         state, _ = run(settings, state=fresh(settings=settings))
     except DivergedError:
@@ -410,7 +410,7 @@ def test_huge_learning_rate_does_not_return_nan() -> None:
     assert state.progress.best_loss <= state.progress.start_loss
 
 
-def interrupted(settings: Settings, path: Path, at: int, **options: Any) -> tuple[State, list[Row], list[Row]]:
+def interrupted(settings: TrainOptions, path: Path, at: int, **options: Any) -> tuple[State, list[Row], list[Row]]:
     """Train to a step, write a checkpoint, go on from it in a fresh state."""
 
     def checkpoint(state: State) -> None:
@@ -432,13 +432,13 @@ def interrupted(settings: Settings, path: Path, at: int, **options: Any) -> tupl
 
 
 @functools.cache
-def uninterrupted(settings: Settings, dropout: float) -> tuple[State, list[Row]]:
+def uninterrupted(settings: TrainOptions, dropout: float) -> tuple[State, list[Row]]:
     return run(settings, state=fresh(settings=settings, dropout=dropout))
 
 
 @pytest.mark.parametrize(("at", "dropout"), [(1, 0.2), (20, 0.2), (33, 0.2), (60, 0.2), (20, 0.0)])
 def test_resumed_fit_is_the_uninterrupted_one(at: int, dropout: float, tmp_path: Path) -> None:
-    settings = Settings(steps=80, batch_size=64, log_every=10)
+    settings = TrainOptions(steps=80, batch_size=64, log_every=10)
     whole, rows = uninterrupted(settings, dropout)
     resumed, before, after = interrupted(settings, tmp_path / "last.pt", at, dropout=dropout)
     assert resumed.progress.step == 80
@@ -451,7 +451,7 @@ def test_resumed_fit_is_the_uninterrupted_one(at: int, dropout: float, tmp_path:
 
 
 def test_checkpoint_holds_the_state(tmp_path: Path) -> None:
-    settings = Settings(steps=25)
+    settings = TrainOptions(steps=25)
     state, _ = run(settings, state=fresh(settings=settings))
     save_checkpoint(state, tmp_path / "last.pt")
     torch.manual_seed(5)
@@ -503,19 +503,19 @@ def test_checkpoint_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_checkpoints_come_in_time() -> None:
     seen: list[int] = []
-    run(Settings(steps=30, checkpoint_seconds=1e-9), checkpoint=lambda state: seen.append(state.progress.step))
+    run(TrainOptions(steps=30, checkpoint_seconds=1e-9), checkpoint=lambda state: seen.append(state.progress.step))
     assert seen == [*range(0, 31), 30]
     seen.clear()
-    run(Settings(steps=30, checkpoint_seconds=1e9), checkpoint=lambda state: seen.append(state.progress.step))
+    run(TrainOptions(steps=30, checkpoint_seconds=1e9), checkpoint=lambda state: seen.append(state.progress.step))
     assert seen == [0, 30]
 
 
 def test_rows_are_not_changed() -> None:
     before = copy.deepcopy(TRAIN.x)
-    run(Settings(steps=5))
+    run(TrainOptions(steps=5))
     assert torch.equal(before, TRAIN.x)
 
 
 def test_settings_without_a_budget() -> None:
-    with pytest.raises(ValueError, match="Settings: expected steps or seconds; got neither"):
-        Settings()
+    with pytest.raises(ValueError, match="TrainOptions: expected steps or seconds; got neither"):
+        TrainOptions()

@@ -14,8 +14,8 @@ from pushforward.flows import (
     Affine,
     Chain,
     Coupling,
+    Elementwise,
     Flow,
-    Marginal,
     MaskedAutoregressive,
     Permutation,
     RationalQuadraticSpline,
@@ -39,7 +39,7 @@ def kinds(flow: Flow) -> list[str]:
 
 @pytest.mark.parametrize("univariate", [SPLINE, Affine()], ids=["spline", "affine"])
 def test_every_feature_has_a_map_of_its_own(univariate: Any, perturb: Perturb) -> None:
-    layer = perturb(Marginal(4, univariate).double(), 1.0)
+    layer = perturb(Elementwise(4, univariate).double(), 1.0)
     x = 2 * torch.randn(50, 4, dtype=DOUBLE)
     z, log_det = layer(x)
     columns = [univariate.forward(x[:, d], layer.raw[d]) for d in range(4)]
@@ -55,18 +55,18 @@ def test_every_feature_has_a_map_of_its_own(univariate: Any, perturb: Perturb) -
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 def test_unmapped_features_stay_to_the_last_bit(direction: str, perturb: Perturb) -> None:
     mapped = [False, True, True, False, True]
-    layer = perturb(Marginal(5, SPLINE, mapped=mapped), 1.0)
+    layer = perturb(Elementwise(5, SPLINE, mapped=mapped), 1.0)
     assert layer.raw.shape == (3, SPLINE.size)
     x = torch.randn(2, 30, 5)
     value, log_det = getattr(layer, direction)(x)
     assert (value == x).flatten(0, 1).all(0).tolist() == [not one for one in mapped]
-    alone = perturb(Marginal(3, SPLINE), 1.0)
+    alone = perturb(Elementwise(3, SPLINE), 1.0)
     expected = getattr(alone, direction)(x[..., [1, 2, 4]])
     assert_close((value[..., [1, 2, 4]], log_det), expected, rtol=0, atol=0)
 
 
 def test_kernel_and_formulas_agree(perturb: Perturb) -> None:
-    layer = perturb(Marginal(6, SPLINE, mapped=[True, True, False, True, True, True]).double(), 1.0)
+    layer = perturb(Elementwise(6, SPLINE, mapped=[True, True, False, True, True, True]).double(), 1.0)
     x = 2 * torch.randn(100, 6, dtype=DOUBLE)
     weights = torch.randn(100, 6, dtype=DOUBLE)
 
@@ -84,12 +84,16 @@ def test_kernel_and_formulas_agree(perturb: Perturb) -> None:
 
 @pytest.mark.parametrize("mapped", [[True], [True, False, True, False], [False] * 3, []], ids=str)
 def test_what_is_mapped_must_fit(mapped: list[bool]) -> None:
-    with pytest.raises(ValueError, match="Marginal: expected mapped of 3 truth values, at least one of them true; got"):
-        Marginal(3, SPLINE, mapped=mapped)
+    with pytest.raises(
+        ValueError, match="Elementwise: expected mapped of 3 truth values, at least one of them true; got"
+    ):
+        Elementwise(3, SPLINE, mapped=mapped)
 
 
 def test_survives_a_file(tmp_path: Path, perturb: Perturb) -> None:
-    flow = build("nsf-c", 5, layers=2, hidden=8, tails="learned", linear="around", passing="spline", marginal=True)
+    flow = build(
+        "nsf-c", 5, layers=2, hidden=8, tails="learned", linear="around", unconditional="spline", elementwise=True
+    )
     perturb(flow).eval()
     save(flow, tmp_path)
     twin = load_model(tmp_path, Flow)
@@ -113,12 +117,12 @@ class _Given(nn.Module):
 
 
 def test_spline_on_the_passing_half_is_that_of_nflows(perturb: Perturb) -> None:
-    flow = build("nsf-c", 5, layers=1, hidden=8, bins=4, bound=3.0, linear="around", passing="spline").double()
+    flow = build("nsf-c", 5, layers=1, hidden=8, bins=4, bound=3.0, linear="around", unconditional="spline").double()
     perturb(flow, 1.0).eval()
     chain: Any = flow.bijection
     *_, coupling, marginal, _, _ = chain.bijections
     assert isinstance(coupling, Coupling)
-    assert isinstance(marginal, Marginal)
+    assert isinstance(marginal, Elementwise)
     assert marginal.mapped == [not moves for moves in coupling.transformed]
     theirs: Any = PiecewiseRationalQuadraticCouplingTransform(
         torch.tensor(coupling.transformed, dtype=torch.int64),
@@ -173,21 +177,28 @@ def test_couplings_around_begin_with_the_even_features() -> None:
 @pytest.mark.parametrize("features", [1, 2, 5])
 @pytest.mark.parametrize("name", ["realnvp", "nsf-c", "nsf-ar", "gaussian"])
 def test_every_layout_starts_as_a_gaussian(name: str, features: int) -> None:
-    passing: Any = "spline" if name in ("realnvp", "nsf-c") else "identity"
+    unconditional: Any = "spline" if name in ("realnvp", "nsf-c") else "none"
     flow = build(
-        name, features, layers=2, hidden=8, tails="learned", linear="around", passing=passing, marginal=True
+        name,
+        features,
+        layers=2,
+        hidden=8,
+        tails="learned",
+        linear="around",
+        unconditional=unconditional,
+        elementwise=True,
     ).double()
     x = 2 * torch.randn(16, features, dtype=DOUBLE)
     assert_close(flow.eval()(x), torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(-1))
-    learned = [m.univariate for m in flow.modules() if isinstance(m, Marginal | MaskedAutoregressive)]
+    learned = [m.univariate for m in flow.modules() if isinstance(m, Elementwise | MaskedAutoregressive)]
     assert all(one.tails == "learned" for one in learned if isinstance(one, RationalQuadraticSpline))
 
 
 def test_a_marginal_stands_at_the_data_end() -> None:
-    flow = build("nsf-ar", 3, layers=1, hidden=8, bins=6, marginal=True)
+    flow = build("nsf-ar", 3, layers=1, hidden=8, bins=6, elementwise=True)
     chain: Any = flow.bijection
     first = chain.bijections[0]
-    assert isinstance(first, Marginal)
+    assert isinstance(first, Elementwise)
     assert first.univariate == RationalQuadraticSpline(bins=6)
     assert kinds(flow)[1:] == kinds(build("nsf-ar", 3, layers=1, hidden=8))
 
@@ -196,8 +207,8 @@ def test_a_marginal_stands_at_the_data_end() -> None:
     ("options", "message"),
     [
         ({"linear": "arround"}, "unknown linear 'arround'; did you mean 'around'"),
-        ({"passing": "splines"}, "unknown passing 'splines'; did you mean 'spline'"),
-        ({"passing": "spline"}, "expected passing identity for nsf-ar, which has no couplings; got spline"),
+        ({"unconditional": "splines"}, "unknown unconditional 'splines'; did you mean 'spline'"),
+        ({"unconditional": "spline"}, "expected unconditional none for nsf-ar, which has no couplings; got spline"),
         ({"tails": "learnt"}, "expected tails linear or learned; got 'learnt'"),
     ],
     ids=str,
@@ -210,7 +221,7 @@ def test_options_that_mean_nothing_are_refused(options: Any, message: str) -> No
 def test_learns_the_marginals() -> None:
     x = torch.distributions.Gamma(2.0, 1.0).sample((2000, 2)) * torch.tensor([1.0, -1.0])
     x = (x - x.mean(0)) / x.std(0)
-    flow = build("gaussian", 2, bins=8, bound=5.0, tails="learned", marginal=True)
+    flow = build("gaussian", 2, bins=8, bound=5.0, tails="learned", elementwise=True)
     optimizer = torch.optim.Adam(flow.parameters(), 0.05)
     losses = []
     for _ in range(80):

@@ -448,8 +448,8 @@ def plan_of(layer: Any) -> fused._Plan:
         kernel=layer.univariate.kernel(),
         blocks=net.blocks,
         known=net.known,
-        passing=layer.passing if isinstance(layer, Coupling) else None,
-        moving=layer.moving if isinstance(layer, Coupling) else None,
+        identity_features=layer.identity_features if isinstance(layer, Coupling) else None,
+        transformed_features=layer.transformed_features if isinstance(layer, Coupling) else None,
         inverse=False,
         sequential=False,
     )

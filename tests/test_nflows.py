@@ -18,7 +18,7 @@ from nflows.transforms import (
 from torch import nn
 from torch.testing import assert_close
 
-from pushforward.flows import ActNorm, Chain, Flow, Foreign, Gaussian, Permutation, build
+from pushforward.flows import ActNorm, Chain, Flow, Gaussian, NflowsTransform, Permutation, build
 
 pytestmark = [
     # nflows 0.14 solves its triangular systems by a function that torch deprecates with a plain UserWarning.
@@ -55,7 +55,7 @@ def test_nflows_transform_in_our_flow(name: str, context: int, perturb: Perturb)
     transform = TRANSFORMS[name](context).eval()
     perturb(transform)
     theirs = NflowsFlow(transform, StandardNormal([3])).eval()
-    ours = Flow(Gaussian(3), Foreign(transform, 3, context)).eval()
+    ours = Flow(Gaussian(3), NflowsTransform(transform, 3, context)).eval()
     x = torch.randn(2, 5, 3)
     given = torch.randn(2, 5, context) if context else None
     expected = theirs.log_prob(x.reshape(10, 3), None if given is None else given.reshape(10, context))
@@ -83,7 +83,7 @@ def test_wrapped_without_being_asked(name: str, perturb: Perturb) -> None:
 
 def test_context_goes_only_to_the_members_that_declare_it(perturb: Perturb) -> None:
     conditional = build("nsf-c", 3, 2, layers=1, hidden=8).bijection
-    plain = Foreign(MaskedAffineAutoregressiveTransform(3, 8), 3)
+    plain = NflowsTransform(MaskedAffineAutoregressiveTransform(3, 8), 3)
     chain = Chain([plain, conditional])
     perturb(chain)
     assert chain.context == 2

@@ -29,7 +29,7 @@ from pushforward.reports.sections.training import training
 from pushforward.reports.style import STYLE
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.record import TRAINING_ROWS, read_run
-from pushforward.train.selection import Result
+from pushforward.train.selection import CandidateResult
 
 HOSTILE = '<img src=x onerror=alert(1)> & "größe" \'\u2028'
 
@@ -178,16 +178,16 @@ def test_what_is_averaged_is_told(tmp_path: Path) -> None:
     assert "before it is averaged" in page.text
     assert "Gradient norm of each flow (2)" in page.text
     assert "How it was chosen" not in page.text  # nothing was left open
-    runners = [Result("made-mog x 2", 3.25, 40), Result("nsf-ar", 3.5, 50)]
-    run.write_json("race.json", {"flow": "made-mog x 2", "step_seconds": 0.0125, "seconds": 2.5,
-                                 "runners": [asdict(one) for one in runners]})  # fmt: skip
+    candidates = [CandidateResult("made-mog x 2", 3.25, 40), CandidateResult("nsf-ar", 3.5, 50)]
+    run.write_json("selection.json", {"flow": "made-mog x 2", "step_seconds": 0.0125, "seconds": 2.5,
+                                 "candidates": [asdict(one) for one in candidates]})  # fmt: skip
     chosen = check(run_page(read_run(run))).text
     for said in ("A step of one flow took 12.5 ms", "The choice took 2.5 s"):
         assert said in chosen
     assert re.search(r"made-mog \u00d7 2\s+3\.250\s+40\s+nsf-ar\s+3\.500\s+50\s", chosen)
-    assert "There was no race" not in chosen
-    run.write_json("race.json", {"flow": "made-mog", "step_seconds": 0.0125, "seconds": 2.5, "runners": []})
-    assert "There was no race" in check(run_page(read_run(run))).text
+    assert "The kinds were not compared" not in chosen
+    run.write_json("selection.json", {"flow": "made-mog", "step_seconds": 0.0125, "seconds": 2.5, "candidates": []})
+    assert "The kinds were not compared" in check(run_page(read_run(run))).text
 
 
 def test_a_single_flow_is_said_in_words(tmp_path: Path) -> None:
@@ -347,7 +347,10 @@ def test_missing_and_damaged_files(fitted: RunFolder, tmp_path: Path, name: str,
         ("evaluation.json", {"steps": 10**400, "baselines": [{"nll": {"nll": 10**400}, "label": []}], "gains": []}),
         ("environment.json", {"versions": {"pushforward": {}}, "argv": [None, {}]}),
         ("metrics.jsonl", {"step": 10**400, "seconds": 10**400, "kind": [], "val/nll": 10**400}),
-        ("race.json", {"runners": [{"flow": [], "val_nll": 10**400}, 3], "step_seconds": {}, "seconds": 10**400}),
+        (
+            "selection.json",
+            {"candidates": [{"flow": [], "val_nll": 10**400}, 3], "step_seconds": {}, "seconds": 10**400},
+        ),
         (
             "model/config.json",
             {"flow": {"members": [{"base": []}, {"bijection": {"bijections": [1, {}]}}], "weights": ["x", None]}},

@@ -77,7 +77,7 @@ def test_score_of_every_bijection(name: str, native_kernels: bool, perturb: Call
     assert torch.allclose(back, x, atol=1e-8)
     assert torch.allclose(log_det, -log_det_back, atol=1e-8)
     assert torch.allclose(score_back, score, atol=1e-7)
-    if "Foreign" in name:
+    if "NflowsTransform" in name:
         return  # nflows does not run under functorch
     for i in range(3):
         row = None if given is None else given[i]

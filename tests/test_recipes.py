@@ -21,8 +21,8 @@ from pushforward.config.recipe_list import list_recipes
 from pushforward.flows import (
     AutoregressiveMixture,
     Coupling,
+    Elementwise,
     LULinear,
-    Marginal,
     MaskedAutoregressive,
     MaskedResidualNet,
     Permutation,
@@ -57,7 +57,7 @@ PUBLISHED_MAF = {
     "maf/bsds300": (5, 512),
 }
 # Keys that change nothing in flows of these names.
-OF_SPLINES = {"bins", "bound", "tails", "passing"}
+OF_SPLINES = {"bins", "bound", "tails", "unconditional"}
 MEANINGLESS = {
     "nsf-ar": {"components"},
     "nsf-c": {"components", "conditioner"},
@@ -83,7 +83,7 @@ def test_spline_recipes_have_the_published_sizes(name: str) -> None:
     sizes = (train.batch_size, train.steps, train.learning_rate, flow.layers, flow.blocks, flow.hidden, flow.bins)
     assert (*sizes, flow.dropout) == PUBLISHED[name]
     assert (flow.bound, flow.tails, flow.linear) == (3.0, "linear", "around")
-    assert flow.passing == ("spline" if flow.name == "nsf-c" else "identity")
+    assert flow.unconditional == ("spline" if flow.name == "nsf-c" else "identity")
     assert (train.gradient_clip, train.validate_every) == (5.0, 250)
 
 
@@ -122,7 +122,7 @@ def test_a_recipe_leaves_nothing_open(name: str) -> None:
         assert told[f"train.{key}"] != "auto"
     assert not idle_keys(config.flow)
     # As published: no warm-up, no averaged weights, no early stop; the cosine belongs to the loop.
-    assert (config.train.warmup, config.train.averaging, config.train.patience) == (0, 0.0, 1.0)
+    assert (config.train.warmup, config.train.ema_decay, config.train.patience) == (0, 0.0, 1.0)
     resolved = resolve(config, rows=TRAINING_ROWS[data], features=FEATURES[data], is_toy=False)
     assert resolved.train.seconds == "auto"  # the steps are the only budget
     loop = settings(resolved.train)
@@ -169,7 +169,7 @@ def test_a_recipe_builds_the_published_layers(name: str) -> None:
     config = config_of(name)
     resolved = resolve(config, rows=TRAINING_ROWS["miniboone"], features=43, is_toy=False)
     flow = build_model(resolved.flow, 43, seed=0)
-    kinds = (Coupling, MaskedAutoregressive, Marginal, LULinear, Permutation)
+    kinds = (Coupling, MaskedAutoregressive, Elementwise, LULinear, Permutation)
     counts = [sum(isinstance(module, kind) for module in flow.modules()) for kind in kinds]
     expected = {"maf": [0, 5, 0, 0, 4], "nsf-ar": [0, 10, 0, 11, 11], "nsf-c": [10, 0, 10, 11, 11]}
     assert counts == expected.get(config.flow.name, [0, 0, 0, 0, 0])
@@ -266,9 +266,9 @@ def test_a_fit_by_a_recipe(tmp_path: Path) -> None:
     validated = [row["step"] for row in rows if "val/nll" in row]
     assert validated == [0, 7, 14, 21, 28, 30]
     config = load_config(files=[run / "config.yaml"])
-    assert (config.flow.passing, config.flow.linear, config.train.warmup) == ("spline", "around", 0)
+    assert (config.flow.unconditional, config.flow.linear, config.train.warmup) == ("spline", "around", 0)
     kinds = (run / "checkpoints" / "start" / "config.json").read_text()  # the result may be a Gaussian
-    assert kinds.count('"Marginal"') == 2
+    assert kinds.count('"Elementwise"') == 2
     assert kinds.count('"LULinear"') == 3
 
 
@@ -280,10 +280,10 @@ def test_a_fit_by_a_recipe(tmp_path: Path) -> None:
     [
         ("flow.tails=learned", ("flow", "tails"), "learned"),
         ("flow.linear=around", ("flow", "linear"), "around"),
-        ("flow.passing=spline", ("flow", "passing"), "spline"),
-        ("flow.marginal=true", ("flow", "marginal"), True),
-        ("flow.marginal=off", ("flow", "marginal"), False),
-        ("flow.marginal=auto", ("flow", "marginal"), "auto"),
+        ("flow.unconditional=spline", ("flow", "unconditional"), "spline"),
+        ("flow.elementwise=true", ("flow", "elementwise"), True),
+        ("flow.elementwise=off", ("flow", "elementwise"), False),
+        ("flow.elementwise=auto", ("flow", "elementwise"), "auto"),
         ("flow.blocks=0", ("flow", "blocks"), 0),
         ("train.warmup=0", ("train", "warmup"), 0),
         ("train.warmup=1e3", ("train", "warmup"), 1000),
@@ -301,8 +301,8 @@ def test_accepted(argument: str, path: tuple[str, str], expected: object) -> Non
     [
         ("flow.tails=learnt", "flow.tails: expected linear, learned or auto; got 'learnt'"),
         ("flow.linear=arround", "flow.linear: expected between, around or auto; got 'arround'"),
-        ("flow.passing=splines", "flow.passing: expected identity, spline or auto; got 'splines'"),
-        ("flow.marginal=maybe", "flow.marginal: expected true or false; got 'maybe'"),
+        ("flow.unconditional=splines", "flow.unconditional: expected identity, spline or auto; got 'splines'"),
+        ("flow.elementwise=maybe", "flow.elementwise: expected true or false; got 'maybe'"),
         ("flow.blocks=-1", "flow.blocks: expected a whole number, 0 or above; got '-1'"),
         ("train.warmup=-1", "train.warmup: expected a whole number, 0 or above; got '-1'"),
         ("train.validate_every=0", "train.validate_every: expected a whole number above 0; got '0'"),
@@ -318,12 +318,12 @@ def test_refused(argument: str, message: str) -> None:
 def test_auto_is_what_was_before() -> None:
     resolved = resolve(load_config("moons"), rows=1000, features=2, is_toy=True)
     flow = resolved.flow
-    assert (flow.tails, flow.linear, flow.passing, flow.marginal) == ("linear", "between", "identity", False)
+    assert (flow.tails, flow.linear, flow.unconditional, flow.elementwise) == ("linear", "between", "identity", False)
     assert (resolved.train.warmup, settings(resolved.train).validate_every) == (100, None)
 
 
 def test_options_that_do_not_fit_a_flow_are_a_mistake_of_the_configuration() -> None:
-    done = invoke("fit", "moons", "flow=nsf-ar", "flow.passing=spline", "data.rows=500", "--dry-run", code=2)
+    done = invoke("fit", "moons", "flow=nsf-ar", "flow.unconditional=spline", "data.rows=500", "--dry-run", code=2)
     assert done.stderr == (
-        "pushforward fit: flow: build: expected passing identity for nsf-ar, which has no couplings; got spline\n"
+        "pushforward fit: flow: build: expected unconditional none for nsf-ar, which has no couplings; got spline\n"
     )

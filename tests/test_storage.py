@@ -19,10 +19,10 @@ from pushforward.flows import (
     Chain,
     Coupling,
     Flow,
-    Foreign,
     Gaussian,
     LULinear,
     ModelFileError,
+    NflowsTransform,
     ResidualNet,
     Standardize,
     Univariate,
@@ -164,7 +164,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "not a flow": (
         lambda f: resealed(f, lambda body: body.update(flow=body["flow"]["base"])),
         "config.json",
-        "expected a Flow or an Ensemble; got Gaussian",
+        "expected a Flow or an Mixture; got Gaussian",
     ),
     "unknown argument": (
         lambda f: resealed(f, lambda body: body["flow"]["base"].update(colour="red")),
@@ -278,7 +278,7 @@ class Undescribed(Bijection):
     """Says nothing about how to rebuild it."""
 
 
-@pytest.mark.parametrize("part", [Undescribed(2), Foreign(nn.Identity(), 2)], ids=["ours", "foreign"])
+@pytest.mark.parametrize("part", [Undescribed(2), NflowsTransform(nn.Identity(), 2)], ids=["ours", "foreign"])
 def test_a_part_that_cannot_be_described_is_refused(part: Bijection, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"save: cannot describe {type(part).__name__}; give it a config"):
         save(Flow(Gaussian(2), part), tmp_path / "model")

@@ -22,7 +22,7 @@ from pushforward.flows import (
     Logit,
     LULinear,
     Probit,
-    Pushed,
+    TransformedDistribution,
     Uniform,
     build,
     check_bijection,
@@ -120,7 +120,10 @@ PAIRS: dict[str, tuple[Callable[[], Base], Callable[[], Bijection]]] = {
 @pytest.mark.parametrize("name", PAIRS)
 def test_own_forms_equal_the_general_ones(name: str) -> None:
     law, bijection = (PAIRS[name][0](), PAIRS[name][1]())
-    own, general = Pushed(law.double(), bijection).double(), Pushed(Plain(law), bijection).double()
+    own, general = (
+        TransformedDistribution(law.double(), bijection).double(),
+        TransformedDistribution(Plain(law), bijection).double(),
+    )
     y = 3 * torch.randn(50, 2, dtype=F64)
     assert_close(own.log_prob(y), general.log_prob(y))
     a, b = own.sample(4000), general.sample(4000)
@@ -130,7 +133,7 @@ def test_own_forms_equal_the_general_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_own_forms_stay_finite_where_points_round(name: str) -> None:
-    pushed = Pushed(PAIRS[name][0](), PAIRS[name][1]())
+    pushed = TransformedDistribution(PAIRS[name][0](), PAIRS[name][1]())
     y = torch.tensor([-200.0, -40.0, 40.0, 80.0])[:, None].repeat(1, 2).requires_grad_()
     density = pushed.log_prob(y)
     density.sum().backward()
@@ -142,7 +145,7 @@ def test_own_forms_stay_finite_where_points_round(name: str) -> None:
 
 
 def test_pushed_moves_and_scales() -> None:
-    pushed = Pushed(Beta(1, 2.0, 2.0), Logit(1), context=1).double()
+    pushed = TransformedDistribution(Beta(1, 2.0, 2.0), Logit(1), context=1).double()
     with torch.no_grad():
         pushed.location.fill_(3.0)
         pushed.log_scale.fill_(math.log(2.0))
@@ -155,7 +158,7 @@ def test_pushed_moves_and_scales() -> None:
 def test_probit_pushes_the_uniform_law_to_a_gaussian() -> None:
     bijection = Probit(2, [0.0, -2.0], [1.0, 2.0])
     assert bijection.domain == [(0.0, 1.0), (-2.0, 2.0)]
-    pushed = Pushed(Uniform(2, trainable=False), Probit(2)).double()
+    pushed = TransformedDistribution(Uniform(2, trainable=False), Probit(2)).double()
     y = torch.randn(50, 2, dtype=F64)
     assert_close(pushed.log_prob(y), Gaussian(2).double().log_prob(y))
     for column in pushed.sample(4000).T:
@@ -171,7 +174,7 @@ def test_a_box_is_rebuilt_from_its_file(kind: type[Logit] | type[Probit], tmp_pa
 
 
 def test_a_trainable_law_of_a_pushed_one_learns() -> None:
-    pushed = Pushed(Beta(2, 2.0, 2.0), Logit(2))
+    pushed = TransformedDistribution(Beta(2, 2.0, 2.0), Logit(2))
     pushed.rsample(7).square().sum().backward()
     for name, parameter in pushed.named_parameters():
         assert parameter.grad is not None, name
@@ -186,24 +189,25 @@ def test_a_trainable_law_of_a_pushed_one_learns() -> None:
         (lambda: Logit(2, high=math.inf), "Logit: expected high as one finite number or 2 of them; got inf"),
         (lambda: Log(2, low=[0.0]), "Log: expected low as one finite number or 2 of them; got [0.0]"),
         (
-            lambda: Pushed(Beta(2), Logit(3)),
-            "Pushed: expected a bijection of 2 features without context; got 3, context 0",
+            lambda: TransformedDistribution(Beta(2), Logit(3)),
+            "TransformedDistribution: expected a bijection of 2 features without context; got 3, context 0",
         ),
         (
-            lambda: Pushed(Gamma(1), Logit(1)),
-            "Pushed: expected a law whose support is the bijection's domain [(0.0, 1.0)]; got [(0.0, inf)]",
+            lambda: TransformedDistribution(Gamma(1), Logit(1)),
+            "TransformedDistribution: expected a distribution on the bijection's domain [(0.0, 1.0)]; got [(0.0, inf)]",
         ),
         (
-            lambda: Pushed(Gamma(1), Probit(1, -1.0, 2.0)),
-            "Pushed: expected a law whose support is the bijection's domain [(-1.0, 2.0)]; got [(0.0, inf)]",
+            lambda: TransformedDistribution(Gamma(1), Probit(1, -1.0, 2.0)),
+            "TransformedDistribution: expected a distribution on the bijection's domain "
+            "[(-1.0, 2.0)]; got [(0.0, inf)]",
         ),
         (
-            lambda: Pushed(Uniform(1), Logit(1)),
-            "Pushed: expected a law whose support is the bijection's domain [(0.0, 1.0)]; "
+            lambda: TransformedDistribution(Uniform(1), Logit(1)),
+            "TransformedDistribution: expected a distribution on the bijection's domain [(0.0, 1.0)]; "
             "got one that its parameters move",
         ),
         (
-            lambda: Pushed(Gaussian(1, 2), LULinear(1)),
+            lambda: TransformedDistribution(Gaussian(1, 2), LULinear(1)),
             "Gaussian: expected a law without context here; got context 2",
         ),
     ],

@@ -27,7 +27,7 @@ from pushforward.flows import (
 )
 from pushforward.flows.bijections import fused
 from pushforward.flows.networks import transformer
-from pushforward.train.defaults import Settings
+from pushforward.train.defaults import TrainOptions
 from pushforward.train.device import Steps
 
 Perturb = Callable[[nn.Module], nn.Module]
@@ -348,7 +348,7 @@ def test_what_is_read_is_what_was_written(context: int, embedding: str, tmp_path
 def test_a_step_in_half_precision(perturb: Perturb) -> None:
     flow = Flow(Gaussian(3), MaskedAutoregressive(network(3, SPLINE.size), SPLINE))
     perturb(flow)
-    steps = Steps(flow, Settings(steps=1, precision="bf16"), pytest.fail)
+    steps = Steps(flow, TrainOptions(steps=1, precision="bf16"), pytest.fail)
     points = torch.randn(16, 3)
     base_term, log_det = steps.run(flow.log_prob_terms, points)
     assert base_term.dtype == log_det.dtype == torch.float32

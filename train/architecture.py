@@ -4,7 +4,7 @@ import torch
 
 from pushforward.common.errors import ConfigError
 from pushforward.config.schema import FlowConfig
-from pushforward.flows import Model, build, build_ensemble
+from pushforward.flows import Model, build, build_mixture
 from pushforward.train.data import Prepared
 from pushforward.train.gaussian import initialize_base
 
@@ -30,7 +30,7 @@ def build_model(flow: FlowConfig, features: int, context: int = 0, *, seed: int)
             if flow.members == 1:
                 return build(flow.name, features, context, **options)
             assert flow.members != "auto"  # resolve has decided it
-            return build_ensemble(flow.name, features, context, members=flow.members, **options)
+            return build_mixture(flow.name, features, context, members=flow.members, **options)
         except ValueError as error:
             raise ConfigError(f"flow: {error}") from None
 
@@ -45,7 +45,7 @@ def idle_keys(flow: FlowConfig) -> tuple[str, ...]:
     """Keys that have a value but change nothing in a flow of this name and base, as bins of a flow without splines."""
     is_layered = flow.name not in ("made-mog", "gaussian")
     is_mixture = "made-mog" in (flow.name, flow.base)
-    has_splines = flow.name in ("nsf-ar", "nsf-c") or flow.marginal is True or flow.passing == "spline"
+    has_splines = flow.name in ("nsf-ar", "nsf-c") or flow.elementwise is True or flow.unconditional == "spline"
     used = {
         ("layers", "linear"): is_layered,
         ("bins", "bound", "tails"): has_splines,

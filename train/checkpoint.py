@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pushforward.common.errors import UserError
-from pushforward.train.trainer import Standing, State
+from pushforward.train.trainer import State, TrainingProgress
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -85,8 +85,8 @@ def _restore(state: State, body: bytes) -> None:
         for average, saved in zip(state.average, content["average"], strict=True):
             average.copy_(saved)
     state.best = content["best"]
-    known = {field.name for field in fields(Standing)}
-    state.progress = Standing(**{key: value for key, value in content["standing"].items() if key in known})
+    known = {field.name for field in fields(TrainingProgress)}
+    state.progress = TrainingProgress(**{key: value for key, value in content["standing"].items() if key in known})
     torch.set_rng_state(content["rng"].cpu())
     if device.type == "cuda" and content["rng_cuda"] is not None:
         torch.cuda.set_rng_state(content["rng_cuda"].cpu(), device)

@@ -14,8 +14,8 @@ from pushforward.common.text import leave_out
 from pushforward.config.schema import Config, DataConfig
 from pushforward.datasets import Dataset, Dequantizer, Splits, load as load_dataset, split
 from pushforward.datasets.repeated_rows import Repeats, find_repeats
-from pushforward.flows import Chain, Ensemble, Flow, Model, Standardize
-from pushforward.train.objectives.likelihood import Points
+from pushforward.flows import Chain, Flow, Mixture, Model, Standardize
+from pushforward.train.objectives.likelihood import Rows
 
 Array = npt.NDArray[np.float64]
 
@@ -71,13 +71,13 @@ class Prepared:
             return f"columns with repeated values, taken as they are: {names}; their likelihoods are overstated"
         return f"columns with repeated values, each spread over its grid step: {names}"
 
-    def training_points(self, device: torch.device) -> Points:
+    def training_points(self, device: torch.device) -> Rows:
         """The training rows, standardised, with their cells."""
         scale = np.asarray(self.standardize.config()["scale"])
         cell = torch.tensor(self.cells / scale, dtype=torch.float32, device=device) if self.cells.any() else None
-        return Points(self._standardized(self.recorded, device), self._context(self.train.context, device), cell)
+        return Rows(self._standardized(self.recorded, device), self._context(self.train.context, device), cell)
 
-    def validation_points(self, device: torch.device) -> Points:
+    def validation_points(self, device: torch.device) -> Rows:
         """The validation rows, standardised, noise added; of many, a random part.
 
         Which part depends on their number alone: a fit that is resumed validates on the same rows, and so do all flows
@@ -88,12 +88,12 @@ class Prepared:
         if n > MAX_VALIDATION_ROWS:
             chosen = np.sort(np.random.default_rng(n).choice(n, MAX_VALIDATION_ROWS, replace=False))
             rows, context = rows[chosen], None if context is None else context[chosen]
-        return Points(self._standardized(rows, device), self._context(context, device))
+        return Rows(self._standardized(rows, device), self._context(context, device))
 
     def in_data_units(self, model: Model) -> Model:
         """Put standardising inside: the density whose points and context are in the units of the table."""
-        if isinstance(model, Ensemble):
-            return Ensemble([self._in_data_units(member) for member in model.members], model.weights)
+        if isinstance(model, Mixture):
+            return Mixture([self._in_data_units(member) for member in model.members], model.weights)
         return self._in_data_units(model)
 
     def _in_data_units(self, core: Flow) -> Flow:

@@ -9,8 +9,8 @@ WARMUP_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Settings of the training loop, every one decided."""
+class TrainOptions:
+    """TrainOptions of the training loop, every one decided."""
 
     steps: int | None = None
     """Stop after this many steps; None leaves the stop to ``seconds``."""
@@ -26,8 +26,8 @@ class Settings:
     """Decoupled weight decay of the conditioners' weights."""
     gradient_clip: float = 5.0
     """Largest norm of the gradient in one step."""
-    averaging: float = 0.99
-    """Decay of the averaged weights that are validated and kept; 0 turns averaging off."""
+    ema_decay: float = 0.99
+    """Decay of the averaged weights that are validated and kept; 0 turns ema_decay off."""
     patience: float = 1.0
     """Share of the budget without a better validation NLL after which to stop; 1 never stops."""
     validate_every: int | None = None
@@ -43,11 +43,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.steps is None and self.seconds is None:
-            raise ValueError("Settings: expected steps or seconds; got neither")
+            raise ValueError("TrainOptions: expected steps or seconds; got neither")
 
 
 # Keys that only flows made of layers have: whoever sets one of them asks for such a flow.
-_OF_LAYERS = ("layers", "bins", "bound", "tails", "linear", "passing", "marginal")
+_OF_LAYERS = ("layers", "bins", "bound", "tails", "linear", "unconditional", "elementwise")
 
 _MOST_MEMBERS = 16
 # Of the flows with a layer of splines, where steps are counted and not seconds.
@@ -90,7 +90,7 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
         "small": {"layers": 3, "hidden": 96, "blocks": 2, "dropout": 0.2},
         "large": {"layers": 5, "hidden": 128, "blocks": 2, "dropout": 0.0},
     }
-    # A mixture's network is as wide as that of a whole stack of layers, and averaging makes up for what it overfits.
+    # A mixture's network is as wide as that of a whole stack of layers, and ema_decay makes up for what it overfits.
     of_mixtures: dict[str, dict[str, Any]] = {
         "toy": {"hidden": 128, "blocks": 2, "components": 20},
         "tiny": {"layers": 1, "hidden": 128, "blocks": 2},
@@ -107,8 +107,8 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
             "bound": 5.0,
             "tails": "linear",
             "linear": "between",
-            "passing": "identity",
-            "marginal": False,
+            "unconditional": "none",
+            "elementwise": False,
             "conditioner": "residual",
             "components": 10,
             "stacking": "members" in kind and rows < _MOST_ROWS_TO_STACK,
@@ -130,7 +130,7 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
         "learning_rate": 1.2e-2 if is_bold else 5e-3 if is_toy else 4e-3,
         "weight_decay": _weight_decay(train, tier, rows, features),
         "warmup": WARMUP_STEPS,
-        "averaging": 0.99,
+        "ema_decay": 0.99,
         "patience": 1.0 if is_toy or tier == "large" else 0.3,
         "log_every": 25,
         "seconds": "auto" if train.steps != "auto" else seconds,
@@ -184,7 +184,7 @@ def members_for(rows: int, step_seconds: float, seconds: float) -> int:
 
 
 def candidates(config: Config, members: int, *, rows: int, features: int) -> list[Config]:
-    """What ``flow=auto`` chooses among, each resolved, the one that is taken without a race first.
+    """What ``flow=auto`` chooses among, each resolved, first the one that is taken where there is no time to compare.
 
     Args:
         config: What leaves the kind open.
@@ -212,12 +212,12 @@ def candidates(config: Config, members: int, *, rows: int, features: int) -> lis
     return out
 
 
-def settings(train: TrainConfig) -> Settings:
+def settings(train: TrainConfig) -> TrainOptions:
     """The loop's settings from a resolved configuration."""
     apart = {"objective", "gradient", "alpha", "annealing", "importance_samples", "energy_weight", "evaluate"}
     values = train.model_dump(exclude=apart)
     budget = {key: None if values[key] == "auto" else values[key] for key in ("steps", "seconds", "validate_every")}
-    return Settings(**(values | budget))
+    return TrainOptions(**(values | budget))
 
 
 def _filled(section: FlowConfig | TrainConfig, defaults: dict[str, Any]) -> dict[str, Any]:

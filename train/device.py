@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from pushforward.common.errors import ConfigError
 from pushforward.config.schema import Config
-from pushforward.flows import AutoregressiveMixture, Coupling, Marginal, MaskedAutoregressive, Model
+from pushforward.flows import AutoregressiveMixture, Coupling, Elementwise, MaskedAutoregressive, Model
 from pushforward.flows.bijections import fused
 from pushforward.flows.kernels import native
-from pushforward.train.defaults import Settings
+from pushforward.train.defaults import TrainOptions
 
 T = TypeVar("T")
 Evaluation = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, Tensor]]
@@ -69,7 +69,7 @@ class Steps:
         warn: Told, in one line, when the compiler fails.
     """
 
-    def __init__(self, flow: Model, settings: Settings, warn: Callable[[str], object]) -> None:
+    def __init__(self, flow: Model, settings: TrainOptions, warn: Callable[[str], object]) -> None:
         self.device = next(flow.parameters()).device
         on_cuda = self.device.type == "cuda"
         automatic = "tf32" if on_cuda else "float32"
@@ -83,7 +83,7 @@ class Steps:
         self._compiled: list[nn.Module] = []
         if settings.compile == "on" or (settings.compile == "auto" and on_cuda and _is_long(settings)):
             # On a CPU the kernels know the maps of an elementwise layer.
-            marginals = [m for m in flow.modules() if isinstance(m, Marginal)] if on_cuda else []
+            marginals = [m for m in flow.modules() if isinstance(m, Elementwise)] if on_cuda else []
             # Layers that their owner has compiled stay as they are.
             self._compiled = [m for m in (*layers, *marginals) if m._compiled_call_impl is None]
         if self._compiled and self.device.type == "cpu":
@@ -165,7 +165,7 @@ def kernel_trouble() -> str:
     return " ".join(said[0].split()) if said else ""
 
 
-def _is_long(settings: Settings) -> bool:
+def _is_long(settings: TrainOptions) -> bool:
     """Whether the budget is worth compiling for, whichever limit ends first."""
     seconds = settings.seconds is None or settings.seconds >= COMPILE_SECONDS
     return seconds and (settings.steps is None or settings.steps >= COMPILE_STEPS)
@@ -177,8 +177,15 @@ def _is_kernel(layer: Any) -> bool:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         point = torch.zeros(1, layer.features, dtype=weight.dtype)
         context = torch.zeros(1, layer.context, dtype=weight.dtype) if layer.context else None
-        passing, moving = getattr(layer, "passing", None), getattr(layer, "moving", None)
-        done = fused.layer(layer.conditioner, layer.univariate, point, context, passing=passing, moving=moving)
+        identity, transformed = (getattr(layer, f"{part}_features", None) for part in ("identity", "transformed"))
+        done = fused.layer(
+            layer.conditioner,
+            layer.univariate,
+            point,
+            context,
+            identity_features=identity,
+            transformed_features=transformed,
+        )
     return done is not None
 
 

@@ -5,7 +5,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows import Chain, Ensemble, Flow, Model
+from pushforward.flows import Chain, Flow, Mixture, Model
 
 
 def named_layers(flow: nn.Module) -> dict[str, nn.Module]:
@@ -13,7 +13,7 @@ def named_layers(flow: nn.Module) -> dict[str, nn.Module]:
 
     The base counts where it has parameters. Of a model of another kind, its parts.
     """
-    if isinstance(flow, Ensemble):
+    if isinstance(flow, Mixture):
         return {f"member-{place:02d}": member for place, member in enumerate(flow.members)}
     if not isinstance(flow, Flow):
         return dict(flow.named_children())
@@ -31,7 +31,7 @@ def log_det_terms(flow: Model, x: Tensor, context: Tensor | None = None) -> dict
 
     Their sum is the mean log-determinant of the flow; an ensemble has none. Cost: one pass.
     """
-    if isinstance(flow, Ensemble):
+    if isinstance(flow, Mixture):
         return {}
     if context is not None and flow.embedding is not None:
         context = flow.embedding(context)[0]

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from pushforward.flows import Flow
 from pushforward.flows.vae.autoencoder import Autoencoder
-from pushforward.train.defaults import Settings
+from pushforward.train.defaults import TrainOptions
 from pushforward.train.objectives.bound import BoundObjective
-from pushforward.train.objectives.likelihood import Likelihood, Points
+from pushforward.train.objectives.likelihood import Likelihood, Rows
 from pushforward.train.trainer import State, minimize, start
 
 
-def maximize_likelihood(state: State, train: Points, validation: Points, settings: Settings, **listeners: Any) -> State:
+def maximize_likelihood(state: State, train: Rows, validation: Rows, settings: TrainOptions, **listeners: Any) -> State:
     """Fit a flow to rows by maximum likelihood: :func:`minimize` for the objective of that name.
 
     Args:
@@ -27,7 +27,7 @@ def maximize_likelihood(state: State, train: Points, validation: Points, setting
     return minimize(state, likelihood, settings, **listeners)
 
 
-def begin(model: Autoencoder, settings: Settings) -> State:
+def begin(model: Autoencoder, settings: TrainOptions) -> State:
     """The state of a fit that has not begun; the loop knows a model by its parameters alone."""
     return start(cast(Flow, model), settings)
 
@@ -36,7 +36,7 @@ def maximize_bound(
     model: Autoencoder,
     train: Tensor,
     validation: Tensor,
-    settings: Settings,
+    settings: TrainOptions,
     *,
     seed: int = 0,
     listeners: dict[str, Any] | None = None,

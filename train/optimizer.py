@@ -32,7 +32,7 @@ class ClippedAdamW(AdamW):
 
     @torch.no_grad()
     def clipped_step(
-        self, parameters: Sequence[Tensor], most: float, average: Sequence[Tensor] = (), averaging: float = 0.0
+        self, parameters: Sequence[Tensor], most: float, average: Sequence[Tensor] = (), ema_decay: float = 0.0
     ) -> Tensor:
         """Take a step.
 
@@ -40,7 +40,7 @@ class ClippedAdamW(AdamW):
             parameters: All parameters of all groups, in any order.
             most: Largest norm of their gradient, all together.
             average: Averaged weights, in the same order; empty for no averaging.
-            averaging: Decay of the average in this step.
+            ema_decay: Decay of the average in this step.
 
         Returns:
             The norm of the gradient before clipping, ``()``, on the parameters' device. On a CPU, a norm that is not
@@ -49,7 +49,7 @@ class ClippedAdamW(AdamW):
         if not self.state:
             self._steps = 0  # nothing was done yet, or somebody has cleared what was
         if native.library() is not None and self._is_plain(parameters, average):
-            return self._native_step(parameters, most, average, averaging)
+            return self._native_step(parameters, most, average, ema_decay)
         norm = torch.nn.utils.clip_grad_norm_(parameters, most)
         on_cpu = parameters[0].device.type == "cpu"
         if on_cpu and not bool(torch.isfinite(norm)):
@@ -59,11 +59,11 @@ class ClippedAdamW(AdamW):
         self.step()
         self._steps += 1
         if average:
-            torch._foreach_lerp_(list(average), list(parameters), 1.0 - averaging)
+            torch._foreach_lerp_(list(average), list(parameters), 1.0 - ema_decay)
         return norm
 
     def _native_step(
-        self, parameters: Sequence[Tensor], most: float, average: Sequence[Tensor], averaging: float
+        self, parameters: Sequence[Tensor], most: float, average: Sequence[Tensor], ema_decay: float
     ) -> Tensor:
         first = parameters[0]
         if not self.state:
@@ -87,7 +87,7 @@ class ClippedAdamW(AdamW):
         table[:, 6].view(np.float64)[:] = [decays[id(p)] for p in parameters]
         beta1, beta2 = group["betas"]
         step = self._steps + 1
-        numbers = group["lr"], beta1, beta2, group["eps"], step, most, averaging
+        numbers = group["lr"], beta1, beta2, group["eps"], step, most, ema_decay
         norm = native.adamw(table, native.KINDS[first.dtype], *numbers)
         if math.isfinite(norm):
             self._steps = step

@@ -5,7 +5,7 @@ import torch
 
 from pushforward.evaluate.kernel_density import kernel_log_densities
 from pushforward.evaluate.likelihood import Array, log_prob
-from pushforward.flows import Chain, Ensemble, Flow, KernelDensity, Model, members_of
+from pushforward.flows import Chain, Flow, KernelDensity, Mixture, Model, members_of
 from pushforward.train.data import Prepared
 from pushforward.train.gaussian import gaussian_flow
 
@@ -51,11 +51,11 @@ def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
     members, shares = [], []
     for name, weight in kept.items():
         part = parts[name]
-        inner = part.weights if isinstance(part, Ensemble) else [1.0]
+        inner = part.weights if isinstance(part, Mixture) else [1.0]
         members += members_of(part)
         shares += [weight * share for share in inner]
     total = sum(kept.values())
-    return Ensemble(members, shares).eval(), {name: weight / total for name, weight in kept.items()}
+    return Mixture(members, shares).eval(), {name: weight / total for name, weight in kept.items()}
 
 
 def stacking_weights(log_probs: Array) -> Array:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pushforward.common.errors import UserError
 from pushforward.flows import Model
-from pushforward.train.defaults import Settings
+from pushforward.train.defaults import TrainOptions
 from pushforward.train.device import Steps
 from pushforward.train.layer_metrics import gradient_norms, named_layers
 from pushforward.train.objectives.base import Metrics, Objective
@@ -31,7 +31,7 @@ class DivergedError(UserError, RuntimeError):
 
 
 @dataclass
-class Standing:
+class TrainingProgress:
     """Where training stands; together with weights and optimiser all that a checkpoint needs."""
 
     step: int = 0
@@ -53,10 +53,10 @@ class State:
     average: list[Tensor]
     optimizer: ClippedAdamW
     best: dict[str, Tensor]
-    progress: Standing = field(default_factory=Standing)
+    progress: TrainingProgress = field(default_factory=TrainingProgress)
 
 
-def start(flow: Model, settings: Settings) -> State:
+def start(flow: Model, settings: TrainOptions) -> State:
     """Make the state of a run that has not begun; data-dependent layers must be initialised already."""
 
     def is_decayed(name: str, parameter: Tensor) -> bool:
@@ -83,7 +83,7 @@ Log = Callable[[str, int, float, Metrics], None]
 def minimize(
     state: State,
     objective: Objective,
-    settings: Settings,
+    settings: TrainOptions,
     *,
     log: Log = lambda kind, step, seconds, metrics: None,
     checkpoint: Callable[[State], None] = lambda state: None,
@@ -129,7 +129,7 @@ def minimize(
     def validate() -> None:
         nonlocal last_validation
         before = clock()
-        with steps.exact(), _swapped(parameters, state.average if settings.averaging else parameters):
+        with steps.exact(), _swapped(parameters, state.average if settings.ema_decay else parameters):
             flow.eval()
             found = objective.validate(flow)
             flow.train()
@@ -162,7 +162,7 @@ def minimize(
             # The least of the last: one that was slow for reasons of its own must not put off the next for long.
             interval = max(settings.seconds / VALIDATIONS, 10.0 * min(validation_seconds, default=0.0))
             return clock() - last_validation >= interval
-        assert settings.steps is not None  # Settings has made sure
+        assert settings.steps is not None  # TrainOptions has made sure
         return progress.step % math.ceil(settings.steps / VALIDATIONS) == 0
 
     flow.train()
@@ -198,9 +198,9 @@ def minimize(
         due_row = progress.step % settings.log_every == 0
         norms = gradient_norms(layers) if due_row else {}  # now: clipping may work in place
         # Young averages forget faster, or the first weights would stay in them for long.
-        decay = min(settings.averaging, (1 + progress.step) / (10 + progress.step))
+        decay = min(settings.ema_decay, (1 + progress.step) / (10 + progress.step))
         with steps.exact():
-            average = state.average if settings.averaging else []
+            average = state.average if settings.ema_decay else []
             norm = optimizer.clipped_step(parameters, settings.gradient_clip, average, decay)
         window.add(numbers, norm)
 
@@ -241,7 +241,7 @@ def _schedule(step: int, spent: float, warmup: int) -> float:
     return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1.0 + math.cos(math.pi * spent))
 
 
-def _roll_back(state: State, objective: Objective, settings: Settings) -> None:
+def _roll_back(state: State, objective: Objective, settings: TrainOptions) -> None:
     """Return to the best weights with half the learning rate: the loss or its gradient was not finite."""
     progress = state.progress
     progress.rollbacks += 1
@@ -254,7 +254,7 @@ def _roll_back(state: State, objective: Objective, settings: Settings) -> None:
     state.optimizer.state.clear()
 
 
-def _diverged(progress: Standing, objective: Objective, settings: Settings) -> DivergedError:
+def _diverged(progress: TrainingProgress, objective: Objective, settings: TrainOptions) -> DivergedError:
     return DivergedError(
         f"the loss is not finite at step {progress.step}, after {max(0, progress.rollbacks - 1)} returns to the best "
         f"weights with half the learning rate each (best validation {objective.loss_name} {progress.best_loss:.4f} "

@@ -77,7 +77,8 @@ class Uniform(LocationScale):
 class Gamma(Base):
     r"""Independent Gamma features on the positive numbers, with trainable concentration :math:`k` and rate :math:`r`.
 
-    Density :math:`r^k x^{k-1} e^{-r x} / \Gamma(k)`. For a base on all of space, see ``Pushed`` and ``Log``.
+    Density :math:`r^k x^{k-1} e^{-r x} / \Gamma(k)`. ``TransformedDistribution`` and ``Log`` make
+    it a base on all of space.
 
     Args:
         features: Number of features.
@@ -155,7 +156,8 @@ class Gamma(Base):
 class Beta(Base):
     r"""Independent Beta features between 0 and 1, with trainable :math:`a` and :math:`b`.
 
-    Density :math:`x^{a-1} (1-x)^{b-1} / B(a, b)`. For a base on all of space, see ``Pushed`` and ``Logit``.
+    Density :math:`x^{a-1} (1-x)^{b-1} / B(a, b)`. ``TransformedDistribution`` and ``Logit`` make
+    it a base on all of space.
 
     Args:
         features: Number of features.

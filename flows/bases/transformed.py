@@ -13,7 +13,7 @@ _DRAWS = 2**14
 """Draws from which a pushed law finds its mean and deviation, to about one percent."""
 
 
-class Pushed(LocationScale):
+class TransformedDistribution(LocationScale):
     r"""A law pushed forward through a bijection, then moved and scaled: :math:`z = m(c) + e^{s(c)} \odot b(x)`.
 
     With ``Logit`` and ``Log``, a Beta, uniform or Gamma law becomes a base on all of :math:`R^D`. In the pairs Beta or
@@ -31,13 +31,15 @@ class Pushed(LocationScale):
         super().__init__(law.features, context, trainable)
         if bijection.features != law.features or bijection.context:
             raise ValueError(
-                f"Pushed: expected a bijection of {law.features} features without context; "
+                f"TransformedDistribution: expected a bijection of {law.features} features without context; "
                 f"got {bijection.features}, context {bijection.context}"
             )
         domain = getattr(bijection, "domain", [(-math.inf, math.inf)] * law.features)
         if law.support != domain:
             support = "one that its parameters move" if law.support is None else law.support
-            raise ValueError(f"Pushed: expected a law whose support is the bijection's domain {domain}; got {support}")
+            raise ValueError(
+                f"TransformedDistribution: expected a distribution on the bijection's domain {domain}; got {support}"
+            )
         self.law, self.bijection = law.refuse_context(), bijection
 
     def standard_log_prob(self, y: Tensor) -> Tensor:

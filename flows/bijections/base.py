@@ -166,7 +166,7 @@ def without_dropout(module: nn.Module) -> Iterator[None]:
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-class Foreign(Bijection):
+class NflowsTransform(Bijection):
     """An nflows transform under this contract.
 
     nflows takes exactly one batch dimension; this wrapper folds any leading dimensions into one and back. ``Chain``
@@ -205,11 +205,11 @@ class Foreign(Bijection):
 
 
 def as_bijection(transform: nn.Module, features: int, context: int = 0) -> Bijection:
-    """Return a bijection as it is, and an nflows transform wrapped in ``Foreign``."""
+    """Return a bijection as it is, and an nflows transform wrapped in ``NflowsTransform``."""
     if isinstance(transform, Bijection):
         return transform
     if isinstance(transform, Transform) and hasattr(transform, "inverse"):
-        return Foreign(transform, features, context)
+        return NflowsTransform(transform, features, context)
     raise TypeError(f"expected a Bijection or an nflows Transform; got {type(transform).__name__}")
 
 

@@ -18,7 +18,7 @@ class Coupling(Bijection):
     Both directions cost one evaluation of the conditioner.
 
     Args:
-        conditioner: Network from the passing features to ``len(B) * univariate.size`` parameters.
+        conditioner: Network from the identity features to ``len(B) * univariate.size`` parameters.
         univariate: Map applied to each transformed feature.
         transformed: For every feature, whether it is transformed; at least one is.
 
@@ -33,29 +33,35 @@ class Coupling(Bijection):
         (torch.Size([5, 2]), torch.Size([5]))
     """
 
-    _passing: Tensor
-    _moving: Tensor
+    _identity_index: Tensor
+    _transformed_index: Tensor
     _merge: Tensor
 
     def __init__(self, conditioner: ResidualNet, univariate: Univariate, *, transformed: Sequence[bool]) -> None:
         super().__init__(len(transformed), conditioner.context)
-        moving = [i for i, moves in enumerate(transformed) if moves]
-        passing = [i for i, moves in enumerate(transformed) if not moves]
-        if not moving:
+        transformed_features = [i for i, moves in enumerate(transformed) if moves]
+        identity_features = [i for i, moves in enumerate(transformed) if not moves]
+        if not transformed_features:
             raise ValueError("Coupling: expected at least one transformed feature; got none")
-        if conditioner.inputs != len(passing) or conditioner.outputs != len(moving) * univariate.size:
+        if (
+            conditioner.inputs != len(identity_features)
+            or conditioner.outputs != len(transformed_features) * univariate.size
+        ):
             raise ValueError(
-                f"Coupling: expected a conditioner from {len(passing)} inputs to "
-                f"{len(moving)} x {univariate.size} outputs; got {conditioner.inputs} to {conditioner.outputs}"
+                f"Coupling: expected a conditioner from {len(identity_features)} inputs to "
+                f"{len(transformed_features)} x {univariate.size} outputs; "
+                f"got {conditioner.inputs} to {conditioner.outputs}"
             )
         self.conditioner = conditioner
         self.univariate = univariate
         self.transformed = [bool(moves) for moves in transformed]
-        self.passing, self.moving = tuple(passing), tuple(moving)
+        self.identity_features, self.transformed_features = tuple(identity_features), tuple(transformed_features)
         merge = torch.empty(len(transformed), dtype=torch.long)
-        merge[torch.tensor(passing + moving)] = torch.arange(len(transformed))
-        self.register_buffer("_passing", torch.tensor(passing, dtype=torch.long), persistent=False)
-        self.register_buffer("_moving", torch.tensor(moving, dtype=torch.long), persistent=False)
+        merge[torch.tensor(identity_features + transformed_features)] = torch.arange(len(transformed))
+        self.register_buffer("_identity_index", torch.tensor(identity_features, dtype=torch.long), persistent=False)
+        self.register_buffer(
+            "_transformed_index", torch.tensor(transformed_features, dtype=torch.long), persistent=False
+        )
         self.register_buffer("_merge", merge, persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -86,10 +92,13 @@ class Coupling(Bijection):
         context = context if self.context else None
         if done := self._fused(points, context, inverse):
             return done[0], done[1]
-        passing, moving = points[..., self._passing], points[..., self._moving]
+        identity_features, transformed_features = (
+            points[..., self._identity_index],
+            points[..., self._transformed_index],
+        )
         apply = self.univariate.inverse if inverse else self.univariate.forward
-        moved, log_derivative = apply(moving, self._parameters_of(passing, context))
-        return self._merged(passing, moved), log_derivative.sum(-1)
+        moved, log_derivative = apply(transformed_features, self._parameters_of(identity_features, context))
+        return self._merged(identity_features, moved), log_derivative.sum(-1)
 
     def _transform_with_score(
         self, points: Tensor, score: Tensor, context: Tensor | None, *, inverse: bool
@@ -100,36 +109,43 @@ class Coupling(Bijection):
             return done[0], done[1], done[2]
         forward, back = self.univariate.forward, self.univariate.inverse
         apply, undo = (back, forward) if inverse else (forward, back)
-        passing, moving = points[..., self._passing], points[..., self._moving]
+        identity_features, transformed_features = (
+            points[..., self._identity_index],
+            points[..., self._transformed_index],
+        )
         followed = torch.is_grad_enabled()
         with torch.enable_grad(), without_dropout(self.conditioner):
-            # Both directions have the same passing features, so one evaluation of the conditioner serves both.
-            own = passing if followed and passing.requires_grad else passing.detach().requires_grad_()
+            # Both directions have the same identity features, so one evaluation of the conditioner serves both.
+            own = (
+                identity_features
+                if followed and identity_features.requires_grad
+                else identity_features.detach().requires_grad_()
+            )
             parameters = self._parameters_of(own, context)
         with torch.set_grad_enabled(followed):
-            moved, log_derivative = apply(moving, parameters)
+            moved, log_derivative = apply(transformed_features, parameters)
         score = score.detach().expand(*moved.shape[:-1], self.features)
         with torch.enable_grad():
             at = [moved.detach().requires_grad_(), parameters.detach().requires_grad_()]
             value, log_back = undo(*at)
-            towards = (score[..., self._moving], torch.ones_like(log_back))
+            towards = (score[..., self._transformed_index], torch.ones_like(log_back))
             by_value, by_parameters = pull_back((value, log_back), at, towards)
-        scored = score[..., self._passing]
-        if self.passing:
+        scored = score[..., self._identity_index]
+        if self.identity_features:
             scored = scored + pull_back((parameters,), (own,), (by_parameters,), retain_graph=followed)[0]
-        return self._merged(passing, moved), log_derivative.sum(-1), self._merged(scored, by_value)
+        return self._merged(identity_features, moved), log_derivative.sum(-1), self._merged(scored, by_value)
 
     def _fused(self, points: Tensor, context: Tensor | None, inverse: bool, score: Tensor | None = None) -> Any:
-        sides = {"passing": self.passing, "moving": self.moving}
+        sides = {"identity_features": self.identity_features, "transformed_features": self.transformed_features}
         return fused.layer(self.conditioner, self.univariate, points, context, inverse=inverse, score=score, **sides)
 
-    def _parameters_of(self, passing: Tensor, context: Tensor | None) -> Tensor:
+    def _parameters_of(self, identity_features: Tensor, context: Tensor | None) -> Tensor:
         # Under autocast the conditioner may answer in half precision; the map is computed in that of the points.
-        parameters: Tensor = self.conditioner(passing, context).to(passing.dtype)
+        parameters: Tensor = self.conditioner(identity_features, context).to(identity_features.dtype)
         each: Tensor = parameters.unflatten(-1, (-1, self.univariate.size))
         return each
 
-    def _merged(self, passing: Tensor, moved: Tensor) -> Tensor:
-        # A context may have brought leading dimensions that the passing part has not seen.
-        passing = passing.expand(*moved.shape[:-1], passing.shape[-1])
-        return torch.cat([passing, moved], dim=-1)[..., self._merge]
+    def _merged(self, identity_features: Tensor, moved: Tensor) -> Tensor:
+        # A context may have brought leading dimensions that the identity part has not seen.
+        identity_features = identity_features.expand(*moved.shape[:-1], identity_features.shape[-1])
+        return torch.cat([identity_features, moved], dim=-1)[..., self._merge]

@@ -10,7 +10,7 @@ from pushforward.flows.bijections.base import Bijection
 from pushforward.flows.univariate.base import Univariate
 
 
-class Marginal(Bijection):
+class Elementwise(Bijection):
     r"""Elementwise layer :math:`z_d = f(x_d; \theta_d)`: the map of a feature sees that feature alone.
 
     At the data end it takes the shape of the marginals off the layers behind it, at little cost: no network is
@@ -30,7 +30,7 @@ class Marginal(Bijection):
 
     Example:
         >>> from pushforward.flows import RationalQuadraticSpline
-        >>> layer = Marginal(3, RationalQuadraticSpline(bins=16), mapped=[True, False, True])
+        >>> layer = Elementwise(3, RationalQuadraticSpline(bins=16), mapped=[True, False, True])
         >>> z, log_det = layer(torch.zeros(5, 3))
         >>> z.shape, log_det.shape, layer.raw.shape
         (torch.Size([5, 3]), torch.Size([5]), torch.Size([2, 47]))
@@ -44,7 +44,7 @@ class Marginal(Bijection):
         chosen = [True] * features if mapped is None else [bool(one) for one in mapped]
         if len(chosen) != features or not any(chosen):
             raise ValueError(
-                f"Marginal: expected mapped of {features} truth values, at least one of them true; got {mapped}"
+                f"Elementwise: expected mapped of {features} truth values, at least one of them true; got {mapped}"
             )
         self.univariate = univariate
         self.mapped = chosen

@@ -88,8 +88,8 @@ class _Plan:
     kernel: native.Map
     blocks: int
     known: tuple[int, ...] | None
-    passing: tuple[int, ...] | None
-    moving: tuple[int, ...] | None
+    identity_features: tuple[int, ...] | None
+    transformed_features: tuple[int, ...] | None
     inverse: bool
     sequential: bool
 
@@ -101,8 +101,8 @@ def layer(
     context: Tensor | None,
     *,
     inverse: bool = False,
-    passing: tuple[int, ...] | None = None,
-    moving: tuple[int, ...] | None = None,
+    identity_features: tuple[int, ...] | None = None,
+    transformed_features: tuple[int, ...] | None = None,
     score: Tensor | None = None,
 ) -> tuple[Tensor, ...] | None:
     """Evaluate an autoregressive or a coupling layer.
@@ -116,8 +116,8 @@ def layer(
         points: Points ``(..., features)``.
         context: ``(..., context)`` or None.
         inverse: Whether the map is inverted.
-        passing: Of a coupling, the features that the network reads and that stay as they are.
-        moving: Of a coupling, the features that are mapped.
+        identity_features: Of a coupling, the features that the network reads and that stay as they are.
+        transformed_features: Of a coupling, the features that are mapped.
         score: Score ``(..., features)`` of a density at the points; dropout is not applied then, for the activations
             serve both directions.
 
@@ -133,8 +133,8 @@ def layer(
     if kernel is None:
         return None
     features = points.shape[-1]
-    inputs = features if passing is None else len(passing)
-    values = features if moving is None else len(moving)
+    inputs = features if identity_features is None else len(identity_features)
+    values = features if transformed_features is None else len(transformed_features)
     weights = _weights(net, points, inputs, values * univariate.size)
     if weights is None:
         return None
@@ -148,7 +148,9 @@ def layer(
         if context is None and not (net.training and net.dropout and score is None)
         else net.tensors(lead, context, dropout=not sequential and score is None)
     )
-    plan = _Plan(net, univariate, kernel, net.blocks, net.known, passing, moving, inverse, sequential)
+    plan = _Plan(
+        net, univariate, kernel, net.blocks, net.known, identity_features, transformed_features, inverse, sequential
+    )
     if score is not None:
         score = score.detach().expand(*lead, score.shape[-1]).reshape(-1, score.shape[-1])
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (rows, *tensors)):
@@ -233,18 +235,21 @@ def _call(plan: _Plan, rows: Tensor, tensors: Sequence[Tensor | None]) -> native
     call = native.Call(
         points=len(rows),
         features=features,
-        inputs=features if plan.passing is None else len(plan.passing),
+        inputs=features if plan.identity_features is None else len(plan.identity_features),
         hidden=len(bias),
         blocks=plan.blocks,
-        values=features if plan.moving is None else len(plan.moving),
+        values=features if plan.transformed_features is None else len(plan.transformed_features),
         size=plan.univariate.size,
         inverse=plan.inverse,
         sequential=plan.sequential,
         map=plan.kernel,
         tensors=_addresses(tensors),
     )
-    if plan.passing is not None and plan.moving is not None:
-        call.passing, call.moving = _integers(plan.passing), _integers(plan.moving)
+    if plan.identity_features is not None and plan.transformed_features is not None:
+        call.identity_features, call.transformed_features = (
+            _integers(plan.identity_features),
+            _integers(plan.transformed_features),
+        )
     if plan.known is not None:
         call.known = _integers(plan.known)
     return call
@@ -343,8 +348,8 @@ def _formula(plan: _Plan, rows: Tensor, *tensors: Tensor | None) -> tuple[Tensor
     if plan.sequential:
         return _incremental(plan, rows, weights, given).solve(plan.univariate, rows)
     inputs = moved = rows
-    if plan.passing is not None:
-        inputs, moved = rows[:, list(plan.passing)], rows[:, list(plan.moving or ())]
+    if plan.identity_features is not None:
+        inputs, moved = rows[:, list(plan.identity_features)], rows[:, list(plan.transformed_features or ())]
     h = F.linear(inputs, weights[0], given[1])
     if given[2] is not None:
         h = h + given[2]
@@ -356,8 +361,8 @@ def _formula(plan: _Plan, rows: Tensor, *tensors: Tensor | None) -> tuple[Tensor
     parameters = F.linear(F.relu(h), weights[-1], given[-1]).unflatten(-1, (-1, plan.univariate.size))
     with native.disabled():
         z, log_derivative = (plan.univariate.inverse if plan.inverse else plan.univariate.forward)(moved, parameters)
-    if plan.moving is not None:
-        z = rows.index_copy(1, torch.tensor(plan.moving, device=z.device), z)
+    if plan.transformed_features is not None:
+        z = rows.index_copy(1, torch.tensor(plan.transformed_features, device=z.device), z)
     return z, log_derivative.sum(-1)
 
 

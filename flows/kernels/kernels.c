@@ -49,7 +49,7 @@ typedef struct {
     int64_t inverse;      /* the maps are inverted */
     int64_t sequential;   /* the inputs are the results of the inverted maps: one feature after the other */
     map map;
-    const int64_t *passing, *moving; /* of a coupling: the features that the network reads, those that are mapped */
+    const int64_t *identity_features, *transformed_features; /* of a coupling: the features that the network reads, those that are mapped */
     const int64_t *known; /* known[d]: hidden units that read the first d inputs only; NULL: no masks */
     void *const *tensors; /* input layer, blocks, output layer: weight, bias[, term][, keep] each; see NAME(open) */
     void *const *g_tensors, *const *g_terms;

@@ -173,7 +173,7 @@ int NAME(layer_forward)(const call *c, const REAL *x, REAL *z, REAL *log_det, RE
         arena *own = open_arena(1);
         const long start = tile * TILE, count = c->points - start < TILE ? c->points - start : TILE;
         REAL *inputs = take(own, sizeof(REAL) * c->inputs * TILE);
-        REAL *values = c->moving ? take(own, sizeof(REAL) * c->values * TILE) : inputs;
+        REAL *values = c->transformed_features ? take(own, sizeof(REAL) * c->values * TILE) : inputs;
         REAL *h = take(own, sizeof(REAL) * size), *g = take(own, sizeof(REAL) * size);
         REAL *swap = take(own, sizeof(REAL) * size * (c->sequential ? 1 + c->blocks : 1));
         REAL *out = take(own, sizeof(REAL) * c->values * TILE), *total = take(own, sizeof(REAL) * TILE);
@@ -184,8 +184,8 @@ int NAME(layer_forward)(const call *c, const REAL *x, REAL *z, REAL *log_det, RE
             continue;
         }
         const REAL *from = x + start * c->features;
-        NAME(to_tile)(from, count, c->inputs, c->features, c->passing, inputs);
-        if (c->moving) NAME(to_tile)(from, count, c->values, c->features, c->moving, values);
+        NAME(to_tile)(from, count, c->inputs, c->features, c->identity_features, inputs);
+        if (c->transformed_features) NAME(to_tile)(from, count, c->values, c->features, c->transformed_features, values);
         if (c->sequential) {
             for (long b = 0; b <= c->blocks; b++)
                 if (n.terms[b]) NAME(to_tile)(n.terms[b] + start * hidden, count, hidden, hidden, NULL, swap + b * size);
@@ -196,8 +196,8 @@ int NAME(layer_forward)(const call *c, const REAL *x, REAL *z, REAL *log_det, RE
         }
         for (long i = 0; i < count; i++) log_det[start + i] = total[i];
         REAL *to = z + start * c->features;
-        NAME(from_tile)(out, count, c->values, c->features, c->moving, to);
-        if (c->passing) NAME(from_tile)(inputs, count, c->inputs, c->features, c->passing, to);
+        NAME(from_tile)(out, count, c->values, c->features, c->transformed_features, to);
+        if (c->identity_features) NAME(from_tile)(inputs, count, c->inputs, c->features, c->identity_features, to);
     }
     return failed;
 }
@@ -343,7 +343,7 @@ int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REA
             const long start = tile * TILE, count = c->points - start < TILE ? c->points - start : TILE;
             REAL *inputs = take(own, sizeof(REAL) * c->inputs * TILE);
             REAL *g_inputs = take(own, sizeof(REAL) * c->inputs * TILE);
-            REAL *values = c->moving ? take(own, sizeof(REAL) * c->values * TILE) : inputs;
+            REAL *values = c->transformed_features ? take(own, sizeof(REAL) * c->values * TILE) : inputs;
             REAL *gv = take(own, sizeof(REAL) * c->values * TILE), *g_log = take(own, sizeof(REAL) * TILE);
             REAL *dh = take(own, sizeof(REAL) * size * (c->sequential ? blocks + 1 : 1));
             REAL *dg = take(own, sizeof(REAL) * size * (c->sequential && blocks ? blocks : 1));
@@ -356,9 +356,9 @@ int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REA
             const REAL *activations = saved + tile * (kept + outputs * TILE), *parameters = activations + kept;
             const REAL *from = x + start * c->features, *g_from = gz + start * c->features;
             REAL *to = gx + start * c->features;
-            NAME(to_tile)(from, count, c->inputs, c->features, c->passing, inputs);
-            if (c->moving) NAME(to_tile)(from, count, c->values, c->features, c->moving, values);
-            NAME(to_tile)(g_from, count, c->values, c->features, c->moving, gv);
+            NAME(to_tile)(from, count, c->inputs, c->features, c->identity_features, inputs);
+            if (c->transformed_features) NAME(to_tile)(from, count, c->values, c->features, c->transformed_features, values);
+            NAME(to_tile)(g_from, count, c->values, c->features, c->transformed_features, gv);
             NAME(to_tile)(gl + start, count, 1, 1, NULL, g_log);
             if (c->sequential) {
                 NAME(solve_backward)(&n, c, inputs, activations, parameters, g_log, gv, gp, dh, dg);
@@ -374,13 +374,13 @@ int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REA
                                                     &c->map, c->inverse, gp + p));
                 }
             NAME(evaluate_backward)(&n, c, start, count, inputs, activations, gp, dh, dg, x_t, swap, sums, g_inputs);
-            if (c->passing) {
-                NAME(from_tile)(gv, count, c->values, c->features, c->moving, to);
+            if (c->identity_features) {
+                NAME(from_tile)(gv, count, c->values, c->features, c->transformed_features, to);
                 /* The features that pass through: what z passes on, and what the network says. */
-                NAME(to_tile)(g_from, count, c->inputs, c->features, c->passing, inputs);
+                NAME(to_tile)(g_from, count, c->inputs, c->features, c->identity_features, inputs);
                 NAME(add)(g_inputs, c->inputs * TILE, inputs);
             } else NAME(add)(g_inputs, c->inputs * TILE, gv);
-            NAME(from_tile)(g_inputs, count, c->inputs, c->features, c->passing, to);
+            NAME(from_tile)(g_inputs, count, c->inputs, c->features, c->identity_features, to);
         }
         /* The loop has ended for all threads: their sums are added up. */
         void *const *t = c->g_tensors;

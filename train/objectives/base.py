@@ -30,7 +30,7 @@ class Objective(Protocol):
     Attributes:
         loss_key: What the loss is logged as: ``train/<key>``, ``val/<key>``, ``best/val_<key>``.
         loss_name: What messages call it.
-        points: Points in one step.
+        points: Rows in one step.
     """
 
     loss_key: str

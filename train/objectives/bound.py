@@ -9,7 +9,7 @@ from pushforward.datasets.tables.splits import spread
 from pushforward.evaluate.likelihood import nll_from
 from pushforward.flows.vae.autoencoder import Autoencoder, Estimator
 from pushforward.train.objectives.base import Metrics, Validation
-from pushforward.train.objectives.likelihood import Likelihood, Points
+from pushforward.train.objectives.likelihood import Likelihood, Rows
 
 Bound = Literal["elbo", "iwae"]
 
@@ -69,7 +69,7 @@ class BoundObjective:
                 f"BoundObjective: expected training and validation rows; got {len(train)} and {len(validation)}"
             )
         self.validation = validation[torch.from_numpy(spread(len(validation), MOST_VALIDATION_ROWS))]
-        self.rows = Likelihood(Points(train), Points(self.validation), batch_size, step)
+        self.rows = Likelihood(Rows(train), Rows(self.validation), batch_size, step)
         self.points = self.rows.points
         self.bound, self.samples, self.estimator = bound, samples, estimator
         self.kl_warmup, self.validation_samples, self.seed = kl_warmup, validation_samples, seed

@@ -8,7 +8,7 @@ from torch import Tensor
 from pushforward.datasets.tables.splits import spread
 from pushforward.flows import Flow
 from pushforward.train.objectives.base import Metrics, Validation
-from pushforward.train.objectives.likelihood import Likelihood, Points
+from pushforward.train.objectives.likelihood import Likelihood, Rows
 
 _PROJECTIONS = 64
 _VALIDATION_ROWS = 4_000
@@ -21,8 +21,8 @@ def sliced_energy_distance(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
     lines together tell all laws apart. Unbiased, so it may be below zero.
 
     Args:
-        x: Points ``(n, D)``, two or more.
-        y: Points ``(m, D)``, two or more.
+        x: Rows ``(n, D)``, two or more.
+        y: Rows ``(m, D)``, two or more.
         directions: Unit vectors ``(D, K)``.
 
     Returns:
@@ -77,8 +77,8 @@ class Energy:
 
     def __init__(
         self,
-        train: Points,
-        validation: Points,
+        train: Rows,
+        validation: Rows,
         batch_size: int,
         step: int = 0,
         *,

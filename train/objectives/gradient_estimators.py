@@ -133,7 +133,7 @@ def importance_bound(
         flow: The flow.
         log_target: Unnormalised log-density of points ``(n, D)``.
         n: Number of bounds that are averaged.
-        samples: Points :math:`K` of each; one makes it the evidence bound, minus the reverse KL.
+        samples: Rows :math:`K` of each; one makes it the evidence bound, minus the reverse KL.
         estimator: How it is differentiated.
 
     Returns:
@@ -175,7 +175,7 @@ def forward_kl(flow: Flow, x: Tensor, force: Tensor | None = None) -> Tensor:
 
     Args:
         flow: The flow.
-        x: Points ``(n, D)`` of the target.
+        x: Rows ``(n, D)`` of the target.
         force: Its force at them ``(n, D)``.
 
     Returns:

@@ -15,7 +15,7 @@ _LAYER_ROWS = 1_000  # validation rows behind the log-determinants of single lay
 
 
 @dataclass(frozen=True)
-class Points:
+class Rows:
     """Rows the loop reads: standardised features, context, and the half-open cell each recorded value stands for.
 
     Attributes:
@@ -52,7 +52,7 @@ class Likelihood:
     loss_key = "nll"
     loss_name = "NLL"
 
-    def __init__(self, train: Points, validation: Points, batch_size: int, step: int = 0) -> None:
+    def __init__(self, train: Rows, validation: Rows, batch_size: int, step: int = 0) -> None:
         self.validation = validation
         self.batches = _Batches(train, batch_size, step)
         self.points = self.batches.batch_size
@@ -99,7 +99,7 @@ def _spread(x: Tensor, cell: Tensor) -> Tensor:
 class _Batches:
     """Batches of rows, every row once an epoch, drawn and noised on the device the rows live on."""
 
-    def __init__(self, points: Points, batch_size: int, step: int) -> None:
+    def __init__(self, points: Rows, batch_size: int, step: int) -> None:
         self.points = points
         self.batch_size = min(batch_size, len(points))
         # A ragged last batch would be compiled once more: its rows wait for the next epoch.

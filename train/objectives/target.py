@@ -43,8 +43,8 @@ class TargetObjective:
     Args:
         target: The target.
         told: Objective, estimator and their options; ``auto`` is the reverse KL and the path gradient.
-        batch_size: Points in one step.
-        validation_points: Points of a validation, the same noise every time.
+        batch_size: Rows in one step.
+        validation_points: Rows of a validation, the same noise every time.
         device: Where the flow is.
         seed: Decides the noise of the validation and the target's samples.
 

@@ -31,7 +31,7 @@ from pushforward.reports.page import (
     notes,
     table,
 )
-from pushforward.runs.stop_reasons import ending_in_words
+from pushforward.runs.stop_reasons import stop_reason_in_words
 
 GENERATOR = "pushforward benchmark"
 
@@ -297,7 +297,7 @@ def _outcome(result: Result) -> str:
         return result.reason or NOTHING
     if result.detail:
         return result.detail
-    ended = ending_in_words(result.stop_reason) if result.stop_reason else ""
+    ended = stop_reason_in_words(result.stop_reason) if result.stop_reason else ""
     return "; ".join(text for text in (result.flow.replace(" x ", " \u00d7 "), ended) if text) or NOTHING
 
 

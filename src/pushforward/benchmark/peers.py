@@ -25,7 +25,7 @@ from pushforward.common.errors import ConfigError
 from pushforward.config.schema import Config, FlowConfig, TrainConfig
 from pushforward.evaluate.likelihood import nll
 from pushforward.train.defaults import resolve
-from pushforward.train.objectives.likelihood import Likelihood, Points
+from pushforward.train.objectives.likelihood import Likelihood, Rows
 from pushforward.train.trainer import DivergedError
 
 VALIDATIONS = 20
@@ -124,7 +124,7 @@ def build_peer(method: Method, features: int, flow: FlowConfig) -> Peer:
         return {"nflows": _nflows, "zuko": _zuko}[method.library](method.flow, features, flow)
 
 
-def train_peer(peer: Peer, train: Points, validation: Points, config: TrainConfig) -> Training:
+def train_peer(peer: Peer, train: Rows, validation: Rows, config: TrainConfig) -> Training:
     """Train with Adam on a cosine from the learning rate to zero; the weights of the best validation stay.
 
     Validation comes at shares ``(k / VALIDATIONS)^2`` of the budget: dense at the start, where small tables overfit.

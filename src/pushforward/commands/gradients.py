@@ -15,7 +15,7 @@ _STEPS = 400
 @click.option("-c", "--config", "files", multiple=True, type=click.Path(path_type=Path), help="YAML file of keys.")
 @click.option("--steps", type=click.IntRange(min=0), help=f"Steps of the training, {_STEPS} if not given; 0 for none.")
 @click.option("--checkpoints", type=click.IntRange(min=1), default=5, show_default=True, help="How often is measured.")
-@click.option("--points", type=click.IntRange(min=2), help="Points of a gradient; those of a step if not given.")
+@click.option("--points", type=click.IntRange(min=2), help="Rows of a gradient; those of a step if not given.")
 @click.option(
     "--replicates", type=click.IntRange(min=3), default=64, show_default=True, help="Gradients by each estimator."
 )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data")
 @click.option("--out", type=click.Path(path_type=Path), help="CSV or Parquet file to write; stdout if not given.")
-@click.option("--draws", type=click.IntRange(min=1), default=1, show_default=True, help="Points averaged in each cell.")
+@click.option("--draws", type=click.IntRange(min=1), default=1, show_default=True, help="Rows averaged in each cell.")
 @common_options("device", "json")
 def score(run: Path, data: str, out: Path | None, draws: int, device: str | None, as_json: bool) -> None:
     """Write the log-density of each row of DATA, in nats and in the units of the data, one line a row, in order.

@@ -206,12 +206,12 @@ class FlowConfig(Section):
         description="what mixes the columns: between the layers, or around them, random permutations and LU layers "
         "before each and at the end; auto is between",
     )
-    passing: Literal["identity", "spline"] | Auto = Field(
+    unconditional: Literal["none", "spline"] | Auto = Field(
         default="auto",
-        description="of couplings, what happens to the columns that pass through: nothing, or a spline for each; "
-        "auto is identity",
+        description="what couplings apply to their identity features: none, or for each a spline whose parameters "
+        "depend on nothing; auto is none",
     )
-    marginal: Truth | Auto = Field(
+    elementwise: Truth | Auto = Field(
         default="auto", description="a spline for each column, before all layers; auto is false"
     )
     dropout: ShareOrZero | Auto = Field(default="auto", description="dropout in the conditioners")
@@ -287,7 +287,7 @@ class TrainConfig(Section):
     )
     weight_decay: PositiveOrZero | Auto = Field(default="auto", description="decoupled weight decay")
     gradient_clip: Positive = Field(default=5.0, description="largest norm of the gradient in one step")
-    averaging: ShareOrZero | Auto = Field(default="auto", description="decay of the averaged weights; 0 turns it off")
+    ema_decay: ShareOrZero | Auto = Field(default="auto", description="decay of the averaged weights; 0 turns it off")
     patience: ShareOrOne | Auto = Field(
         default="auto",
         description="share of the budget without a better validation NLL after which to stop; 1 never stops",

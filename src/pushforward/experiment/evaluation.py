@@ -21,7 +21,7 @@ from pushforward.evaluate.evaluation import (
     EvaluationReport,
     SplitScores,
     evaluate_flow,
-    latent_noise,
+    latents,
     score_split,
 )
 from pushforward.evaluate.extremes import Extremes, ScoredRow, extreme_rows
@@ -271,7 +271,7 @@ def draw_pictures(
         dataset: What was fitted.
         test: The test rows.
         density: The fitted density.
-        drawn: Points drawn from it ``(n, D)``, with context one for each test row.
+        drawn: Rows drawn from it ``(n, D)``, with context one for each test row.
         baselines: NLL of other densities on the validation rows, by name.
         calibration: What the calibration plots show, if there is anything.
         tell: Called with a line about what could not be drawn.
@@ -298,7 +298,7 @@ def draw_pictures(
         picture("corner", lambda path: corner(drawn, rows, names, path))
     if len(rows) > 1:
         seen = None if context is None else context[:_SAMPLES]
-        picture("latent", lambda path: latent(latent_noise(density.flow, rows[:_SAMPLES], seen), path))
+        picture("latent", lambda path: latent(latents(density.flow, rows[:_SAMPLES], seen), path))
     if calibration is not None:
         picture("quantiles", lambda path: quantiles(calibration, path))
         picture("pit", lambda path: pit(calibration, path))

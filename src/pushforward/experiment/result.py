@@ -8,7 +8,7 @@ from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.evaluation import EvaluationReport
 from pushforward.evaluate.likelihood import with_error
 from pushforward.runs.folder import RunFolder
-from pushforward.runs.stop_reasons import ending_in_words
+from pushforward.runs.stop_reasons import stop_reason_in_words
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,9 @@ class Fit:
     def closing_lines(self) -> list[str]:
         """How the fit ended, and where it is."""
         results = self.results
-        out = [f"{results['steps']:,} steps in {results['seconds']:.0f} s; {ending_in_words(results['stop_reason'])}"]
+        out = [
+            f"{results['steps']:,} steps in {results['seconds']:.0f} s; {stop_reason_in_words(results['stop_reason'])}"
+        ]
         out.append(f"run       {self.run.path}")
         if self.run.report.exists():
             out.append(f"report    {self.run.report}")

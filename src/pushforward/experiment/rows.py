@@ -21,7 +21,7 @@ from pushforward.experiment.results_file import results_of, schema_of, status_fa
 from pushforward.experiment.session import Session, new_run, resumed_run, start_client
 from pushforward.experiment.signals import StopOnSignal
 from pushforward.experiment.target import fit_target, is_target, resume_target
-from pushforward.flows import Ensemble, Flow, Model, load_model, save as save_flow
+from pushforward.flows import Flow, Mixture, Model, load_model, save as save_flow
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import write_row_scores
 from pushforward.tracking.progress import Progress
@@ -36,7 +36,7 @@ from pushforward.train.objectives.base import Objective
 from pushforward.train.objectives.energy import Energy
 from pushforward.train.objectives.likelihood import Likelihood
 from pushforward.train.objectives.target import OBJECTIVES
-from pushforward.train.selection import Outcome, choose
+from pushforward.train.selection import Selection, select_model
 from pushforward.train.stacking import FLOW, stack
 from pushforward.train.trainer import DivergedError, State, start
 
@@ -194,7 +194,7 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             last = run.checkpoints / "last.pt"
             if not last.exists():  # nor is there a flow yet, where the fit was killed while it was choosing one
                 raise CheckpointError(f"{last}: no checkpoint to resume from")
-            core = cast(Model, load_model(run.checkpoints / "start", Flow, Ensemble, device=device))
+            core = cast(Model, load_model(run.checkpoints / "start", Flow, Mixture, device=device))
             state = load_checkpoint(start(core.train(), settings(config.train)), last)
             with resumed_run(run, config, name=prepared.dataset.name, flow=config.flow.name):
                 return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, trouble=kernel_trouble())
@@ -202,19 +202,21 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
         run.release()
 
 
-def _choose(run: RunFolder, prepared: Prepared, undecided: Config, device: torch.device) -> tuple[Outcome, int | None]:
+def _choose(
+    run: RunFolder, prepared: Prepared, undecided: Config, device: torch.device
+) -> tuple[Selection, int | None]:
     """Decide on kind and number of flows; also the signal that ended the decision, None if none did."""
     progress = Progress(log=run.log, quiet=True)  # a bar comes with the fit
     with StopOnSignal() as signals:
         try:
-            outcome = choose(
+            outcome = select_model(
                 prepared, undecided, device, stop=lambda: "signal" if signals.signum else "", tell=progress.message
             )
         except DivergedError:
             run.set_status("diverged", dataset=prepared.dataset.name, flow="auto")
             raise
     run.write_config(outcome.config)
-    run.write_json("race.json", outcome.to_dict())
+    run.write_json("selection.json", outcome.to_dict())
     return outcome, signals.signum
 
 

@@ -12,7 +12,7 @@ from pushforward.datasets.targets.names import PREFIX
 from pushforward.experiment.recording import Draw, Recording, Watch
 from pushforward.experiment.signals import StopOnSignal
 from pushforward.reports.run import write_report
-from pushforward.runs.disk_space import Reserve
+from pushforward.runs.disk_space import ReservedSpace
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
 from pushforward.tracking.progress import Progress
@@ -82,7 +82,7 @@ class Session:
         self.exit_code = 1
         told = settings(config.train)
         self.parameters = sum(p.numel() for p in state.flow.parameters())
-        self._reserve = Reserve(run.path / ".reserve", 4 * self.parameters + 16 * rows_scored + _REPORT_BYTES)
+        self._reserve = ReservedSpace(run.path / ".reserve", 4 * self.parameters + 16 * rows_scored + _REPORT_BYTES)
         try:
             kind = flow or describe(config.flow)
             title = f"{name}: {size}; {kind}, {self.parameters:,} parameters; {_budget(config)}; run {run.path}"

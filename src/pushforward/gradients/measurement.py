@@ -98,7 +98,7 @@ def measure(
     Args:
         flow: The flow, without context.
         log_target: Unnormalised log-density of points ``(n, D)``.
-        points: Points :math:`n` of one gradient.
+        points: Rows :math:`n` of one gradient.
         replicates: Gradients by each estimator; the relative standard error of a variance is about
             ``sqrt(2 / replicates)`` at worst.
         estimators: Which of ``LABORATORY``.
@@ -237,7 +237,7 @@ def gaussian_variances(location: float, scale: float, points: int) -> dict[str, 
     Args:
         location: :math:`m`.
         scale: :math:`s`.
-        points: Points of one gradient; of two or more, for the baseline.
+        points: Rows of one gradient; of two or more, for the baseline.
 
     Returns:
         By estimator, the variances by :math:`m` and by :math:`\log s`.

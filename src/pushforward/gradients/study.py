@@ -103,7 +103,7 @@ def study(
     Args:
         config: What is fitted and how, its ``data.source`` being ``target:NAME``; ``train.gradient`` trains.
         steps: Steps of the training; 0 to measure at the start only.
-        points: Points of a gradient that is measured; those of a training step if not given.
+        points: Rows of a gradient that is measured; those of a training step if not given.
         replicates: Gradients by each estimator at each checkpoint.
         checkpoints: How often is measured, denser at the start: at steps ``steps * (k / (checkpoints - 1))^2``.
         scale: Standard deviations of the flow's base to begin with, around 0.

@@ -36,7 +36,7 @@ from pushforward.reports.sections.target import target, target_cards
 from pushforward.reports.sections.training import loss_key, training
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.record import Facts, RunRecord, group, items, number, read_run
-from pushforward.runs.stop_reasons import ending_in_words
+from pushforward.runs.stop_reasons import stop_reason_in_words
 
 GENERATOR = "pushforward report"
 
@@ -256,7 +256,7 @@ def _training_card(record: RunRecord) -> Card:
     budget = number(record.config, "train.seconds")
     reason = str(record.results.get("stop_reason") or "")
     if reason:
-        detail = ending_in_words(reason) + (f" ({duration(budget)})" if reason == "budget" and budget else "")
+        detail = stop_reason_in_words(reason) + (f" ({duration(budget)})" if reason == "budget" and budget else "")
     else:
         detail = f"of a budget of {duration(budget)}" if budget else record.status
     at, values = record.curve(loss_key(record, "val"))

@@ -25,7 +25,7 @@ _NOT_COMPARED = ("wandb.name", "wandb.group", "wandb.tags", "wandb.mode", "wandb
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class ComparedRun:
     """One of the runs.
 
     Attributes:
@@ -91,7 +91,7 @@ class Comparison:
         differing: Configuration keys whose values differ, with the value of each run.
     """
 
-    contenders: Sequence[Contender]
+    contenders: Sequence[ComparedRun]
     best: int
     differing: dict[str, list[Any]]
 
@@ -224,7 +224,7 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
                 f"{_what_differs(first, other)}"
             )
     contenders = [
-        Contender(label, record, *_scores(record)) for label, record in zip(labels(runs), records, strict=True)
+        ComparedRun(label, record, *_scores(record)) for label, record in zip(labels(runs), records, strict=True)
     ]
     for one in contenders[1:]:
         if not np.array_equal(one.rows, contenders[0].rows):

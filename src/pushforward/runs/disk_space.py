@@ -11,7 +11,7 @@ from pushforward.common.errors import RunError, reason
 _UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
-class Reserve:
+class ReservedSpace:
     """A file that takes up space until it is given back: a disk that fills up meanwhile cannot take the model's place.
 
     Where the file system does not know how to allocate (``ENOTSUP``), zeros are written.

@@ -38,7 +38,7 @@ class RunRecord:
         state: Status and progress.
         metrics: Rows of the record of the fit.
         every: Of the rows of training one in so many was read: a long fit has more than can be seen.
-        race: How the fit chose among flows; empty where it did not.
+        selection: How the fit chose among flows; empty where it did not.
         model: Description of the density that was kept.
         told: Warnings of the fit, without repetition.
         problems: A sentence for each file that cannot be read.
@@ -54,7 +54,7 @@ class RunRecord:
     state: Facts
     metrics: Sequence[Facts]
     every: int = 1
-    race: Facts = field(default_factory=dict)
+    selection: Facts = field(default_factory=dict)
     model: Facts = field(default_factory=dict)
     told: Sequence[str] = ()
     problems: Sequence[str] = ()
@@ -141,7 +141,7 @@ def read_run(run: RunFolder) -> RunRecord:
         state=_json(run.state, problems),
         metrics=metrics,
         every=every,
-        race=_json(run.path / "race.json", problems),
+        selection=_json(run.path / "selection.json", problems),
         model=_json(run.model / "config.json", problems),
         told=_told(run.log),
         problems=problems,

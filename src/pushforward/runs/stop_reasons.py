@@ -13,11 +13,11 @@ _WORDS: Mapping[str, str] = {
 }
 
 
-def ending_in_words(reason: str) -> str:
+def stop_reason_in_words(reason: str) -> str:
     """A ``stop_reason`` as it is told; one that is not known here as it is.
 
     Example:
-        >>> ending_in_words("patience"), ending_in_words("a watcher")
+        >>> stop_reason_in_words("patience"), stop_reason_in_words("a watcher")
         ('validation no longer improved', 'stopped by a watcher')
     """
     return _WORDS.get(reason, f"stopped by {reason}")

@@ -106,7 +106,7 @@ def model(record: RunRecord) -> Child:
     elif parts and parts[0].members > 1:
         said = f"The densities of the {parts[0].members} flows are averaged, each with the same weight."
         beside.append(figure(None, said, title="What is averaged"))
-    if record.race:
+    if record.selection:
         beside.append(_choice(record))
     if beside:
         shown.append(tag("div", *beside, class_="two top") if len(beside) > 1 else beside[0])
@@ -127,9 +127,13 @@ def _weights(parts: list[Part]) -> Child:
 
 
 def _choice(record: RunRecord) -> Child:
-    """How ``flow=auto`` came to kind and number, from ``race.json``."""
-    race = record.race
-    step, took, budget = number(race, "step_seconds"), number(race, "seconds"), number(record.config, "train.seconds")
+    """How ``flow=auto`` came to kind and number, from ``selection.json``."""
+    selection = record.selection
+    step, took, budget = (
+        number(selection, "step_seconds"),
+        number(selection, "seconds"),
+        number(record.config, "train.seconds"),
+    )
     said = ["Left to the fit (flow=auto)."]
     if step is not None:
         time = f"{1000 * step:.1f} ms" if step < 1 else duration(step)
@@ -137,22 +141,22 @@ def _choice(record: RunRecord) -> Child:
             f"A step of one flow took {time}; unless flow.members said how many, there are as many flows as there was "
             "time for, at most 16."
         )
-    runners = items(race, "runners")
-    if runners:
+    candidates = items(selection, "candidates")
+    if candidates:
         said.append(
             "Each kind was trained for a share of the time; the one with the lowest validation NLL went on from where "
             "it stood."
         )
     else:
-        said.append("There was no race between kinds: the numbers of rows and columns decided.")
+        said.append("The kinds were not compared: the numbers of rows and columns decided.")
     if took is not None:
         said.append(f"The choice took {duration(took)}" + (f" of {duration(budget)}." if budget else "."))
     rows = [
         (_readable(str(one.get("flow", NOTHING))), fixed(number(one, "val_nll"), 3), count(number(one, "steps")))
-        for one in runners
+        for one in candidates
     ]
     head = ("flow", "validation NLL (nats, standardised units)", "steps")
-    shown = table("The race on validation rows", head, rows, strong_row=0, hide_caption=True) if rows else None
+    shown = table("Candidates on validation rows", head, rows, strong_row=0, hide_caption=True) if rows else None
     return figure(shown, " ".join(said), title="How it was chosen")
 
 

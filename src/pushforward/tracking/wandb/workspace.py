@@ -138,7 +138,7 @@ def _workspace(entity: str, project: str, name: str, tags: tuple[str, ...]) -> A
         curve("Gradient norm", "train/grad_norm", log_y=True),
         layers("Gradient norm by layer", "grad_norm", log_y=True),
         curve("Learning rate", "train/learning_rate"),
-        curve("Points per second", "perf/points_per_s"),
+        curve("Rows per second", "perf/points_per_s"),
     ]
     pictures = [
         panels.MediaBrowser(title=key.split("/")[1].capitalize(), media_keys=[key], num_columns=2)

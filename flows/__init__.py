@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from pushforward.flows.networks.residual import ResidualNet as ResidualNet
     from pushforward.flows.networks.transformer import MaskedTransformer as MaskedTransformer
+    from pushforward.flows.parts import register_part as register_part
     from pushforward.flows.presets import (
         BASES as BASES,
         NAMES as NAMES,
@@ -90,6 +91,7 @@ __getattr__, __dir__ = lazy(
         "networks.masked": "MaskedConditioner MaskedResidualNet",
         "networks.residual": "ResidualNet",
         "networks.transformer": "MaskedTransformer",
+        "parts": "register_part",
         "presets": "BASES NAMES build build_mixture make_base",
         "storage": "ModelFileError load load_model read_extra save",
         "testing": "check_bijection",

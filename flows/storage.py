@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,79 +12,18 @@ from torch import nn
 
 from pushforward import __version__
 from pushforward.common.errors import UserError
-from pushforward.flows.bases.bounded import Beta, Gamma, Uniform
-from pushforward.flows.bases.gaussian import Gaussian
-from pushforward.flows.bases.gaussian_mixture import GaussianMixture
-from pushforward.flows.bases.heavy_tailed import Laplace, Logistic
-from pushforward.flows.bases.kernel_density import KernelDensity
-from pushforward.flows.bases.made_mog import AutoregressiveMixture
-from pushforward.flows.bases.student_t import StudentT
-from pushforward.flows.bases.transformed import TransformedDistribution
-from pushforward.flows.bijections.autoregressive import MaskedAutoregressive
-from pushforward.flows.bijections.base import Chain, Inverse
-from pushforward.flows.bijections.coupling import Coupling
-from pushforward.flows.bijections.elementwise import Elementwise
-from pushforward.flows.bijections.linear import LULinear, Permutation
-from pushforward.flows.bijections.normalization import ActNorm, Standardize
-from pushforward.flows.bijections.probit import Probit
-from pushforward.flows.bijections.support import Log, Logit
+from pushforward.common.files import atomic_write
+from pushforward.common.registry import UnknownNameError
 from pushforward.flows.flow import Flow
 from pushforward.flows.mixture import Mixture, Model as Density
-from pushforward.flows.networks.masked import MaskedResidualNet
-from pushforward.flows.networks.residual import ResidualNet
-from pushforward.flows.networks.transformer import MaskedTransformer
-from pushforward.flows.univariate.affine import Affine
+from pushforward.flows.parts import PARTS
 from pushforward.flows.univariate.base import Univariate
-from pushforward.flows.univariate.rational_quadratic import RationalQuadraticSpline
 from pushforward.flows.vae.autoencoder import Autoencoder
-from pushforward.flows.vae.decoders import BernoulliDecoder, CategoricalDecoder, GaussianDecoder, LogisticDecoder
-from pushforward.flows.vae.encoder import Encoder
 
 Model = TypeVar("Model", bound=nn.Module)
 
 FORMAT_VERSION = 1
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
-_KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        ActNorm,
-        Affine,
-        Autoencoder,
-        AutoregressiveMixture,
-        BernoulliDecoder,
-        CategoricalDecoder,
-        Beta,
-        Chain,
-        Coupling,
-        Encoder,
-        Mixture,
-        Flow,
-        Gamma,
-        Gaussian,
-        GaussianDecoder,
-        GaussianMixture,
-        Inverse,
-        KernelDensity,
-        LULinear,
-        Laplace,
-        Log,
-        Logistic,
-        LogisticDecoder,
-        Logit,
-        Elementwise,
-        MaskedAutoregressive,
-        MaskedResidualNet,
-        MaskedTransformer,
-        Permutation,
-        Probit,
-        TransformedDistribution,
-        RationalQuadraticSpline,
-        ResidualNet,
-        Standardize,
-        StudentT,
-        Uniform,
-    )
-}
 
 
 class ModelFileError(UserError, RuntimeError):
@@ -96,7 +34,7 @@ def save(flow: Flow | Mixture | Autoencoder, folder: str | Path, *, extra: dict[
     """Write a flow, an ensemble or an autoencoder into a folder; each file appears whole or not at all.
 
     Args:
-        flow: The flow. Its parts must be this package's, or state their ``config``.
+        flow: The flow. Parts of your own state their ``config`` and are registered with ``register_part``.
         folder: Folder to write into; made if missing.
         extra: JSON values to keep beside the model, returned by ``read_extra``.
 
@@ -120,29 +58,29 @@ def save(flow: Flow | Mixture | Autoencoder, folder: str | Path, *, extra: dict[
     body = json.loads(json.dumps(body, allow_nan=False))  # as a reader will see it: every key a string
     text = json.dumps(body | {"config_sha256": _digest(body)}, indent=1, allow_nan=False) + "\n"
     # Weights first: a folder with a config is complete.
-    _write(folder / _WEIGHTS, weights)
-    _write(folder / _CONFIG, text.encode())
+    with atomic_write(folder / _WEIGHTS) as path:
+        path.write_bytes(weights)
+    with atomic_write(folder / _CONFIG) as path:
+        path.write_bytes(text.encode())
 
 
-def load(folder: str | Path, *, device: str | torch.device = "cpu", kinds: dict[str, type] | None = None) -> Density:
+def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Density:
     """Read a flow or an ensemble that ``save`` wrote, in evaluation mode.
 
     Args:
         folder: The folder.
         device: Where to put it; independent of where it was trained.
-        kinds: Classes of your own that the flow contains, by class name.
 
     Raises:
         ModelFileError: If a file is missing, its checksum is wrong, or its format is unknown.
     """
-    return cast(Density, load_model(folder, Flow, Mixture, device=device, kinds=kinds))
+    return cast(Density, load_model(folder, Flow, Mixture, device=device))
 
 
 def load_model(
     folder: str | Path,
     *expected: type[Model],
     device: str | torch.device = "cpu",
-    kinds: dict[str, type] | None = None,
 ) -> Model:
     """Read what ``save`` wrote, in evaluation mode, if it is of an expected class; otherwise as ``load``."""
     folder = Path(folder)
@@ -152,7 +90,7 @@ def load_model(
         raise ModelFileError(f"{folder / _WEIGHTS}: damaged: its checksum is not the one in {_CONFIG}")
     # Constructors draw initial weights; nobody who loads a model asked for other random numbers afterwards.
     with torch.random.fork_rng(devices=[]):
-        flow = _decode(body["flow"], _KINDS | (kinds or {}), folder)
+        flow = _decode(body["flow"], folder)
     if not isinstance(flow, expected):
         wanted = " or ".join(("an " if e.__name__[0] in "AEIOU" else "a ") + e.__name__ for e in expected)
         raise ModelFileError(f"{folder / _CONFIG}: expected {wanted}; got {type(flow).__name__}")
@@ -178,7 +116,10 @@ def _encode(value: Any) -> Any:
             arguments: dict[str, Any] = value.config()  # type: ignore[operator]  # to mypy, maybe a Module
         except (AttributeError, NotImplementedError) as error:
             raise ValueError(f"save: cannot describe {kind}; give it a config() method") from error
-        return {"kind": kind} | {name: _encode(argument) for name, argument in arguments.items()}
+        name = PARTS.name_of(type(value))
+        if name is None:
+            raise ValueError(f"save: {kind} has no name in saved files; give it one with @register_part")
+        return {"part": name} | {key: _encode(argument) for key, argument in arguments.items()}
     if isinstance(value, dict):
         return {name: _encode(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -186,21 +127,24 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def _decode(value: Any, kinds: dict[str, type], folder: Path) -> Any:
+def _decode(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
-        return [_decode(item, kinds, folder) for item in value]
+        return [_decode(item, folder) for item in value]
     if not isinstance(value, dict):
         return value
-    arguments = {name: _decode(item, kinds, folder) for name, item in value.items()}
-    if "kind" not in arguments:
+    arguments = {name: _decode(item, folder) for name, item in value.items()}
+    if "part" not in arguments:
         return arguments
-    kind = arguments.pop("kind")
-    if kind not in kinds:
-        raise ModelFileError(f"{folder / _CONFIG}: unknown kind {kind!r}; pass kinds={{{kind!r}: its class}}")
+    name = arguments.pop("part")
     try:
-        return kinds[kind](**arguments)
+        kind = PARTS[name]
+    except UnknownNameError as error:
+        advice = "import the module that registers it before loading"
+        raise ModelFileError(f"{folder / _CONFIG}: {error}; {advice}") from None
+    try:
+        return kind(**arguments)
     except (TypeError, ValueError) as error:
-        raise ModelFileError(f"{folder / _CONFIG}: cannot rebuild {kind}: {error}") from error
+        raise ModelFileError(f"{folder / _CONFIG}: cannot rebuild {name}: {error}") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -225,15 +169,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(body: dict[str, Any]) -> str:

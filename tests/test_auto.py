@@ -228,18 +228,18 @@ def test_race(source: str, tmp_path: Path) -> None:
     done = fitted(source, tmp_path / "run", *keys)
     found = json.loads((tmp_path / "run" / "selection.json").read_text())
     assert set(found) == {"flow", "step_seconds", "seconds", "candidates"}
-    candidates = found["candidates"]
+    compared = found["candidates"]
     names = {describe(c.flow) for c in candidates(asked(*keys), 1, rows=240, features=3)}
-    assert {candidate["flow"] for candidate in candidates} == names
-    scores = [candidate["val_nll"] for candidate in candidates]
+    assert {candidate["flow"] for candidate in compared} == names
+    scores = [candidate["val_nll"] for candidate in compared]
     assert scores == sorted(scores)
-    assert all(candidate["steps"] > 0 for candidate in candidates)
-    assert found["flow"] == candidates[0]["flow"]
+    assert all(candidate["steps"] > 0 for candidate in compared)
+    assert found["flow"] == compared[0]["flow"]
     assert 0.0 < found["step_seconds"] < found["seconds"]
     # The fit goes on from there: its steps and its time count on, and its best is at least the winner's.
     rows = [row for row in read_metrics(done.run.metrics) if row["kind"] in ("train", "validation")]
-    assert all(row["step"] > candidates[0]["steps"] for row in rows)
-    assert (done.results["steps"] > candidates[0]["steps"]) is bool(
+    assert all(row["step"] > compared[0]["steps"] for row in rows)
+    assert (done.results["steps"] > compared[0]["steps"]) is bool(
         rows
     )  # on a busy machine a race may take all the time
     assert done.results["seconds"] >= max(2.5, found["seconds"])

@@ -456,7 +456,7 @@ def test_saved_models_come_back(decoder: str, tmp_path: Path, perturb: Perturb) 
     x = rows_for(decoder)
     assert_close(again.log_prob(x), model.eval().log_prob(x), rtol=0.0, atol=0.0)
     assert read_extra(tmp_path) == {"rows": 3}
-    with pytest.raises(ModelFileError, match="expected a Flow or an Mixture; got Autoencoder"):
+    with pytest.raises(ModelFileError, match="expected a Flow or a Mixture; got Autoencoder"):
         load(tmp_path)
 
 

@@ -806,7 +806,8 @@ SCRIPT = textwrap.dedent("""
     torch.set_num_threads(1)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        from pushforward.flows import build, native
+        from pushforward.flows import build
+        from pushforward.flows.kernels import native
         torch.manual_seed(0)
         flow = build("nsf-ar", features=5, context=2, layers=2, hidden=20, bins=4).double()
         with torch.no_grad():
@@ -894,7 +895,7 @@ def test_no_compiler_is_said_once(
 
 @pytest.mark.slow
 def test_two_processes_build_at_once(tmp_path: Path) -> None:
-    script = "from pushforward.flows import native; print(native.library() is not None)"
+    script = "from pushforward.flows.kernels import native; print(native.library() is not None)"
     processes = [started(script, PUSHFORWARD_CACHE=str(tmp_path)) for _ in range(2)]
     assert [finished(process) for process in processes] == ["True", "True"]
     (folder,) = tmp_path.iterdir()

@@ -213,7 +213,7 @@ def killed_at_random(folder: Path, environment: Mapping[str, str], moment: rando
     folder.mkdir()
     told = folder / "told"
     program = (
-        "import sys\nfrom pathlib import Path\nfrom pushforward.train import fit, load_config\n"
+        "import sys\nfrom pathlib import Path\nfrom pushforward.config import load_config\nfrom pushforward.experiment import fit\n"
         "told = open(sys.argv[1], 'ab', buffering=0)\n"
         "def watch(fraction, nll):\n"
         "    told.write(f'{nll!r}\\n'.encode())\n"

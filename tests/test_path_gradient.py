@@ -13,7 +13,6 @@ from torch.func import functional_call
 
 from pushforward.flows import (
     BASES,
-    Acceptance,
     Base,
     Bijection,
     Chain,
@@ -22,7 +21,6 @@ from pushforward.flows import (
     Gaussian,
     MaskedAutoregressive,
     MaskedResidualNet,
-    Resampled,
     ResidualNet,
     Uniform,
     Univariate,
@@ -310,8 +308,6 @@ def test_every_base(name: str, perturb: Perturb) -> None:
         law: Base = Uniform(2, low=-1.0, width=3.0, trainable=name == "raw uniform")
     else:
         law = make_base(name, 2)
-    if isinstance(law, Resampled):
-        law.acceptance = Acceptance(2, 8)
     flow = Flow(law, build("nsf-c", 2, layers=2, hidden=8).bijection)
     path_gradients_agree(perturb(flow).double().eval())
 

@@ -136,13 +136,13 @@ def test_errors_say_what_was_expected_and_write_nothing(call: Any, message: str,
 
 def test_drawing_changes_no_settings_and_importing_draws_nothing(tmp_path: Path) -> None:
     script = f"""
-import sys, pushforward.evaluate as e
+import sys, pushforward.evaluate.plots as plots
 assert not {{"matplotlib", "sklearn", "scipy"}} & set(sys.modules), "heavy imports"
 import matplotlib, numpy as np
 def settings():  # all but the backend: merely reading that one starts pyplot
     return [matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"]
 before = settings()
-e.plots.latent(np.random.default_rng(0).standard_normal((9, 2)), {str(tmp_path / "p.png")!r})
+plots.latent(np.random.default_rng(0).standard_normal((9, 2)), {str(tmp_path / "p.png")!r})
 assert settings() == before
 assert "matplotlib.pyplot" not in sys.modules
 """

@@ -83,7 +83,7 @@ def test_spline_recipes_have_the_published_sizes(name: str) -> None:
     sizes = (train.batch_size, train.steps, train.learning_rate, flow.layers, flow.blocks, flow.hidden, flow.bins)
     assert (*sizes, flow.dropout) == PUBLISHED[name]
     assert (flow.bound, flow.tails, flow.linear) == (3.0, "linear", "around")
-    assert flow.unconditional == ("spline" if flow.name == "nsf-c" else "identity")
+    assert flow.unconditional == ("spline" if flow.name == "nsf-c" else "none")
     assert (train.gradient_clip, train.validate_every) == (5.0, 250)
 
 
@@ -268,8 +268,8 @@ def test_a_fit_by_a_recipe(tmp_path: Path) -> None:
     config = load_config(files=[run / "config.yaml"])
     assert (config.flow.unconditional, config.flow.linear, config.train.warmup) == ("spline", "around", 0)
     kinds = (run / "checkpoints" / "start" / "config.json").read_text()  # the result may be a Gaussian
-    assert kinds.count('"Elementwise"') == 2
-    assert kinds.count('"LULinear"') == 3
+    assert kinds.count('"elementwise"') == 2
+    assert kinds.count('"lu-linear"') == 3
 
 
 # The keys that came with them
@@ -301,7 +301,7 @@ def test_accepted(argument: str, path: tuple[str, str], expected: object) -> Non
     [
         ("flow.tails=learnt", "flow.tails: expected linear, learned or auto; got 'learnt'"),
         ("flow.linear=arround", "flow.linear: expected between, around or auto; got 'arround'"),
-        ("flow.unconditional=splines", "flow.unconditional: expected identity, spline or auto; got 'splines'"),
+        ("flow.unconditional=splines", "flow.unconditional: expected none, spline or auto; got 'splines'"),
         ("flow.elementwise=maybe", "flow.elementwise: expected true or false; got 'maybe'"),
         ("flow.blocks=-1", "flow.blocks: expected a whole number, 0 or above; got '-1'"),
         ("train.warmup=-1", "train.warmup: expected a whole number, 0 or above; got '-1'"),
@@ -318,7 +318,7 @@ def test_refused(argument: str, message: str) -> None:
 def test_auto_is_what_was_before() -> None:
     resolved = resolve(load_config("moons"), rows=1000, features=2, is_toy=True)
     flow = resolved.flow
-    assert (flow.tails, flow.linear, flow.unconditional, flow.elementwise) == ("linear", "between", "identity", False)
+    assert (flow.tails, flow.linear, flow.unconditional, flow.elementwise) == ("linear", "between", "none", False)
     assert (resolved.train.warmup, settings(resolved.train).validate_every) == (100, None)
 
 

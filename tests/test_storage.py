@@ -31,6 +31,7 @@ from pushforward.flows import (
     read_extra,
     save,
 )
+from pushforward.flows.parts import PARTS, register_part
 
 Perturb = Callable[[nn.Module], nn.Module]
 
@@ -157,24 +158,24 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
         "expected format 1; got 99, written by pushforward 9.9",
     ),
     "unknown kind": (
-        lambda f: resealed(f, lambda body: body["flow"]["base"].update(kind="Cauchy")),
+        lambda f: resealed(f, lambda body: body["flow"]["base"].update(part="student")),
         "config.json",
-        "unknown kind 'Cauchy'; pass kinds={'Cauchy': its class}",
+        "unknown part 'student'; did you mean 'student-t'? known: ",
     ),
     "not a flow": (
         lambda f: resealed(f, lambda body: body.update(flow=body["flow"]["base"])),
         "config.json",
-        "expected a Flow or an Mixture; got Gaussian",
+        "expected a Flow or a Mixture; got Gaussian",
     ),
     "unknown argument": (
         lambda f: resealed(f, lambda body: body["flow"]["base"].update(colour="red")),
         "config.json",
-        "cannot rebuild Gaussian: ",
+        "cannot rebuild gaussian: ",
     ),
     "impossible argument": (
         lambda f: resealed(f, lambda body: body["flow"]["base"].update(features=0)),
         "config.json",
-        "cannot rebuild Gaussian: Gaussian: expected features of at least 1",
+        "cannot rebuild gaussian: Gaussian: expected features of at least 1",
     ),
     "weights of another architecture": (
         lambda f: resealed(f, lambda body: body["flow"]["base"].update(covariance="full")),
@@ -230,6 +231,7 @@ def test_nothing_half_written(failing_write: int, flow: Flow, tmp_path: Path, mo
         load(tmp_path)
 
 
+@register_part("test-scale")
 class Scale(Bijection):
     """A bijection of a user's own, with an argument of every JSON type."""
 
@@ -246,6 +248,7 @@ class Scale(Bijection):
         return {"features": self.features, "notes": self.notes, "inner": self.inner}
 
 
+@register_part("test-shift")
 @dataclass(frozen=True)
 class Shift(Univariate):
     by: float = 1.0
@@ -259,19 +262,48 @@ class Shift(Univariate):
         return z, torch.zeros_like(z)
 
 
-def test_kinds_of_your_own(tmp_path: Path, perturb: Perturb) -> None:
+def test_registered_parts_of_your_own(tmp_path: Path, perturb: Perturb) -> None:
     notes = {"a": [1, None, True], "b": {"c": 0.5}}
     coupling = Coupling(ResidualNet(1, 1, hidden=4), Shift(2.0), transformed=[True, False])
     flow = Flow(Gaussian(2), Chain([Scale(2, notes, LULinear(2)), coupling]))
     perturb(flow)
     save(flow, tmp_path)
-    with pytest.raises(ModelFileError, match=r"unknown kind 'Scale'; pass kinds=\{'Scale': its class\}"):
-        load(tmp_path, kinds={"Shift": Shift})
-    twin = load(tmp_path, kinds={"Scale": Scale, "Shift": Shift})
+    text = (tmp_path / "config.json").read_text()
+    assert '"test-scale"' in text
+    assert '"test-shift"' in text
+    assert "Scale" not in text  # a class
+    assert __name__ not in text  # a module
+    twin = load(tmp_path)
     x = torch.randn(4, 2)
     assert_close(twin(x), flow(x), rtol=0, atol=0)
     scale = next(m for m in twin.modules() if isinstance(m, Scale))
     assert scale.notes == notes
+
+
+class Unregistered(Scale):
+    """Has a ``config`` and no name in files."""
+
+
+def test_a_part_without_a_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match="save: Unregistered has no name in saved files; give it one with @register_part"
+    ):
+        save(Flow(Gaussian(2), Unregistered(2, {}, LULinear(2))), tmp_path / "model")
+    assert not list(tmp_path.glob("model/*"))
+
+
+def test_a_name_belongs_to_one_class() -> None:
+    with pytest.raises(ValueError, match="register: the part 'flow' exists already; take another name"):
+        register_part("flow")(Unregistered)
+    with pytest.raises(ValueError, match="register: the part 'test-scale' exists already"):
+        register_part("test-scale")(Unregistered)
+
+
+def test_files_hold_no_class_names(tmp_path: Path) -> None:
+    for name in PARTS.names():
+        kind = PARTS[name]
+        assert kind.__name__ != name, name
+        assert PARTS.name_of(kind) == name
 
 
 class Undescribed(Bijection):

@@ -234,7 +234,6 @@ def test_a_resumed_fit_keeps_what_it_minimises(tmp_path: Path) -> None:
         (("moons", "train.objective=reverse-kl"), "needs a target", 2),
         (("target:many-wel",), "did you mean 'many-well'", 3),
         (("target:many-well", "target.features=3"), "even", 3),
-        (("target:funnel", "flow.base=resampled"), "carry no gradient beyond 2 columns", 2),
         (("target:u1", "train.objective=elbo"), "is for rows; a target is fitted by reverse-kl", 2),
         (
             ("target:u1", "train.objective=alpha", "train.alpha=1", "train.gradient=path-wise"),

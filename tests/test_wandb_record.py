@@ -21,7 +21,7 @@ SIZES = (0, 1, 100, 32_747, 32_748, 0, 32_754, 32_755, 32_761, 5, 100_000, 0, 65
 RECORD = """
 import math, os, sys
 import wandb
-settings = wandb.TrainOptions(silent=True, console="off")
+settings = wandb.Settings(silent=True, console="off")
 run = wandb.init(mode="offline", entity="team", project="density", name="a fit", id="abc", group="g", job_type="fit",
                  tags=["moons", "maf"], notes="some notes", dir=sys.argv[1], config={"flow.layers": 5, "drop": [1]},
                  settings=settings)

@@ -19,7 +19,7 @@ ONLINE = """
 import sys
 import numpy as np
 import wandb
-settings = wandb.TrainOptions(silent=True, console="off", finish_timeout=float(sys.argv[2]), init_timeout=5)
+settings = wandb.Settings(silent=True, console="off", finish_timeout=float(sys.argv[2]), init_timeout=5)
 run = wandb.init(project="density", id="abc", name="a fit", group="g", job_type="fit", tags=["moons"], notes="n",
                  resume="allow", config={"flow.layers": 5}, settings=settings)
 run.define_metric("*", step_metric="global_step")
@@ -143,7 +143,7 @@ def test_trouble_after_some_rows(tmp_path: Path, wandb_server: WandbServer) -> N
 @pytest.mark.slow
 def test_a_sweep_and_its_agent(tmp_path: Path, wandb_server: WandbServer) -> None:
     (tmp_path / "train.py").write_text(
-        "import sys, wandb\nrun = wandb.init(settings=wandb.TrainOptions(silent=True, console='off'))\n"
+        "import sys, wandb\nrun = wandb.init(settings=wandb.Settings(silent=True, console='off'))\n"
         "run.config.update({'arguments': sys.argv[1:]})\nrun.log({'x': 1})\nrun.finish()\n"
     )
     (tmp_path / "sweep.yaml").write_text(

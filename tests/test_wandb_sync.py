@@ -31,7 +31,7 @@ from pathlib import Path
 out, mode, first, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 os.environ["WANDB_DATA_DIR"] = str(out / "wandb" / "data")
 import wandb
-settings = wandb.TrainOptions(silent=True, console="off", finish_timeout=2)
+settings = wandb.Settings(silent=True, console="off", finish_timeout=2)
 run = wandb.init(mode=mode, project="density", id="abc", resume="allow", dir=str(out), config={"flow.name": "maf"},
                  tags=["moons"], name="night-1", group="night", notes="dark", job_type="trial", settings=settings)
 run.define_metric("*", step_metric="global_step")

@@ -1,9 +1,7 @@
 """Checkpoints: everything a fit needs to go on, in one file with its checksum; never arbitrary pickle."""
 
-import contextlib
 import hashlib
 import io
-import os
 import pickle
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 
 from pushforward.common.errors import UserError
+from pushforward.common.files import atomic_write
 from pushforward.train.trainer import State, TrainingProgress
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -41,17 +40,8 @@ def save_checkpoint(state: State, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     body = buffer.getvalue()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(body)
-            file.write(hashlib.sha256(body).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with atomic_write(path, sync=True) as temporary:
+        temporary.write_bytes(body + hashlib.sha256(body).digest())
 
 
 def load_checkpoint(state: State, path: Path) -> State:

@@ -1,15 +1,12 @@
-"""Files that appear whole or not at all."""
+"""Files and folders: written whole or not at all, removed again if nothing comes in; values as JSON."""
 
 import contextlib
 import dataclasses
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 
 @contextlib.contextmanager
@@ -79,12 +76,12 @@ def json_safe(value: Any) -> Any:
         TypeError: When something in it has no plain form.
 
     Example:
-        >>> json_safe({"nll": float("inf"), "rows": np.int64(3)})
-        {'nll': None, 'rows': 3}
+        >>> json_safe({"nll": float("inf"), "rows": (3, 4)})
+        {'nll': None, 'rows': [3, 4]}
     """
     if value is None or isinstance(value, str | bool):
         return value
-    if isinstance(value, np.ndarray | np.generic) or _is_tensor(value):
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # arrays and tensors, without importing their libraries
         return json_safe(value.tolist())
     if isinstance(value, Path):
         return str(value)
@@ -99,8 +96,3 @@ def json_safe(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [json_safe(item) for item in value]
     raise TypeError(f"json_safe: expected numbers, text and containers of them; got {type(value).__name__}")
-
-
-def _is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")  # where nobody has imported it, nothing is a tensor
-    return torch is not None and isinstance(value, torch.Tensor)

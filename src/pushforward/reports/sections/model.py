@@ -207,11 +207,11 @@ def _autoencoder(record: RunRecord) -> str:
 
 
 def _kind_of(member: Facts) -> str:
-    base = group(member, "base").get("kind")
-    layers = [str(layer.get("kind")) for layer in items(group(member, "bijection"), "bijections")]
-    if base == "KernelDensity":
+    base = group(member, "base").get("part")
+    layers = [str(layer.get("part")) for layer in items(group(member, "bijection"), "bijections")]
+    if base == "kernel-density":
         return KERNEL
-    return GAUSSIAN if base == "Gaussian" and set(layers) <= {"Standardize"} else FLOW
+    return GAUSSIAN if base == "gaussian" and set(layers) <= {"standardize"} else FLOW
 
 
 def _law(record: RunRecord) -> str:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from tests.lent_caches import lend_caches
-from tests.wandb_server import WandbServer
+from tests.fixtures.browser import browser as browser
+from tests.fixtures.lent_caches import lend_caches
+from tests.fixtures.wandb_server import WandbServer
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,0 +1,528 @@
+"""Tables: what is read, what is refused and in which words, and what comes back out."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import csv as arrow_csv, parquet
+
+from pushforward.common.errors import DataError
+from pushforward.datasets import Dataset, Schema, load, read_rows, read_table, write_table
+from tests.fixtures.paths import DATA
+
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not at {DATA}")
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    parquet.write_table(table, sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def npy_bytes(array: Any) -> bytes:
+    import io
+
+    sink = io.BytesIO()
+    np.save(sink, array)
+    return sink.getvalue()
+
+
+GOOD = "a,b\n1,2.5\n2,3.25\n4,1\n7,8\n"
+
+# name of the file -> (content, the whole message)
+BAD_FILES: dict[str, tuple[str | bytes, str]] = {
+    "empty.csv": ("", "empty.csv: the file is empty"),
+    "blank.csv": ("\n \n\n", "blank.csv: the file is empty"),
+    "empty.parquet": ("", "empty.parquet: the file is empty"),
+    "header.csv": ("a,b\n", "header.csv: has a header and no rows; nothing to learn from"),
+    "one.csv": ("a,b\n1,2\n", "one.csv: 1 row for 2 columns; at least 3 rows are needed"),
+    "wide.csv": (
+        "a,b,c,d,e\n1,2,3,4,5\n2,3,4,5,7\n3,3,1,1,1\n",
+        "wide.csv: 3 rows for 5 columns; at least 5 rows are needed",
+    ),
+    "text.csv": (
+        "a,colour\n1,red\n2,blue\n3,red\n",
+        "text.csv: column 'colour' holds text ('red' in row 1); drop it with data.drop=colour",
+    ),
+    "typo.csv": (
+        "a,b\n1,2\n2,3\n3,4o\n",
+        "typo.csv: column 'b' holds text ('4o' in row 3); drop it with data.drop=b",
+    ),
+    "texts.csv": (
+        "a,b,c,d\n1,x,y,z\n2,x,y,w\n3,u,v,w\n",
+        "texts.csv: column 'b' holds text ('x' in row 1), and 2 other columns are not numeric; "
+        "drop them with data.drop=b,c,d",
+    ),
+    "words.csv": (
+        "a,b\nu,v\nw,x\n",
+        "words.csv: no column holds numbers; column 'a' holds text ('u' in row 1)",
+    ),
+    "days.csv": (
+        "day,b\n2020-01-01,1\n2020-01-02,2\n2020-01-05,4\n",
+        "days.csv: column 'day' holds dates or times (2020-01-01 in row 1); drop it with data.drop=day",
+    ),
+    "truth.csv": (
+        "a,b\ntrue,1\nfalse,2\ntrue,5\n",
+        "truth.csv: column 'a' holds true and false; drop it with data.drop=a",
+    ),
+    "missing.csv": (
+        "a,b\n1,2\n2,\n3,?\n4,5\n",
+        "missing.csv: column 'b' has 2 missing values (first in row 2); "
+        "remove or fill these rows, or drop the column with data.drop=b",
+    ),
+    "blanks.csv": (
+        "a,b\n1, 2\n2, ?\n3, 4\n",
+        "blanks.csv: column 'b' has 1 missing value (in row 2); "
+        "remove or fill these rows, or drop the column with data.drop=b",
+    ),
+    "nan.csv": (
+        "a,b\n1,2\n2,3\nNaN,4\n",
+        "nan.csv: column 'a' has 1 missing value (in row 3); "
+        "remove or fill these rows, or drop the column with data.drop=a",
+    ),
+    "inf.csv": (
+        "a,b\n1,2\n-inf,3\n2,4\n",
+        "inf.csv: column 'a' has 1 infinite value (in row 2); "
+        "remove or fill these rows, or drop the column with data.drop=a",
+    ),
+    "void.csv": (
+        "a,b\n1,\n2,\n3,\n",
+        "void.csv: column 'b' has no values at all; drop it with data.drop=b",
+    ),
+    "huge.csv": (
+        "a,b\n1,2\n2,1e200\n3,4\n",
+        "huge.csv: column 'b' holds 1e+200, whose square overflows; rescale it or drop it with data.drop=b",
+    ),
+    "twice.csv": (
+        "a,b,a\n1,2,3\n",
+        "twice.csv: column 'a' appears more than once; give every column its own name",
+    ),
+    "constant.csv": (
+        "a,x\n1,3\n2,3.0\n3,3\n",
+        "constant.csv: column 'x' is constant (3.0): it has no density; leave it out with data.drop=x",
+    ),
+    "constants.csv": (
+        "a,x,y\n1,3,0\n2,3,0\n3,3,0\n",
+        "constants.csv: column 'x' is constant (3.0), and so is 1 other column: they have no density; "
+        "leave them out with data.drop=x,y",
+    ),
+    "ragged.csv": ("a,b\n1,2\n3\n4,5\n", "ragged.csv: row 2 has 1 cell, not 2 (line 3); mend it"),
+    "long.csv": ("1,2\n3,4\n4,5,6\n", "long.csv: row 3 has 3 cells, not 2 (line 3); mend it"),
+    "spaces.txt": (
+        "1.0  2.0\n3.0  4.0\n",
+        "spaces.txt: columns separated by blanks; put a comma, a semicolon or a tab between them",
+    ),
+    "latin.csv": (
+        b"gr\xf6\xdfe,b\n1,2\n",
+        "latin.csv: not UTF-8 text (byte 2); save it as UTF-8",
+    ),
+    "binary.csv": (
+        b"\x00\x01\x02",
+        "binary.csv: not text; a table is expected as .csv, .parquet or .npy",
+    ),
+    "plain.csv.gz": (
+        GOOD,
+        "plain.csv.gz: not a complete gzip file (Not a gzipped file (b'a,')); fetch it again",
+    ),
+    "torn.csv.gz": (
+        gzip.compress(GOOD.encode())[:-9],
+        "torn.csv.gz: not a complete gzip file (Compressed file ended before the end-of-stream marker was "
+        "reached); fetch it again",
+    ),
+    "bad.npy": (b"nothing", "bad.npy: not a readable .npy matrix of numbers; save it with numpy.save"),
+    "vector.npy": (
+        npy_bytes(np.arange(5.0)),
+        "vector.npy: expected a matrix of shape (rows, columns) of numbers; got shape (5,) of float64",
+    ),
+    "words.npy": (
+        npy_bytes(np.array([["a", "b"]])),
+        "words.npy: expected a matrix of shape (rows, columns) of numbers; got shape (1, 2) of <U1",
+    ),
+    "none.npy": (npy_bytes(np.empty((0, 3))), "none.npy: has no rows; nothing to learn from"),
+    "text.parquet": (
+        parquet_bytes(pa.table({"a": [1.0, 2, 3], "kind": ["x", "y", "z"]})),
+        "text.parquet: column 'kind' holds text ('x' in row 1); drop it with data.drop=kind",
+    ),
+    "null.parquet": (
+        parquet_bytes(pa.table({"a": [1.0, None, 3], "b": [1, 2, 3]})),
+        "null.parquet: column 'a' has 1 missing value (in row 2); "
+        "remove or fill these rows, or drop the column with data.drop=a",
+    ),
+    "lists.parquet": (
+        parquet_bytes(pa.table({"a": [[1], [2], [3]], "b": [1, 2, 3]})),
+        "lists.parquet: column 'a' holds list<element: int64>; drop it with data.drop=a",
+    ),
+    "keys.parquet": (
+        parquet_bytes(pa.table({"a": [1, 2, 2**60], "b": [1, 2, 4]})),
+        "keys.parquet: column 'a' holds integers beyond 2**53, which float64 cannot tell apart; "
+        "drop it with data.drop=a",
+    ),
+    "table.xlsx": (
+        b"PK",
+        "table.xlsx: unknown kind of file; save the sheet as CSV; known endings: .csv, .data, .txt, .tsv, "
+        ".csv.gz, .data.gz, .txt.gz, .tsv.gz, .parquet, .npy",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_refused_in_one_clear_line(name: str, tmp_path: Path) -> None:
+    content, message = BAD_FILES[name]
+    path = write(tmp_path / name, content)
+    with pytest.raises(DataError) as caught:
+        load(str(path))
+    assert str(caught.value) == message
+
+
+def test_a_damaged_parquet_file(tmp_path: Path) -> None:
+    # The middle of the message is Arrow's and changes with its version.
+    whole = parquet_bytes(pa.table({"a": [1.0, 2, 3]}))
+    for content in (b"PAR1 nothing", whole[:-20]):
+        with pytest.raises(DataError, match=r"^bad.parquet: not a readable Parquet file \(.*\); write it again$"):
+            load(str(write(tmp_path / "bad.parquet", content)))
+
+
+def test_no_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.csv: no such file$"):
+        load(str(tmp_path / "nowhere.csv"))
+    with pytest.raises(DataError, match=r": is a folder; give one file$"):
+        load(tmp_path)
+
+
+BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "drop": ({"drop": ["B2"]}, "t.csv: data.drop names 'B2'; did you mean 'b'\\? the columns are: a, b"),
+    "columns": ({"columns": ["zzz"]}, "t.csv: data.columns names 'zzz'; the columns are: a, b"),
+    "all dropped": ({"drop": ["a", "b"]}, "t.csv: no column is left"),
+    "context": ({"context": ["q"]}, "t.csv: data.context names 'q'; the columns are: a, b"),
+    "all context": ({"context": ["a", "b"]}, "t.csv: every column is context"),
+    "context dropped": ({"context": ["a"], "drop": ["a"]}, "column 'a' is also in data.drop"),
+    "no rows": ({"rows": 0}, "data.rows: expected at least 1; got 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+def test_bad_options(name: str, tmp_path: Path) -> None:
+    options, message = BAD_OPTIONS[name]
+    with pytest.raises(DataError, match=message):
+        load(str(write(tmp_path / "t.csv", GOOD)), **options)
+
+
+# name of the file -> (content, names, types); the numbers are those of GOOD
+GOOD_FILES: dict[str, tuple[str | bytes, list[str], list[str]]] = {
+    "comma.csv": (GOOD, ["a", "b"], ["int64", "double"]),
+    "semicolon.csv": (GOOD.replace(",", ";"), ["a", "b"], ["int64", "double"]),
+    "tab.tsv": (GOOD.replace(",", "\t"), ["a", "b"], ["int64", "double"]),
+    "upper.CSV": (GOOD, ["a", "b"], ["int64", "double"]),
+    "zipped.csv.gz": (gzip.compress(GOOD.encode()), ["a", "b"], ["int64", "double"]),
+    "bom.csv": (b"\xef\xbb\xbf" + GOOD.encode(), ["a", "b"], ["int64", "double"]),
+    "bare_bom.csv": (b"\xef\xbb\xbf" + GOOD[4:].encode(), ["x1", "x2"], ["int64", "double"]),
+    "crlf.csv": (GOOD.replace("\n", "\r\n"), ["a", "b"], ["int64", "double"]),
+    "blanks.csv": ("\n\n a , b \n1, 2.5\n2, 3.25\n4, 1\n\n7, 8", ["a", "b"], ["int64", "double"]),
+    "quoted.csv": ('"a, b";" c"\n' + GOOD[4:].replace(",", ";"), ["a, b", "c"], ["int64", "double"]),
+    "bare.data": (GOOD[4:], ["x1", "x2"], ["int64", "double"]),
+    "comment.txt": ("# " + GOOD, ["a", "b"], ["int64", "double"]),
+    "years.csv": (GOOD.replace("a,b", "id,2019"), ["id", "2019"], ["int64", "double"]),
+    "unnamed.csv": (GOOD.replace("a,b", ",b"), ["x1", "b"], ["int64", "double"]),
+    "columns.parquet": (
+        parquet_bytes(
+            pa.table({"a": pa.array([1, 2, 4, 7], pa.uint8()), "b": pa.array([2.5, 3.25, 1, 8], pa.float32())})
+        ),
+        ["a", "b"],
+        ["uint8", "float"],
+    ),
+    "coded.parquet": (
+        parquet_bytes(pa.table({"a": pa.array([1, 2, 4, 7]).dictionary_encode(), "b": [2.5, 3.25, 1, 8]})),
+        ["a", "b"],
+        ["int64", "double"],
+    ),
+    "matrix.npy": (npy_bytes(np.array([[1, 2.5], [2, 3.25], [4, 1], [7, 8]])), ["x1", "x2"], ["double"] * 2),
+    "big_endian.npy": (
+        npy_bytes(np.array([[1, 2.5], [2, 3.25], [4, 1], [7, 8]], ">f4")),
+        ["x1", "x2"],
+        ["float"] * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOOD_FILES)
+def test_good_files(name: str, tmp_path: Path) -> None:
+    content, names, types = GOOD_FILES[name]
+    path = write(tmp_path / name, content)
+    dataset = load(str(path))
+    assert dataset.rows.tolist() == [[1, 2.5], [2, 3.25], [4, 1], [7, 8]]
+    assert dataset.rows.dtype == np.float64
+    assert list(dataset.schema.names) == names
+    assert [column.type for column in dataset.schema.columns] == types
+    assert [column.step for column in dataset.schema.columns] == [1, 0.25]
+    assert dataset.source == str(path)
+    assert dataset.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert dataset.toy is None
+
+
+def test_a_column_of_integers_that_turns_to_fractions_late(tmp_path: Path) -> None:
+    rows = "".join(f"{k},{k % 7}\n" for k in range(200_000))  # more than one block of pyarrow's
+    dataset = load(str(write(tmp_path / "t.csv", "a,b\n" + rows + "0,2.5\n")))
+    assert dataset.rows.shape == (200_001, 2)
+    assert dataset.rows[-1].tolist() == [0, 2.5]
+    assert [column.type for column in dataset.schema.columns] == ["int64", "double"]
+
+
+def test_columns_drop_and_context_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "a,b,c,d\n" + "".join(f"{k},{k * k},{k % 3},{-k}\n" for k in range(9)))
+    dataset = load(str(path), columns=["d", "a"], context=["c"])
+    assert (dataset.schema.names, dataset.schema.context_names) == (("a", "d"), ("c",))
+    assert dataset.schema.order == ("a", "c", "d")
+    assert dataset.rows[2].tolist() == [2, -2]
+    assert dataset.context[:4].tolist() == [[0], [1], [2], [0]]
+    assert load(str(path), drop=["b"]).schema.names == ("a", "c", "d")
+
+
+def test_a_part_of_the_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "a,b\n" + "".join(f"{k},{k * k}\n" for k in range(100)))
+    part = load(str(path), rows=20, seed=1)
+    assert part.rows.shape == (20, 2)
+    assert np.array_equal(part.rows[:, 1], part.rows[:, 0] ** 2)
+    assert not np.array_equal(part.rows, load(str(path), rows=20, seed=2).rows)
+    assert "t.csv: a random part, 20 of 100 rows" in part.notes
+    assert "t.csv: has 100 rows, fewer than the 500 asked for" in load(str(path), rows=500).notes
+
+
+def test_notes_point_at_what_bites(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    spiky = np.where(generator.random(300) < 0.3, 0, generator.normal(size=300))
+    text = "row,spiky\n" + "".join(f"{k},{value!r}\n" for k, value in enumerate(spiky.tolist()))
+    index, spike = load(str(write(tmp_path / "t.csv", text))).notes
+    assert index == "column 'row' numbers the rows; if it is an index, leave it out with data.drop=row"
+    assert spike.startswith("column 'spiky': 25")
+    assert "% of its rows hold exactly 0; a density can only" in spike
+
+
+def test_whole_repeated_rows_are_not_ties(tmp_path: Path) -> None:
+    rows = np.round(np.random.default_rng(0).normal(size=(500, 2)), 9)
+    np.save(tmp_path / "t.npy", np.concatenate([rows, rows[:100]]))
+    assert [column.ties for column in load(tmp_path / "t.npy").schema.columns] == [0, 0]
+    rows[:, 0] = np.round(rows[:, 0], 1)
+    np.save(tmp_path / "t.npy", rows)
+    first, second = load(tmp_path / "t.npy").schema.columns
+    assert (first.tied, second.tied) == (True, False)
+    np.save(tmp_path / "t.npy", rows[:, :1])
+    assert load(tmp_path / "t.npy").schema.columns[0].tied
+
+
+def mixed(tmp_path: Path) -> Dataset:
+    """Columns of every kind, the context in the middle."""
+    generator = np.random.default_rng(0)
+    n = 400
+    table = pa.table(
+        {
+            "tenths": np.round(generator.normal(size=n), 1),
+            "count": generator.integers(0, 99, n),
+            "given": generator.integers(0, 4, n).astype(np.uint8),
+            "single": generator.normal(size=n).astype(np.float32),
+            "free": generator.normal(size=n),
+            "whole": np.rint(generator.normal(size=n) * 9),
+        }
+    )
+    parquet.write_table(table, tmp_path / "mixed.parquet")
+    return load(tmp_path / "mixed.parquet", context=["given"])
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet"])
+def test_rows_come_back_in_the_form_of_their_table(ending: str, tmp_path: Path) -> None:
+    dataset = mixed(tmp_path)
+    generator = np.random.default_rng(1)
+    scale = [0.04, 0.4, 0, 0, 0.4]
+    noisy = dataset.rows + scale * generator.uniform(-1, 1, dataset.rows.shape)
+    path = tmp_path / f"out{ending}"
+    write_table(path, noisy, dataset.context + 0.3, dataset.schema)
+    back = read_table(path)
+    types = {"single": "float", "given": "uint8"} if ending == ".parquet" else {}
+    expected = {"tenths": "double", "count": "int64", "given": "int64", "single": "double"}
+    expected |= {"free": "double", "whole": "double"} | types
+    assert {name: str(kind) for name, kind in zip(back.column_names, back.schema.types, strict=True)} == expected
+    assert back.column_names == ["tenths", "count", "given", "single", "free", "whole"]
+    rows, context, notes = read_rows(path, dataset.schema)
+    assert np.array_equal(rows, dataset.rows) if ending == ".parquet" else np.allclose(rows, dataset.rows, atol=1e-7)
+    assert np.array_equal(rows[:, [0, 1, 3, 4]], dataset.rows[:, [0, 1, 3, 4]])
+    assert np.array_equal(context, dataset.context)
+    assert notes == ()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mixed.parquet", f"out{ending}"]
+
+
+def test_csv_shows_the_decimals_of_the_grid(tmp_path: Path) -> None:
+    dataset = load(str(write(tmp_path / "t.csv", "a,b,c\n0.1,1,5.25\n0.2,-2,5.5\n0.7,4,6\n-0.4,9,5.75\n")))
+    rows = np.array([[0.1 + 0.2, 2.6, 5.3], [-0.04, -0.3, 5.874], [1e3 + 0.06, 1e6, 5.876]])
+    write_table(tmp_path / "out.csv", rows, None, dataset.schema)
+    assert (tmp_path / "out.csv").read_text().replace('"', "") == ("a,b,c\n0.3,3,5.25\n0,0,5.75\n1000.1,1000000,6\n")
+
+
+def test_csv_prints_32_bit_values_with_the_digits_they_have(tmp_path: Path) -> None:
+    dataset = mixed(tmp_path)
+    write_table(tmp_path / "out.csv", dataset.rows, dataset.context, dataset.schema)
+    single = [line.split(",")[3] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]]
+    assert max(len(cell.lstrip("-0.").replace(".", "")) for cell in single if "e" not in cell) <= 9
+
+
+def test_a_narrow_integer_does_not_wrap_around(tmp_path: Path) -> None:
+    dataset = mixed(tmp_path)
+    write_table(tmp_path / "o.parquet", dataset.rows[:2], np.array([[-7.0], [900.0]]), dataset.schema)
+    assert read_table(tmp_path / "o.parquet").column("given").to_pylist() == [0, 255]
+
+
+def test_a_failure_leaves_no_file_and_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = mixed(tmp_path)
+    out = write(tmp_path / "out.csv", "old")
+
+    def fails(table: pa.Table, stream: Any, options: Any) -> None:
+        stream.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(arrow_csv, "write_csv", fails)
+    with pytest.raises(OSError, match="disk full"):
+        write_table(out, dataset.rows, dataset.context, dataset.schema)
+    assert out.read_text() == "old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mixed.parquet", "out.csv"]
+
+
+BAD_WRITES: dict[str, tuple[Callable[[Dataset, Path], None], str]] = {
+    "ending": (
+        lambda d, p: write_table(p / "o.xlsx", d.rows, d.context, d.schema),
+        "o.xlsx: cannot write this kind of file; use one of .csv, .csv.gz, .parquet",
+    ),
+    "no context": (lambda d, p: write_table(p / "o.csv", d.rows, None, d.schema), r"expected shape \(400, 1\)"),
+    "width": (
+        lambda d, p: write_table(p / "o.csv", d.rows[:, :2], d.context, d.schema),
+        r"expected shape \(400, 5\); got \(400, 2\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_WRITES)
+def test_bad_writes(name: str, tmp_path: Path) -> None:
+    call, message = BAD_WRITES[name]
+    with pytest.raises(ValueError, match=message):
+        call(mixed(tmp_path), tmp_path)
+
+
+def test_other_files_are_matched_by_name(tmp_path: Path) -> None:
+    schema = load(str(write(tmp_path / "t.csv", GOOD)), context=["a"]).schema
+    rows, context, notes = read_rows(write(tmp_path / "o.csv", "id,b,a\n9,2.5,1\n8,3,2\n"), schema)
+    assert (rows.tolist(), context.tolist()) == ([[2.5], [3]], [[1], [2]])
+    assert notes == ("o.csv: left aside id, which the model does not know",)
+    # One row, or constant columns, can be scored though not fitted; so can text in columns left aside.
+    rows, _, _ = read_rows(write(tmp_path / "o.csv", "b,a,c\n2.5,1,x\n"), schema)
+    assert rows.tolist() == [[2.5]]
+    rows, context, _ = read_rows(write(tmp_path / "o.csv", "1,2.5\n4,6\n"), schema)
+    assert (rows.tolist(), context.tolist()) == ([[2.5], [6]], [[1], [4]])
+
+
+def test_other_files_that_do_not_fit(tmp_path: Path) -> None:
+    schema = load(str(write(tmp_path / "t.csv", GOOD))).schema
+    with pytest.raises(DataError, match=r"^o.csv: lacks the columns a; it has b, c$"):
+        read_rows(write(tmp_path / "o.csv", "b,c\n1,2\n"), schema)
+    with pytest.raises(
+        DataError, match=r"^o.csv: has 3 columns and no names, but the model has 2; expected, in this order: a, b$"
+    ):
+        read_rows(write(tmp_path / "o.csv", "1,2,3\n"), schema)
+    with pytest.raises(DataError, match="column 'b' has 1 missing value"):
+        read_rows(write(tmp_path / "o.csv", "a,b\n1,\n2,3\n"), schema)
+
+
+def test_a_file_without_names_is_scored_as_it_was_fitted(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.data", "".join(f"{k},{k * k},g,{-k}\n" for k in range(5)))
+    dataset = load(str(path), drop=["x3"])
+    rows, _, notes = read_rows(path, dataset.schema)
+    assert np.array_equal(rows, dataset.rows)
+    assert notes == ("t.data: left aside x3, which the model does not know",)
+    rows, _, _ = read_rows(write(tmp_path / "o.data", "1,1,-1\n"), dataset.schema)
+    assert rows.tolist() == [[1, 1, -1]]
+
+
+def test_schema_survives_json(tmp_path: Path) -> None:
+    schema = mixed(tmp_path).schema
+    assert Schema.from_dict(json.loads(json.dumps(schema.to_dict(), allow_nan=False))) == schema
+
+
+BAD_SCHEMAS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "missing key": (lambda d: d.pop("context"), "schema: expected the keys"),
+    "unknown key": (lambda d: d.update(more=1), "schema: expected the keys"),
+    "unknown column key": (lambda d: d["columns"][0].update(more=1), "schema: column: expected the keys"),
+    "text for a number": (lambda d: d["columns"][0].update(minimum="0"), "column 'tenths' has minimum='0'"),
+    "no list": (lambda d: d.update(columns={}), "expected a list of columns; got dict"),
+    "order without a column": (lambda d: d["order"].pop(), "does not list the columns"),
+    "width": (lambda d: d.update(file_columns="6"), "file_columns='6'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SCHEMAS)
+def test_a_damaged_schema_is_refused(name: str, tmp_path: Path) -> None:
+    damage, message = BAD_SCHEMAS[name]
+    content = mixed(tmp_path).schema.to_dict()
+    damage(content)
+    with pytest.raises(DataError, match=message):
+        Schema.from_dict(content)
+
+
+def test_importing_is_light() -> None:
+    code = "import sys, pushforward.datasets; print([m for m in sys.modules if m in sys.argv[1:]])"
+    heavy = ["torch", "pyarrow", "scipy", "sklearn", "pandas"]
+    result = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, cwd="/")
+    assert result.stdout.strip() == "[]"
+
+
+@needs_data
+def test_red_wine() -> None:
+    dataset = load(DATA / "raw" / "winequality-red.csv")
+    assert dataset.rows.shape == (1599, 12)
+    columns = {column.name: column for column in dataset.schema.columns}
+    assert (columns["quality"].type, columns["quality"].step, columns["quality"].distinct) == ("int64", 1, 6)
+    assert columns["volatile acidity"].step == 0.005
+    assert (columns["alcohol"].step, columns["alcohol"].decimals) == (0.1, 1)
+    assert all(column.tied for column in dataset.schema.columns)
+    assert [note.split("'")[1] for note in dataset.notes] == ["alcohol"]
+
+
+@needs_data
+def test_other_real_files(tmp_path: Path) -> None:
+    casp = load(DATA / "raw" / "CASP.csv.gz")
+    assert casp.rows.shape == (45730, 10)
+    steps = {column.name: column.step for column in casp.schema.columns}
+    assert (steps["RMSD"], steps["F8"]) == (0.001, 1)
+    write_table(tmp_path / "back.csv", casp.rows, None, casp.schema)
+    assert np.array_equal(read_rows(tmp_path / "back.csv", casp.schema)[0], casp.rows)
+
+    magic = load(DATA / "raw" / "magic04.data", drop=["x11"])
+    assert magic.rows.shape == (19020, 10)
+    assert magic.rows[0, 0] == 28.7967
+    assert load(DATA / "raw" / "miniboone_head.npy").rows.shape == (1523, 43)
+    with pytest.raises(DataError, match=r"column 'x11' holds text .'g' in row 1.; drop it with data.drop=x11"):
+        load(DATA / "raw" / "magic04.data")
+    with pytest.raises(DataError, match=r"column 'workclass' holds text .'State-gov' in row 1., and 8 other"):
+        load(DATA / "raw" / "adult.csv.gz")
+    numeric = ["age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week"]
+    assert load(DATA / "raw" / "adult.csv.gz", columns=numeric).rows.shape == (32561, 6)
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["airfoil", "concrete", "energy", "housing", "parkinsons", "yacht"])
+def test_regression_tables(name: str) -> None:
+    dataset = load(DATA / "uci" / f"{name}.csv.gz")
+    assert dataset.name == name
+    assert dataset.schema.names[0] == "x1"
+    assert np.isfinite(dataset.rows).all()
+    tied = [column for column in dataset.schema.columns if column.tied]
+    assert tied
+    assert all(column.step is not None for column in tied)

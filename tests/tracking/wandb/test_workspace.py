@@ -1,0 +1,134 @@
+"""The workspace for fits: what is in it, that it can be had without an account, and that the server takes it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pushforward.cli import main
+from pushforward.config.read import load_config
+from tests.fixtures.wandb_server import WandbServer
+
+pytest.importorskip("wandb_workspaces")
+
+
+def dashboard(*arguments: str, code: int = 0) -> Result:
+    done = CliRunner().invoke(main, ["wandb", "dashboard", *arguments], prog_name="pushforward")
+    assert done.exit_code == code, f"{done.output}\n{done.exception!r}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The workspace that is printed without an account, a network, or anything else."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment |= {"HOME": str(home), "NETRC": str(home / "none"), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "pushforward", "wandb", "dashboard", "--dry-run"]
+    command += ["--entity", "e", "--project", "p", "--tag", "moons"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert list(home.iterdir()) == []
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert (found["entity"], found["project"]) == ("e", "p")
+    return found
+
+
+def panels(workspace: dict[str, Any], section: str) -> list[dict[str, Any]]:
+    sections = workspace["spec"]["section"]["panelBankConfig"]["sections"]
+    return next(found["panels"] for found in sections if found["name"] == section)
+
+
+def test_charts(printed: dict[str, Any]) -> None:
+    outcome = [panel["config"].get("metrics") for panel in panels(printed, "Outcome")]
+    assert outcome[:4] == [["best/val_nll"], ["test/nll"], ["test/nll_se"], ["kl_to_truth"]]
+    assert panels(printed, "Outcome")[-1]["viewType"] == "Run Comparer"
+    baselines = ["baseline/gaussian", "baseline/gaussian-mixture", "baseline/kde"]
+    curves = [(panel["config"]["xAxis"], panel["config"]["metrics"]) for panel in panels(printed, "Likelihood")]
+    assert curves == [
+        ("global_step", ["val/nll", *baselines]),
+        ("seconds", ["val/nll", *baselines]),
+        ("global_step", ["train/nll"]),
+        ("seconds", ["train/nll"]),
+    ]
+    training = [panel["config"] for panel in panels(printed, "Training")]
+    named = [metric for chart in training for metric in chart["metrics"]]
+    assert named == ["train/base", "train/log_det", "train/grad_norm", "train/learning_rate", "perf/points_per_s"]
+    layers = [chart["metricRegex"] for chart in training if chart.get("useMetricRegex")]
+    assert layers == ["^log_det/.*", "^grad_norm/.*"]
+    pictures = [panel["config"]["mediaKeys"] for panel in panels(printed, "Pictures")]
+    drawn = ["density", "corner", "latent", "quantiles", "pit", "training"]
+    assert pictures == [["progress/samples"], *([f"pictures/{name}"] for name in drawn)]
+    assert "tables/worst_rows" in json.dumps(panels(printed, "Worst rows"))
+
+
+def test_keys_of_the_configuration_are_flat_and_exist(printed: dict[str, Any]) -> None:
+    text = json.dumps(printed)
+    assert "config:flow.value." not in text
+    parallel = panels(printed, "Many fits")[0]["config"]["columns"]
+    accessors = [column["accessor"] for column in parallel]
+    assert accessors[-1] == "summary:best/val_nll"
+    known = load_config("moons").flat()
+    for accessor in accessors[:-1]:
+        key = accessor.removeprefix("config:").removesuffix(".value")
+        assert accessor == f"config:{key}.value"
+        assert key in known
+    run_set = printed["spec"]["section"]["runSets"][0]
+    columns = run_set["runFeed"]["columnOrder"]
+    assert columns[0] == "run:displayName"
+    assert {column[7:-6] for column in columns if column.startswith("config:")} <= set(known)
+    assert run_set["filters"]["filters"][0]["value"] == ["moons"]
+    grouped = [panel["config"]["groupBy"] for panel in panels(printed, "Many fits") if "groupBy" in panel["config"]]
+    assert grouped == ["flow.name.value"]
+
+
+@pytest.mark.usefixtures("wandb_user")
+def test_the_server_takes_it(wandb_server: WandbServer) -> None:
+    facts = json.loads(dashboard("--project", "density", "--name", "all fits", "--json").stdout)
+    (view,) = wandb_server.views
+    url = facts["url"]
+    assert url.startswith(f"{wandb_server.url}/tester/density?nw=")
+    assert view["name"] == f"nw-{url.rpartition('=')[2]}-v"
+    assert (view["entityName"], view["projectName"], view["displayName"]) == ("tester", "density", "all fits")
+    assert '"accessor":"config:flow.layers.value"' in view["spec"]
+
+
+@pytest.mark.usefixtures("wandb_user")
+def test_no_key_and_no_network(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb_server.misbehave("refuse")
+    done = dashboard("--entity", "e", "--timeout", "1", code=1)
+    assert done.stderr.startswith(f"pushforward wandb dashboard: the W&B server {wandb_server.url} can not be reached")
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    done = dashboard("--entity", "e", code=2)
+    line = "pushforward wandb dashboard: W&B has no API key: run `wandb login`, or set WANDB_API_KEY\n"
+    assert (done.stdout, done.stderr) == ("", line)
+
+
+def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    for arguments in ((), ("--dry-run",)):
+        done = dashboard(*arguments, code=2)
+        assert done.stderr == (
+            "pushforward wandb dashboard: a dashboard needs wandb-workspaces: pip install 'pushforward[workspaces]'\n"
+        )
+
+
+def test_nearest_command() -> None:
+    done = CliRunner().invoke(main, ["wandb", "dashbord"], prog_name="pushforward")
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1] == "Error: no command 'dashbord'; did you mean 'dashboard'?"
+    assert Path("dashbord").exists() is False
+
+
+def test_the_baselines_of_the_panels_are_those_of_a_fit() -> None:
+    from pushforward.evaluate import fit_baselines
+    from pushforward.tracking.wandb.workspace import _BASELINES
+
+    rows = np.random.default_rng(0).standard_normal((60, 1))
+    assert tuple(baseline.name for baseline in fit_baselines(rows, rows, rows, seed=0)) == _BASELINES

@@ -1,18 +1,18 @@
-"""What flows bring to a variational autoencoder: grey-level digits, four models that differ in prior and posterior.
+"""Do flows improve a variational autoencoder? Grey-level digits, four models that differ in prior and posterior.
 
     python benchmarks/autoencoder.py [--quick] [--seeds 3] [--steps 2400] [--decoder logistic] [--out]
 
 The 1,797 digits of 8 x 8 pixels with values 0 to 16 that scikit-learn ships (UCI, Optical Recognition of Handwritten
 Digits) are shuffled with ``RandomState(42)``: 270 rows validation, 360 test, the others training. The likelihood is of
-the integers as they are: no noise is added, and nats are those of a discrete law. All models have the same encoder,
-decoder, latent features, steps and settings; what differs is whether prior and posterior are Gaussian or flows. The
-settings were chosen by the validation bound of the plain model, among 8, 16, 24, 32 and 48 latent features, dropout of
-0 to 0.3, learning rates of 0.001 to 0.008, two weight decays, and 1200 or 2400 steps; the flows got these settings and
-little choice of their own. Every fit keeps the weights with the best validation bound, and the test rows are scored
-once, at the end, by the importance-weighted bound.
+the integers themselves: no noise is added, and nats are those of a discrete distribution. All models have the same
+encoder, decoder, latent features, steps and options; they differ in whether prior and posterior are Gaussian or flows.
+The options were chosen by the validation bound of the plain model, among 8, 16, 24, 32 and 48 latent features, dropout
+of 0 to 0.3, learning rates of 0.001 to 0.008, two weight decays, and 1200 or 2400 steps; those of the flows were hardly
+tuned. Every fit keeps the weights with the best validation bound, and the test rows are scored once, at the end, by the
+importance-weighted bound.
 
-Differences are paired: the same rows, and the same seed for both fits. Their standard error adds the variance of the
-mean over rows (of the mean over seeds) and the variance of the mean over seeds.
+Differences are paired, with the same rows and the same seed for both fits. Their standard error adds the variance of
+the mean over rows (of the mean over seeds) and the variance of the mean over seeds.
 """
 
 import math
@@ -30,8 +30,8 @@ from sklearn.datasets import load_digits
 
 from pushforward.flows import Standardize
 from pushforward.flows.vae.autoencoder import Autoencoder, build_autoencoder
-from pushforward.train.defaults import TrainOptions
 from pushforward.train.maximize import maximize_bound
+from pushforward.train.options import TrainOptions
 
 VALUES, LATENT = 17, 32
 PRIOR = {"prior": "realnvp", "prior_options": {"layers": 6, "hidden": 64, "blocks": 1}}
@@ -49,8 +49,8 @@ def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="fits of each model (default 3)")
     parser.add_argument("--steps", type=int, default=2400, help="steps of each fit (default 2400)")
-    parser.add_argument("--samples", type=int, default=1000, help="latent points a test row (default 1000)")
-    parser.add_argument("--processes", type=int, default=1, help="fits at a time (default 1)")
+    parser.add_argument("--samples", type=int, default=1000, help="latent samples per test row (default 1000)")
+    parser.add_argument("--processes", type=int, default=1, help="fits in parallel (default 1)")
     parser.add_argument("--decoder", default="logistic", choices=("logistic", "categorical"))
     arguments = parser.parse_args()
     if arguments.quick:
@@ -93,7 +93,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def build(name: str, seed: int, decoder: str, train: torch.Tensor) -> Autoencoder:
     torch.manual_seed(seed)
-    # Pixels at the edge hardly vary: at least one grey level, or their noise would be blown up.
+    # Pixels at the edge hardly vary: a scale of at least one grey level keeps their noise small.
     standardize = Standardize(train.mean(0).tolist(), train.std(0).clamp_min(1.0).tolist())
     features = train.shape[1]
     return build_autoencoder(
@@ -102,7 +102,7 @@ def build(name: str, seed: int, decoder: str, train: torch.Tensor) -> Autoencode
 
 
 def fitted(name: str, seed: int, steps: int, samples: int, decoder: str, threads: int) -> dict[str, Any]:
-    """One fit, and its bounds of all test rows."""
+    """Fit one model; return its results with the bounds of all test rows."""
     torch.set_num_threads(threads)
     train, validation, test = digits()
     model = build(name, seed, decoder, train)
@@ -159,12 +159,12 @@ def bounds_of(records: list[dict[str, Any]], name: str) -> np.ndarray[Any, np.dt
 
 
 def se(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """Standard error of a mean; of a single value, which says nothing about it, 0."""
+    """Standard error of a mean; 0 for a single value."""
     return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def independent(train: torch.Tensor, test: torch.Tensor) -> float:
-    """Test log-likelihood of independent pixels, each with its training frequencies and half a count more a value."""
+    """Test log-likelihood of independent pixels, from their training frequencies with half a count added to each."""
     counts = torch.nn.functional.one_hot(train.long(), VALUES).sum(0).double() + 0.5
     frequencies = (counts / counts.sum(-1, keepdim=True)).log()
     return float(frequencies.gather(1, test.long().T).sum(0).mean())

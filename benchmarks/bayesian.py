@@ -1,23 +1,23 @@
-"""Is a network with a posterior over its weights a better density of small tables than one without?
+"""Does a network with a posterior over its weights have a better predictive density on small tables?
 
     python benchmarks/bayesian.py --data FOLDER [--splits 5] [--processes 1] [--quick] [--out]
 
 The folder holds the six regression tables ``NAME.csv.gz``, rows of features and then the target, no header: airfoil,
-concrete, energy, housing, parkinsons (telemonitoring) and yacht. Each split keeps a random tenth of the rows for the
-test; all rivals get the same. Scores are mean test log-densities of the target in nats a row, in the target's units,
+concrete, energy, housing, parkinsons (telemonitoring) and yacht. Each split uses a random tenth of the rows for
+testing, the same for all methods. Scores are mean test log-densities of the target in nats per row, in its own units,
 over splits, with the standard error of that mean; differences are paired by split.
 
-- homoscedastic: one hidden layer of 50 rectified units, AdamW, early stopping and weight decay (of four) chosen on a
-  tenth of the training rows, of which the noise variance is the mean squared error. With ``refit`` the chosen decay is
-  trained for as many steps as were best, on all training rows; the better of the two is what the others are held to.
+- homoscedastic: one hidden layer of 50 rectified units, AdamW; early stopping and one of four weight decays are chosen
+  on a tenth of the training rows, whose mean squared error is the noise variance. ``refit`` trains with the chosen
+  decay and number of steps on all training rows. The better of the two is the baseline of the other methods.
 - mean-field, flow: ``BayesianRegression`` of the same network, on all training rows, without validation.
-- flow, heteroscedastic (with ``--heteroscedastic``): the same with a second output for the size of the noise. It is not
-  the homoscedastic likelihood, so it does not count for the target.
+- flow, heteroscedastic (with ``--heteroscedastic``): the same with a second output for the size of the noise. Its
+  likelihood is another one, so it does not count for the bound.
 - conditional flow: ``nsf-ar`` of one feature given the inputs, maximum likelihood with early stopping on a tenth of the
-  training rows. Targets that repeat many times (the cap of housing) are points on which it can pile up density.
+  training rows. It can have a very large density at target values that repeat many times (the cap of housing).
 
-Settings were chosen on single splits of the same tables, made from other seeds than those reported. When ``--minutes``
-are over no new split begins, so that tables may differ by one split.
+Options were chosen on single splits of the same tables, from other seeds than those reported. After ``--minutes`` no
+new split begins, so that tables may differ by one split.
 """
 
 import concurrent.futures
@@ -51,9 +51,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the six tables")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=1, help="jobs at a time, a table and a split each")
-    parser.add_argument("--minutes", type=float, default=20.0, help="no new job after this much time (default 20)")
-    parser.add_argument("--heteroscedastic", action="store_true", help="also the flow with noise that depends on x")
+    parser.add_argument("--processes", type=int, default=1, help="jobs in parallel; a job is a table and a split")
+    parser.add_argument("--minutes", type=float, default=20.0, help="no new job begins after this time (default 20)")
+    parser.add_argument(
+        "--heteroscedastic", action="store_true", help="also the flow with noise that depends on the inputs"
+    )
     arguments = parser.parse_args()
     bayesian = (*BAYESIAN, HETEROSCEDASTIC) if arguments.heteroscedastic else BAYESIAN
     if arguments.quick:
@@ -72,11 +74,11 @@ def main() -> None:
                 continue
             found = future.result()
             records += found
-            said = ", ".join(f"{r['rival']} {r['log_prob']:.3f} ({r['cpu_seconds']:.0f} s)" for r in found)
-            print(f"{found[0]['table']}, split {found[0]['split']}: {said}", flush=True)
+            scores = ", ".join(f"{r['rival']} {r['log_prob']:.3f} ({r['cpu_seconds']:.0f} s)" for r in found)
+            print(f"{found[0]['table']}, split {found[0]['split']}: {scores}", flush=True)
             if time.perf_counter() - began > 60.0 * arguments.minutes:
-                for waiting in futures:
-                    waiting.cancel()
+                for pending in futures:
+                    pending.cancel()
     print()
     targets = [] if arguments.quick else _targets(records)
     _report(records, [t for t in arguments.tables if any(r["table"] == t for r in records)])
@@ -85,7 +87,7 @@ def main() -> None:
 
 
 def one_split(folder: Path, name: str, split: int, bayesian: Sequence[str], quick: bool) -> list[dict[str, Any]]:
-    """Fit all rivals to one split of one table."""
+    """Fit all methods to one split of one table."""
     import torch
 
     torch.set_num_threads(1)
@@ -121,10 +123,10 @@ def _bayesian(rival: str, train: Array, test: Array, seed: int, quick: bool) -> 
     from pushforward.train.bayesian_regression import BayesianRegression
 
     posterior, _, noise = rival.partition(", ")
-    settings = SETTINGS[posterior]
-    steps = settings["steps"] // (_SHORT if quick else 1)
-    told = settings | {"hidden": (HIDDEN,), "steps": steps, "seed": seed, "noise": noise or "learned"}
-    model = BayesianRegression(posterior, **told).fit(train[:, :-1], train[:, -1])
+    options = SETTINGS[posterior]
+    steps = options["steps"] // (_SHORT if quick else 1)
+    options = options | {"hidden": (HIDDEN,), "steps": steps, "seed": seed, "noise": noise or "learned"}
+    model = BayesianRegression(posterior, **options).fit(train[:, :-1], train[:, -1])
     return model.predictive_log_prob(test[:, :-1], test[:, -1])
 
 
@@ -149,7 +151,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def _standardizer(train: Array) -> tuple[Callable[[Array], tuple[Any, Any]], float]:
-    """A function from rows to standardised inputs ``(n, D)`` and targets ``(n, 1)``; the scale of the targets."""
+    """Return a function from rows to standardised inputs ``(n, D)`` and targets ``(n, 1)``, and the targets' scale."""
     import torch
 
     mean, scale = train.mean(0), train.std(0)
@@ -184,7 +186,7 @@ def _homoscedastic(train: Array, test: Array, seed: int, quick: bool) -> dict[st
 def _train(
     train: tuple[Any, Any], validation: tuple[Any, Any] | None, decay: float, steps: int, seed: int, stop: int = 0
 ) -> tuple[Any, float, int]:
-    """The network, its mean squared error on the validation rows, and the step at which that was best."""
+    """Train the network; return it, its smallest validation error (mean squared), and the step of that."""
     import copy
 
     import torch
@@ -213,15 +215,15 @@ def _conditional(train: Array, test: Array, seed: int, quick: bool) -> Array:
     import torch
 
     from pushforward.flows import build
-    from pushforward.train.defaults import TrainOptions
     from pushforward.train.maximize import maximize_likelihood
-    from pushforward.train.objectives.likelihood import Rows
+    from pushforward.train.objectives.likelihood import RowTensors
+    from pushforward.train.options import TrainOptions
     from pushforward.train.trainer import start
 
     torch.manual_seed(seed)
     standardize, y_scale = _standardizer(train)
     tenth = len(train) // 10
-    kept, validation = (Rows(y, x) for x, y in (standardize(train[tenth:]), standardize(train[:tenth])))
+    kept, validation = (RowTensors(y, x) for x, y in (standardize(train[tenth:]), standardize(train[:tenth])))
     flow = build("nsf-ar", 1, train.shape[1] - 1, layers=2, hidden=64, blocks=1, bins=8, dropout=0.1)
     settings = TrainOptions(
         steps=2_000 // (_SHORT if quick else 1), batch_size=256, learning_rate=3e-3, weight_decay=1e-2, patience=0.4
@@ -244,7 +246,7 @@ def _with_error(values: Sequence[float]) -> str:
 
 
 def _baseline(records: Sequence[dict[str, Any]], table: str) -> list[float]:
-    """Scores of the homoscedastic network in the form that is better on this table."""
+    """Scores of the better of the two homoscedastic networks on this table."""
     return max((_scores(records, table, rival) for rival in BASELINES), key=statistics.fmean)
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/command.py [--quick] [--repeats 3] [--data-set moons] [-- key=value ...]
 
-Times the real command in fresh processes, W&B off, into a new folder each time. Where the time goes is read from the
-moments at which the files of the run folder were written; ``--cold`` starts every process with an empty kernel cache.
+Times the command in fresh processes, W&B off, with a new folder each time. The times of its phases follow from the
+modification times of the files in the run folder; ``--cold`` starts every process with an empty kernel cache.
 """
 
 import json
@@ -32,8 +32,8 @@ PHASES = (
 def main() -> None:
     parser = measure.parser(__doc__, repeats=3)
     parser.add_argument("--data-set", default="moons")
-    parser.add_argument("--cold", action="store_true", help="an empty kernel cache every time")
-    parser.add_argument("keys", nargs="*", metavar="key=value", help="handed to the command")
+    parser.add_argument("--cold", action="store_true", help="start every process with an empty kernel cache")
+    parser.add_argument("keys", nargs="*", metavar="key=value", help="arguments of the command")
     arguments = parser.parse_args()
     repeats = 1 if arguments.quick else arguments.repeats
     facts = measure.machine(arguments.threads)
@@ -51,12 +51,12 @@ def main() -> None:
     rows.append(["fit, from the shell to its end", *_cells([r["seconds"] for r in records])])
     measure.table(["", "median s", "least", "most"], rows)
     last = records[-1]["results"]
-    told = [
+    facts_of_last = [
         f"{key} {last[key]:.4g}"
         for key in ("steps", "test_nll", "kl_to_truth")
         if isinstance(last.get(key), int | float)
     ]
-    print(f"the last run: {', '.join(told)}\n")
+    print(f"the last run: {', '.join(facts_of_last)}\n")
     whole = statistics.median(r["seconds"] for r in records)
     targets = [Target(f"fit {arguments.data_set} from the shell to its report: seconds", whole, TARGET_SECONDS)]
     measure.print_targets(targets)
@@ -78,7 +78,7 @@ def _seconds(words: list[str]) -> float:
 
 
 def _fit(data_set: str, keys: list[str], *, seed: int, threads: int | None, cold: bool) -> dict[str, Any]:
-    """One fit in a fresh process: seconds, the seconds of its phases, its results."""
+    """Fit in a fresh process; return its time, the times of its phases, and its results."""
     with tempfile.TemporaryDirectory() as folder:
         environment = dict(os.environ)
         if threads:
@@ -87,7 +87,7 @@ def _fit(data_set: str, keys: list[str], *, seed: int, threads: int | None, cold
             environment["PUSHFORWARD_CACHE"] = str(Path(folder) / "cache")
         out = Path(folder) / "run"
         words = ["fit", data_set, *keys, "--out", str(out), "--seed", str(seed), "--wandb", "off", "--json"]
-        # Not in the repository: its folders would shadow packages of the same names.
+        # In a temporary folder: the repository's folders would shadow packages of the same names.
         began, before = time.time(), time.perf_counter()
         done = subprocess.run(_command(words), capture_output=True, text=True, cwd=folder, env=environment, check=False)
         seconds = time.perf_counter() - before

@@ -1,11 +1,11 @@
-"""What does it cost a fit to be recorded?
+"""How much time does recording metrics cost a fit, with and without Weights & Biases?
 
     python benchmarks/dashboards.py [--quick] [--repeats 5] [--out]
 
-The same fits, of as many steps, in fresh processes that take turns: Weights & Biases off, offline, and online
-against a server on the loopback interface whose every answer takes 50 ms. Compared are the seconds of training and of
-the whole command without its evaluation. Rows of metrics are written in all of them; what they cost (numbers of single
-layers included) is measured by a fit that writes one in 25 steps beside one that writes none.
+The same fits, with the same number of steps, run in turns in fresh processes: Weights & Biases off, offline, and online
+with a server on the loopback interface that answers after 50 ms. The times of training and of the whole command without
+evaluation are compared. All of them write rows of metrics; their cost (metrics of single layers included) is measured
+by comparing a fit that writes one in 25 steps with a fit that writes none.
 """
 
 import json
@@ -25,16 +25,16 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET_SHARE = 0.03
 _DELAY_SECONDS = 0.05
 _SHORTEST_DEFAULT_SECONDS = 10.0
-# A toy's step is the shortest, so its rows come fastest; the digits have the most columns that come with the package.
-# The short one is for what the start costs, in seconds: long fits differ by more than that from one to the next.
+# A toy has the shortest steps, so rows are written most often; the digits have the most columns of the built-in data.
+# The short fit measures the cost of the start in seconds, which is smaller than the variation of long fits.
 CASES = {"moons": ("moons", 1_500), "digits": ("digits", 1_200), "start": ("digits", 300)}
 MODES = ("off", "offline", "online")
 
 
 def main() -> None:
     parser = measure.parser(__doc__, repeats=5)
-    parser.add_argument("--case", choices=CASES, action="append", help="this one only; repeatable")
-    parser.add_argument("--mode", choices=(*MODES[1:], "no rows"), action="append", help="this one only; repeatable")
+    parser.add_argument("--case", choices=CASES, action="append", help="only this case; repeatable")
+    parser.add_argument("--mode", choices=(*MODES[1:], "no rows"), action="append", help="only this mode; repeatable")
     arguments = parser.parse_args()
     repeats = 2 if arguments.quick else arguments.repeats
     facts = measure.machine(arguments.threads, ["wandb"])
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _fit(data: str, steps: int, mode: str) -> dict[str, float]:
-    """Seconds of the training and of the whole command."""
+    """Return the times of training and of the whole command, in seconds."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
@@ -107,7 +107,7 @@ def _fit(data: str, steps: int, mode: str) -> dict[str, float]:
         if mode != "online":
             return _timed(words, folder, environment)
         sys.path.insert(0, str(ROOT))
-        from tests.wandb_server import WandbServer
+        from tests.fixtures.wandb_server import WandbServer
 
         with WandbServer(home) as server:
             server.delay = _DELAY_SECONDS

@@ -1,13 +1,13 @@
-"""The same on a CUDA device: step, log_prob and sample, points per second, kernels a step, share of the matrix rate.
+"""Step, log_prob and sample on a CUDA device: time, rows per second, kernels per call, share of the matrix rate.
 
     python benchmarks/gpu.py [--quick] [--flows nsf-ar] [--features 8 43] [--batches 512 4096] [--compile] [--out]
 
-Without a CUDA device it says so and ends. Times are between CUDA events on the current stream, after a synchronisation;
-a call's launches are inside, because on a GPU they are most of the cost. Kernels are counted by torch.profiler in one
-call after the warm-up, copies and fills apart. The rate of matrix products is that of float32 products of two square
-matrices on the same device with torch's own settings; the achieved share is the floating-point operations of the six
-linear layers of every conditioner (forward and backward in a step), per second, over that rate.
-``--device cpu`` goes through all of it without a GPU, to check the script: its numbers mean nothing.
+Without a CUDA device it prints a message and ends. Times are between CUDA events on the current stream, after a
+synchronisation, launches included, because they are most of the cost on a GPU. torch.profiler counts the kernels of one
+call after the warm-up; copies and fills are counted separately. The matrix rate is that of float32 products of two
+square matrices on the same device with torch's defaults. The share is the floating-point operations per second of the
+six linear layers of every conditioner (forward and backward in a step) divided by that rate.
+``--device cpu`` runs everything without a GPU, to check the script; its numbers have no meaning.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PRODUCTS = "matrix products"
 
 
 FITS = (("tf32", False), ("bf16", False), ("tf32", True), ("bf16", True))
-"""Precision of a fit's step, and whether its layers are compiled; the row ``pushforward`` is float32, eager."""
+"""Precision of the step of a fit, and whether layers are compiled; the row ``pushforward`` is float32 and eager."""
 
 
 def main() -> None:
@@ -38,12 +38,14 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[512, 4096, 32768])
     parser.add_argument("--rivals", nargs="+", choices=rivals.PEERS, default=["nflows", "nflows-fused", "zuko"])
     parser.add_argument("--sample-points", nargs="+", type=int, default=[512, 10_000])
-    parser.add_argument("--compile", action="store_true", help="rows of ours with compiled layers too")
-    parser.add_argument("--cell-seconds", type=float, default=15.0, help="time for the repeats of one cell")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: a dry run of this script")
+    parser.add_argument("--compile", action="store_true", help="also rows of pushforward with compiled layers")
+    parser.add_argument(
+        "--cell-seconds", type=float, default=15.0, help="time limit of the repeats of one configuration"
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only checks this script")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        print("gpu: no CUDA device here; nothing measured")
+        print("gpu: no CUDA device; nothing measured")
         return
     if arguments.quick:
         for name, value in {"flows": ["nsf-ar"], "batches": [512], "sample_points": [512]}.items():
@@ -84,7 +86,7 @@ def _cells(
     for name in ["pushforward", *peers]:
         try:
             rival = rivals.build(name, flow, features, away=0.02, device=device)
-            rival.log_prob(points[:512])  # layers that initialise themselves from data do it here
+            rival.log_prob(points[:512])  # initialises layers that depend on data
         except Exception as error:
             print(f"{name} cannot run {flow} of {features} features here: {' '.join(str(error).split())[:100]}\n")
         else:
@@ -128,12 +130,12 @@ def _cells(
 
 
 def _fitting(rival: rivals.Rival, points: torch.Tensor, precision: str, compiled: bool) -> Callable[[], None]:
-    """A step as ``pushforward fit`` takes it: in its precision, its layers compiled or not."""
-    from pushforward.train.defaults import TrainOptions
-    from pushforward.train.device import Steps
+    """Return a step as in ``pushforward fit``, in a precision, with or without compiled layers."""
+    from pushforward.train.device import StepExecutor
+    from pushforward.train.options import TrainOptions
 
     settings = TrainOptions(steps=10_000, precision=precision, compile="on" if compiled else "off")
-    steps = Steps(rival.module, settings, lambda text: print(text, file=sys.stderr))
+    steps = StepExecutor(rival.module, settings, lambda text: print(text, file=sys.stderr))
     optimizer = rival.optimizer(1e-4)
     update = rival.updating(optimizer)
 
@@ -179,7 +181,7 @@ def _line(record: dict[str, Any], times: Times) -> list[str]:
 
 
 def _event_clock(call: Callable[[], object], number: int) -> float:
-    """Seconds between two events around the calls; the device is idle before and after."""
+    """Seconds between two CUDA events around the calls, with an idle device before and after."""
     torch.cuda.synchronize()
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
@@ -191,17 +193,17 @@ def _event_clock(call: Callable[[], object], number: int) -> float:
 
 
 def _kernels(call: Callable[[], object], device: str) -> tuple[int, int] | None:
-    """Kernels one call runs on the device, and its copies and fills; None where there is no device."""
+    """Number of kernels of one call, and of its copies and fills; None without a CUDA device."""
     if device != "cuda":
         return None
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         call()
         torch.cuda.synchronize()
-    # User annotations such as "Optimizer.step#Adam.step" are mirrored on the device's timeline; they are no kernels.
+    # User annotations such as "Optimizer.step#Adam.step" are on the timeline of the device too, but are no kernels.
     ran = [
         event.name
-        for event in seen.events()
+        for event in profiled.events()
         if event.device_type == DeviceType.CUDA
         and not getattr(event, "is_user_annotation", False)
         and "#" not in event.name
@@ -211,7 +213,7 @@ def _kernels(call: Callable[[], object], device: str) -> tuple[int, int] | None:
 
 
 def _product_rate(device: str) -> float:
-    """Floating-point operations a second of a large square product, the median of several."""
+    """Floating-point operations per second of a large square product, the median of several."""
     side = 8192 if device == "cuda" else 512
     a, b = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
     out = torch.empty_like(a)

@@ -1,8 +1,8 @@
-"""How the benchmarks measure and print: interleaved timing, the header that says where, tables, JSON.
+"""Measuring and printing for the benchmarks: interleaved timing, a header about the machine, tables, JSON.
 
-Rivals take turns within each repeat, and the one that begins changes from repeat to repeat, so that a machine that
-gets busy or hot slows all of them. Ratios are medians of the ratios within the repeats. The first call and the rest of
-the warm-up are kept apart from the repeats and shown: compiling is a cost, but not of every step.
+Calls take turns within each repeat, and a different one begins each time, so that a busy or hot machine slows all of
+them alike. Ratios are medians of the ratios within the repeats. The first call and the rest of the warm-up are reported
+separately: compilation is a cost, but not of every step.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _FEWEST_REPEATS = 3
 
 @dataclass
 class Times:
-    """Seconds a call took, one number a repeat, and what came before them."""
+    """Seconds of a call in each repeat, and of the warm-up before."""
 
     first_seconds: float = 0.0
     warmup_seconds: float = 0.0
@@ -46,7 +46,7 @@ class Times:
         return low, high
 
     def ratio(self, other: "Times") -> float:
-        """Median over the repeats of this time over the other's in the same repeat."""
+        """Median over the repeats of this time divided by the other in the same repeat."""
         pairs = list(zip(self.seconds, other.seconds, strict=False))
         return statistics.median(a / b for a, b in pairs) if pairs else float("nan")
 
@@ -62,14 +62,14 @@ def interleave(
     """Time calls in turns.
 
     Args:
-        calls: What to time, by name.
-        repeats: Rounds in which every call has one turn; a turn repeats a short call until 10 ms are full.
+        calls: The calls by name.
+        repeats: Number of rounds with one turn of every call; a turn repeats a short call for about 10 ms.
         warmups: Calls before the first round; a call of more than a second is warmed up once.
-        budget_seconds: No new round after this much time, except that there are three.
-        clock: Seconds of a number of calls; None reads the wall clock around them.
+        budget_seconds: No new round begins after this time, but there are at least three.
+        clock: Returns the seconds of a number of calls; None for the wall clock.
 
     Returns:
-        The times of one call by name; a call that raised has its error there and no times.
+        The times of one call by name; for a call that raised, the error and no times.
     """
     clock = clock or wall
     all_times = {name: Times() for name in calls}
@@ -81,7 +81,7 @@ def interleave(
             for _ in range(warmups - 1 if last < 1.0 else 0):
                 last = clock(call, 1)
                 times.warmup_seconds += last
-        except Exception as error:  # a rival that cannot do it is a line in the table, not the end of it
+        except Exception as error:  # a library without the operation is a line in the table
             times.error = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
             continue
         turns[name] = max(1, min(100, int(_SHORTEST_SAMPLE_SECONDS / max(last, 1e-7))))
@@ -104,7 +104,7 @@ def interleave(
 
 
 def wall(call: Callable[[], object], number: int) -> float:
-    """Seconds by the wall clock."""
+    """Seconds of a number of calls by the wall clock."""
     before = time.perf_counter()
     for _ in range(number):
         call()
@@ -112,29 +112,29 @@ def wall(call: Callable[[], object], number: int) -> float:
 
 
 def parser(description: str | None, *, repeats: int = 15) -> argparse.ArgumentParser:
-    """The options every script has."""
+    """Return a parser with the options of every script."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--quick", action="store_true", help="a small form: a minute or two")
-    made.add_argument("--threads", type=int, help="threads of torch, the same for all (default: torch's own choice)")
-    made.add_argument("--repeats", type=int, default=repeats, help=f"rounds of turns (default {repeats})")
+    made.add_argument("--quick", action="store_true", help="a small version: a minute or two")
+    made.add_argument("--threads", type=int, help="threads of torch, the same for all (default: torch's default)")
+    made.add_argument("--repeats", type=int, default=repeats, help=f"number of rounds (default {repeats})")
     made.add_argument(
         "--out",
         type=Path,
         nargs="?",
         const=RESULTS,
         metavar="FOLDER",
-        help=f"write JSON and pictures there (alone: {RESULTS.parent.name}/{RESULTS.name})",
+        help=f"write JSON and pictures to this folder (without a value: {RESULTS.parent.name}/{RESULTS.name})",
     )
     return made
 
 
-def _said(arguments: Sequence[str]) -> list[str]:
-    """The arguments without folders: they say something of a machine, and nothing to whoever reads the result."""
+def _without_folders(arguments: Sequence[str]) -> list[str]:
+    """The arguments with file names instead of paths, which have no meaning on another machine."""
     return [Path(word).name if "/" in word else word for word in arguments]
 
 
 def machine(threads: int | None = None, libraries: Sequence[str] = ()) -> dict[str, Any]:
-    """Versions and machine; sets the threads if asked to."""
+    """Return facts about versions and machine; set the number of threads if given."""
     import torch
 
     if threads:
@@ -145,7 +145,7 @@ def machine(threads: int | None = None, libraries: Sequence[str] = ()) -> dict[s
             versions[name] = importlib.metadata.version(name)
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *_said(sys.argv[1:])]),
+        "command": " ".join([Path(sys.argv[0]).name, *_without_folders(sys.argv[1:])]),
         "python": platform.python_version(),
         "versions": versions,
         "cpu": _cpu(),
@@ -157,19 +157,19 @@ def machine(threads: int | None = None, libraries: Sequence[str] = ()) -> dict[s
 
 
 def print_header(facts: Mapping[str, Any]) -> None:
-    """Say when, where and with what."""
+    """Print date, command, versions and machine."""
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     load = "/".join(f"{value:g}" for value in facts["load_average"])
     print(f"{facts['date']}: {facts['command']}")
     print(f"python {facts['python']}, {versions}")
     print(f"{facts['cpu']}, {facts['cpus']} CPUs, {facts['threads']} threads, {facts['system']}; load average {load}")
     if facts["load_average"] and facts["load_average"][0] > 0.5:
-        print("other programs are running: read ratios, not milliseconds")
+        print("other programs are running: ratios are reliable, milliseconds are not")
     print(flush=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-    """Print a Markdown table that also reads well as it is; the first column is text, the others are numbers."""
+    """Print an aligned Markdown table; the first column is text, the others are numbers."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max([len(name), 3, *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
 
@@ -192,7 +192,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits, at least."""
+    """Format seconds as milliseconds with at least three digits."""
     value = 1e3 * seconds
     if value != value:
         return "-"
@@ -200,7 +200,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def spread(times: Times) -> str:
-    """The quartiles, in milliseconds."""
+    """Format the quartiles in milliseconds."""
     low, high = times.quartiles
     return f"{milliseconds(low)}-{milliseconds(high)}" if times.seconds else times.error or "-"
 
@@ -209,7 +209,7 @@ TIME_COLUMNS = ("parameters", "first call", "warm-up", "median", "quartiles", "r
 
 
 def time_cells(times: Times, parameters: int | None, ours: Times | None) -> list[str]:
-    """The cells of ``TIME_COLUMNS``, in milliseconds."""
+    """Return the table cells for ``TIME_COLUMNS``, in milliseconds."""
     return [
         "" if parameters is None else f"{parameters:,}",
         milliseconds(times.first_seconds),
@@ -223,7 +223,7 @@ def time_cells(times: Times, parameters: int | None, ours: Times | None) -> list
 
 @dataclass(frozen=True)
 class Target:
-    """A bound the project has set itself, and what came out."""
+    """A bound that the project has set itself, and the measured value."""
 
     what: str
     measured: float
@@ -236,7 +236,7 @@ class Target:
 
 
 def print_targets(targets: Sequence[Target]) -> None:
-    """The bounds beside what was measured; those that this run did not measure are not there."""
+    """Print measured values beside their bounds."""
     if targets:
         rows = [
             [
@@ -253,7 +253,7 @@ def print_targets(targets: Sequence[Target]) -> None:
 def write_json(
     folder: Path | None, name: str, facts: Mapping[str, Any], results: Any, targets: Sequence[Target]
 ) -> None:
-    """Leave everything measured in ``folder/name.json``; no folder, no file."""
+    """Write all measurements to ``folder/name.json``; do nothing without a folder."""
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -264,7 +264,7 @@ def write_json(
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN."""
+    """Replace NaN and infinities by None for JSON."""
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,11 +1,11 @@
-"""What does the path gradient cost, in one pass and in two, beside the plain path-wise gradient?
+"""How much time does the path gradient take, in one pass and in two, compared with the path-wise gradient?
 
     python benchmarks/path_gradient.py [--quick] [--threads 1] [--repeats 15] [--out]
 
-A step is zero_grad, points and log-densities of the flow, the mean of log q - log p, and backward; the target is a
-standard Gaussian, whose cost is nothing beside the flow's. The three take turns: path-wise, path in one pass
-(``rsample_and_log_prob(path=True)``), path in two (``frozen_log_prob`` of ``rsample``). With the kernels in C and with
-torch's own operations (``native.disabled()``). Ratios are medians of the ratios within the rounds, and their quartiles.
+A step is zero_grad, samples of the flow with their log-densities, the mean of log q - log p, and backward; the target
+is a standard Gaussian, whose cost is negligible. Three gradients take turns: path-wise, path in one pass
+(``rsample_and_log_prob(path=True)``), path in two (``frozen_log_prob`` of ``rsample``), each with the kernels in C and
+with torch's operations (``native.disabled()``). Ratios are medians and quartiles of the ratios within the rounds.
 """
 
 import contextlib
@@ -33,8 +33,10 @@ def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--flows", nargs="+", choices=tuple(BOUNDS), default=list(BOUNDS))
     parser.add_argument("--features", nargs="+", type=int, default=[2, 32, 64])
-    parser.add_argument("--batch", type=int, default=512, help="points of a step")
-    parser.add_argument("--cell-seconds", type=float, default=10.0, help="time for the repeats of one cell")
+    parser.add_argument("--batch", type=int, default=512, help="samples of a step")
+    parser.add_argument(
+        "--cell-seconds", type=float, default=10.0, help="time limit of the repeats of one configuration"
+    )
     arguments = parser.parse_args()
     if arguments.quick:
         for name, value in {"features": [2, 32], "repeats": 5, "cell_seconds": 3.0}.items():
@@ -77,13 +79,13 @@ def main() -> None:
 
 
 def _steps(name: str, features: int, points: int) -> dict[str, Callable[[], object]]:
-    """The three steps of one flow, away from the identity."""
+    """Return the three steps of a flow that is not the identity."""
     torch.manual_seed(1)
     flow = build(name, features)
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-        flow.log_prob(torch.randn(points, features))  # layers that set themselves from data do so here
+        flow.log_prob(torch.randn(points, features))  # initialises layers that depend on data
     flow.eval()
 
     def one_pass(path: bool) -> Tensor:

@@ -1,23 +1,22 @@
-"""What test log-likelihood does a minute of wall-clock buy, compile time included?
+"""Which test log-likelihood is reached in a minute of wall-clock time, compilation included?
 
     python benchmarks/quality.py [--quick] [--seconds 60] [--sets protein magic ...] [--seeds 1] [--cold] [--out]
     python benchmarks/quality.py --data FOLDER      (default: benchmarks/data; README.md says what belongs in it)
 
-Every run is a fresh process. Its clock starts when torch is imported and the data are in memory, before the library is
-imported: building the flow, and compiling or loading native kernels, are inside. ``--cold`` gives every run of ours an
-empty kernel cache, as on a new machine.
+Every run is a fresh process. Its clock starts when torch is imported and the data are in memory, before the import of
+the library, so that building the flow and compiling or loading native kernels count. ``--cold`` gives every run of
+pushforward an empty kernel cache, as on a new machine.
 
-The same loop for all: nsf-ar (5 layers, 128 hidden, 2 blocks, 8 bins), batches of 512 without replacement, gradient
-clip at 5, a cosine from the learning rate to zero over the time budget, weights of the best validation score. Peers
-train with Adam, ours with its own AdamW without decay, which is the same update. The clock stands still while a score
-is computed (20 times a run, on at most 2,000 validation rows; not the first time, when something may have to be
-compiled), for everybody. The row ``pushforward fit`` is the product itself: the loop and the defaults of
-``pushforward fit`` (width, batch, averaging, warm-up and so on are its own choice), on the same split; its validations
-are inside its clock, because they are part of what it does.
+All libraries use the same loop: nsf-ar (5 layers, 128 hidden, 2 blocks, 8 bins), batches of 512 without replacement,
+gradient clipping at 5, a cosine from the learning rate to zero over the time budget, and the weights of the best
+validation. Peers train with Adam, pushforward with its own AdamW without decay, which is the same update. The clock
+stops during validations (20 a run, on at most 2,000 rows), except the first, which may compile something. The row
+``pushforward fit`` is the loop of the command with its defaults (width, batch size, moving average, warm-up and so on)
+on the same split; its validations count in its time.
 
-A schedule of 60 s says little about 15 s, so ours runs with small budgets too: the seconds to reach what nflows reaches
-are those of the shortest run whose test score is no worse. A budget that compiling alone exceeds is overrun: the
-column ``ended`` is what the clock said. Scores are mean test log-likelihoods in nats, standardised units.
+A schedule of 60 s says little about 15 s, so ``pushforward fit`` also runs with small budgets: its time to reach the
+score of nflows is that of the shortest run whose test score is no worse. A budget shorter than compilation is exceeded;
+the column ``ended`` has the actual time. Scores are mean test log-likelihoods in nats, standardised units.
 """
 
 import argparse
@@ -43,7 +42,7 @@ from measure import Target
 SCORES = 20
 VALIDATION_ROWS = 2_000
 FIT = "pushforward fit"
-# What each small budget stands for, as shares of the budget the peers get: 5, 10 and 15 s of 60.
+# Small budgets as shares of the full one: 5, 10 and 14 s of 60.
 SMALL_SHARES = (1 / 12, 1 / 6, 14 / 60)
 
 
@@ -51,22 +50,28 @@ def main() -> None:
     parser = measure.parser(__doc__, repeats=1)
     parser.add_argument("--seconds", type=float, default=60.0, help="time budget of a run")
     parser.add_argument("--sets", nargs="+", choices=uci.NAMES, default=list(uci.NAMES))
-    parser.add_argument("--seeds", type=int, default=1, help="runs of everything, each with its own seed")
-    parser.add_argument("--rivals", nargs="+", default=["nflows"], help="peers; nflows is what the targets speak of")
-    parser.add_argument("--rates", nargs="+", type=float, default=[5e-4, 1e-3], help="learning rates in the same loop")
-    parser.add_argument("--small", nargs="+", type=float, help="small budgets of ours (default: 5, 10 and 14 of 60)")
     parser.add_argument(
-        "--ours", nargs="+", choices=["loop", "fit"], default=["loop", "fit"], help="which runs of ours"
+        "--seeds", type=int, default=1, help="number of runs of each configuration, with different seeds"
+    )
+    parser.add_argument("--rivals", nargs="+", default=["nflows"], help="peers; the targets are about nflows")
+    parser.add_argument(
+        "--rates", nargs="+", type=float, default=[5e-4, 1e-3], help="learning rates of the common loop"
+    )
+    parser.add_argument(
+        "--small", nargs="+", type=float, help="small budgets of pushforward fit (default: 5, 10 and 14 of 60)"
+    )
+    parser.add_argument(
+        "--ours", nargs="+", choices=["loop", "fit"], default=["loop", "fit"], help="which runs of pushforward"
     )
     parser.add_argument("--data", type=Path, default=uci.DEFAULT_FOLDER, help="folder with raw/ and uci/")
-    parser.add_argument("--cold", action="store_true", help="an empty kernel cache for every run of ours")
+    parser.add_argument("--cold", action="store_true", help="an empty kernel cache for every run of pushforward")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         print(json.dumps(run(**json.loads(arguments.worker), data=arguments.data)))
         return
     if not (arguments.data / "raw").is_dir():
-        print(f"quality: expected the folder {arguments.data} with raw/ and uci/ in it; say where with --data")
+        print(f"quality: expected the folder {arguments.data} with raw/ and uci/ in it; see --data")
         sys.exit(2)
     if arguments.quick:
         arguments.seconds = min(arguments.seconds, 15.0)
@@ -92,70 +97,70 @@ def main() -> None:
 def _runs_of(
     name: str, peers: Sequence[str], small: Sequence[float], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Every contestant once a seed, the order turned from seed to seed."""
-    contestants: list[tuple[str, float | None, float]] = [
+    """Run every configuration with every seed, in an order that rotates with the seed."""
+    runs: list[tuple[str, float | None, float]] = [
         (library, rate, arguments.seconds)
         for rate in arguments.rates
         for library in [*peers, *(["pushforward"] if "loop" in arguments.ours else [])]
     ]
     if "fit" in arguments.ours:
-        contestants += [(FIT, None, budget) for budget in (arguments.seconds, *small)]
+        runs += [(FIT, None, budget) for budget in (arguments.seconds, *small)]
     found = []
     for seed in range(arguments.seeds):
-        first = seed % len(contestants)
-        for library, rate, seconds in contestants[first:] + contestants[:first]:
-            told = {"name": name, "library": library, "rate": rate, "seconds": seconds, "seed": seed}
-            record = _in_fresh_process(told | {"threads": torch.get_num_threads()}, arguments)
+        first = seed % len(runs)
+        for library, rate, seconds in runs[first:] + runs[:first]:
+            options = {"name": name, "library": library, "rate": rate, "seconds": seconds, "seed": seed}
+            record = _in_fresh_process(options | {"threads": torch.get_num_threads()}, arguments)
             found.append(record)
             label = library if rate is None else f"{library} {rate:g}"
-            print(f"  {name}, {label}, {seconds:g} s, seed {seed}: {_said(record)}", file=sys.stderr, flush=True)
+            print(f"  {name}, {label}, {seconds:g} s, seed {seed}: {_describe(record)}", file=sys.stderr, flush=True)
     return found
 
 
-def _said(record: dict[str, Any]) -> str:
+def _describe(record: dict[str, Any]) -> str:
     return record["error"] or f"{record['test']:.3f} nats after {record['steps']:,} steps"
 
 
-def _in_fresh_process(told: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--worker", json.dumps(told), "--data", str(arguments.data)]
+def _in_fresh_process(options: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--worker", json.dumps(options), "--data", str(arguments.data)]
     with tempfile.TemporaryDirectory() as cache:
         environment = dict(os.environ)
         if arguments.cold:
             environment["PUSHFORWARD_CACHE"] = cache
-        # Scores and imports come on top of the budget; a run that never ends must not hold up the others.
-        limit = 3.0 * told["seconds"] + 300.0
+        # Scores and imports are not in the budget; a run that does not end is killed.
+        limit = 3.0 * options["seconds"] + 300.0
         try:
             done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=limit)
         except subprocess.TimeoutExpired:
-            return _failed(told, f"not done after {limit:.0f} s")
+            return _failed(options, f"not done after {limit:.0f} s")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return _failed(told, last[:160])
-    record: dict[str, Any] = told | json.loads(done.stdout.strip().splitlines()[-1])
+        return _failed(options, last[:160])
+    record: dict[str, Any] = options | json.loads(done.stdout.strip().splitlines()[-1])
     return record
 
 
-def _failed(told: dict[str, Any], error: str) -> dict[str, Any]:
-    nothing = {"test": math.nan, "validation": math.nan, "steps": 0, "curve": [], "parameters": 0, "start": math.nan}
-    nothing["ended"] = math.nan
-    return told | nothing | {"error": error}
+def _failed(options: dict[str, Any], error: str) -> dict[str, Any]:
+    missing = {"test": math.nan, "validation": math.nan, "steps": 0, "curve": [], "parameters": 0, "start": math.nan}
+    missing["ended"] = math.nan
+    return options | missing | {"error": error}
 
 
 def run(
     name: str, library: str, rate: float | None, seconds: float, seed: int, threads: int, data: Path
 ) -> dict[str, Any]:
-    """One run, in a process of its own."""
+    """Run one configuration; called in a fresh process."""
     torch.set_num_threads(threads)
     table = uci.load(name, data)
     torch.manual_seed(seed)
     if library == FIT:
-        return _product(table, seconds, seed)
+        return _fit(table, seconds, seed)
     assert rate is not None
-    return _same_loop(table, library, rate, seconds, seed)
+    return _common_loop(table, library, rate, seconds, seed)
 
 
 class Clock:
-    """Seconds since it was made, without those in which it was paused."""
+    """Seconds since its construction, without those inside ``with`` blocks."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -171,8 +176,8 @@ class Clock:
         self.paused += time.perf_counter() - self.stopped
 
 
-def _same_loop(table: uci.Table, library: str, rate: float, seconds: float, seed: int) -> dict[str, Any]:
-    """The plain loop every library goes through."""
+def _common_loop(table: uci.Table, library: str, rate: float, seconds: float, seed: int) -> dict[str, Any]:
+    """Train a flow of any library in the common loop."""
     clock = Clock()
     import rivals
 
@@ -189,8 +194,7 @@ def _same_loop(table: uci.Table, library: str, rate: float, seconds: float, seed
     start = math.nan
     while True:
         spent = clock.seconds() / seconds
-        # A step comes first, so that compiling and loading are inside the clock; so is the first score, for the
-        # same reason. The clock stands still during the others.
+        # The first step and the first validation count, because they compile and load; the clock stops for the others.
         if steps and (spent >= len(curve) / SCORES or spent >= 1.0):
             with clock if curve else contextlib.nullcontext():
                 score = _mean_log_prob(rival, validation)
@@ -231,17 +235,18 @@ def _same_loop(table: uci.Table, library: str, rate: float, seconds: float, seed
     }
 
 
-def _product(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
-    """What ``pushforward fit`` does between reading a table and writing the model, on a split that is given."""
+def _fit(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
+    """Train as ``pushforward fit`` does, from the split rows to the best weights."""
     clock = Clock()
     from pushforward.config.schema import Config
     from pushforward.flows import build
-    from pushforward.train.defaults import resolve, settings
+    from pushforward.train.defaults import resolve, train_options
     from pushforward.train.gaussian import initialize_base
     from pushforward.train.maximize import maximize_likelihood
-    from pushforward.train.trainer import Rows, start as start_state
+    from pushforward.train.objectives.likelihood import RowTensors
+    from pushforward.train.trainer import start as start_state
 
-    # The source is not read: rows and columns are what `auto` follows from.
+    # The source is not read: `auto` depends on the numbers of rows and columns only.
     config = resolve(
         Config.model_validate({"data": {"source": "table"}, "train": {"seconds": seconds}, "seed": seed}),
         rows=len(table.train),
@@ -251,8 +256,8 @@ def _product(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     flow = build(config.flow.name, table.features, **config.flow.model_dump(exclude={"name"}))
     initialize_base(flow, table.train[torch.randperm(len(table.train))[:20_000]])
-    state = start_state(flow, settings(config.train))
-    # What went by before the loop comes off its budget; a budget that is spent already leaves a step or two.
+    state = start_state(flow, train_options(config.train))
+    # The time before the loop counts in the budget; at least a step or two remain.
     left = max(0.1, seconds - clock.seconds())
     config = config.model_copy(update={"train": config.train.model_copy(update={"seconds": left})})
     curve: list[tuple[float, float]] = []
@@ -261,8 +266,8 @@ def _product(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
         if kind == "validation":
             curve.append((clock.seconds(), -metrics["val/nll"]))
 
-    points = Rows(table.train), Rows(table.validation[:VALIDATION_ROWS])
-    state = maximize_likelihood(state, *points, settings(config.train), log=log)
+    points = RowTensors(table.train), RowTensors(table.validation[:VALIDATION_ROWS])
+    state = maximize_likelihood(state, *points, train_options(config.train), log=log)
     ended = clock.seconds()
     with torch.no_grad():
         test = float(torch.cat([flow.log_prob(rows) for rows in table.test.split(4096)]).double().mean())
@@ -292,7 +297,7 @@ def _label(record: dict[str, Any]) -> str:
 
 
 def _report(name: str, records: list[dict[str, Any]], seconds: float, targets: list[Target]) -> None:
-    """One line a contestant, and what the targets ask."""
+    """Print a line for each configuration, and add the targets."""
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault((_label(record), record["seconds"]), []).append(record)
@@ -340,7 +345,7 @@ def _report(name: str, records: list[dict[str, Any]], seconds: float, targets: l
 
 
 def _best_of_nflows(records: Sequence[dict[str, Any]], seconds: float) -> float:
-    """The test score of nflows at its better learning rate, the median over seeds."""
+    """Median test score of nflows over seeds, at its better learning rate."""
     tests: dict[float, list[float]] = {}
     for record in records:
         if record["library"] == "nflows" and record["seconds"] == seconds and not record["error"]:
@@ -349,7 +354,7 @@ def _best_of_nflows(records: Sequence[dict[str, Any]], seconds: float) -> float:
 
 
 def _draw(name: str, records: list[dict[str, Any]], seconds: float, folder: Path) -> None:
-    """Validation curves over wall-clock, test scores where the budgets end."""
+    """Draw validation curves over wall-clock time, and test scores at the end of each run."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -383,7 +388,7 @@ def _draw(name: str, records: list[dict[str, Any]], seconds: float, folder: Path
     wanted = _best_of_nflows(records, seconds)
     if not math.isnan(wanted):
         axes.axhline(wanted, color=colours["nflows"], linewidth=0.8, alpha=0.6)
-    # The first scores are far below everything that matters.
+    # The first scores are far below all others and are cut off.
     ends = [r["test"] for r in records if math.isfinite(r["test"])]
     if ends:
         low, high = min(ends), max(ends)

@@ -1,13 +1,13 @@
-"""How long would the published number of steps take? Every recipe on made-up data of the shape of its own.
+"""How long would the published number of steps of each recipe take? On synthetic data of the same shape.
 
     python benchmarks/recipes.py [--quick] [--threads 2] [--device cuda] [--out]
     python benchmarks/recipes.py nsf-ar/power maf/gas --repeats 30 --steps 10
 
-The loop is that of ``pushforward fit`` with the recipe's settings, precision and compilation included, stopped after
-``--repeats`` rounds of ``--steps`` steps. Data are a mixture of eight Gaussians, drawn here, with as many training rows
-and columns as the published set. The median is over the rounds after the warm-up (``--warmup``, which holds the
-compilation and is shown); a validation is timed by itself. Hours are steps times the median, plus the validations;
-checkpoints, pictures and the final scores are not in them.
+The loop is that of ``pushforward fit`` with the options of the recipe, precision and compilation included, stopped
+after ``--repeats`` rounds of ``--steps`` steps. The data are samples of a mixture of eight Gaussians, with as many
+training rows and columns as the published set. The median is over the rounds after the warm-up (``--warmup``, which
+includes compilation and is reported); a validation is timed separately. Hours are steps times the median, plus the
+validations, without checkpoints, pictures and final scores.
 """
 
 import argparse
@@ -39,12 +39,17 @@ def main() -> None:
 
     known = recipe_names()
     parser = measure.parser(__doc__)
-    parser.add_argument("names", nargs="*", metavar="RECIPE", help="recipes, such as nsf-ar/power; all without")
+    parser.add_argument("names", nargs="*", metavar="RECIPE", help="recipes, such as nsf-ar/power (default: all)")
     parser.add_argument("--steps", type=int, default=5, help="steps of a round")
-    parser.add_argument("--warmup", type=int, default=3, help="rounds before the first that counts")
+    parser.add_argument("--warmup", type=int, default=3, help="rounds of the warm-up")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--cell-seconds", type=float, default=60.0, help="no new round after this, but for three")
-    parser.add_argument("--rows", type=int, help="at most so many training rows")
+    parser.add_argument(
+        "--cell-seconds",
+        type=float,
+        default=60.0,
+        help="no new round begins after this time, but there are at least three",
+    )
+    parser.add_argument("--rows", type=int, help="largest number of training rows")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in known]:
         parser.error(f"unknown recipe {unknown[0]!r}; known: {', '.join(known)}")
@@ -61,9 +66,9 @@ def main() -> None:
     print(f"device: {facts['device']}\n")
     records, lines = [], []
     for name in arguments.names or known:
-        record = measured(name, device, arguments)
+        record = measure_recipe(name, device, arguments)
         if record is None:
-            print(f"{name}: the shape of its data is not known here, left out\n")
+            print(f"{name}: left out, the shape of its data is unknown\n")
             continue
         records.append(record)
         lines.append(_line(record))
@@ -74,14 +79,14 @@ def main() -> None:
     measure.write_json(arguments.out, "recipes", facts, records, [])
 
 
-def measured(name: str, device: torch.device, arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """What a recipe costs; None where nothing is known of its data."""
+def measure_recipe(name: str, device: torch.device, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Measure a recipe; None if the shape of its data is unknown."""
     from pushforward.config.read import load_config
     from pushforward.train.architecture import build_model
     from pushforward.train.data import MAX_VALIDATION_ROWS
-    from pushforward.train.defaults import resolve, settings
+    from pushforward.train.defaults import resolve, train_options
     from pushforward.train.gaussian import initialize_base
-    from pushforward.train.objectives.likelihood import Likelihood, Rows
+    from pushforward.train.objectives.likelihood import Likelihood, RowTensors
     from pushforward.train.trainer import minimize, start
 
     config = load_config(files=[f"recipe:{name}"])
@@ -90,22 +95,22 @@ def measured(name: str, device: torch.device, arguments: argparse.Namespace) -> 
     rows, features = SHAPES[config.data.source]
     config = resolve(config, rows=rows, features=features, is_toy=False)
     rows = min(rows, arguments.rows or rows)
-    asked = settings(config.train)
-    # As in the fit, but validated at its ends only: what a validation costs is measured apart.
-    told = replace(asked, log_every=arguments.steps, validate_every=10**9)
+    resolved = train_options(config.train)
+    # As in a fit, but validated only at start and end: validations are timed separately.
+    options = replace(resolved, log_every=arguments.steps, validate_every=10**9)
     core = build_model(config.flow, features, seed=config.seed).to(device)
     torch.manual_seed(config.seed)
     points = _mixture(rows + MAX_VALIDATION_ROWS, features).to(device)
-    train, validation = Rows(points[:rows]), Rows(points[rows:])
+    train, validation = RowTensors(points[:rows]), RowTensors(points[rows:])
     initialize_base(core, train.x[:20_000], None)
-    state = start(core, told)
-    objective = Likelihood(train, validation, told.batch_size, 0)
+    state = start(core, options)
+    objective = Likelihood(train, validation, options.batch_size, 0)
     times = Times()
     ends: list[float] = []
     began = time.perf_counter()
 
     def log(kind: str, step: int, seconds: float, metrics: dict[str, float]) -> None:
-        if kind == "train":  # its numbers have been read: a GPU has finished the steps
+        if kind == "train":  # the metrics have been read, so a GPU has finished the steps
             ends.append(time.perf_counter())
 
     def stop() -> str:
@@ -113,7 +118,7 @@ def measured(name: str, device: torch.device, arguments: argparse.Namespace) -> 
         late = bool(ends) and time.perf_counter() - began > arguments.cell_seconds
         return "measured" if counted >= arguments.repeats or (late and counted >= 3) else ""
 
-    minimize(state, objective, told, log=log, stop=stop, warn=print)
+    minimize(state, objective, options, log=log, stop=stop, warn=print)
     times.warmup_seconds = ends[arguments.warmup - 1] - began if arguments.warmup else 0.0
     kept = ends[max(0, arguments.warmup - 1) :]
     times.seconds = [(after - before) / arguments.steps for before, after in itertools.pairwise(kept)]
@@ -124,30 +129,30 @@ def measured(name: str, device: torch.device, arguments: argparse.Namespace) -> 
     validation_seconds = time.perf_counter() - before
     low, high = times.quartiles
     hours = None
-    if asked.steps:
-        validations = asked.steps / (asked.validate_every or max(1, asked.steps // 40))
-        hours = (asked.steps * times.median + validations * validation_seconds) / 3600
+    if resolved.steps:
+        validations = resolved.steps / (resolved.validate_every or max(1, resolved.steps // 40))
+        hours = (resolved.steps * times.median + validations * validation_seconds) / 3600
     return {
         "recipe": name,
         "parameters": sum(p.numel() for p in core.parameters()),
         "rows": rows,
         "features": features,
-        "batch_size": told.batch_size,
+        "batch_size": options.batch_size,
         "warmup_seconds": times.warmup_seconds,
         "step_seconds": times.median,
         "step_seconds_quartiles": [low, high],
         "rounds": len(times.seconds),
         "steps_a_round": arguments.steps,
-        "points_per_second": told.batch_size / times.median,
+        "points_per_second": options.batch_size / times.median,
         "validation_seconds": validation_seconds,
-        "steps": asked.steps,
+        "steps": resolved.steps,
         "hours": hours,
         "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }
 
 
 def _mixture(rows: int, features: int) -> torch.Tensor:
-    """Standardised rows ``(rows, features)`` of a mixture of eight Gaussians, the same every time."""
+    """Standardised samples ``(rows, features)`` of a fixed mixture of eight Gaussians."""
     generator = torch.Generator().manual_seed(0)
     centres = 2.0 * torch.randn(8, features, generator=generator)
     x = torch.randn(rows, features, generator=generator)

@@ -1,19 +1,20 @@
-"""The same architecture in each library.
+"""The same architecture in pushforward and in each other library (peer).
 
-What "the same" means here: the same number of layers, conditioners of the same width with the same six linear layers
-(in, two residual blocks of two, out), the same spline with the same bins and bound, and between the layers what the
-library can offer of a permutation with an LU layer (spline flows) or of ActNorm (affine flows). What differs:
+All have the same number of layers, conditioners of the same width with the same six linear layers (input, two residual
+blocks of two, output), the same spline with the same bins and bound, and between the layers a permutation with an LU
+layer (spline flows) or ActNorm (affine flows), as far as the library has them. The differences:
 
-- ``nflows``: the same transforms in the same order as ours, masks included. ``nflows-plain`` leaves out LU layers and
-  ActNorm and only reverses the features: lighter than ours. ``nflows-fused`` trains with torch's fused AdamW.
-- ``zuko``: has no LU layers and no ActNorm; features are reversed between layers. ``MaskedMLP(residual=True)`` has our
-  six linear layers. ``zuko-mlp`` has three hidden layers instead (what its examples use): fewer parameters.
-- ``normflows``: nflows' splines; its couplings also spline the passing half. Its masked affine layer runs in the
-  sampling direction, so it is turned round here (``Reverse``), or every log_prob would take D passes.
-- ``torchflows``: tanh MLPs of six linear layers in the autoregressive flows, its own ActNorm and affine layers between,
-  reversals instead of LU.
+- ``nflows``: the same transforms in the same order as pushforward, masks included. ``nflows-plain`` has no LU layers
+  and no ActNorm and only reverses the features, so it is lighter. ``nflows-fused`` trains with torch's fused AdamW.
+- ``zuko``: no LU layers and no ActNorm; features are reversed between layers. ``MaskedMLP(residual=True)`` has the six
+  linear layers. ``zuko-mlp`` has three hidden layers instead, as in its examples, with fewer parameters.
+- ``normflows``: the splines of nflows; its couplings also transform the identity half by a spline. Its masked affine
+  layer runs in the sampling direction, so it is inverted here (``Reverse``); otherwise log_prob would take D passes.
+- ``torchflows``: tanh MLPs of six linear layers in the autoregressive flows, its own ActNorm and affine layers between
+  them, reversals instead of LU layers.
 
-Parameter counts stand beside every time. Peers run eagerly and train with ``torch.optim.Adam``, as their examples do.
+Parameter counts are reported beside every time. Peers run eagerly and train with ``torch.optim.Adam``, as in their
+examples.
 """
 
 import contextlib
@@ -33,13 +34,13 @@ FLOWS = ("realnvp", "maf", "nsf-c", "nsf-ar")
 PEERS = ("nflows", "nflows-plain", "nflows-fused", "zuko", "zuko-mlp", "normflows", "torchflows")
 _COUPLINGS = ("realnvp", "nsf-c")
 _SPLINES = ("nsf-c", "nsf-ar")
-# Peers use names and habits that newer releases of torch and numpy deprecate.
+# Peers use functions that newer releases of torch and numpy deprecate.
 warnings.filterwarnings("ignore", module=r"(nflows|zuko|normflows|torchflows)(\.|$)")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of every conditioner, the same in each library as far as it can be said there."""
+    """Sizes of the flow, the same in each library as far as it has them."""
 
     layers: int = 5
     hidden: int = 128
@@ -50,7 +51,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Rival:
-    """A flow of some library behind one face."""
+    """A flow of any library behind a common interface."""
 
     name: str
     module: nn.Module
@@ -59,7 +60,7 @@ class Rival:
     fused: bool = False
     """Whether it trains with fused AdamW."""
     ours: bool = False
-    """Whether it trains with pushforward's optimiser."""
+    """Whether it trains with the optimiser of pushforward."""
     within: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
 
     def parameters(self) -> list[nn.Parameter]:
@@ -77,7 +78,7 @@ class Rival:
         return torch.optim.Adam(self.parameters(), lr=learning_rate)
 
     def updating(self, optimizer: Optimizer) -> Callable[[], None]:
-        """Clip the gradient and take a step, as users of the library do."""
+        """Return a function that clips the gradient and updates the weights, as users of the library do."""
         parameters = self.parameters()
 
         def call() -> None:
@@ -90,7 +91,7 @@ class Rival:
         return call
 
     def step(self, x: Tensor, learning_rate: float = 1e-4) -> Callable[[], None]:
-        """A training step on fixed points: gradient of the mean, clipping, update."""
+        """Return a training step on a fixed batch: gradient of the mean, clipping, update."""
         optimizer = self.optimizer(learning_rate)
         update = self.updating(optimizer)
 
@@ -118,7 +119,7 @@ class Rival:
 
 
 def available(names: Sequence[str]) -> list[str]:
-    """The rivals that can be imported; one line about those that cannot."""
+    """Return the flows whose library is installed; print the other libraries."""
     here = [name for name in names if importlib.util.find_spec(name.split("-")[0]) is not None]
     missing = sorted({name.split("-")[0] for name in names if name not in here})
     if missing:
@@ -144,8 +145,8 @@ def build(
         features: Number of features.
         sizes: Architecture.
         seed: Seed of the weights.
-        away: Standard deviation of noise added to the weights: at the identity splines have nothing to do.
-        device: Where the flow lives.
+        away: Standard deviation of noise added to the weights, because the identity is a special case for splines.
+        device: Device of the flow.
     """
     sizes = sizes or Sizes()
     makers = {
@@ -166,25 +167,25 @@ def build(
 
 
 def conditioner_shapes(flow: str, features: int, sizes: Sizes | None = None) -> list[tuple[int, int]]:
-    """Inputs and outputs of every linear layer of every conditioner: what is multiplied anyway."""
+    """Return inputs and outputs of every linear layer of every conditioner."""
     sizes = sizes or Sizes()
     outputs = 3 * sizes.bins - 1 if flow in _SPLINES else 2
     shapes = []
     for layer in range(sizes.layers):
-        moving = sum(_moves(i, layer) for i in range(features)) if flow in _COUPLINGS else features
-        passing = features - moving if flow in _COUPLINGS else features
-        shapes.append((passing, sizes.hidden))
+        transformed = sum(_is_transformed(i, layer) for i in range(features)) if flow in _COUPLINGS else features
+        inputs = features - transformed if flow in _COUPLINGS else features
+        shapes.append((inputs, sizes.hidden))
         shapes += [(sizes.hidden, sizes.hidden)] * (2 * sizes.blocks)
-        shapes.append((sizes.hidden, moving * outputs))
+        shapes.append((sizes.hidden, transformed * outputs))
     return shapes
 
 
 def products(
     shapes: Sequence[tuple[int, int]], rows: int, *, backward: bool, device: str = "cpu"
 ) -> Callable[[], None]:
-    """The bare matrix products: dense, no bias, no mask, nothing allocated.
+    """Return a function with the matrix products alone: dense, no bias, no mask, nothing allocated.
 
-    With ``backward`` also the gradients of inputs and weights, which makes three products a layer.
+    With ``backward`` also the gradients of inputs and weights, so three products per layer.
     """
     buffers = {}
     for inputs, outputs in set(shapes):
@@ -208,7 +209,7 @@ def product_flops(shapes: Sequence[tuple[int, int]], rows: int, *, backward: boo
 
 
 def splines(features: int, points: int, sizes: Sizes | None = None) -> dict[str, Callable[[], object]]:
-    """The spline alone, forward and backward with gradients of values and parameters, by library."""
+    """Return the spline alone by library, forward and backward with gradients of values and parameters."""
     sizes = sizes or Sizes()
     bins, bound = sizes.bins, sizes.bound
     torch.manual_seed(0)
@@ -244,8 +245,8 @@ def splines(features: int, points: int, sizes: Sizes | None = None) -> dict[str,
     return calls
 
 
-def _moves(feature: int, layer: int) -> bool:
-    """Whether a coupling transforms a feature: every other one, the other ones in the next layer."""
+def _is_transformed(feature: int, layer: int) -> bool:
+    """Whether a coupling layer transforms a feature: every other one, alternating between layers."""
     return (feature % 2 == 1) != (layer % 2 == 1)
 
 
@@ -266,7 +267,7 @@ def _pushforward(library: str, flow: str, features: int, sizes: Sizes) -> Rival:
         try:
             from pushforward.flows.kernels import native
         except ImportError:
-            print("pushforward-eager: this version has no native kernels to turn off, so the row repeats the first")
+            print("pushforward-eager: this version has no native kernels; the row repeats the first")
         else:
             within = native.disabled
     return Rival(library, made, made.log_prob, made.sample, ours=library == "pushforward", fused=True, within=within)
@@ -302,7 +303,7 @@ def _nflows(library: str, flow: str, features: int, sizes: Sizes) -> Rival:
             return MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
                 features, sizes.hidden, num_blocks=sizes.blocks, **spline
             )
-        mask = torch.tensor([1.0 if _moves(i, index) else -1.0 for i in range(features)])
+        mask = torch.tensor([1.0 if _is_transformed(i, index) else -1.0 for i in range(features)])
         if flow == "realnvp":
             return AffineCouplingTransform(mask, net)
         return PiecewiseRationalQuadraticCouplingTransform(mask, net, **spline)
@@ -329,7 +330,7 @@ def _zuko(library: str, flow: str, features: int, sizes: Sizes) -> Rival:
 
     mlp = library == "zuko-mlp"
     if flow == "realnvp":
-        # A plain MLP is all its coupling takes: as many linear layers as two residual blocks have.
+        # Its coupling takes only a plain MLP: with as many linear layers as two residual blocks.
         hidden = [sizes.hidden] * (3 if mlp else 2 * sizes.blocks + 1)
         made = zuko.flows.RealNVP(features, transforms=sizes.layers, hidden_features=hidden)
     else:
@@ -352,7 +353,7 @@ def _normflows(library: str, flow: str, features: int, sizes: Sizes) -> Rival:
             net = nf.nets.ResidualNet(
                 first, 2 * (features - first), hidden_features=sizes.hidden, num_blocks=sizes.blocks
             )
-            # "sigmoid" is nflows' bounded scale; its default, exp, overflows when it samples.
+            # "sigmoid" is the bounded scale of nflows; the default, exp, overflows in sampling.
             coupling = nf.flows.AffineCouplingBlock(net, scale_map="sigmoid")
             return [coupling, nf.flows.Permute(features, mode="swap"), nf.flows.ActNorm(features)]
         if flow == "maf":

@@ -2,11 +2,12 @@
 
     python benchmarks/scaling.py [--quick] [--flow nsf-ar] [--repeats 7] [--out]
 
-Every point is a fresh process that does one thing (a training step, a log_prob or a sample) to one flow of one library:
-its time is the median over repeats, its memory the peak of resident memory over what the process held before, read from
-``/proc/self/status`` after resetting the mark (elsewhere ``getrusage``, which cannot be reset). Ours and nflows take
-turns. Rows grow log_prob alone; features, layers and bins grow all three, at 512 rows (64 points a sample). The slopes
-are of straight lines through the logarithms of the upper half of each axis, where constant costs matter least.
+Every measurement is a fresh process with one operation (a training step, a log_prob or a sample) of one flow of one
+library. Time is the median over repeats. Memory is the peak of resident memory minus that before the operation, from
+``/proc/self/status`` after resetting the peak (elsewhere from ``getrusage``, which cannot be reset). pushforward and
+nflows take turns. The number of rows varies for log_prob only; features, layers and bins for all three, at 512 rows (64
+samples). Exponents are slopes of straight lines through the logarithms of the upper half of each axis, where constant
+costs matter least.
 """
 
 import argparse
@@ -47,7 +48,9 @@ def main() -> None:
     parser.add_argument("--flow", default="nsf-ar", choices=("realnvp", "maf", "nsf-c", "nsf-ar"))
     parser.add_argument("--axes", nargs="+", choices=tuple(AXES), default=list(AXES))
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
-    parser.add_argument("--point-seconds", type=float, default=10.0, help="time for the repeats of one point")
+    parser.add_argument(
+        "--point-seconds", type=float, default=10.0, help="time limit of the repeats of one measurement"
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -61,17 +64,19 @@ def main() -> None:
             arguments.operations = ["step", "log_prob"]
     facts = measure.machine(arguments.threads, ["nflows"])
     measure.print_header(facts)
-    print(f"{arguments.flow}; where an axis does not say otherwise: {BASE}, 128 hidden, 2 blocks, float32\n")
+    print(f"{arguments.flow}; except for the axis: {BASE}, 128 hidden, 2 blocks, float32\n")
 
     records: list[dict[str, Any]] = []
     for axis in arguments.axes:
         for operation in ["log_prob"] if axis == "rows" else arguments.operations:
             for value in axes[axis]:
                 for library in LIBRARIES:
-                    told = {"library": library, "flow": arguments.flow, "operation": operation} | BASE | {axis: value}
-                    told |= {"repeats": arguments.repeats, "seconds": arguments.point_seconds}
-                    told |= {"threads": facts["threads"]}
-                    records.append(_in_fresh_process(told) | {"axis": axis, "value": value})
+                    options = (
+                        {"library": library, "flow": arguments.flow, "operation": operation} | BASE | {axis: value}
+                    )
+                    options |= {"repeats": arguments.repeats, "seconds": arguments.point_seconds}
+                    options |= {"threads": facts["threads"]}
+                    records.append(_in_fresh_process(options) | {"axis": axis, "value": value})
             _report(axis, operation, records)
     _slopes(records)
     if arguments.out:
@@ -80,13 +85,13 @@ def main() -> None:
     measure.write_json(arguments.out, "scaling", facts, records, targets)
 
 
-def _in_fresh_process(told: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--worker", json.dumps(told)]
+def _in_fresh_process(options: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--worker", json.dumps(options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return told | {"median": math.nan, "times": [], "memory_mb": math.nan, "parameters": 0, "error": last[:160]}
-    record: dict[str, Any] = told | json.loads(done.stdout.strip().splitlines()[-1]) | {"error": ""}
+        return options | {"median": math.nan, "times": [], "memory_mb": math.nan, "parameters": 0, "error": last[:160]}
+    record: dict[str, Any] = options | json.loads(done.stdout.strip().splitlines()[-1]) | {"error": ""}
     return record
 
 
@@ -102,7 +107,7 @@ def point(
     seconds: float,
     threads: int,
 ) -> dict[str, Any]:
-    """One point, in a process of its own."""
+    """Make one measurement; called in a fresh process."""
     import rivals
     import torch
 
@@ -116,7 +121,7 @@ def point(
         return rival.scoring(points) if operation == "log_prob" else rival.sampling(number)
 
     rival.module.train(operation == "step")
-    make(x[:8], 8)()  # loads and compiles whatever there is, at a size that leaves the memory mark alone
+    make(x[:8], 8)()  # loads and compiles, at a size that hardly changes the peak of memory
     call = make(x, SAMPLE_POINTS)
     gc.collect()
     before = _reset_peak()
@@ -137,7 +142,7 @@ def _status_mb(field: str) -> float:
 
 
 def _reset_peak() -> float:
-    """Bring the high-water mark down to what is held now, where the system can; returns megabytes held."""
+    """Reset the peak of resident memory if the system can; return the current value in megabytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status_mb("VmRSS")
@@ -197,7 +202,7 @@ def _range(times: Sequence[float]) -> str:
 
 
 def _slope(points: Sequence[tuple[float, float]]) -> float:
-    """Least squares through the logarithms of the upper half of the points."""
+    """Fit a line by least squares through the logarithms of the upper half of the points; return its slope."""
     upper = [(math.log(x), math.log(y)) for x, y in points[-max(2, (len(points) + 1) // 2) :] if x > 0 and y > 0]
     if len(upper) < 2:
         return math.nan
@@ -219,7 +224,7 @@ def _slopes(records: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw(records: Sequence[dict[str, Any]], flow: str, folder: Path) -> None:
-    """Four axes: time above, memory below."""
+    """Draw time (above) and memory (below) over each axis."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -257,7 +262,7 @@ def _draw(records: Sequence[dict[str, Any]], flow: str, folder: Path) -> None:
                 panel.set_ylabel("milliseconds" if row == 0 else "peak megabytes above the start")
     for row, (key, scale) in zip(grid, (("median", 1e3), ("memory_mb", 1.0)), strict=True):
         seen = [scale * r[key] for r in records if math.isfinite(r[key]) and r[key] > (0.1 if key != "median" else 0.0)]
-        if seen:  # shared axes: room above the curves for the legends
+        if seen:  # room above the curves for the legends
             low, high = min(seen) / 1.5, max(seen)
             row[0].set_ylim(low, high * (high / low) ** 0.5)
     figure.suptitle(f"{flow}: solid ours, dashed nflows; in brackets the fitted exponent", fontsize=10)

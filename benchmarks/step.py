@@ -1,13 +1,13 @@
-"""What do a training step, a log_prob and a sample cost, beside the peers and beside the bare matrix products?
+"""How long do a training step, a log_prob and a sample take, compared with peers and with bare matrix products?
 
     python benchmarks/step.py [--quick] [--threads 2] [--repeats 15] [--out]
     python benchmarks/step.py --flows nsf-ar --features 8 43 --batches 512 --rivals nflows zuko zuko-mlp --eager
 
-Every cell (flow, features, rows) builds all rivals, and they take turns. A step is zero_grad, the mean of log_prob,
-backward, clip_grad_norm_(5) and the optimiser's step on one fixed batch. The matrix products are those of the six
-linear layers of every conditioner, dense and without anything around them: forward and backward beside the step,
-forward alone beside log_prob and sample. Then the spline alone, forward and backward, and our own sample beside our own
-log_prob at 10,000 points (an autoregressive peer needs about a minute a call there: --peer-samples 10000).
+For each flow, number of features and number of rows, all libraries take turns. A step is zero_grad, the mean of
+log_prob, backward, clip_grad_norm_(5) and the optimiser's step on a fixed batch. The matrix products are those of the
+six linear layers of every conditioner, dense and without anything else: forward and backward for the step, forward for
+log_prob and sample. Then follow the spline alone, forward and backward, and sample and log_prob of pushforward at
+10,000 rows (an autoregressive peer takes about a minute a call there: --peer-samples 10000).
 """
 
 import argparse
@@ -24,7 +24,7 @@ from measure import Target, Times
 OPERATIONS = ("step", "log_prob", "sample")
 PRODUCTS = "matrix products"
 SPLINES = ((512, 8), (512, 43), (4096, 43))
-# Wanted: nsf-ar's step and the others', as shares of the peer's time (the plain variants have fewer parameters).
+# Bounds on the time of a step as a share of the peer's, for nsf-ar and for the others; plain variants are lighter.
 _STEP_BOUNDS = {"nsf-ar": {"nflows": 1 / 3, "zuko": 1 / 2}}
 _OTHER_BOUND = {"nflows": 1 / 2}
 
@@ -36,11 +36,15 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[512, 4096], help="rows of a step and of a log_prob")
     parser.add_argument("--rivals", nargs="+", choices=rivals.PEERS, default=list(rivals.PEERS))
     parser.add_argument("--operations", nargs="+", choices=OPERATIONS, default=list(OPERATIONS))
-    parser.add_argument("--eager", action="store_true", help="one more row: ours without native kernels")
-    parser.add_argument("--sample-points", type=int, default=512, help="points of a sample beside the peers")
-    parser.add_argument("--own-points", type=int, default=10_000, help="points of our own sample and log_prob")
-    parser.add_argument("--peer-samples", type=int, metavar="N", help="nflows' nsf-ar sample of N points at D=43 too")
-    parser.add_argument("--cell-seconds", type=float, default=20.0, help="time for the repeats of one cell")
+    parser.add_argument("--eager", action="store_true", help="also pushforward without native kernels")
+    parser.add_argument("--sample-points", type=int, default=512, help="number of samples in the comparison with peers")
+    parser.add_argument(
+        "--own-points", type=int, default=10_000, help="rows of sample and log_prob of pushforward alone"
+    )
+    parser.add_argument("--peer-samples", type=int, metavar="N", help="also N samples of nsf-ar of nflows at D=43")
+    parser.add_argument(
+        "--cell-seconds", type=float, default=20.0, help="time limit of the repeats of one configuration"
+    )
     arguments = parser.parse_args()
     if arguments.quick:
         _make_quick(arguments, sys.argv[1:])
@@ -73,7 +77,7 @@ def _make_quick(arguments: argparse.Namespace, given: list[str]) -> None:
         "sample_points": 256,
     }
     for name, value in small.items():
-        if f"--{name.replace('_', '-')}" not in given:  # what is asked for by name stays
+        if f"--{name.replace('_', '-')}" not in given:  # explicit options stay
             setattr(arguments, name, value)
 
 
@@ -85,7 +89,7 @@ def _cells(
     records: list[dict[str, Any]],
     targets: list[Target],
 ) -> None:
-    """All operations of one flow at one number of features."""
+    """Measure all operations of one flow with one number of features."""
     shapes = rivals.conditioner_shapes(flow, features)
     most = max(arguments.batches)
     torch.manual_seed(1)
@@ -95,12 +99,12 @@ def _cells(
         try:
             rival = rivals.build(name, flow, features, away=0.02)
             with rival.within():
-                rival.log_prob(points[:512])  # layers that initialise themselves from data do it here
+                rival.log_prob(points[:512])  # initialises layers that depend on data
         except Exception as error:
             print(f"{name} cannot build {flow} of {features} features: {' '.join(str(error).split())[:100]}\n")
         else:
             built[name] = rival
-    # Scores and samples first: steps move the weights.
+    # Steps come last, because they change the weights.
     for operation in ("sample", "log_prob", "step"):
         if operation not in arguments.operations:
             continue
@@ -108,7 +112,7 @@ def _cells(
             calls: dict[str, Callable[[], object]] = {}
             for name, rival in built.items():
                 if name == "nflows-fused" and operation != "step":
-                    continue  # the same model: only its optimiser differs
+                    continue  # the same model with another optimiser
                 rival.module.train(operation == "step")
                 x = points[:rows]
                 calls[name] = {
@@ -169,7 +173,7 @@ def _judge(what: dict[str, Any], all_times: dict[str, Times], targets: list[Targ
 
 
 def _splines(arguments: argparse.Namespace, records: list[dict[str, Any]], targets: list[Target]) -> None:
-    """The spline alone, forward and backward."""
+    """Measure the spline alone, forward and backward."""
     for points, features in SPLINES:
         calls = rivals.splines(features, points)
         all_times = measure.interleave(calls, repeats=arguments.repeats, budget_seconds=arguments.cell_seconds)
@@ -186,7 +190,7 @@ def _splines(arguments: argparse.Namespace, records: list[dict[str, Any]], targe
 
 
 def _own_samples(arguments: argparse.Namespace, records: list[dict[str, Any]], targets: list[Target]) -> None:
-    """Our own sample beside our own log_prob, at many points; nflows' if asked for."""
+    """Measure sample and log_prob of pushforward at many rows, and samples of nflows if asked for."""
     points, features = arguments.own_points, 43
     for flow in ("maf", "nsf-ar"):
         rival = rivals.build("pushforward", flow, features, away=0.02)
@@ -220,7 +224,7 @@ def _own_samples(arguments: argparse.Namespace, records: list[dict[str, Any]], t
 
 
 def _pivots(records: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """One table an operation: the medians, and in brackets how many times ours."""
+    """Print a table for each operation: medians, and in brackets their multiples of pushforward's."""
     for operation in OPERATIONS:
         chosen = [r for r in records if r["operation"] == operation and r.get("rival") and "times_ours" in r]
         for rows in sorted({r["rows"] for r in chosen}):

@@ -1,11 +1,11 @@
-"""How well do flows learn unnormalised densities, and what does the path gradient change?
+"""How well do flows fit unnormalised densities, and does the path gradient improve it?
 
     python benchmarks/targets.py [--quick] [--seconds 60] [--repeats 3] [--out]
 
-Fits by the command, each in a fresh process, one after the other. First, targets in two dimensions with their defaults:
-log Z beside its known value. Second, ManyWell-32 and the mixture in six dimensions: the same flow for the same
-seconds by the path-wise and by the path gradient, which take turns, over seeds: effective sample sizes from points of
-the flow (reverse) and of the truth (forward).
+Fits by the command, each in a fresh process, one after the other. First, targets in two dimensions with the defaults:
+log Z beside its known value. Second, ManyWell-32 and the mixture in six dimensions: the same flow for the same time
+with the path-wise and with the path gradient, which take turns, over seeds: effective sample sizes from samples of the
+flow (reverse) and of the target (forward).
 """
 
 import json
@@ -28,7 +28,7 @@ def main() -> None:
     parser = measure.parser(__doc__, repeats=3)
     parser.add_argument("--seconds", type=float, default=60.0, help="time of each fit to a hard target")
     parser.add_argument("--flow", default="nsf-ar", help="flow of the hard targets")
-    parser.add_argument("--only", choices=("planar", "hard"), help="one part of it")
+    parser.add_argument("--only", choices=("planar", "hard"), help="only this part")
     arguments = parser.parse_args()
     seconds = 10.0 if arguments.quick else arguments.seconds
     facts = measure.machine(arguments.threads, ["nflows"])

@@ -1,9 +1,9 @@
-"""The tables of the quality benchmark, cleaned and split the same for every rival: the protocol ``tenths``.
+"""The tables of the quality benchmark, cleaned and split in the same way for every library: the protocol ``tenths``.
 
-Columns with at most 5 % distinct values go, then one of each pair with a correlation beyond 0.98; rows are shuffled
-with ``RandomState(42)``; the last tenth is the test, the tenth before it validation; columns are standardised on the
-training part. White wine is the exception: nearly all of its columns are rounded so coarsely that 5 % would leave three
-of them, so that only its grade is dropped, which leaves the eleven columns of the literature.
+Columns with at most 5 % distinct values are dropped, then one of each pair with a correlation beyond 0.98; rows are
+shuffled with ``RandomState(42)``; the last tenth is for testing, the tenth before it for validation; columns are
+standardised on the training part. White wine is an exception: most of its columns are rounded so coarsely that this
+rule would leave three of them. Only its grade is dropped, which leaves the eleven columns of the literature.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ DEFAULT_FOLDER = Path(__file__).resolve().parent / "data"
 
 @dataclass(frozen=True)
 class Table:
-    """A data set in standardised units, float32."""
+    """A split data set in standardised units, float32."""
 
     name: str
     train: torch.Tensor
     validation: torch.Tensor
     test: torch.Tensor
     log_scale: float
-    """Sum of the logarithms of the columns' standard deviations: what to take off for nats in data units."""
+    """Sum of the logarithms of the columns' standard deviations; subtract it for nats in data units."""
 
     @property
     def features(self) -> int:
@@ -43,6 +43,6 @@ def load(name: str, folder: Path) -> Table:
     return Table(name, *parts, log_scale=float(np.log(scale).sum()))
 
 
-# The names under which results are recorded; the telemonitoring set came first to the one that is short.
+# Results are recorded under short names; here "parkinsons" is the telemonitoring set.
 _SETS = {"parkinsons": "parkinsons-telemonitoring"}
 NAMES = ("protein", "magic", "white-wine", "power-plant", "parkinsons")

@@ -1,8 +1,8 @@
-"""Rows, columns and targets: what densities are learned from.
+"""Data sets and unnormalised target densities.
 
-``load`` takes a toy, a bundled set or a file by name and returns a ``Dataset``: a float64 matrix, a ``Schema`` of its
-columns, and notes for the user. ``load_target`` takes an unnormalised log-density, a ``Target``, by name or from a
-Python module. Data that cannot be used raise ``DataError``, with one line that says what to do.
+``load`` takes the name of a toy or a data set, or the path of a file, and returns a ``Dataset``: a float64 matrix, a
+``Schema`` of its columns, and notes for the user. ``load_target`` returns an unnormalised log-density, a ``Target``, by
+name or from a Python module. Data that cannot be used raise ``DataError`` with one line that says what to do.
 """
 
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pushforward.datasets.named_rows import open_rows as open_rows
     from pushforward.datasets.registry import Entry as Entry, load as load, names as names
     from pushforward.datasets.tables.dequantize import Dequantizer as Dequantizer
-    from pushforward.datasets.tables.grid import Grid as Grid, find_step as find_step
+    from pushforward.datasets.tables.grid import Grid as Grid, find_resolution as find_resolution
     from pushforward.datasets.tables.read import read_table as read_table
     from pushforward.datasets.tables.schema import Column as Column, Schema as Schema
     from pushforward.datasets.tables.splits import Splits as Splits, split as split
@@ -37,7 +37,7 @@ __getattr__, __dir__ = lazy(
         "named_rows": "open_rows",
         "registry": "Entry load names",
         "tables.dequantize": "Dequantizer",
-        "tables.grid": "Grid find_step",
+        "tables.grid": "Grid find_resolution",
         "tables.read": "read_table",
         "tables.schema": "Column Schema",
         "tables.splits": "Splits split",

@@ -1,4 +1,4 @@
-"""A data set: a matrix of numbers, what its columns are, and what the user should know about them."""
+"""A data set: a matrix, the schema of its columns, and notes for the user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import leave_out
-from pushforward.datasets.tables.grid import explains, find_step
+from pushforward.datasets.tables.grid import explains_ties, find_resolution
 from pushforward.datasets.tables.read import Numbers, check_names
 from pushforward.datasets.tables.schema import Column, Schema
 from pushforward.datasets.tables.splits import Splits
@@ -16,26 +16,28 @@ from pushforward.datasets.toys.toy import Toy
 
 Array = NDArray[np.float64]
 
-FEWEST_ROWS = 3  # one each to train on, to validate on and to test on
+MIN_ROWS = 3  # one each for training, validation and test
+# Fraction of rows with the same value from which a note warns of a spike.
 _SPIKE = 0.1
+# Machine epsilon by Arrow type; float64 otherwise.
 _PRECISION = {"float": 2.0**-23, "halffloat": 2.0**-10}
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Rows to learn a density of.
+    """Rows to fit a density to.
 
     Args:
-        name: Short name, fit for a folder.
+        name: Short name, usable as a folder name.
         source: Where it came from: ``toy``, ``scikit-learn``, or the path of its file.
         rows: Features, shape (n, D), float64.
-        schema: What the columns are.
-        notes: Lines the user should see.
-        toy: The exact law, where there is one.
-        sha256: Of the file, None where there is none.
-        context: Conditioning columns, shape (n, C); C is 0 without any.
-        splits: The parts, where the data set or a protocol fixes them; None where they are drawn at random.
-        is_file: Whether it was named by the path of a file, which another folder does not know.
+        schema: The columns.
+        notes: Lines to show to the user.
+        toy: The toy with the true density, if there is one.
+        sha256: Checksum of the file; None without a file.
+        context: Conditioning columns, shape (n, C); C may be 0.
+        splits: The split, if the data set or a protocol fixes it; None if it is drawn at random.
+        is_file: Whether it was given as the path of a file, which may be relative to the current folder.
     """
 
     name: str
@@ -54,15 +56,18 @@ class Dataset:
             object.__setattr__(self, "context", np.empty((len(self.rows), len(self.schema.context))))
 
 
-def divide(
+def features_and_context(
     where: str,
     numbers: Numbers,
     context: Sequence[str] = (),
 ) -> tuple[Array, Array, Schema, tuple[str, ...]]:
-    """Check a matrix, part it into features and context, and describe its columns.
+    """Check a table, separate features and context, and describe the columns.
+
+    Returns:
+        Features ``(n, D)``, context ``(n, C)``, the schema, and notes for the user.
 
     Raises:
-        DataError: A column is constant, a context column is not there, or there are too few rows.
+        DataError: If a column is constant, a context column does not exist, or there are too few rows.
     """
     check_names(where, "data.context", context, numbers.names)
     matrix = numbers.matrix
@@ -71,7 +76,7 @@ def divide(
     given = [numbers.names.index(name) for name in context]
     if not features:
         raise DataError(f"{where}: every column is context; leave at least one to model")
-    needed = max(width, FEWEST_ROWS)
+    needed = max(width, MIN_ROWS)
     if n < needed:
         rows = "1 row" if n == 1 else f"{n} rows"
         columns = "1 column" if width == 1 else f"{width} columns"
@@ -98,44 +103,44 @@ def _about_constants(names: list[str], value: float) -> str:
 
 
 def _describe(numbers: Numbers) -> list[tuple[Column, list[str]]]:
-    """Describe every column, with the notes on it."""
+    """Describe every column, with notes for the user."""
     matrix = numbers.matrix
-    # In a single column a repeated value is a repeated row; it tells nothing about the rows.
-    different = matrix if matrix.shape[1] == 1 else np.unique(matrix, axis=0)
+    # Duplicate rows are no ties; in a single column the two cannot be distinguished.
+    unique_rows = matrix if matrix.shape[1] == 1 else np.unique(matrix, axis=0)
     return [
-        _describe_column(name, kind, matrix[:, k], different[:, k])
+        _describe_column(name, kind, matrix[:, k], unique_rows[:, k])
         for k, (name, kind) in enumerate(zip(numbers.names, numbers.types, strict=True))
     ]
 
 
-def _describe_column(name: str, kind: str, values: Array, different: Array) -> tuple[Column, list[str]]:
-    levels, counts = np.unique(different, return_counts=True)
-    ties = 1 - len(levels) / len(different)
-    grid = find_step(values, _PRECISION.get(kind, 2.0**-52))
+def _describe_column(name: str, kind: str, values: Array, unique_values: Array) -> tuple[Column, list[str]]:
+    levels, counts = np.unique(unique_values, return_counts=True)
+    ties = 1 - len(levels) / len(unique_values)
+    grid = find_resolution(values, _PRECISION.get(kind, 2.0**-52))
     column = Column(
         name=name,
         type=kind,
         minimum=float(levels[0]),
         maximum=float(levels[-1]),
-        step=None if grid is None else float(grid.step),
+        step=None if grid is None else float(grid.resolution),
         offset=None if grid is None else float(grid.offset),
         distinct=len(levels),
         ties=float(ties),
     )
     notes = []
-    common = counts.max() / len(different)
+    common = counts.max() / len(unique_values)
     if grid is not None and not grid.regular:
         notes.append(
-            f"column {name!r}: {len(levels)} different values, mostly {grid.step:g} apart but not all on one grid; "
-            f"that step is used"
+            f"column {name!r}: {len(levels)} different values, mostly {grid.resolution:g} apart but not all on one "
+            f"grid; this spacing is used as its bin width"
         )
-    if column.tied and (grid is None or grid.step < (levels[-1] - levels[0]) * 1e-3) and common > _SPIKE:
+    if column.tied and (grid is None or grid.resolution < (levels[-1] - levels[0]) * 1e-3) and common > _SPIKE:
         most = float(levels[counts.argmax()])
         notes.append(
             f"column {name!r}: {common:.0%} of its rows hold exactly {most:g}; a density can only peak there, so "
             f"read likelihoods with care"
         )
-    elif column.tied and (grid is None or not explains(grid.step, levels, counts)):
+    elif column.tied and (grid is None or not explains_ties(grid.resolution, levels, counts)):
         notes.append(
             f"column {name!r}: {ties:.0%} of its rows repeat earlier values, which no grid explains; its likelihoods "
             f"are overstated"

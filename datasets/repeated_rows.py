@@ -1,4 +1,4 @@
-"""Held-out rows that also stand among the training rows: a likelihood of them measures memory too."""
+"""Find held-out rows that are also training rows: their likelihood rewards memorization."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from pushforward.datasets.dataset import Dataset
 from pushforward.datasets.tables.splits import Splits
 
-_FEWEST = 0.01
-# Beyond so many rows they are not looked for.
-_MOST_ROWS = 2_000_000
+MAX_ROWS = 2_000_000
+"""Larger data sets are not searched."""
+
+_MIN_SHARE = 0.01
 _BLOCK_ROWS = 4096
-# The multipliers of SplitMix64 (Steele, Lea and Flood 2014), whose finaliser spreads every bit over all others.
+# The multipliers of SplitMix64 (Steele, Lea and Flood 2014), whose finalizer mixes every bit into all others.
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -21,8 +22,8 @@ class Repeats:
     """Which held-out rows are equal to a training row.
 
     Attributes:
-        validation: One truth value for each validation row.
-        test: The same for each test row.
+        validation: One boolean for each validation row.
+        test: One boolean for each test row.
     """
 
     validation: NDArray[np.bool_]
@@ -30,37 +31,37 @@ class Repeats:
 
     @property
     def note(self) -> str:
-        """How many there are, in words."""
+        """One line for the user: how many there are."""
         parts = {"validation": self.validation, "test": self.test}
-        told = [
+        counts = [
             f"{int(copies.sum()):,} of {len(copies):,} {part} rows"
             for part, copies in parts.items()
             if _are_many(copies)
         ]
-        return f"{' and '.join(told)} also stand among the training rows: what is measured there is memory too"
+        return f"{' and '.join(counts)} also appear among the training rows: their likelihood measures memorization too"
 
 
 def find_repeats(dataset: Dataset, splits: Splits) -> Repeats | None:
-    """Find held-out rows that stand among the training rows as well; None if at most one in a hundred does.
+    """Find held-out rows that are also training rows; None if at most one in a hundred is.
 
-    A row is what is modelled and what it is conditioned on. A single column is not looked at, since there a value that
-    repeats tells nothing about the rows, and neither are more than two million rows.
+    Features and context are compared. Tables of a single column are skipped, since repeated values are no evidence of
+    repeated rows there, and so are tables of more than two million rows.
 
-    Time: a pass over the rows and sorting 64 bits of each; memory: 24 bytes a row.
+    Time: a pass over the rows and sorting 64 bits of each; memory: 24 bytes per row.
     """
     matrix = dataset.rows if not dataset.context.shape[1] else np.hstack((dataset.rows, dataset.context))
-    if matrix.shape[1] < 2 or len(matrix) > _MOST_ROWS:
+    if matrix.shape[1] < 2 or len(matrix) > MAX_ROWS:
         return None
-    found = held_out(matrix, splits)
+    found = compare_rows(matrix, splits)
     return found if _are_many(found.validation) or _are_many(found.test) else None
 
 
-def held_out(matrix: NDArray[np.float64], splits: Splits) -> Repeats:
+def compare_rows(matrix: NDArray[np.float64], splits: Splits) -> Repeats:
     """Compare the validation and the test rows of a matrix ``(n, D)`` with its training rows.
 
     Example:
         >>> rows = np.repeat(np.arange(6.0).reshape(3, 2), 2, axis=0)
-        >>> held_out(rows, Splits(np.array([0, 2]), np.array([1, 4]), np.array([3, 5]))).test
+        >>> compare_rows(rows, Splits(np.array([0, 2]), np.array([1, 4]), np.array([3, 5]))).test
         array([ True, False])
     """
     keys = _keys(matrix)
@@ -69,14 +70,14 @@ def held_out(matrix: NDArray[np.float64], splits: Splits) -> Repeats:
 
 
 def _are_many(copies: NDArray[np.bool_]) -> bool:
-    return int(copies.sum()) > _FEWEST * len(copies)
+    return int(copies.sum()) > _MIN_SHARE * len(copies)
 
 
 def _keys(matrix: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Return 64 bits for each row ``(n,)``: equal for equal rows, and for others as good as never."""
+    """Return a 64-bit hash of each row ``(n,)``."""
     keys = np.zeros(len(matrix), dtype=np.uint64)
     for start in range(0, len(matrix), _BLOCK_ROWS):
-        # Adding zero makes the two zeros one.
+        # Adding 0.0 turns -0.0 into 0.0.
         block = (matrix[start : start + _BLOCK_ROWS] + 0.0).view(np.uint64)
         key = keys[start : start + _BLOCK_ROWS]
         for column in block.T:

@@ -1,4 +1,4 @@
-"""Numbers about a density, and plots."""
+"""Metrics and plots of a density."""
 
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     from pushforward.evaluate.density import FittedDensity as FittedDensity
     from pushforward.evaluate.evaluation import (
         EvaluationReport as EvaluationReport,
-        draw_samples as draw_samples,
+        SplitRows as SplitRows,
         evaluate_flow as evaluate_flow,
-        latents as latents,
     )
     from pushforward.evaluate.inversion import (
         LogDetError as LogDetError,
@@ -36,16 +35,18 @@ if TYPE_CHECKING:
         compare_samples as compare_samples,
         sliced_wasserstein as sliced_wasserstein,
     )
+    from pushforward.evaluate.sampling import draw_samples as draw_samples, latents as latents
 
 __getattr__, __dir__ = lazy(
     "pushforward.evaluate",
     {
         "baselines": "Baseline fit_baselines",
         "density": "FittedDensity",
-        "evaluation": "EvaluationReport draw_samples evaluate_flow latents",
+        "evaluation": "EvaluationReport SplitRows evaluate_flow",
         "inversion": "LogDetError RoundTrip log_det_error round_trip",
         "latent": "LatentReport latent_normality",
         "likelihood": "Density Nll kl_to_truth log_prob nll nll_from paired_difference",
         "samples": "C2st SampleReport classifier_two_sample_test compare_samples sliced_wasserstein",
+        "sampling": "draw_samples latents",
     },
 )

@@ -1,4 +1,4 @@
-"""What a flow has to beat on the same split: a Gaussian, a mixture of Gaussians, a kernel density."""
+"""Baselines that a flow should beat on the same split: a Gaussian, a Gaussian mixture, a kernel density estimate."""
 
 import copy
 import math
@@ -15,30 +15,30 @@ from pushforward.evaluate.likelihood import Array, Nll, nll_from
 from pushforward.evaluate.one_thread import one_thread
 
 SELECTION_ROWS = 2_000
-"""Validation rows that choose a bandwidth: the choice is as good as with all, and costs seconds."""
+"""Maximum number of validation rows that choose a bandwidth: as good a choice as with all of them, in seconds."""
 
 MIXTURE_ROWS = 50_000
-"""Training rows that the chosen mixture is fitted to in the end, at most: all 200,000 of moons gave a test NLL 0.0007
-nats lower, a seventh of its standard error."""
+"""Maximum number of training rows of the final mixture: all 200,000 rows of moons gave a test NLL only 0.0007 nats
+lower, a seventh of its standard error."""
 
 SMALLEST_VARIANCE = 1e-10
-"""Least variance of the Gaussian in any direction, in units of the columns' variances."""
+"""Minimum variance of the Gaussian in any direction, in units of the columns' variances."""
 
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """A density fitted for comparison, and its score on the test rows in the units of the data.
+    """A density fitted for comparison, with its test NLL in the units of the data.
 
     Attributes:
         name: ``gaussian``, ``gaussian-mixture`` or ``kde``.
-        label: What a table calls it.
-        nll: Score on the test rows.
-        validation_nll: Mean NLL of the validation rows that chose it, in nats; a reference for curves of validation.
+        label: Name in tables.
+        nll: NLL of the test rows.
+        validation_nll: Mean NLL of the validation rows that chose it, in nats; drawn beside validation curves.
         log_probs: Log-densities of the test rows ``(n,)`` in nats, in their order.
-        parameters: Numbers that the density stores; a kernel density stores its rows.
+        parameters: Number of stored values; a kernel density stores its rows.
         detail: What was chosen, on which rows, in words.
         seconds: Wall-clock time to choose, fit and score.
-        rows_used: Training rows behind the fitted density.
+        rows_used: Number of training rows of the fitted density.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Baseline:
     rows_used: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields but the log-densities, safe for JSON."""
+        """All fields except the log-densities, safe for JSON."""
         return {key: json_safe(value) for key, value in vars(self).items() if key not in ("log_probs", "nll")} | {
             "nll": self.nll.to_dict()
         }
@@ -63,22 +63,22 @@ def fit_baselines(
 ) -> list[Baseline]:
     """Fit the three baselines and score them on the test rows.
 
-    Columns are standardised by the training rows, and the Jacobian of that is part of every log-density. The
-    test rows choose nothing. Cost: seconds; the mixture stops growing when its next size would pass ``seconds``.
+    Columns are standardised by the training rows; log-densities include the Jacobian. The test rows choose nothing.
+    Cost: seconds; the mixture stops growing when its next size would exceed ``seconds``.
 
     Args:
         train: Rows ``(n, D)``, in the units of the data; collinear and constant columns are allowed.
         validation: Rows ``(m, D)`` that choose the number of components and the bandwidth.
         test: Rows ``(k, D)`` to score.
-        seed: Decides the subsamples and the mixtures' starts.
-        max_rows: Training rows that the kernel density keeps, and the mixture's size is chosen on, at most.
-        seconds: Time that the mixture may take; it is fitted to ``MIXTURE_ROWS`` training rows if that fits in.
+        seed: Seed of the subsamples and of the mixtures' initialisation.
+        max_rows: Maximum number of training rows of the kernel density, and for choosing the mixture's size.
+        seconds: Time limit of the mixture; within it, the final fit uses ``MIXTURE_ROWS`` training rows.
 
     Returns:
-        ``gaussian``, ``gaussian-mixture`` and ``kde``, in this order.
+        The baselines ``gaussian``, ``gaussian-mixture`` and ``kde``, in this order.
 
     Raises:
-        ValueError: For tables that are empty or differ in columns, values that are not finite, or max_rows < 2.
+        ValueError: If a table is empty, columns differ, a value is not finite, or max_rows < 2.
     """
     tables = {"train": train, "validation": validation, "test": test}
     rows = {name: np.asarray(table, dtype=np.float64) for name, table in tables.items()}
@@ -92,29 +92,31 @@ def fit_baselines(
     if max_rows < 2:
         raise ValueError(f"fit_baselines: expected max_rows of at least 2; got {max_rows}")
     mean, std = rows["train"].mean(axis=0), rows["train"].std(axis=0)
-    # A constant column has nothing to be divided by; rounding leaves it a std of about 1e-16 of its size.
+    # Constant columns are not scaled; rounding gives them a std of about 1e-16 of their size.
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
-    fitted, chosen_by, scored = ((rows[name] - mean) / std for name in tables)
+    fit_rows, selection_rows, test_rows = ((rows[name] - mean) / std for name in tables)
     log_det = -float(np.log(std).sum())
     with one_thread():
         return [
-            _gaussian(fitted, chosen_by, scored, log_det),
-            _gaussian_mixture(fitted, chosen_by, scored, log_det, seed=seed, max_rows=max_rows, seconds=seconds),
-            _kde(fitted, chosen_by, scored, log_det, seed=seed, max_rows=max_rows),
+            _gaussian(fit_rows, selection_rows, test_rows, log_det),
+            _gaussian_mixture(
+                fit_rows, selection_rows, test_rows, log_det, seed=seed, max_rows=max_rows, seconds=seconds
+            ),
+            _kde(fit_rows, selection_rows, test_rows, log_det, seed=seed, max_rows=max_rows),
         ]
 
 
 def _gaussian(train: Array, validation: Array, test: Array, log_det: float) -> Baseline:
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     rows, features = train.shape
     variances, axes = np.linalg.eigh(np.atleast_2d(np.cov(train, rowvar=False, ddof=0)))
-    # Collinear columns have an unbounded likelihood; the floor is the least that keeps the answer finite.
+    # The likelihood of collinear columns is unbounded; this is the smallest ridge that keeps it finite.
     ridge = max(0.0, SMALLEST_VARIANCE - float(variances[0]))
     variances = variances + ridge
     mean, constant = train.mean(axis=0), np.log(variances).sum() + features * math.log(2 * math.pi)
 
-    def score(points: Array) -> Array:
-        centred = (points - mean) @ axes
+    def score(table: Array) -> Array:
+        centred = (table - mean) @ axes
         log_probs: Array = log_det - 0.5 * ((centred**2 / variances).sum(axis=1) + constant)
         return log_probs
 
@@ -123,7 +125,7 @@ def _gaussian(train: Array, validation: Array, test: Array, log_det: float) -> B
     if ridge:
         detail += f", ridge {ridge:.1e} for collinear columns"
     parameters = features + features * (features + 1) // 2
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start_time
     validation_nll = -float(score(validation).mean())
     return Baseline(
         "gaussian", "Gaussian", nll_from(log_probs), validation_nll, log_probs, parameters, detail, seconds, rows
@@ -133,40 +135,39 @@ def _gaussian(train: Array, validation: Array, test: Array, log_det: float) -> B
 def _gaussian_mixture(
     train: Array, validation: Array, test: Array, log_det: float, *, seed: int, max_rows: int, seconds: float
 ) -> Baseline:
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     rows = _subsample(train, max_rows, seed)
     best, best_score, best_seconds = None, -math.inf, 0.0
-    components, setbacks, reason = 1, 0, "validation stopped improving"
+    components, failures, reason = 1, 0, "validation stopped improving"
     while True:
-        attempt = time.perf_counter()
+        attempt_start = time.perf_counter()
         score, mixture = _fit_mixture(components, rows, validation, seed)
-        took = time.perf_counter() - attempt
+        attempt_seconds = time.perf_counter() - attempt_start
         if mixture is not None and score > best_score:
-            best, best_score, best_seconds, setbacks = mixture, score, took, 0
+            best, best_score, best_seconds, failures = mixture, score, attempt_seconds, 0
         else:
-            setbacks += 1
-        # One setback may be an unlucky start; two in a row are an answer.
-        if setbacks == 2:
+            failures += 1
+        # One failure may be an unlucky initialisation; two in a row end the search.
+        if failures == 2:
             break
         components *= 2
         if components > len(rows):
             reason = "no more rows"
             break
-        if time.perf_counter() - began + 3.0 * took > seconds:
+        if time.perf_counter() - start_time + 3.0 * attempt_seconds > seconds:
             reason = f"no time for {components}"
             break
     if best is None:
         raise ValueError(f"fit_baselines: expected rows that a Gaussian mixture can fit; got {train.shape}")
     fitted_rows = len(rows)
-    # More rows help what they helped to choose: the chosen mixture goes on from where it stands, on more of them, if
-    # there is time. That takes a few iterations; against a fresh start its score was sometimes better and
-    # sometimes worse.
-    remaining = seconds - (time.perf_counter() - began)
-    more = _subsample(train, max(max_rows, MIXTURE_ROWS), seed)
-    if len(rows) < len(more) and best_seconds * len(more) / len(rows) < remaining:
-        score, again = _fit_mixture(int(best.n_components), more, validation, seed, start=best)
-        if again is not None and score > best_score:
-            best, best_score, fitted_rows = again, score, len(more)
+    # If there is time, continue the chosen mixture on more rows. A warm start takes a few iterations; its score was
+    # sometimes better and sometimes worse than that of a new initialisation.
+    remaining = seconds - (time.perf_counter() - start_time)
+    more_rows = _subsample(train, max(max_rows, MIXTURE_ROWS), seed)
+    if len(rows) < len(more_rows) and best_seconds * len(more_rows) / len(rows) < remaining:
+        score, refitted = _fit_mixture(int(best.n_components), more_rows, validation, seed, start=best)
+        if refitted is not None and score > best_score:
+            best, best_score, fitted_rows = refitted, score, len(more_rows)
     log_probs = np.asarray(best.score_samples(test)) + log_det
     count, features = int(best.n_components), train.shape[1]
     parameters = count - 1 + count * (features + features * (features + 1) // 2)
@@ -182,7 +183,7 @@ def _gaussian_mixture(
         log_probs,
         parameters,
         detail,
-        time.perf_counter() - began,
+        time.perf_counter() - start_time,
         fitted_rows,
     )
 
@@ -196,7 +197,7 @@ def _fit_mixture(components: int, rows: Array, validation: Array, seed: int, *, 
         mixture = copy.deepcopy(start).set_params(warm_start=True)
     try:
         with warnings.catch_warnings():
-            # Few iterations and repeated rows make poor fits, which validation then turns down.
+            # Few iterations and repeated rows give poor fits, which validation rejects.
             warnings.simplefilter("ignore", ConvergenceWarning)
             warnings.simplefilter("ignore", RuntimeWarning)
             return float(mixture.fit(rows).score(validation)), mixture
@@ -205,12 +206,12 @@ def _fit_mixture(components: int, rows: Array, validation: Array, seed: int, *, 
 
 
 def _kde(train: Array, validation: Array, test: Array, log_det: float, *, seed: int, max_rows: int) -> Baseline:
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     rows = _subsample(train, max_rows, seed)
-    judges = _subsample(validation, SELECTION_ROWS, seed)
+    selection = _subsample(validation, SELECTION_ROWS, seed)
 
     def best_of(bandwidths: Array) -> tuple[float, float]:
-        scores = kernel_log_densities(rows, judges, bandwidths).mean(axis=1)
+        scores = kernel_log_densities(rows, selection, bandwidths).mean(axis=1)
         best = int(np.argmax(scores))
         return float(bandwidths[best]), float(scores[best])
 
@@ -221,9 +222,9 @@ def _kde(train: Array, validation: Array, test: Array, log_det: float, *, seed: 
     log_probs = kernel_log_densities(rows, test, np.array([bandwidth]))[0] + log_det
     detail = (
         f"Gaussian kernel, bandwidth {bandwidth:.3g} standard deviations chosen on"
-        f" {_share(len(judges), len(validation), 'validation')}; {_share(len(rows), len(train), 'training')}"
+        f" {_share(len(selection), len(validation), 'validation')}; {_share(len(rows), len(train), 'training')}"
     )
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start_time
     parameters = rows.size + 1
     return Baseline(
         "kde",
@@ -238,12 +239,12 @@ def _kde(train: Array, validation: Array, test: Array, log_det: float, *, seed: 
     )
 
 
-def _subsample(rows: Array, most: int, seed: int) -> Array:
-    if len(rows) <= most:
+def _subsample(rows: Array, max_rows: int, seed: int) -> Array:
+    if len(rows) <= max_rows:
         return rows
-    drawn: Array = rows[np.sort(np.random.default_rng(seed).choice(len(rows), size=most, replace=False))]
-    return drawn
+    chosen: Array = rows[np.sort(np.random.default_rng(seed).choice(len(rows), size=max_rows, replace=False))]
+    return chosen
 
 
-def _share(used: int, given: int, part: str) -> str:
-    return f"{used:,} of {given:,} {part} rows (drawn at random)" if used < given else f"{used:,} {part} rows"
+def _share(used: int, available: int, part: str) -> str:
+    return f"{used:,} of {available:,} {part} rows (drawn at random)" if used < available else f"{used:,} {part} rows"

@@ -1,4 +1,4 @@
-"""The rows a density finds least and most likely: where a fit goes wrong is seldom seen in a mean."""
+"""The rows with the lowest and the highest log-density: they show errors of a fit that a mean hides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from pushforward.evaluate.likelihood import Array
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """A row and its score.
+    """A row of the data set with its log-density.
 
     Attributes:
-        row: Its number in the data set, from 0.
-        log_prob: Its log-density, in nats.
-        values: Its values by column, as recorded.
+        row: Number of the row in the data set, from 0.
+        log_prob: Log-density of the row, in nats.
+        values: Values by column, as recorded.
     """
 
     row: int
@@ -31,7 +31,7 @@ class ScoredRow:
 
 @dataclass(frozen=True)
 class Extremes:
-    """The ends of the scores; ``worst`` begins with the worst, ``best`` with the best."""
+    """Rows with the lowest (``worst``) and the highest (``best``) log-density, the most extreme first."""
 
     worst: list[ScoredRow]
     best: list[ScoredRow]
@@ -41,35 +41,37 @@ class Extremes:
         return {"worst": [row.to_dict() for row in self.worst], "best": [row.to_dict() for row in self.best]}
 
 
-def extreme_rows(log_probs: Array, rows: Array, numbers: Array, columns: Sequence[str], *, count: int = 10) -> Extremes:
-    """Find the rows with the lowest and the highest log-density; an undefined one counts as the lowest.
+def extreme_rows(
+    log_probs: Array, rows: Array, row_numbers: Array, columns: Sequence[str], *, count: int = 10
+) -> Extremes:
+    """Find the rows with the lowest and the highest log-density; NaN counts as the lowest.
 
     Args:
         log_probs: Log-densities ``(n,)``.
-        rows: The rows as recorded ``(n, C)``, context included where there is one.
-        numbers: Their numbers in the data set ``(n,)``.
+        rows: The rows as recorded ``(n, C)``, with their context if any.
+        row_numbers: Numbers of the rows in the data set ``(n,)``.
         columns: Names of the columns.
-        count: Rows at each end; each row stands at one end at most.
+        count: Number of rows in each list; no row is in both.
 
     Raises:
-        ValueError: For lengths that do not agree.
+        ValueError: If lengths differ.
     """
-    if not len(log_probs) == len(rows) == len(numbers) or rows.ndim != 2 or rows.shape[1] != len(columns):
+    if not len(log_probs) == len(rows) == len(row_numbers) or rows.ndim != 2 or rows.shape[1] != len(columns):
         raise ValueError(
             f"extreme_rows: expected as many scores, rows and numbers, and {len(columns)} columns; got "
-            f"{len(log_probs)} scores, {len(numbers)} numbers and rows of shape {rows.shape}"
+            f"{len(log_probs)} scores, {len(row_numbers)} numbers and rows of shape {rows.shape}"
         )
     order = np.argsort(np.where(np.isnan(log_probs), -np.inf, log_probs), kind="stable")
     count = min(count, len(order) // 2)
 
-    def listed(places: Array) -> list[ScoredRow]:
+    def scored(indices: Array) -> list[ScoredRow]:
         return [
             ScoredRow(
-                int(numbers[place]),
-                float(log_probs[place]),
-                dict(zip(columns, (float(value) for value in rows[place]), strict=True)),
+                int(row_numbers[i]),
+                float(log_probs[i]),
+                dict(zip(columns, (float(value) for value in rows[i]), strict=True)),
             )
-            for place in places
+            for i in indices
         ]
 
-    return Extremes(listed(order[:count]), listed(order[::-1][:count]))
+    return Extremes(scored(order[:count]), scored(order[::-1][:count]))

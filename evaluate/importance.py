@@ -1,30 +1,30 @@
-"""What importance weights say of a fitted density: the normalising constant, and how much a sample is worth.
+"""Importance sampling diagnostics: estimate of log Z, effective sample sizes, Pareto k of the weights.
 
-All take log-weights ``log w = log p~(x) - log q(x)`` in nats, of the unnormalised target p~ and the flow q, and sum
-them in float64 relative to the largest, so that no weight overflows. A log-weight of -inf, a point where the target
-is zero, counts as a weight of zero.
+All functions take log importance weights ``log w = log p~(x) - log q(x)`` in nats, of the unnormalised target p~ and
+the flow q. Weights are summed in float64 relative to the largest, so that none overflows. A log-weight of -inf, where
+the target is zero, is a weight of zero.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from pushforward.evaluate.statistics import Array
 
 
 def log_z_estimate(log_w: Tensor | Array) -> tuple[float, float]:
-    """Log of the normalising constant of the target, and its standard error, in nats, from points of the flow.
+    """Estimate log Z, the log of the target's normalising constant, with its standard error, in nats.
 
-    The mean weight is unbiased for Z; its logarithm is biased low by half its variance. The error is that of the mean
-    weight over the mean weight (delta method), and too small itself where few weights dominate: see ``pareto_k``.
+    The mean weight is an unbiased estimate of Z; its logarithm is biased low by half its variance. The standard error
+    is that of the mean weight divided by the mean weight (delta method). It is too small if few weights dominate: see
+    ``pareto_k``.
 
     Args:
-        log_w: Log-weights ``(n,)`` at points drawn from the flow.
+        log_w: Log-weights ``(n,)`` of samples of the flow.
 
     Returns:
-        The estimate and its error; the error is ``nan`` for a single point or where the estimate is not finite.
+        The estimate and its standard error; the error is ``nan`` for a single sample or an infinite estimate.
 
     Raises:
         ValueError: Without any weight.
@@ -43,15 +43,15 @@ def log_z_estimate(log_w: Tensor | Array) -> tuple[float, float]:
 
 
 def reverse_ess(log_w: Tensor | Array) -> float:
-    """Share of an exact sample that a weighted sample of the flow is worth: (mean w)^2 / mean w^2.
+    """Effective sample size as a fraction of n, from samples of the flow: (mean w)^2 / mean w^2.
 
-    Blind to modes that the flow has none of, and never below 1 / n.
+    It does not see modes of the target that the flow misses, and is at least 1 / n.
 
     Args:
-        log_w: Log-weights ``(n,)`` at points drawn from the flow.
+        log_w: Log-weights ``(n,)`` of samples of the flow.
 
     Returns:
-        A number in (0, 1]; ``nan`` where no weight is positive or one is undefined.
+        A number in (0, 1]; ``nan`` if no weight is positive or one is undefined.
 
     Raises:
         ValueError: Without any weight.
@@ -66,20 +66,20 @@ def reverse_ess(log_w: Tensor | Array) -> float:
     return min(1.0, float(w.mean() ** 2 / np.square(w).mean()))
 
 
-def forward_ess(log_w_on_truth: Tensor | Array, log_z: float | None = None) -> float:
-    """The same share from points of the truth: 1 / (mean w * mean 1/w), which sees the modes that the flow misses.
+def forward_ess(log_w: Tensor | Array, log_z: float | None = None) -> float:
+    """Effective sample size as a fraction of n, from exact samples of the target: 1 / (mean w * mean 1/w).
 
-    Under the truth p = p~ / Z the mean of w is E_q[w^2] / Z and that of 1/w is 1 / Z, so that this is (E_q w)^2 /
-    E_q[w^2] as well; an unknown Z cancels. Where Z is known it had better stand in for the mean of 1/w, whose variance
-    is infinite for a flow that is much wider than the truth.
+    It sees modes of the target that the flow misses. Under the normalised target p = p~ / Z the mean of w is
+    E_q[w^2] / Z and that of 1/w is 1 / Z, so that this is (E_q w)^2 / E_q[w^2] as well; an unknown Z cancels. A known Z
+    is better than the mean of 1/w, whose variance is infinite for a flow that is much wider than the target.
 
     Args:
-        log_w_on_truth: Log-weights ``(n,)`` at points drawn from the normalised target.
-        log_z: Log of the target's normalising constant, in nats; estimated from the same weights unless told.
+        log_w: Log-weights ``(n,)`` of exact samples of the target.
+        log_z: Log of the target's normalising constant, in nats; estimated from the same weights if None.
 
     Returns:
-        A number in [0, 1]; 0 where the flow has no density at a point of the truth (+inf), or where the target has
-        none at one of its own (-inf), ``nan`` where a weight is undefined.
+        A number in [0, 1]; 0 if the flow has zero density at a sample (+inf), or the target at one of its own samples
+        (-inf); ``nan`` if a weight is undefined.
 
     Raises:
         ValueError: Without any weight.
@@ -88,27 +88,27 @@ def forward_ess(log_w_on_truth: Tensor | Array, log_z: float | None = None) -> f
         - Nicoli et al. (2023), Detecting and mitigating mode-collapse for flow-based sampling of lattice field
           theories, https://arxiv.org/abs/2302.14082
     """
-    values = _float64(log_w_on_truth, "forward_ess")
+    values = _float64(log_w, "forward_ess")
     if np.isnan(values).any():
         return math.nan
     if np.isinf(values).any():
         return 0.0
-    log_mean_of_inverse = _log_mean_exp(-values) if log_z is None else -log_z
-    return min(1.0, math.exp(min(0.0, -_log_mean_exp(values) - log_mean_of_inverse)))
+    log_mean_inverse = _log_mean_exp(-values) if log_z is None else -log_z
+    return min(1.0, math.exp(min(0.0, -_log_mean_exp(values) - log_mean_inverse)))
 
 
 def pareto_k(log_w: Tensor | Array) -> float:
-    """Shape of the Pareto tail of the weights: above 0.7, trust neither the estimate nor its error.
+    """Shape k of the generalised Pareto tail of the weights; above 0.7 neither log Z nor its error is reliable.
 
-    Moments of order 1/k and above are infinite: the variance from 0.5 on, the mean from 1 on. Fitted to the largest
-    min(n / 5, 3 sqrt(n)) weights, and drawn to 0.5 by as much as ten more of them would.
+    Moments of order 1/k and above are infinite: the variance for k >= 0.5, the mean for k >= 1. The tail is fitted to
+    the largest min(n / 5, 3 sqrt(n)) weights, with a prior at 0.5 that counts as ten weights.
 
     Args:
-        log_w: Log-weights ``(n,)`` at points drawn from the flow.
+        log_w: Log-weights ``(n,)`` of samples of the flow.
 
     Returns:
-        The shape k; ``nan`` where fewer than 25 weights are positive, or one is infinite or undefined; -inf where
-        the largest are all equal, which is no tail at all.
+        The shape k; ``nan`` if fewer than 25 weights are positive, or one is infinite or undefined; -inf if the
+        largest weights are all equal, so that there is no tail.
 
     Raises:
         ValueError: Without any weight.
@@ -136,7 +136,7 @@ def pareto_k(log_w: Tensor | Array) -> float:
 
 
 def _generalized_pareto_shape(excess: Array) -> float:
-    """Zhang and Stephens' estimate for ascending positive excesses: the posterior mean over a grid of theta."""
+    """Estimate the shape from ascending positive excesses: Zhang and Stephens' posterior mean over a grid of theta."""
     n = len(excess)
     grid = 30 + int(math.sqrt(n))
     quartile = excess[int(n / 4 + 0.5) - 1]
@@ -144,8 +144,8 @@ def _generalized_pareto_shape(excess: Array) -> float:
     shape = np.log1p(-theta[:, None] * excess).mean(axis=1)
     log_likelihood = n * (np.log(-theta / shape) - shape - 1)
     weights = np.exp(log_likelihood - log_likelihood.max())
-    best = float((theta * weights).sum() / weights.sum())
-    k = float(np.log1p(-best * excess).mean())
+    mean_theta = float((theta * weights).sum() / weights.sum())
+    k = float(np.log1p(-mean_theta * excess).mean())
     return (n * k + 10 * 0.5) / (n + 10)
 
 
@@ -155,9 +155,9 @@ def _log_mean_exp(values: Array) -> float:
 
 
 def _shifted(log_w: Tensor | Array, where: str) -> tuple[Array, float]:
-    """Log-weights less their largest, and the largest; where that is not finite, they are as they were."""
+    """Return log-weights minus their maximum, and the maximum; unchanged log-weights if the maximum is not finite."""
     values = _float64(log_w, where)
-    top = float(values.max())  # NaN where there is one
+    top = float(values.max())  # NaN if one is NaN
     return (values - top if math.isfinite(top) else values), top
 
 

@@ -1,4 +1,4 @@
-"""Is the flow the bijection it says it is: round trips, and log-determinants against automatic differentiation."""
+"""Numerical errors of a flow's bijection: round trips, and log-determinants against automatic differentiation."""
 
 import copy
 import math
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.common.files import json_safe
-from pushforward.evaluate.likelihood import BATCH_SIZE, Array, as_points, device_of, evaluating
+from pushforward.evaluate.likelihood import BATCH_SIZE, Array, as_tensor, device_of, evaluation_mode
 
 
-class TwoWay(Protocol):
-    """A bijection: both directions return the point and the log-determinant of the map just applied."""
+class InvertibleMap(Protocol):
+    """A bijection: each direction returns the mapped rows and the log-determinant of its Jacobian."""
 
     def forward(self, x: Tensor, context: Tensor | None = None, /) -> tuple[Tensor, Tensor]:
         """Data to base, ``(..., D) -> (..., D), (...)``."""
@@ -25,24 +25,24 @@ class TwoWay(Protocol):
         ...
 
 
-class Invertible(Protocol):
-    """A flow whose bijection can be reached."""
+class HasBijection(Protocol):
+    """A flow with an attribute ``bijection``."""
 
     @property
-    def bijection(self) -> TwoWay:
-        """The map between data and base."""
+    def bijection(self) -> InvertibleMap:
+        """The map from data to base."""
         ...
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """What is lost on the way to the base and back; ``nan`` or ``inf`` when something was not finite.
+    """Error of mapping rows to the base and back; ``nan`` or ``inf`` if a value was not finite.
 
     Attributes:
         points: Largest absolute error of a value, in standard deviations of its column.
         log_det: Largest absolute sum of the two log-determinants, in nats; 0 for an exact inverse.
-        rows: Rows tried.
-        points_float32: As ``points``, with flow and rows in single precision; ``None`` when not asked for.
+        rows: Number of rows.
+        points_float32: As ``points``, with flow and rows in single precision; None if not requested.
         log_det_float32: As ``log_det``, in single precision.
     """
 
@@ -59,13 +59,13 @@ class RoundTrip:
 
 @dataclass(frozen=True)
 class LogDetError:
-    """The flow's log-determinant against the determinant of its Jacobian.
+    """Error of the flow's log-determinant against its Jacobian by automatic differentiation.
 
     Attributes:
         error: Largest absolute difference over the rows, in nats.
-        rows: Rows tried.
+        rows: Number of rows.
         error_float32: The flow's single-precision log-determinant against the same double-precision Jacobians;
-            ``None`` when not asked for.
+            None if not requested.
     """
 
     error: float
@@ -78,44 +78,44 @@ class LogDetError:
 
 
 def round_trip(
-    flow: Invertible,
+    flow: HasBijection,
     x: Tensor | Array,
     context: Tensor | Array | None = None,
     *,
     std: Array | None = None,
     float32: bool = False,
 ) -> RoundTrip:
-    """Send points to the base and back.
+    """Map rows to the base and back, and measure the error.
 
-    A log-determinant that is wrong in both directions alike passes here: see :func:`log_det_error`.
+    A log-determinant with the same error in both directions is not detected here: see :func:`log_det_error`.
 
     Args:
         flow: A flow in double precision.
-        x: Points ``(n, D)``.
+        x: Rows ``(n, D)``.
         context: ``(n, C)`` or broadcast against it.
-        std: Standard deviation of each column ``(D,)``; that of ``x`` unless given.
-        float32: Whether to try a single-precision copy too.
+        std: Standard deviation of each column ``(D,)``; by default that of ``x``.
+        float32: Whether to measure a single-precision copy too.
     """
-    points, contexts = _double(flow, x, context, where="round_trip")
-    scale = points.std(dim=0, correction=0) if std is None else as_points(std).to(points)
-    # A constant column (or a single row) has no scale of its own: its error is then in its own units.
+    rows, contexts = _as_float64(flow, x, context, where="round_trip")
+    scale = rows.std(dim=0, correction=0) if std is None else as_tensor(std).to(rows)
+    # Constant columns (or a single row) have no scale: their error stays in data units.
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    error, log_det = _round_trip(flow.bijection, points, contexts, scale)
+    error, log_det = _round_trip(flow.bijection, rows, contexts, scale)
     if not float32:
-        return RoundTrip(error, log_det, len(points))
-    single = _single(flow)
+        return RoundTrip(error, log_det, len(rows))
+    single = _as_float32(flow)
     error32, log_det32 = _round_trip(
-        single.bijection, points.float(), None if contexts is None else contexts.float(), scale.float()
+        single.bijection, rows.float(), None if contexts is None else contexts.float(), scale.float()
     )
-    return RoundTrip(error, log_det, len(points), error32, log_det32)
+    return RoundTrip(error, log_det, len(rows), error32, log_det32)
 
 
 def log_det_error(
-    flow: Invertible,
+    flow: HasBijection,
     x: Tensor | Array,
     context: Tensor | Array | None = None,
     *,
-    rows: int = 8,
+    max_rows: int = 8,
     float32: bool = False,
 ) -> LogDetError:
     """Compare log-determinants with ``slogdet`` of Jacobians from automatic differentiation.
@@ -124,90 +124,90 @@ def log_det_error(
 
     Args:
         flow: A flow in double precision.
-        x: Points ``(n, D)``, of which the first ``rows`` are used.
+        x: Rows ``(n, D)``, of which the first ``max_rows`` are used.
         context: ``(n, C)`` or broadcast against it.
-        rows: Rows to try.
-        float32: Whether to try a single-precision copy too.
+        max_rows: Maximum number of rows.
+        float32: Whether to measure a single-precision copy too.
     """
-    points, contexts = _double(flow, x, context, where="log_det_error")
-    points = points[:rows]
-    contexts = None if contexts is None else contexts[:rows]
-    # The Jacobian must be that of the very points a single-precision copy sees.
-    points = points.float().double() if float32 else points
+    rows, contexts = _as_float64(flow, x, context, where="log_det_error")
+    rows = rows[:max_rows]
+    contexts = None if contexts is None else contexts[:max_rows]
+    # Both precisions must use exactly the same rows.
+    rows = rows.float().double() if float32 else rows
     contexts = contexts.float().double() if float32 and contexts is not None else contexts
-    with evaluating(flow), torch.enable_grad():
-        truth = torch.stack([_log_det(flow.bijection, points, contexts, row) for row in range(len(points))])
-    with evaluating(flow):
-        error = _largest(flow.bijection.forward(points, contexts)[1] - truth)
+    with evaluation_mode(flow), torch.enable_grad():
+        expected = torch.stack([_jacobian_log_det(flow.bijection, rows, contexts, i) for i in range(len(rows))])
+    with evaluation_mode(flow):
+        error = _max_abs(flow.bijection.forward(rows, contexts)[1] - expected)
     if not float32:
-        return LogDetError(error, len(points))
-    single = _single(flow)
-    with evaluating(single):
-        log_det = single.bijection.forward(points.float(), None if contexts is None else contexts.float())[1]
-    return LogDetError(error, len(points), _largest(log_det.double() - truth))
+        return LogDetError(error, len(rows))
+    single = _as_float32(flow)
+    with evaluation_mode(single):
+        log_det = single.bijection.forward(rows.float(), None if contexts is None else contexts.float())[1]
+    return LogDetError(error, len(rows), _max_abs(log_det.double() - expected))
 
 
-Found = TypeVar("Found", RoundTrip, LogDetError)
+Errors = TypeVar("Errors", RoundTrip, LogDetError)
 
 
-def worst(found: Sequence[Found]) -> Found:
-    """The largest errors among several flows."""
-    first = found[0]
+def largest_errors(errors_of_flows: Sequence[Errors]) -> Errors:
+    """Return the largest error of each kind among several flows; NaN if one is NaN."""
+    first = errors_of_flows[0]
     errors: dict[str, Any] = {
-        field.name: _worst([getattr(one, field.name) for one in found])
+        field.name: _max_or_nan([getattr(one, field.name) for one in errors_of_flows])
         for field in fields(first)
         if isinstance(getattr(first, field.name), float)
     }
     return replace(first, **errors)
 
 
-def _log_det(bijection: TwoWay, points: Tensor, contexts: Tensor | None, row: int) -> Tensor:
-    context = None if contexts is None else contexts[row : row + 1]
+def _jacobian_log_det(bijection: InvertibleMap, rows: Tensor, contexts: Tensor | None, i: int) -> Tensor:
+    context = None if contexts is None else contexts[i : i + 1]
 
-    def one(x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         return bijection.forward(x[None], context)[0][0]
 
-    jacobian = cast(Tensor, torch.autograd.functional.jacobian(one, points[row]))
+    jacobian = cast(Tensor, torch.autograd.functional.jacobian(forward, rows[i]))
     log_det: Tensor = torch.linalg.slogdet(jacobian)[1].detach()
     return log_det
 
 
-def _round_trip(bijection: TwoWay, points: Tensor, contexts: Tensor | None, scale: Tensor) -> tuple[float, float]:
+def _round_trip(bijection: InvertibleMap, rows: Tensor, contexts: Tensor | None, scale: Tensor) -> tuple[float, float]:
     errors, log_dets = [], []
-    with evaluating(bijection):
-        for start in range(0, len(points), BATCH_SIZE):
-            part = slice(start, start + BATCH_SIZE)
-            context = None if contexts is None else contexts[part]
-            z, there = bijection.forward(points[part], context)
-            x, back = bijection.inverse(z, context)
-            errors.append(_largest((x - points[part]) / scale))
-            log_dets.append(_largest(there + back))
-    return _worst(errors), _worst(log_dets)
+    with evaluation_mode(bijection):
+        for start in range(0, len(rows), BATCH_SIZE):
+            batch = slice(start, start + BATCH_SIZE)
+            context = None if contexts is None else contexts[batch]
+            z, forward_log_det = bijection.forward(rows[batch], context)
+            x, inverse_log_det = bijection.inverse(z, context)
+            errors.append(_max_abs((x - rows[batch]) / scale))
+            log_dets.append(_max_abs(forward_log_det + inverse_log_det))
+    return _max_or_nan(errors), _max_or_nan(log_dets)
 
 
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max())  # torch's maximum hands NaN on: a failure stays visible
+def _max_abs(values: Tensor) -> float:
+    return float(values.abs().max())  # torch's maximum of NaN is NaN
 
 
-def _worst(values: list[float]) -> float:
+def _max_or_nan(values: list[float]) -> float:
     return math.nan if any(math.isnan(value) for value in values) else max(values)
 
 
-def _single(flow: Invertible) -> Invertible:
+def _as_float32(flow: HasBijection) -> HasBijection:
     if not isinstance(flow, nn.Module):
-        raise TypeError(f"float32: expected a torch module, to be copied; got {type(flow).__name__}")
-    return cast(Invertible, copy.deepcopy(flow).float())
+        raise TypeError(f"float32: expected a torch module that can be copied; got {type(flow).__name__}")
+    return cast(HasBijection, copy.deepcopy(flow).float())
 
 
-def _double(
-    flow: Invertible, x: Tensor | Array, context: Tensor | Array | None, *, where: str
+def _as_float64(
+    flow: HasBijection, x: Tensor | Array, context: Tensor | Array | None, *, where: str
 ) -> tuple[Tensor, Tensor | None]:
-    points = as_points(x)
-    if points.ndim != 2 or len(points) == 0:
-        raise ValueError(f"{where}: expected points of shape (rows, features); got {tuple(points.shape)}")
-    device = device_of(flow) or points.device
-    points = points.detach().to(device, torch.float64)
+    rows = as_tensor(x)
+    if rows.ndim != 2 or len(rows) == 0:
+        raise ValueError(f"{where}: expected rows of shape (rows, features); got {tuple(rows.shape)}")
+    device = device_of(flow) or rows.device
+    rows = rows.detach().to(device, torch.float64)
     if context is None:
-        return points, None
-    given = as_points(context)
-    return points, given.detach().to(device, torch.float64).expand(len(points), given.shape[-1])
+        return rows, None
+    context = as_tensor(context)
+    return rows, context.detach().to(device, torch.float64).expand(len(rows), context.shape[-1])

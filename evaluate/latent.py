@@ -1,4 +1,4 @@
-"""Held-out rows pulled back to noise: under a perfect fit they are independent standard normals."""
+"""Tests of the latents of held-out rows: under a perfect fit they are independent standard normal variables."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +12,18 @@ from pushforward.evaluate.likelihood import Array
 
 @dataclass(frozen=True)
 class LatentReport:
-    """How normal the noise is that a flow makes of held-out rows.
+    """How close the latents of held-out rows are to N(0, I).
 
     Attributes:
-        rows: Rows tested.
-        non_finite: Rows left out because a value was NaN or infinite.
+        rows: Number of rows tested.
+        non_finite: Number of rows left out because a value was NaN or infinite.
         mean: Mean of each feature.
         std: Standard deviation of each feature.
         ks: Kolmogorov-Smirnov distance of each feature from N(0, 1).
-        ks_p_value: Its p-value, one a feature, not corrected for their number.
-        max_correlation: Largest absolute correlation between two features; 0 for a single one.
+        ks_p_value: p-value of each feature, not corrected for the number of features.
+        max_correlation: Largest absolute correlation between two features; 0 for a single feature.
         radius_ks: Kolmogorov-Smirnov distance of the squared radius from chi-squared with D degrees of freedom.
-        radius_ks_p_value: Its p-value.
+        radius_ks_p_value: p-value of that distance.
     """
 
     rows: int
@@ -41,9 +41,9 @@ class LatentReport:
         return dict(json_safe(self))
 
     def lines(self) -> list[str]:
-        """A few lines of plain text."""
+        """The report as lines of plain text."""
         worst = int(np.argmax(self.ks))
-        # Bonferroni: of many features one is always the worst.
+        # Bonferroni correction: this is the largest of many distances.
         p_value = min(1.0, self.ks_p_value[worst] * len(self.ks))
         mean, std = (np.asarray(values) for values in (self.mean, self.std))
         out = [
@@ -59,40 +59,39 @@ class LatentReport:
         return out
 
 
-def latent_normality(eps: Tensor | Array) -> LatentReport:
-    """Test noise ``(n, D)`` against independent standard normals.
+def latent_normality(latents: Tensor | Array) -> LatentReport:
+    """Test latents against independent standard normal variables.
 
-    With thousands of rows the p-values notice deviations that no one would mind; the distances say how large they
-    are.
+    With thousands of rows, p-values are small for deviations too small to matter; the distances give their size.
 
     Args:
-        eps: What the flow and its base make of held-out rows, ``(n, D)``.
+        latents: Latents of held-out rows ``(n, D)``.
 
     Raises:
         ValueError: For another shape, or fewer than two finite rows.
     """
     from scipy import stats
 
-    points = eps.detach().cpu().double().numpy() if isinstance(eps, Tensor) else np.asarray(eps, np.float64)
-    if points.ndim != 2 or points.shape[1] == 0:
-        raise ValueError(f"latent_normality: expected noise of shape (rows, features); got {points.shape}")
-    finite = np.isfinite(points).all(axis=1)
-    points, non_finite = points[finite], int(np.count_nonzero(~finite))
-    rows, features = points.shape
+    z = latents.detach().cpu().double().numpy() if isinstance(latents, Tensor) else np.asarray(latents, np.float64)
+    if z.ndim != 2 or z.shape[1] == 0:
+        raise ValueError(f"latent_normality: expected latents of shape (rows, features); got {z.shape}")
+    finite = np.isfinite(z).all(axis=1)
+    z, non_finite = z[finite], int(np.count_nonzero(~finite))
+    rows, features = z.shape
     if rows < 2:
         raise ValueError(f"latent_normality: expected at least two finite rows; got {rows}")
-    tests = [stats.kstest(column, "norm") for column in points.T]
-    radius = stats.kstest((points**2).sum(axis=1), stats.chi2(features).cdf)
+    tests = [stats.kstest(column, "norm") for column in z.T]
+    radius = stats.kstest((z**2).sum(axis=1), stats.chi2(features).cdf)
     largest = 0.0
     if features > 1:
-        with np.errstate(invalid="ignore", divide="ignore"):  # a constant feature correlates with nothing
-            correlation = np.nan_to_num(np.corrcoef(points, rowvar=False))
+        with np.errstate(invalid="ignore", divide="ignore"):  # a constant feature has no correlation
+            correlation = np.nan_to_num(np.corrcoef(z, rowvar=False))
         largest = float(np.abs(correlation - np.diag(np.diag(correlation))).max())
     return LatentReport(
         rows=rows,
         non_finite=non_finite,
-        mean=points.mean(axis=0).tolist(),
-        std=points.std(axis=0, ddof=1).tolist(),
+        mean=z.mean(axis=0).tolist(),
+        std=z.std(axis=0, ddof=1).tolist(),
         ks=[float(test.statistic) for test in tests],
         ks_p_value=[float(test.pvalue) for test in tests],
         max_correlation=largest,

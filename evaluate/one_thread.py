@@ -1,4 +1,4 @@
-"""One thread for work that is too small to share."""
+"""Limit BLAS and OpenMP to one thread, for work too small to parallelise."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let BLAS and OpenMP use one thread in the block.
+    """Limit BLAS and OpenMP to one thread inside the block.
 
-    Mixtures, distances and trees on some ten thousand rows are thousands of short loops: a second thread gains nothing
-    on an idle machine, and on a busy one every loop waits for it, which was seen to cost tenfold.
+    Mixtures, distances and trees on about ten thousand rows run thousands of short loops. A second thread gains nothing
+    on an idle machine; on a busy one every loop waits for it, and the work has taken ten times as long.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
 

@@ -1,4 +1,4 @@
-"""Reading while something else computes: one thread, a few items ahead."""
+"""Prefetching: a thread reads the next items while the caller computes."""
 
 import contextlib
 import queue
@@ -8,55 +8,55 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-_PATIENCE_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 @contextlib.contextmanager
 def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Iterator[Item]]:
-    """Iterate over items that a thread takes from their source before they are asked for.
+    """Iterate over items that a thread reads ahead of the caller.
 
-    An error of the source is raised where its item would have come, with its traceback. When the block ends, for
-    whatever reason, the thread ends after the item it is at. It is a daemon: an interpreter that must go need not wait.
+    An error of the source is raised at the position of its item, with its traceback. When the block ends, for whatever
+    reason, the thread ends after its current item. It is a daemon thread: it does not delay the interpreter's exit.
 
     Args:
-        items: The source; it is iterated in the other thread, once.
-        depth: Items that may wait; one more is being read.
+        items: The source; the other thread iterates over it once.
+        depth: Size of the buffer; one more item is being read.
 
     Yields:
-        The items, in order.
+        An iterator over the items, in order.
     """
-    waiting: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(depth)
-    over = threading.Event()
+    buffer: queue.Queue[tuple[Item | None, BaseException | None, bool]] = queue.Queue(depth)
+    stopped = threading.Event()
 
     def put(item: Item | None, error: BaseException | None = None, *, last: bool) -> None:
-        while not over.is_set():
+        while not stopped.is_set():
             with contextlib.suppress(queue.Full):
-                waiting.put((item, error, last), timeout=_PATIENCE_SECONDS)
+                buffer.put((item, error, last), timeout=_POLL_SECONDS)
                 return
 
     def read() -> None:
         try:
             for item in items:
                 put(item, last=False)
-                if over.is_set():
+                if stopped.is_set():
                     return
             put(None, last=True)
-        except BaseException as error:  # to be raised in the thread that waits for it
+        except BaseException as error:  # raised in the consuming thread
             put(None, error, last=True)
 
-    def taken() -> Iterator[Item]:
+    def consume() -> Iterator[Item]:
         while True:
-            item, error, last = waiting.get()
+            item, error, last = buffer.get()
             if error is not None:
                 raise error
             if last:
                 return
-            yield item  # type: ignore[misc]  # an item that is not the last is one
+            yield item  # type: ignore[misc]  # None only marks the end
 
     thread = threading.Thread(target=read, name="read_ahead", daemon=True)
     thread.start()
     try:
-        yield taken()
+        yield consume()
     finally:
-        over.set()
-        thread.join(timeout=5.0)  # a source that blocks must not hold up an interrupt
+        stopped.set()
+        thread.join(timeout=5.0)  # a blocking source must not delay an interrupt

@@ -1,4 +1,4 @@
-"""Samples against held-out rows: distances, and a classifier that tries to tell them apart."""
+"""Compare samples with held-out rows: distances, and a classifier two-sample test."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from pushforward.evaluate.likelihood import Array
 from pushforward.evaluate.one_thread import one_thread
 
 C2ST_ROWS = 4_000
-"""Rows a side that the classifier sees at most: its accuracy is then known to ± 0.006."""
+"""Maximum number of rows on each side of the classifier: the standard error of its accuracy is then 0.006."""
 
 
 @dataclass(frozen=True)
 class C2st:
-    """A classifier two-sample test: 0.5 says that held-out rows and samples cannot be told apart.
+    """Result of a classifier two-sample test; an accuracy of 0.5 means that the classifier finds no difference.
 
     Attributes:
-        accuracy: Share of rows classified rightly, each by a classifier that was not trained on it.
-        se: Standard error of the accuracy, binomial over the rows.
-        auc: Area under the receiver operating characteristic of the same out-of-fold scores.
-        rows: Rows on each side.
+        accuracy: Share of correctly classified rows, each by a classifier that was not trained on it.
+        se: Binomial standard error of the accuracy.
+        auc: Area under the receiver operating characteristic (ROC) curve of the same out-of-fold scores.
+        rows: Number of rows on each side.
     """
 
     accuracy: float
@@ -34,15 +34,15 @@ class C2st:
 
 @dataclass(frozen=True)
 class SampleReport:
-    """Samples of a flow against held-out rows, in standard deviations of the reference rows.
+    """Distances between samples of a flow and held-out rows, in standard deviations of the reference rows.
 
-    Each ``*_reference`` is the same number for real rows against real rows, that is, what sampling noise alone
-    gives with as many rows; a number near its reference is as good as can be seen.
+    Each ``*_reference`` is the same distance between reference (training) rows and held-out rows: what sampling noise
+    alone gives. A distance near its reference cannot be distinguished from a perfect fit.
 
     Attributes:
-        rows: Samples compared, and reference rows behind the ``*_reference`` numbers.
-        held_out_rows: Held-out rows compared.
-        non_finite: Samples left out because a value was NaN or infinite.
+        rows: Number of samples, and of the reference rows for the ``*_reference`` distances.
+        held_out_rows: Number of held-out rows.
+        non_finite: Number of samples left out because a value was NaN or infinite.
         sliced_wasserstein: Sliced 2-Wasserstein distance, in standard deviations.
         sliced_wasserstein_reference: The same for reference rows.
         c2st: Classifier two-sample test of samples against held-out rows.
@@ -68,17 +68,17 @@ class SampleReport:
         return dict(json_safe(self))
 
     def lines(self) -> list[str]:
-        """A few lines of plain text."""
+        """The report as lines of plain text."""
         worst = max(self.ks, key=lambda name: self.ks[name])
         out = [
             f"sliced Wasserstein   {self.sliced_wasserstein:.4f} std"
-            f" (real against real {self.sliced_wasserstein_reference:.4f})",
+            f" (training rows {self.sliced_wasserstein_reference:.4f})",
             f"classifier test      accuracy {self.c2st.accuracy:.3f} ± {self.c2st.se:.3f}, AUC {self.c2st.auc:.3f}"
-            " (0.5: cannot be told apart)",
+            " (0.5 is chance)",
             f"largest KS distance  {self.ks[worst]:.4f} in {worst}"
-            f" (real against real at most {max(self.ks_reference.values()):.4f})",
+            f" (training rows at most {max(self.ks_reference.values()):.4f})",
             f"correlations         differ by at most {self.correlation_difference:.4f}"
-            f" (real against real {self.correlation_difference_reference:.4f})",
+            f" (training rows {self.correlation_difference_reference:.4f})",
         ]
         if self.non_finite:
             out.append(f"not finite           {self.non_finite:,} samples, left out of the above")
@@ -90,18 +90,18 @@ def compare_samples(
 ) -> SampleReport:
     """Compare samples with held-out rows, both standardised by the reference (training) rows.
 
-    Cost: seconds, nearly all of it the classifier's.
+    Cost: seconds, nearly all of it for the classifier.
 
     Args:
-        samples: Points drawn from the flow ``(n, D)``, in the units of the data.
-        held_out: Rows that the flow never saw ``(m, D)``.
-        reference: Training rows ``(k, D)``: their mean and std set the scale, and what they give
-            against the held-out rows is the reference; samples beyond their number are left out.
+        samples: Samples of the flow ``(n, D)``, in the units of the data.
+        held_out: Rows that the flow was not fitted to ``(m, D)``.
+        reference: Training rows ``(k, D)``: they set the scale and give the reference distances. At most k samples are
+            compared.
         columns: Names of the columns.
-        seed: Decides projections, folds and subsamples.
+        seed: Seed of projections, folds and subsamples.
 
     Raises:
-        ValueError: For tables that do not agree in columns, or fewer than two finite samples.
+        ValueError: If tables differ in columns, or with fewer than two finite samples.
     """
     tables = {"samples": samples, "held_out": held_out, "reference": reference}
     x, y, r = (np.asarray(table, dtype=np.float64) for table in tables.values())
@@ -117,7 +117,7 @@ def compare_samples(
     mean, std = r.mean(axis=0), r.std(axis=0)
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
     x, y, r = ((table - mean) / std for table in (x[finite], y, r))
-    # Equal in number, or the larger side would look better by its size alone.
+    # Equal numbers of rows: distances shrink with the number of rows.
     rows = min(len(x), len(r))
     x, r = x[:rows], np.random.default_rng(seed).permutation(r)[:rows]
     return SampleReport(
@@ -135,19 +135,19 @@ def compare_samples(
 
 
 def sliced_wasserstein(x: Array, y: Array, *, projections: int = 128, order: int = 2, seed: int) -> float:
-    r"""Sliced Wasserstein distance: the Wasserstein distance of random one-dimensional views, averaged.
+    r"""Sliced Wasserstein distance: mean Wasserstein distance over random one-dimensional projections.
 
     :math:`(\mathbb{E}_\theta W_p^p(\theta^\top x, \theta^\top y))^{1/p}` over unit vectors. In one dimension the
-    optimal plan matches quantiles, so that each view is exact, also for row counts that differ. The distance of two
-    finite samples of one law is above zero: read it beside that of real rows against real rows.
+    optimal plan matches quantiles, so each projection is exact, also for different numbers of rows. The distance
+    between two finite samples of the same distribution is above zero: compare it with a reference distance.
     Cost: O(projections x (n + m) log(n + m)).
 
     Args:
-        x: Rows ``(n, D)``, on one scale for all columns.
+        x: Rows ``(n, D)``, with comparable scales in all columns.
         y: Rows ``(m, D)``.
         projections: Number of random directions.
         order: The exponent p, at least 1.
-        seed: Decides the directions; equal seeds see equal directions.
+        seed: Seed of the directions.
 
     Returns:
         The distance, in the units of the rows.
@@ -159,8 +159,7 @@ def sliced_wasserstein(x: Array, y: Array, *, projections: int = 128, order: int
     n, m = len(x), len(y)
     directions = np.random.default_rng(seed).standard_normal((x.shape[1], projections))
     directions /= np.linalg.norm(directions, axis=0)
-    # Both quantile functions are steps: constant between neighbours of the merged grid k/n, k/m. Integers keep
-    # the grid exact.
+    # Both quantile functions are piecewise constant on the merged grid of k/n and k/m; integers keep it exact.
     cuts = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     weights = np.diff(cuts, prepend=0) / (n * m)
     from_x, from_y = (cuts - 1) // m, (cuts - 1) // n
@@ -172,14 +171,14 @@ def sliced_wasserstein(x: Array, y: Array, *, projections: int = 128, order: int
 
 
 def classifier_two_sample_test(x: Array, y: Array, seed: int) -> C2st:
-    """Train gradient-boosted trees to tell the two sides apart, five-fold, and score them on what they did not see.
+    """Classify rows of the two sides with gradient-boosted trees in a five-fold cross-validation.
 
-    Both sides are cut at random to the same size, 4,000 at most.
+    Both sides are subsampled to the same size, at most ``C2ST_ROWS``.
 
     Args:
         x: Rows ``(n, D)``.
         y: Rows ``(m, D)``.
-        seed: Decides the rows, the folds and the trees.
+        seed: Seed of the subsamples, the folds and the trees.
 
     References:
         - Lopez-Paz and Oquab (2017), Revisiting Classifier Two-Sample Tests, https://arxiv.org/abs/1610.06545
@@ -192,17 +191,17 @@ def classifier_two_sample_test(x: Array, y: Array, seed: int) -> C2st:
     if rows < 2:
         return C2st(math.nan, math.nan, math.nan, rows)
     generator = np.random.default_rng(seed)
-    points = np.concatenate([generator.permutation(x)[:rows], generator.permutation(y)[:rows]])
+    table = np.concatenate([generator.permutation(x)[:rows], generator.permutation(y)[:rows]])
     labels = np.repeat([0, 1], rows)
-    early: Any = False  # the stubs that type checkers bundle know the default only
+    early: Any = False  # type stubs only allow the default
     classifier = HistGradientBoostingClassifier(max_iter=100, early_stopping=early, random_state=seed)
     folds = StratifiedKFold(n_splits=min(5, rows), shuffle=True, random_state=seed)
     with one_thread():
-        votes = cross_val_predict(classifier, points, labels, cv=folds, method="predict_proba")
-    scores: Array = np.asarray(votes)[:, 1]
-    # A score of exactly one half says nothing: it counts half, or it would always vote for the same side.
-    right = np.where(scores == 0.5, 0.5, (scores > 0.5) == labels)
-    accuracy = float(right.mean())
+        probabilities = cross_val_predict(classifier, table, labels, cv=folds, method="predict_proba")
+    scores: Array = np.asarray(probabilities)[:, 1]
+    # A score of exactly one half is a tie, and counts half.
+    correct = np.where(scores == 0.5, 0.5, (scores > 0.5) == labels)
+    accuracy = float(correct.mean())
     se = math.sqrt(accuracy * (1 - accuracy) / (2 * rows))
     return C2st(accuracy, se, float(roc_auc_score(labels, scores)), rows)
 
@@ -212,10 +211,10 @@ def ks_distances(x: Array, y: Array) -> Array:
     distances = np.empty(x.shape[1])
     for column in range(x.shape[1]):
         a, b = np.sort(x[:, column]), np.sort(y[:, column])
-        both = np.concatenate([a, b])
-        below_a = np.searchsorted(a, both, side="right") / len(a)
-        below_b = np.searchsorted(b, both, side="right") / len(b)
-        distances[column] = np.abs(below_a - below_b).max()
+        values = np.concatenate([a, b])
+        cdf_a = np.searchsorted(a, values, side="right") / len(a)
+        cdf_b = np.searchsorted(b, values, side="right") / len(b)
+        distances[column] = np.abs(cdf_a - cdf_b).max()
     return distances
 
 
@@ -223,7 +222,7 @@ def correlation_difference(x: Array, y: Array) -> float:
     """Largest absolute difference between two entries of the correlation matrices; 0 for a single column."""
     if x.shape[1] < 2:
         return 0.0
-    with np.errstate(invalid="ignore", divide="ignore"):  # a constant column correlates with nothing
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant column has no correlation
         difference = np.nan_to_num(np.corrcoef(x, rowvar=False)) - np.nan_to_num(np.corrcoef(y, rowvar=False))
     np.fill_diagonal(difference, 0.0)
     return float(np.abs(difference).max())

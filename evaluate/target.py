@@ -1,7 +1,6 @@
-"""The numbers of a fit to a target: what points of the flow weigh, and what the flow gives points of the truth."""
+"""Metrics of a flow fitted to an unnormalised target: log Z, effective sample sizes, divergences."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,38 +11,43 @@ from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.importance import forward_ess, log_z_estimate, pareto_k, reverse_ess
 from pushforward.flows import Flow
 
-_PASS = 5_000
+_BATCH_SIZE = 5_000
 
 
 def weighted_sample(flow: Flow, target: Target, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Points ``(n, D)`` of a flow and their log-weights ``(n,)`` on the CPU; torch's random state is left as it was."""
-    points, log_q = draw(flow, n, seed)
+    """Draw samples ``(n, D)`` of a flow with their log importance weights ``(n,)`` in nats, on the CPU."""
+    x, log_q = sample_and_log_prob(flow, n, seed)
     with torch.no_grad():
-        log_p = torch.cat([evaluate(target, part) for part in points.split(_PASS)])
-    return points, log_p.cpu().double() - log_q.double()
+        log_p = torch.cat([evaluate(target, batch) for batch in x.split(_BATCH_SIZE)])
+    return x, log_p.cpu().double() - log_q.double()
 
 
 @torch.no_grad()
-def draw(flow: Flow, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Points of a flow and their log-densities, on the CPU."""
+def sample_and_log_prob(flow: Flow, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw samples ``(n, D)`` of a flow with their log-densities, on the CPU; torch's random state stays unchanged."""
     devices = [flow.base.device] if flow.base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        parts = [flow.sample_and_log_prob(min(_PASS, n - begin)) for begin in range(0, n, _PASS)]
-    return torch.cat([x.cpu() for x, _ in parts]), torch.cat([log_q.cpu() for _, log_q in parts])
+        batches = [flow.sample_and_log_prob(min(_BATCH_SIZE, n - start)) for start in range(0, n, _BATCH_SIZE)]
+    return torch.cat([x.cpu() for x, _ in batches]), torch.cat([log_q.cpu() for _, log_q in batches])
 
 
-def numbers_of(target: Target, log_w: Tensor, truth: Tensor | None, log_q: Tensor | None) -> dict[str, Any]:
-    """What importance weights say of a fit; None where the target does not know its samples or its constant.
+def target_metrics(
+    target: Target, log_w: Tensor, exact_samples: Tensor | None, log_q: Tensor | None
+) -> dict[str, float | None]:
+    """Compute the metrics of a fit from importance weights.
 
     Args:
         target: The target.
-        log_w: Log-weights ``(n,)`` of points of the flow.
-        truth: Exact samples of the target ``(m, D)`` in float64, or None.
-        log_q: The flow's log-densities of them ``(m,)``, or None.
+        log_w: Log importance weights ``(n,)`` of samples of the flow.
+        exact_samples: Exact samples of the target ``(m, D)`` in float64, or None.
+        log_q: Log-densities ``(m,)`` of the exact samples under the flow, or None.
+
+    Returns:
+        Metrics by name, in nats or as shares; None where one needs exact samples or a known log Z.
     """
     log_z, log_z_se = log_z_estimate(log_w)
-    found: dict[str, float | None] = {
+    metrics: dict[str, float | None] = {
         "elbo": float(log_w.mean()),
         "elbo_se": float(log_w.std()) / math.sqrt(len(log_w)),
         "log_z": log_z,
@@ -59,28 +63,28 @@ def numbers_of(target: Target, log_w: Tensor, truth: Tensor | None, log_q: Tenso
         "test_nll_se": None,
         "entropy": target.entropy,
     }
-    if truth is not None and log_q is not None:
-        of_truth = target.log_prob(truth) - log_q
-        scale = 1 / math.sqrt(len(truth))
-        found["forward_ess"] = forward_ess(of_truth, target.log_z)
-        found["forward_pareto_k"] = pareto_k(of_truth)
-        found |= {"test_nll": float(-log_q.mean()), "test_nll_se": float(log_q.std()) * scale}
+    if exact_samples is not None and log_q is not None:
+        exact_log_w = target.log_prob(exact_samples) - log_q
+        scale = 1 / math.sqrt(len(exact_samples))
+        metrics["forward_ess"] = forward_ess(exact_log_w, target.log_z)
+        metrics["forward_pareto_k"] = pareto_k(exact_log_w)
+        metrics |= {"test_nll": float(-log_q.mean()), "test_nll_se": float(log_q.std()) * scale}
         if target.log_z is not None:
-            found |= {
-                "kl_to_truth": float(of_truth.mean()) - target.log_z,
-                "kl_to_truth_se": float(of_truth.std()) * scale,
+            metrics |= {
+                "kl_to_truth": float(exact_log_w.mean()) - target.log_z,
+                "kl_to_truth_se": float(exact_log_w.std()) * scale,
             }
-    return found
+    return metrics
 
 
 @torch.no_grad()
-def log_prob_of(flow: Flow, points: Tensor) -> Tensor:
-    """Log-densities ``(n,)`` of points ``(n, D)``, a part at a time, without gradients."""
-    return torch.cat([flow.log_prob(part) for part in points.split(_PASS)])
+def log_prob_in_batches(flow: Flow, x: Tensor) -> Tensor:
+    """Compute log-densities ``(n,)`` of rows ``(n, D)`` batch by batch, without gradients."""
+    return torch.cat([flow.log_prob(batch) for batch in x.split(_BATCH_SIZE)])
 
 
-class _AsTrained(Target):
-    """A target that only knows the precision and the device it is trained in: points are moved there."""
+class _ConvertingTarget(Target):
+    """A target that is evaluated in torch's default dtype on a given device, whatever the rows are."""
 
     def __init__(self, target: Target, device: torch.device) -> None:
         self.name, self.features, self.bounds, self.spread = target.name, target.features, target.bounds, target.spread
@@ -88,29 +92,35 @@ class _AsTrained(Target):
         self._target, self._device = target, device
 
     def log_prob(self, x: Tensor) -> Tensor:
-        moved = x.to(self._device, torch.get_default_dtype())
-        return self._target.log_prob(moved).to(x.device, x.dtype)
+        converted = x.to(self._device, torch.get_default_dtype())
+        return self._target.log_prob(converted).to(x.device, x.dtype)
 
     def sample(self, n: int, seed: int) -> Tensor | None:
         return self._target.sample(n, seed)
 
 
-def for_numbers(target: Target, flow: Flow, device: torch.device) -> Target:
-    """The target for what is computed in float64 on the CPU, which a user's function may not be made for."""
+def accept_float64(target: Target, flow: Flow, device: torch.device) -> Target:
+    """Return a target that accepts float64 rows on the CPU; wrap a user's function that does not.
+
+    Args:
+        target: The target.
+        flow: The flow that draws rows to try.
+        device: Where the target was evaluated in training.
+    """
     with torch.no_grad():
-        points = flow.sample(8).cpu().double()
+        x = flow.sample(8).cpu().double()
         try:
-            evaluate(target, points)
+            evaluate(target, x)
         except TargetError:
-            return _AsTrained(target, device)
+            return _ConvertingTarget(target, device)
     return target
 
 
-def density_of(flow: Flow, drawn: Tensor) -> FittedDensity:
-    """A flow as the density of columns ``x1``, ``x2``, ..., whose range is that of its samples."""
-    ranges = zip(drawn.amin(0).tolist(), drawn.amax(0).tolist(), strict=True)
+def as_fitted_density(flow: Flow, samples: Tensor) -> FittedDensity:
+    """Wrap a flow as a density of columns ``x1``, ``x2``, ..., with the ranges of its samples ``(n, D)``."""
+    ranges = zip(samples.amin(0).tolist(), samples.amax(0).tolist(), strict=True)
     columns = tuple(
-        Column(f"x{i}", "double", minimum=low, maximum=high, step=None, offset=None, distinct=len(drawn), ties=0.0)
+        Column(f"x{i}", "double", minimum=low, maximum=high, step=None, offset=None, distinct=len(samples), ties=0.0)
         for i, (low, high) in enumerate(ranges, start=1)
     )
     return FittedDensity(flow, Schema(columns), [0.0] * len(columns))

@@ -1,4 +1,4 @@
-"""Densities as torch modules: base distributions, bijections, flows, and how they are saved."""
+"""Densities as torch modules: base distributions, bijections and flows, and how to save and load them."""
 
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pushforward.flows.bases.heavy_tailed import Laplace as Laplace, Logistic as Logistic
     from pushforward.flows.bases.kernel_density import KernelDensity as KernelDensity
     from pushforward.flows.bases.made_mog import AutoregressiveMixture as AutoregressiveMixture
+    from pushforward.flows.bases.named import BASES as BASES, make_base as make_base
     from pushforward.flows.bases.student_t import StudentT as StudentT
     from pushforward.flows.bases.transformed import TransformedDistribution as TransformedDistribution
     from pushforward.flows.bijections.autoregressive import MaskedAutoregressive as MaskedAutoregressive
@@ -37,13 +38,7 @@ if TYPE_CHECKING:
     from pushforward.flows.networks.residual import ResidualNet as ResidualNet
     from pushforward.flows.networks.transformer import MaskedTransformer as MaskedTransformer
     from pushforward.flows.parts import register_part as register_part
-    from pushforward.flows.presets import (
-        BASES as BASES,
-        NAMES as NAMES,
-        build as build,
-        build_mixture as build_mixture,
-        make_base as make_base,
-    )
+    from pushforward.flows.presets import NAMES as NAMES, build as build, build_mixture as build_mixture
     from pushforward.flows.storage import (
         ModelFileError as ModelFileError,
         load as load,
@@ -75,6 +70,7 @@ __getattr__, __dir__ = lazy(
         "bases.heavy_tailed": "Laplace Logistic",
         "bases.kernel_density": "KernelDensity",
         "bases.made_mog": "AutoregressiveMixture",
+        "bases.named": "BASES make_base",
         "bases.student_t": "StudentT",
         "bases.transformed": "TransformedDistribution",
         "bijections.autoregressive": "MaskedAutoregressive",
@@ -92,7 +88,7 @@ __getattr__, __dir__ = lazy(
         "networks.residual": "ResidualNet",
         "networks.transformer": "MaskedTransformer",
         "parts": "register_part",
-        "presets": "BASES NAMES build build_mixture make_base",
+        "presets": "NAMES build build_mixture",
         "storage": "ModelFileError load load_model read_extra save",
         "testing": "check_bijection",
         "univariate.affine": "Affine",

@@ -1,4 +1,4 @@
-"""Checks of shapes and arguments, with the messages that flows share."""
+"""Checks of shapes and arguments that the modules of flows share."""
 
 import math
 
@@ -19,6 +19,6 @@ def check_at_least(where: str, least: int, **sizes: int) -> None:
 
 
 def check_dropout(where: str, dropout: float) -> None:
-    """Raise a ``ValueError`` unless the dropout is a probability below 1."""
+    """Raise a ``ValueError`` unless dropout is a probability below 1."""
     if not 0.0 <= dropout < 1.0 or math.isnan(dropout):
         raise ValueError(f"{where}: expected dropout in [0, 1); got {dropout}")

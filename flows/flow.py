@@ -1,4 +1,4 @@
-"""The density model: a base law pushed forward through the inverse of a bijection."""
+"""The density model: a base distribution pushed forward through the inverse of a bijection."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,15 +14,15 @@ from pushforward.flows.kernels import cuda_graphs as graphs
 
 
 class Flow(nn.Module):
-    r"""Normalizing flow: :math:`x = f^{-1}(z)` with :math:`z` from the base, so that
+    r"""Normalizing flow: :math:`x = f^{-1}(z)` with :math:`z` from the base distribution, so that
     :math:`\log p(x) = \log p_0(f(x)) + \log |\det f'(x)|`.
 
-    ``forward`` is ``log_prob``, so that ``torch.compile`` and ``DistributedDataParallel`` wrap a flow as it is.
+    ``forward`` is ``log_prob``, so ``torch.compile`` and ``DistributedDataParallel`` can wrap a flow directly.
 
     Args:
-        base: The base law, with its features and context.
+        base: The base distribution.
         bijection: A bijection from data to base, or an nflows transform.
-        embedding: A bijection applied to the context before anything sees it, such as ``Standardize``.
+        embedding: A bijection applied to the context first, such as ``Standardize``.
 
     Shape:
         points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats.
@@ -51,37 +51,41 @@ class Flow(nn.Module):
         self.context = max(base.context, self.bijection.context)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The log-density: the same as ``log_prob``."""
+        """Return ``log_prob``."""
         return self.log_prob(x, context)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density ``(...)`` of points ``(..., D)``, in nats; cost: one pass of the bijection."""
+        """Log-density ``(...)`` of points ``(..., D)``, in nats. Cost: one pass of the bijection."""
         base_term, log_det = self.log_prob_terms(x, context)
         return base_term + log_det
 
     def log_prob_terms(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The two terms of the log-density: the base's log-density of ``f(x)``, and the log-determinant."""
+        """The two terms of the log-density: the base's log-density at ``f(x)``, and the log-determinant."""
         context = self._embed(context)
         z, log_det = self.bijection(x, context)
         return self.base.log_prob(z, context), log_det
 
     def transform_to_base(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Points ``(..., D)`` mapped to the base."""
+        """Map points ``(..., D)`` to the space of the base."""
         context = self._embed(context)
         z: Tensor = self.bijection(x, context)[0]
         return z
 
     def latents(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The noise ``(..., D)`` behind points ``(..., D)``: standard normal if the points are of this law."""
+        """Map points ``(..., D)`` to standard-normal latents ``(..., D)`` by the probability integral transform.
+
+        The latents are standard normal if the points are samples of this flow. They equal ``transform_to_base`` only
+        where the base is a standard Gaussian.
+        """
         context = self._embed(context)
         z: Tensor = self.bijection(x, context)[0]
-        return self.base.standardize(z, context)
+        return self.base.latents(z, context)
 
     @torch.no_grad()
     def sample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw points ``(n, ..., D)`` without gradients; arguments as ``rsample``.
+        """Draw samples ``(n, ..., D)`` without gradients; arguments as for ``rsample``.
 
-        On a GPU, from the second call for a number of points on, the inverse is a CUDA graph.
+        On a GPU, from the second call with the same number of samples on, the inverse runs as a CUDA graph.
         """
         return self.rsample(n, context)
 
@@ -89,44 +93,44 @@ class Flow(nn.Module):
     def sample_and_log_prob(
         self, n: int | tuple[int, ...] = (), context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draw points with their log-densities in one pass, without gradients."""
+        """Draw samples and their log-densities in one pass, without gradients."""
         return self.rsample_and_log_prob(n, context)
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw points that carry gradients to the base's and the bijection's parameters.
+        """Draw samples with gradients to the parameters of the base and of the bijection.
 
-        Cost: one pass of the inverse, and one backward pass. Of an autoregressive layer the gradient is that of the
-        implicit function where the kernels in C run; elsewhere autograd follows the inverse feature by feature, which
-        costs as many operations but launches them one by one.
+        Cost: one pass of the inverse and one backward pass. For an autoregressive layer, the kernels in C compute the
+        gradient by implicit differentiation; without them autograd follows the inverse feature by feature, which takes
+        as many operations but launches them one by one.
 
         Args:
-            n: Number of points, or a shape of leading dimensions.
+            n: Number of samples, or a shape of leading dimensions.
             context: Context ``(..., C)``; its leading dimensions come after those of ``n``.
 
         Returns:
-            Points ``(n, ..., D)``.
+            Samples ``(n, ..., D)``.
         """
         return self.rsample_and_log_prob(n, context)[0]
 
     def rsample_and_log_prob(
         self, n: int | tuple[int, ...] = (), context: Tensor | None = None, *, path: bool = False
     ) -> tuple[Tensor, Tensor]:
-        r"""Draw points ``(n, ..., D)`` and their log-densities ``(n, ...)`` in one pass of the inverse.
+        r"""Draw samples ``(n, ..., D)`` and their log-densities ``(n, ...)`` in one pass of the inverse.
 
         Args:
-            n: Number of points, or a shape of leading dimensions.
+            n: Number of samples, or a shape of leading dimensions.
             context: Context ``(..., C)``; its leading dimensions come after those of ``n``.
-            path: Let the gradient of the log-densities flow through the points only, as if all parameters (and the
-                context) were constants in the density. This drops a term of mean zero, :math:`\nabla_\theta \log
-                q_\theta(x)` at fixed points, from the gradient of :math:`E_q[\log q]`: the path gradient, or "sticking
-                the landing". Its variance vanishes where the flow fits its target. Second derivatives raise, and no
-                dropout is applied.
+            path: Let the gradient of the log-densities flow through the samples only, with all parameters (and the
+                context) held constant in the density. This drops a term of mean zero, :math:`\nabla_\theta \log
+                q_\theta(x)` at fixed samples, from the gradient of :math:`E_q[\log q]`: the path gradient, or "sticking
+                the landing". Its variance vanishes where the flow equals its target. Second derivatives raise an
+                error, and no dropout is applied.
 
         Cost:
-            With ``path`` a third more than without, backward pass included, where the kernels in C run: the score of
-            the flow comes along layer by layer (see ``Bijection.inverse_and_score``), and needs no second pass of the
-            flow. Elsewhere up to 1.7 times for couplings; inverse autoregressive layers are solved feature by feature
-            for it, which is slow.
+            With ``path`` a third more than without, backward pass included, where the kernels in C run: the score
+            function is carried along layer by layer (see ``Bijection.inverse_and_score``), without a second pass of
+            the flow. Elsewhere up to 1.7 times for couplings; inverse autoregressive layers have to be solved feature
+            by feature, which is slow.
 
         References:
             - Roeder, Wu & Duvenaud (2017), Sticking the landing, https://arxiv.org/abs/1703.09194.
@@ -135,42 +139,45 @@ class Flow(nn.Module):
         context = self._embed(context)
         lead = (n,) if isinstance(n, int) else tuple(n)
         if self.context and not self.base.context and context is not None:
-            lead = (*lead, *context.shape[:-1])  # the base does not see the context, so the flow spreads it
+            lead = (*lead, *context.shape[:-1])  # the base ignores the context, so it does not expand by it
         z = self.base.rsample(lead, context)
         if not path:
             x, log_det = graphs.inverse(self.bijection, z, context)
-            with without_dropout(self.base):  # as its samples are drawn
+            with without_dropout(self.base):  # the samples were drawn without it
                 return x, self.base.log_prob(z, context) - log_det
         with without_dropout(self.base):
-            base_term, score = _with_score(self.base.log_prob, z, context)
+            base_term, score = _log_prob_and_gradient(self.base.log_prob, z, context)
         x, log_det, score = self.bijection.inverse_and_score(z, score, context)
-        return x, _Through.apply(x, (base_term - log_det).detach(), score)  # type: ignore[no-untyped-call]
+        return x, _LogProbWithGradient.apply(x, (base_term - log_det).detach(), score)  # type: ignore[no-untyped-call]
 
     def frozen_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density ``(...)`` whose gradient flows through the points only: parameters and context are constants.
+        """Log-density ``(...)`` with a gradient through the points only; parameters and context are held constant.
 
-        Of samples of the flow, ``rsample_and_log_prob(..., path=True)`` gives the same without this second pass.
-        Second derivatives raise, and no dropout is applied.
+        For samples of this flow, ``rsample_and_log_prob(..., path=True)`` gives the same without a second pass.
+        Second derivatives raise an error, and no dropout is applied.
         """
-        frozen: Tensor = _Through.apply(x, *self._log_prob_and_score(x, context))  # type: ignore[no-untyped-call]
+        frozen: Tensor = _LogProbWithGradient.apply(x, *self._log_prob_and_score(x, context))  # type: ignore[no-untyped-call]
         return frozen
 
-    def score(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        r"""The score :math:`\nabla_x \log p(x)` ``(..., D)``; it carries no gradient. Cost: one pass, and one back."""
+    def score_function(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        r"""The score function :math:`\nabla_x \log p(x)`, ``(..., D)``, detached.
+
+        Cost: one forward and one backward pass.
+        """
         return self._log_prob_and_score(x, context)[1]
 
     def _log_prob_and_score(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        # Constants instead of parameters, or some layers would compute gradients that nobody has asked for.
+        # With detached parameters, no layer computes gradients by them.
         constants = {name: parameter.detach() for name, parameter in self.named_parameters()}
         with without_dropout(self):
-            return _with_score(lambda own, given: functional_call(self, constants, (own, given)), x, context)
+            return _log_prob_and_gradient(lambda z, c: functional_call(self, constants, (z, c)), x, context)
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this flow (without its weights)."""
         return {"base": self.base, "bijection": self.bijection, "embedding": self.embedding}
 
     def _embed(self, context: Tensor | None) -> Tensor | None:
-        """Check the context and apply the embedding."""
+        """Check the context and return its embedding."""
         if not self.context:
             if context is not None:
                 raise ValueError(f"Flow: expected no context; got one of shape {tuple(context.shape)}")
@@ -181,19 +188,19 @@ class Flow(nn.Module):
         return context if self.embedding is None else self.embedding(context)[0]
 
 
-def _with_score(
+def _log_prob_and_gradient(
     log_prob: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, context: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """A log-density and its gradient by the points, neither with a gradient of its own."""
+    """Log-density and its gradient by the points, both detached."""
     with torch.enable_grad():
-        own = x.detach().requires_grad_()
-        value = log_prob(own, None if context is None else context.detach())
-        (score,) = pull_back((value,), (own,), (torch.ones_like(value),))
+        points = x.detach().requires_grad_()
+        value = log_prob(points, None if context is None else context.detach())
+        (score,) = pull_back((value,), (points,), (torch.ones_like(value),))
     return value.detach(), score
 
 
-class _Through(torch.autograd.Function):
-    """A log-density whose gradient by the points is known."""
+class _LogProbWithGradient(torch.autograd.Function):
+    """Attach a known gradient by the points to a log-density."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_prob: Tensor, score: Tensor) -> Tensor:
@@ -202,14 +209,14 @@ class _Through(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return _Once.apply(gradients[0], *ctx.saved_tensors), None, None  # type: ignore[no-untyped-call]
+        return _FirstDerivativeOnly.apply(gradients[0], *ctx.saved_tensors), None, None  # type: ignore[no-untyped-call]
 
 
-class _Once(torch.autograd.Function):
-    """A gradient that depends on the points in a way nobody knows: the score is there without its own derivative.
+class _FirstDerivativeOnly(torch.autograd.Function):
+    """The gradient of ``_LogProbWithGradient``; differentiating it again raises an error.
 
-    ``once_differentiable`` would refuse the derivative by the incoming gradient only, and take that by the points as
-    zero.
+    The derivative of the score function is unknown. ``once_differentiable`` would not do: it refuses the derivative by
+    the incoming gradient only, and takes the one by the points as zero.
     """
 
     @staticmethod
@@ -218,4 +225,4 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise RuntimeError("Flow: a log-density through its points alone has no second derivatives; take log_prob")
+        raise RuntimeError("Flow: frozen_log_prob and path=True have no second derivatives; use log_prob")

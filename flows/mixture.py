@@ -1,4 +1,4 @@
-r"""Several flows averaged in probability: a density as exact as each of them."""
+"""A mixture of flows: several flows averaged in probability."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,21 @@ from pushforward.flows.flow import Flow
 class Mixture(nn.Module):
     r"""Mixture of flows, :math:`p(x) = \sum_m w_m p_m(x)`.
 
-    What members that were fitted alike have learned by chance differs, and averages out; what they agree on stays. On
-    small tables that is worth more than any other change. It has the methods of a ``Flow`` but for those that belong to
-    a single bijection, and for path gradients.
+    The errors of flows fitted with different initial weights differ, so they average out. On small tables this gains
+    more log-likelihood than any other change. A mixture has the methods of a ``Flow`` except those of a single
+    bijection and path gradients.
 
     Args:
-        members: Flows of the same features and context.
-        weights: Weight of each; equal ones by default. Constants: they are not trained by gradients.
+        members: Flows with the same number of features, and the same context or none.
+        weights: Weight of each member, normalised to sum to 1; equal by default. They are constants, not trained by
+            gradients.
 
     Shape:
         points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats.
 
     Cost:
-        That of all members for ``log_prob``; ``sample`` that of a single one, divided among them.
+        ``log_prob``: one pass of every member. ``sample``: as much as a single member, because each sample is drawn
+        from one of them.
 
     References:
         - Smyth & Wolpert (1999), Linearly combining density estimators via stacking,
@@ -34,8 +36,8 @@ class Mixture(nn.Module):
 
     Example:
         >>> from pushforward.flows import build
-        >>> ensemble = Mixture([build("maf", features=3, hidden=16) for _ in range(4)])
-        >>> ensemble.log_prob(torch.zeros(5, 3)).shape, ensemble.sample(7).shape
+        >>> mixture = Mixture([build("maf", features=3, hidden=16) for _ in range(4)])
+        >>> mixture.log_prob(torch.zeros(5, 3)).shape, mixture.sample(7).shape
         (torch.Size([5]), torch.Size([7, 3]))
     """
 
@@ -60,11 +62,11 @@ class Mixture(nn.Module):
 
     @property
     def members(self) -> list[Flow]:
-        """The flows."""
-        return list(self.flows)  # type: ignore[arg-type]  # a ModuleList forgets what its members are
+        """The flows of the mixture."""
+        return list(self.flows)  # type: ignore[arg-type]  # a ModuleList is one of modules
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The log-density: the same as ``log_prob``."""
+        """Return ``log_prob``."""
         return self.log_prob(x, context)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -72,61 +74,60 @@ class Mixture(nn.Module):
         return self.joint_log_prob(x, context).logsumexp(-1)
 
     def joint_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Logarithms ``(..., members)`` of each member's weight times its density."""
-        self._check(context)
+        """Log of each member's weight times its density, ``(..., members)``."""
+        self._check_context(context)
         each = [m.log_prob(x, context if m.context else None) for m in self.members]
-        joint = torch.stack(torch.broadcast_tensors(*each), dim=-1)  # some members may not see the context
+        joint = torch.stack(torch.broadcast_tensors(*each), dim=-1)  # members without context have fewer dimensions
         return joint + joint.new_tensor(self.weights).log()
 
-    def latents(self, x: Tensor, context: Tensor | None = None, share: Tensor | None = None) -> Tensor:
-        r"""The noise ``(..., D)`` behind points ``(..., D)``: standard normal if the points are of this law.
+    def latents(self, x: Tensor, context: Tensor | None = None, uniform: Tensor | None = None) -> Tensor:
+        r"""Map points ``(..., D)`` to latents ``(..., D)``, standard normal if the points are samples of the mixture.
 
-        Each point is mapped by a member drawn from its posterior :math:`w_m p_m(x) / p(x)`: that is the member it would
-        have been drawn from.
+        Each point is mapped by one member, drawn with its posterior probability :math:`w_m p_m(x) / p(x)`.
 
         Args:
             x: Points.
             context: Context.
-            share: Numbers ``(...)`` between 0 and 1 that draw the members; random ones by default.
+            uniform: Numbers ``(...)`` in [0, 1] by which the members are drawn; random by default.
         """
         posterior = self.joint_log_prob(x, context).softmax(-1)
-        if share is None:
-            share = torch.rand(posterior.shape[:-1], dtype=posterior.dtype, device=posterior.device)
-        chosen = (share.unsqueeze(-1) >= posterior.cumsum(-1)[..., :-1]).sum(-1)
+        if uniform is None:
+            uniform = torch.rand(posterior.shape[:-1], dtype=posterior.dtype, device=posterior.device)
+        chosen = (uniform.unsqueeze(-1) >= posterior.cumsum(-1)[..., :-1]).sum(-1)
         each = [m.latents(x, context if m.context else None) for m in self.members]
-        noise = torch.stack(torch.broadcast_tensors(*each), dim=-2)
+        latents = torch.stack(torch.broadcast_tensors(*each), dim=-2)
         index = chosen[..., None, None].expand(*chosen.shape, 1, self.features)
-        return noise.gather(-2, index).squeeze(-2)
+        return latents.gather(-2, index).squeeze(-2)
 
     @torch.no_grad()
     def sample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw points ``(n, ..., D)`` without gradients; arguments as ``rsample``."""
+        """Draw samples ``(n, ..., D)`` without gradients; arguments as for ``rsample``."""
         return self.rsample(n, context)
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw points that carry gradients to the members' parameters; see ``Flow.rsample``.
+        """Draw samples with gradients to the parameters of the members; see ``Flow.rsample``.
 
         Args:
-            n: Number of points, or a shape of leading dimensions.
+            n: Number of samples, or a shape of leading dimensions.
             context: Context ``(..., C)``; its leading dimensions come after those of ``n``.
 
         Returns:
-            Points ``(n, ..., D)``.
+            Samples ``(n, ..., D)``.
         """
-        self._check(context)
+        self._check_context(context)
         lead = (n,) if isinstance(n, int) else tuple(n)
-        given = None
+        contexts = None
         if context is not None:
             lead = (*lead, *context.shape[:-1])
-            given = context.expand(*lead, self.context).reshape(-1, self.context)
+            contexts = context.expand(*lead, self.context).reshape(-1, self.context)
         base = self.members[0].base
-        share = torch.rand(math.prod(lead), dtype=base.dtype, device=base.device)
-        chosen = torch.bucketize(share, share.new_tensor(self.weights).cumsum(-1)[:-1], right=True)
+        uniform = torch.rand(math.prod(lead), dtype=base.dtype, device=base.device)
+        chosen = torch.bucketize(uniform, uniform.new_tensor(self.weights).cumsum(-1)[:-1], right=True)
         drawn, places = [], []
         for m, member in enumerate(self.members):
             place = (chosen == m).nonzero().squeeze(-1)
-            own = given if member.context else None
-            drawn.append(member.rsample(len(place)) if own is None else member.rsample((), own[place]))
+            seen = contexts if member.context else None
+            drawn.append(member.rsample(len(place)) if seen is None else member.rsample((), seen[place]))
             places.append(place)
         back = torch.empty_like(chosen).scatter_(0, torch.cat(places), torch.arange(len(chosen), device=chosen.device))
         return torch.cat(drawn)[back].reshape(*lead, self.features)
@@ -134,7 +135,7 @@ class Mixture(nn.Module):
     def rsample_and_log_prob(
         self, n: int | tuple[int, ...] = (), context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Draw points ``(n, ..., D)`` with their log-densities ``(n, ...)``, which take a pass of all members."""
+        """Draw samples ``(n, ..., D)`` with their log-densities ``(n, ...)``. Cost: a pass of every member."""
         x = self.rsample(n, context)
         return x, self.log_prob(x, context)
 
@@ -142,14 +143,14 @@ class Mixture(nn.Module):
     def sample_and_log_prob(
         self, n: int | tuple[int, ...] = (), context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The same without gradients."""
+        """Draw samples and their log-densities without gradients."""
         return self.rsample_and_log_prob(n, context)
 
     def config(self) -> dict[str, Any]:
-        """Arguments that rebuild this ensemble (without its weights)."""
+        """Arguments that rebuild this mixture (without the weights of its networks)."""
         return {"members": self.members, "weights": self.weights}
 
-    def _check(self, context: Tensor | None) -> None:
+    def _check_context(self, context: Tensor | None) -> None:
         if (context is None) == (self.context == 0):
             if context is not None:
                 check_shape("Mixture", "context", context, self.context)
@@ -160,9 +161,9 @@ class Mixture(nn.Module):
 
 
 Model = Flow | Mixture
-"""What stands for a density: a flow, or an ensemble of them."""
+"""A density model: a flow or a mixture of flows."""
 
 
 def members_of(model: Model) -> list[Flow]:
-    """The flows that a density is made of."""
+    """The flows of a density model: the members of a mixture, or the flow alone."""
     return model.members if isinstance(model, Mixture) else [model]

@@ -1,6 +1,6 @@
-"""The parts of models, by the names they have in saved files.
+"""The registry of model parts: their names in saved files.
 
-Files hold these names and never a class or a module, so that code can move without breaking a saved model.
+Files hold these names, never a class or module path, so that code can move without breaking a saved model.
 """
 
 from collections.abc import Callable
@@ -57,15 +57,15 @@ Part = TypeVar("Part", bound=type[Any])
 
 
 def register_part(name: str) -> Callable[[Part], Part]:
-    """Decorate a class of your own so that models made of it can be saved and loaded.
+    """Register your own class, by decorating it, so that models that contain it can be saved and loaded.
 
-    The class is a bijection, univariate map, network or base with a ``config()`` that gives the arguments to rebuild
-    it. Whoever loads the model imports the module of the class first.
+    The class is a bijection, univariate map, network or base with a ``config()`` that returns the arguments to rebuild
+    it. Import its module before you load such a model.
 
     Args:
-        name: What saved files call it, such as ``"my-map"``.
+        name: Name in saved files, such as ``"my-map"``.
 
     Raises:
-        ValueError: If another class has that name.
+        ValueError: If another class has this name.
     """
     return PARTS.register(name)

@@ -1,26 +1,21 @@
-"""The named architectures of the literature, ready to train."""
+"""Build flows by the names of their architectures."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
-
-import torch
 
 from pushforward.common.text import unknown_name
 from pushforward.flows.bases.base import Base
-from pushforward.flows.bases.bounded import Beta, Gamma, Uniform
 from pushforward.flows.bases.gaussian import Gaussian
-from pushforward.flows.bases.gaussian_mixture import GaussianMixture
-from pushforward.flows.bases.heavy_tailed import Laplace, Logistic
 from pushforward.flows.bases.made_mog import AutoregressiveMixture
-from pushforward.flows.bases.student_t import StudentT
-from pushforward.flows.bases.transformed import TransformedDistribution
+from pushforward.flows.bases.named import BASES, make_base
 from pushforward.flows.bijections.autoregressive import MaskedAutoregressive
 from pushforward.flows.bijections.base import Bijection, Chain, Inverse
 from pushforward.flows.bijections.coupling import Coupling
 from pushforward.flows.bijections.elementwise import Elementwise
 from pushforward.flows.bijections.linear import LULinear, Permutation
 from pushforward.flows.bijections.normalization import ActNorm
-from pushforward.flows.bijections.support import Log, Logit
+from pushforward.flows.checks import check_at_least
 from pushforward.flows.flow import Flow
 from pushforward.flows.mixture import Mixture
 from pushforward.flows.networks.masked import MaskedConditioner, MaskedResidualNet
@@ -33,6 +28,8 @@ from pushforward.flows.univariate.rational_quadratic import RationalQuadraticSpl
 Linear = Literal["between", "around"]
 NetName = Literal["residual", "transformer"]
 Unconditional = Literal["none", "spline"]
+
+NAMES = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
 
 
 def build(
@@ -54,20 +51,22 @@ def build(
     components: int = 10,
     base: str | Base = "diagonal",
 ) -> Flow:
-    """Build a named flow; its layers start as the identity up to the order of features, its base as ``make_base`` says.
+    """Build a flow by the name of its architecture.
+
+    Every layer starts as the identity up to the order of the features; ``make_base`` says how the base starts.
 
     - ``realnvp``: affine couplings with alternating halves and ActNorm.
     - ``maf``: masked affine autoregressive layers with ActNorm, the order reversed in between; fast densities.
-    - ``iaf``: the same the other way round: fast samples, densities by the sequential inverse.
+    - ``iaf``: the inverse of ``maf``'s layers; fast samples, and densities by the sequential inverse.
     - ``nsf-c``: rational-quadratic spline couplings with permutations and LU layers in between.
     - ``nsf-ar``: rational-quadratic spline autoregressive layers with permutations and LU layers in between.
-    - ``made-mog``: no layers, and a masked network with a mixture of Gaussians for every feature as the base; see
+    - ``made-mog``: no layers; the base is a masked network with a mixture of Gaussians for every feature, see
       ``AutoregressiveMixture``. ``base`` is the covariance of its frame.
     - ``gaussian``: no layers: the base alone.
 
     Args:
         name: One of the names above.
-        features: Number of features :math:`D`; 1 works everywhere.
+        features: Number of features :math:`D`, at least 1.
         context: Number of context features.
         layers: Number of coupling or autoregressive layers.
         hidden: Width of the conditioners.
@@ -75,18 +74,18 @@ def build(
         bins: Bins of a spline.
         bound: Half-width of the interval a spline acts on, in units of its input (standard deviations, for
             standardised data).
-        tails: Slopes of splines outside that interval: one (``"linear"``), or ``"learned"``.
-        linear: What mixes the features: what the list above says, ``"between"`` the layers, or ``"around"`` them, a
-            random permutation and an LU layer before every layer and after the last one, as Durkan et al. have it.
-        unconditional: What couplings apply to their identity features: ``"none"``, or a ``"spline"`` for each, whose
-            parameters depend on nothing, as in Durkan et al.
-        elementwise: Whether a spline for each feature stands at the data end, see ``Elementwise``.
+        tails: Slopes of splines outside that interval: 1 (``"linear"``), or ``"learned"``.
+        linear: What mixes the features: ``"between"`` for the layers that the list above names, or ``"around"`` for a
+            random permutation and an LU layer before every layer and after the last one, as in Durkan et al.
+        unconditional: What couplings apply to their identity features: ``"none"``, or a ``"spline"`` for each, with
+            parameters that do not depend on other features, as in Durkan et al.
+        elementwise: Whether to apply a spline to each feature at the data end, see ``Elementwise``.
         dropout: Dropout in the conditioners.
         conditioner: Network of autoregressive layers and of the mixture: ``"residual"``, or ``"transformer"`` with
             ``blocks`` layers of width ``hidden``.
-        components: Gaussians a feature, where there is a mixture.
-        base: Name of the base law, see ``make_base``; ``made-mog``, a network of the same sizes with mixtures for
-            conditionals; or a law of as many features.
+        components: Components of each feature's mixture of Gaussians in a ``made-mog`` base.
+        base: The base distribution: a name of ``make_base``; ``"made-mog"``, an ``AutoregressiveMixture`` with a
+            network of the same sizes; or a ``Base`` with as many features.
 
     Returns:
         The flow.
@@ -104,124 +103,194 @@ def build(
         >>> build("realnvp", features=4, layers=2).bijection.features
         4
     """
-    if name not in NAMES:
-        raise ValueError(_unknown("flow", name, NAMES))
-    sizes = (("features", features, 1), ("context", context, 0), ("layers", layers, 1), ("components", components, 1))
-    for what, size, least in sizes:
-        if size < least:
-            raise ValueError(f"build: expected {what} of at least {least}; got {size}")
+    _check_options(name, features, context, layers, components, linear, unconditional, conditioner)
+    spline = RationalQuadraticSpline(bins=bins, bound=bound, tails=tails)
+    options = _Options(features, context, hidden, blocks, dropout, conditioner, linear, unconditional, spline)
+    members = _build_layers(name, options, layers)
+    if base == "made-mog" and members and linear == "between":
+        members += _random_mixing(features)  # the mixture sees the features in another order than the last layer
+    if elementwise:
+        members = [Elementwise(features, spline), *members]
+    return Flow(_build_base(name, base, components, options), Chain(members, features=features))
 
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of ``build`` that layers and networks need."""
+
+    features: int
+    context: int
+    hidden: int
+    blocks: int
+    dropout: float
+    conditioner: NetName
+    linear: Linear
+    unconditional: Unconditional
+    spline: RationalQuadraticSpline
+
+
+def _check_options(
+    name: str,
+    features: int,
+    context: int,
+    layers: int,
+    components: int,
+    linear: str,
+    unconditional: str,
+    conditioner: str,
+) -> None:
+    if name not in NAMES:
+        raise ValueError(unknown_name("flow", name, NAMES))
+    check_at_least("build", 1, features=features)
+    check_at_least("build", 0, context=context)
+    check_at_least("build", 1, layers=layers, components=components)
     for what, value, known in (
         ("linear", linear, get_args(Linear)),
         ("unconditional", unconditional, get_args(Unconditional)),
         ("conditioner", conditioner, get_args(NetName)),
     ):
         if value not in known:
-            raise ValueError(_unknown(what, value, known))
+            raise ValueError(unknown_name(what, value, known))
     if unconditional == "spline" and name not in ("realnvp", "nsf-c"):
         raise ValueError(f"build: expected unconditional none for {name}, which has no couplings; got spline")
 
-    def coupling(univariate: Univariate, flip: bool) -> list[Bijection]:
-        # Every other feature, the other ones in the next layer. A single feature has nobody to learn from.
-        transformed = [(i % 2 == 1) != flip for i in range(features)] if features > 1 else [True]
-        count = sum(transformed)
-        conditioner = ResidualNet(
-            features - count,
-            count * univariate.size,
-            context=context,
-            hidden=hidden,
-            blocks=blocks,
-            dropout=dropout,
-        )
-        layer = Coupling(conditioner, univariate, transformed=transformed)
-        if unconditional == "none" or count == features:
-            return [layer]
-        # Behind the coupling, so that its network sees the features as they come.
-        return [layer, Elementwise(features, spline, mapped=[not moves for moves in transformed])]
 
-    def masked(outputs: int) -> MaskedConditioner:
-        kind = MaskedTransformer if conditioner == "transformer" else MaskedResidualNet
-        return kind(features, outputs, context=context, hidden=hidden, blocks=blocks, dropout=dropout)
+def _build_layers(name: str, options: _Options, layers: int) -> list[Bijection]:
+    """Build the layers of an architecture and what mixes the features, data end first."""
+    if name not in _LAYERS:
+        return []
+    layer = _LAYERS[name]
+    if options.linear == "between":
+        return [member for index in range(layers) for member in layer(options, index)]
+    layer(options, 0)  # discarded: it only advances the random numbers, so that seeds keep giving the same flows
+    members = [
+        member for index in range(layers) for member in (*_random_mixing(options.features), *layer(options, index))
+    ]
+    return members + _random_mixing(options.features)
 
-    def mixture(covariance: Literal["full", "diagonal"]) -> Base:
-        return AutoregressiveMixture(masked(3 * components), Gaussian(features, context, covariance))
 
-    def autoregressive(univariate: Univariate) -> Bijection:
-        return MaskedAutoregressive(masked(univariate.size), univariate)
+# One function per architecture: the layer of an index and, for linear="between", what mixes the features before it.
+# The first layer sees the columns of the data unmixed. The order of statements is the order of the random draws.
 
-    spline = RationalQuadraticSpline(bins=bins, bound=bound, tails=tails)
 
-    def mixed() -> list[Bijection]:
-        return [Permutation.random(features), LULinear(features)]
+def _realnvp(options: _Options, index: int) -> list[Bijection]:
+    return [ActNorm(options.features), *_coupling(options, Affine(), index)]
 
-    # The first layer sees the columns of the data as they are; what follows sees mixtures of them.
-    def mix(layer: list[Bijection], index: int) -> list[Bijection]:
-        return [*(mixed() if index else []), *layer]
 
-    def mix_pairs(index: int) -> list[Bijection]:
-        # Two couplings with complementary masks stand in one order, so that every pair transforms every feature;
-        # only then comes a new order (two features have no other one worth having).
-        reorder = [Permutation.random(features)] if index and index % 2 == 0 and features > 2 else []
-        between = [*reorder, LULinear(features)] if index else []
-        return [*between, *steps["nsf-c"](index)]
+def _maf(options: _Options, index: int) -> list[Bijection]:
+    return [*_reversal(options, index), ActNorm(options.features), _autoregressive(options, Affine())]
 
-    def flip(layer: list[Bijection], index: int) -> list[Bijection]:
-        return [*([Permutation.reverse(features)] if index else []), *layer]
 
-    # The published couplings begin with the other half, which matters where the halves are not equal.
-    other = linear == "around"
-    steps: dict[str, Callable[[int], list[Bijection]]] = {
-        "realnvp": lambda i: [ActNorm(features), *coupling(Affine(), flip=(i % 2 == 1) != other)],
-        "maf": lambda i: [ActNorm(features), autoregressive(Affine())],
-        "iaf": lambda i: [ActNorm(features), Inverse(autoregressive(Affine()))],
-        "nsf-c": lambda i: coupling(spline, flip=(i % 2 == 1) != other),
-        "nsf-ar": lambda i: [autoregressive(spline)],
-        "made-mog": lambda _: [],
-        "gaussian": lambda _: [],
-    }
-    with_between: dict[str, Callable[[int], list[Bijection]]] = {
-        "maf": lambda i: flip(steps["maf"](i), i),
-        "iaf": lambda i: flip(steps["iaf"](i), i),
-        "nsf-c": mix_pairs,
-        "nsf-ar": lambda i: mix(steps["nsf-ar"](i), i),
-    }
-    if linear == "around" and steps[name](0):
-        members = [member for i in range(layers) for member in (*mixed(), *steps[name](i))] + mixed()
-    else:
-        members = [member for i in range(layers) for member in with_between.get(name, steps[name])(i)]
-    if base == "made-mog" and members and linear == "between":
-        members += mixed()  # the mixture sees the features in another order than the layer before it
-    if elementwise:
-        members = [Elementwise(features, spline), *members]
+def _iaf(options: _Options, index: int) -> list[Bijection]:
+    return [*_reversal(options, index), ActNorm(options.features), Inverse(_autoregressive(options, Affine()))]
+
+
+def _nsf_c(options: _Options, index: int) -> list[Bijection]:
+    mixing: list[Bijection] = []
+    if options.linear == "between" and index:
+        # A pair of couplings with complementary masks shares one order, so that every pair transforms every feature.
+        # With two features another order would only swap the masks.
+        if index % 2 == 0 and options.features > 2:
+            mixing.append(Permutation.random(options.features))
+        mixing.append(LULinear(options.features))
+    return [*mixing, *_coupling(options, options.spline, index)]
+
+
+def _nsf_ar(options: _Options, index: int) -> list[Bijection]:
+    layer = _autoregressive(options, options.spline)
+    mixing = _random_mixing(options.features) if options.linear == "between" and index else []
+    return [*mixing, layer]
+
+
+_LAYERS: dict[str, Callable[[_Options, int], list[Bijection]]] = {
+    "realnvp": _realnvp,
+    "maf": _maf,
+    "iaf": _iaf,
+    "nsf-c": _nsf_c,
+    "nsf-ar": _nsf_ar,
+}
+
+
+def _random_mixing(features: int) -> list[Bijection]:
+    return [Permutation.random(features), LULinear(features)]
+
+
+def _reversal(options: _Options, index: int) -> list[Bijection]:
+    return [Permutation.reverse(options.features)] if options.linear == "between" and index else []
+
+
+def _coupling(options: _Options, univariate: Univariate, index: int) -> list[Bijection]:
+    """A coupling of every other feature; the next layer transforms the other half."""
+    features = options.features
+    # The published couplings, with linear layers around them, begin with the other half. It matters for odd features.
+    flip = (index % 2 == 1) != (options.linear == "around")
+    # A single feature has no others to depend on: it is transformed in every layer.
+    transformed = [(i % 2 == 1) != flip for i in range(features)] if features > 1 else [True]
+    count = sum(transformed)
+    network = ResidualNet(
+        features - count,
+        count * univariate.size,
+        context=options.context,
+        hidden=options.hidden,
+        blocks=options.blocks,
+        dropout=options.dropout,
+    )
+    layer = Coupling(network, univariate, transformed=transformed)
+    if options.unconditional == "none" or count == features:
+        return [layer]
+    # After the coupling, so that its network sees the identity features untransformed.
+    return [layer, Elementwise(features, options.spline, mapped=[not moves for moves in transformed])]
+
+
+def _autoregressive(options: _Options, univariate: Univariate) -> Bijection:
+    return MaskedAutoregressive(_masked_network(options, univariate.size), univariate)
+
+
+def _masked_network(options: _Options, outputs: int) -> MaskedConditioner:
+    kind = MaskedTransformer if options.conditioner == "transformer" else MaskedResidualNet
+    return kind(
+        options.features,
+        outputs,
+        context=options.context,
+        hidden=options.hidden,
+        blocks=options.blocks,
+        dropout=options.dropout,
+    )
+
+
+def _build_base(name: str, base: str | Base, components: int, options: _Options) -> Base:
+    """Return the base of a flow, built from its name if it is one."""
+    features, context = options.features, options.context
     if isinstance(base, Base):
-        law = base
-    elif name == "made-mog":
+        return base
+    if name == "made-mog":
         if base not in ("full", "diagonal"):
             raise ValueError(
                 f"build: expected base full or diagonal for made-mog, the covariance of its frame; got {base}"
             )
-        law = mixture("full" if base == "full" else "diagonal")
-    else:
-        if base not in (*BASES, "made-mog"):
-            raise ValueError(_unknown("base", base, (*BASES, "made-mog")))
-        law = mixture(_frame(features)) if base == "made-mog" else make_base(base, features, context)
-    return Flow(law, Chain(members, features=features))
+        return _mixture_base(options, components, "full" if base == "full" else "diagonal")
+    if base == "made-mog":
+        # With a flow in front, a full covariance only where it has no more parameters than the rest of the flow.
+        return _mixture_base(options, components, "full" if features <= 256 else "diagonal")
+    if base not in BASES:
+        raise ValueError(unknown_name("base", base, (*BASES, "made-mog")))
+    return make_base(base, features, context)
 
 
-def _frame(features: int) -> Literal["full", "diagonal"]:
-    """Covariance of the frame of a mixture that has a flow in front: full as far as that is no larger than the rest."""
-    return "full" if features <= 256 else "diagonal"
+def _mixture_base(options: _Options, components: int, covariance: Literal["full", "diagonal"]) -> Base:
+    network = _masked_network(options, 3 * components)
+    return AutoregressiveMixture(network, Gaussian(options.features, options.context, covariance))
 
 
 def build_mixture(name: str, features: int, context: int = 0, *, members: int, **options: Any) -> Mixture:
-    """Build flows of one kind that differ by their initial weights, and each by an order of the features of its own.
+    """Build a mixture of flows of one architecture, which differ by their initial weights and orders of features.
 
     Args:
-        name: As of ``build``.
+        name: Name of the architecture, as for ``build``.
         features: Number of features.
         context: Number of context features.
         members: Number of flows.
-        **options: Those of ``build``; a base goes by its name.
+        **options: Options of ``build``; give a base by its name.
     """
 
     def member() -> Flow:
@@ -232,64 +301,3 @@ def build_mixture(name: str, features: int, context: int = 0, *, members: int, *
         return Flow(flow.base, chain)
 
     return Mixture([member() for _ in range(members)])
-
-
-def make_base(name: str, features: int, context: int = 0) -> Base:
-    """Make a base law on all of space, at mean 0 and variances 1; its context moves location and scale.
-
-    - ``diagonal``, ``low-rank``, ``full``: Gaussians by their covariance, see ``Gaussian``.
-    - ``student-t``, ``laplace``, ``logistic``: independent features with heavier tails.
-    - ``uniform``, ``beta``: through the logit, the first a logistic law of fixed shape.
-    - ``gamma``: through the logarithm.
-    - ``mixture``: eight diagonal Gaussians, see ``GaussianMixture``.
-
-    Args:
-        name: One of the names above.
-        features: Number of features.
-        context: Number of context features.
-
-    Raises:
-        ValueError: If the name is unknown (the nearest is named).
-
-    Example:
-        >>> make_base("student-t", features=3).sample(5).shape
-        torch.Size([5, 3])
-    """
-    makers: dict[str, Callable[[], Base]] = {
-        "diagonal": lambda: Gaussian(features, context),
-        "low-rank": lambda: Gaussian(features, context, "low-rank"),
-        "full": lambda: Gaussian(features, context, "full"),
-        "student-t": lambda: StudentT(features, context),
-        "laplace": lambda: Laplace(features, context),
-        "logistic": lambda: Logistic(features, context),
-        "uniform": lambda: TransformedDistribution(Uniform(features, trainable=False), Logit(features), context),
-        # Concentrations of four: round enough to start near a Gaussian, with all that is not one still to learn.
-        "gamma": lambda: TransformedDistribution(Gamma(features, 4.0, 4.0), Log(features), context),
-        "beta": lambda: TransformedDistribution(Beta(features, 4.0, 4.0), Logit(features), context),
-        "mixture": lambda: GaussianMixture(features, context=context),
-    }
-    if name not in BASES:
-        raise ValueError(_unknown("base", name, BASES))
-    law = makers[name]()
-    if not isinstance(law, Gaussian):  # which starts so
-        law.initialize(torch.zeros(features), torch.eye(features))
-    return law
-
-
-def _unknown(what: str, name: str, known: tuple[str, ...]) -> str:
-    return unknown_name(what, name, known)
-
-
-NAMES = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
-BASES = (
-    "diagonal",
-    "low-rank",
-    "full",
-    "student-t",
-    "laplace",
-    "logistic",
-    "uniform",
-    "gamma",
-    "beta",
-    "mixture",
-)

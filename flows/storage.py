@@ -1,4 +1,4 @@
-"""Flows on disk: ``model.safetensors`` for the weights, ``config.json`` for the architecture, checksums, no pickle."""
+"""Save and load flows: ``model.safetensors`` for the weights, ``config.json`` for the architecture, no pickle."""
 
 import hashlib
 import json
@@ -31,15 +31,15 @@ class ModelFileError(UserError, RuntimeError):
 
 
 def save(flow: Flow | Mixture | Autoencoder, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
-    """Write a flow, an ensemble or an autoencoder into a folder; each file appears whole or not at all.
+    """Write a flow, a mixture or an autoencoder into a folder; each file is written atomically.
 
     Args:
-        flow: The flow. Parts of your own state their ``config`` and are registered with ``register_part``.
-        folder: Folder to write into; made if missing.
-        extra: JSON values to keep beside the model, returned by ``read_extra``.
+        flow: The model. Your own parts need a ``config`` method and a name from ``register_part``.
+        folder: Folder to write into; created if missing.
+        extra: JSON values to store beside the model, returned by ``read_extra``.
 
     Raises:
-        ValueError: If a part of the flow cannot be described.
+        ValueError: If a part of the model has no ``config`` or no registered name.
         OSError: If the folder cannot be written.
     """
     folder = Path(folder)
@@ -55,9 +55,9 @@ def save(flow: Flow | Mixture | Autoencoder, folder: str | Path, *, extra: dict[
         "extra": extra or {},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    body = json.loads(json.dumps(body, allow_nan=False))  # as a reader will see it: every key a string
+    body = json.loads(json.dumps(body, allow_nan=False))  # as it will be read: every key is a string
     text = json.dumps(body | {"config_sha256": _digest(body)}, indent=1, allow_nan=False) + "\n"
-    # Weights first: a folder with a config is complete.
+    # Weights first: a folder with a config file is complete.
     with atomic_write(folder / _WEIGHTS) as path:
         path.write_bytes(weights)
     with atomic_write(folder / _CONFIG) as path:
@@ -65,11 +65,11 @@ def save(flow: Flow | Mixture | Autoencoder, folder: str | Path, *, extra: dict[
 
 
 def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Density:
-    """Read a flow or an ensemble that ``save`` wrote, in evaluation mode.
+    """Load a flow or a mixture written by ``save``, in evaluation mode.
 
     Args:
         folder: The folder.
-        device: Where to put it; independent of where it was trained.
+        device: Device of the loaded model, whatever it was trained on.
 
     Raises:
         ModelFileError: If a file is missing, its checksum is wrong, or its format is unknown.
@@ -82,13 +82,16 @@ def load_model(
     *expected: type[Model],
     device: str | torch.device = "cpu",
 ) -> Model:
-    """Read what ``save`` wrote, in evaluation mode, if it is of an expected class; otherwise as ``load``."""
+    """Load a model written by ``save``, in evaluation mode, and check that it is of an expected class.
+
+    Arguments and errors are those of ``load``.
+    """
     folder = Path(folder)
     body = _read_config(folder)
     weights = _read(folder / _WEIGHTS)
     if hashlib.sha256(weights).hexdigest() != body["weights_sha256"]:
         raise ModelFileError(f"{folder / _WEIGHTS}: damaged: its checksum is not the one in {_CONFIG}")
-    # Constructors draw initial weights; nobody who loads a model asked for other random numbers afterwards.
+    # Constructors draw initial weights; loading must not change the random numbers that follow.
     with torch.random.fork_rng(devices=[]):
         flow = _decode(body["flow"], folder)
     if not isinstance(flow, expected):
@@ -104,16 +107,17 @@ def load_model(
 
 
 def read_extra(folder: str | Path) -> dict[str, Any]:
-    """The JSON values that ``save`` kept beside the model."""
+    """Read the JSON values that ``save`` stored beside the model."""
     extra: dict[str, Any] = _read_config(Path(folder))["extra"]
     return extra
 
 
 def _encode(value: Any) -> Any:
+    """Turn a model into JSON values: each part becomes its registered name and its ``config``."""
     if isinstance(value, nn.Module | Univariate):
         kind = type(value).__name__
         try:
-            arguments: dict[str, Any] = value.config()  # type: ignore[operator]  # to mypy, maybe a Module
+            arguments: dict[str, Any] = value.config()  # type: ignore[operator]  # mypy: may be a Module
         except (AttributeError, NotImplementedError) as error:
             raise ValueError(f"save: cannot describe {kind}; give it a config() method") from error
         name = PARTS.name_of(type(value))
@@ -128,6 +132,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any, folder: Path) -> Any:
+    """Rebuild what ``_encode`` described."""
     if isinstance(value, list):
         return [_decode(item, folder) for item in value]
     if not isinstance(value, dict):
@@ -148,6 +153,7 @@ def _decode(value: Any, folder: Path) -> Any:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    """Read the description of a model, and check its checksum and its format."""
     path = folder / _CONFIG
     try:
         body = json.loads(_read(path))
@@ -172,4 +178,5 @@ def _read(path: Path) -> bytes:
 
 
 def _digest(body: dict[str, Any]) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The contract of a bijection as code: run it on bijections of your own."""
+"""Check that a bijection, also one of your own, fulfils its contract."""
 
 import copy
 
@@ -15,19 +15,19 @@ def check_bijection(
     *,
     tolerance: float = 1e-9,
 ) -> None:
-    """Check shapes, dtype, round trip and log-determinants in float64; the bijection given is left untouched.
+    """Check shapes, dtype, round trip and log-determinants of a bijection in float64.
 
-    The log-determinant is compared with that of the Jacobian by automatic differentiation, so an error that cancels
-    between the two directions is found too.
+    Log-determinants are compared with those of Jacobians by automatic differentiation, so that an error that cancels
+    between the two directions is found too. The bijection is copied and stays unchanged.
 
     Args:
-        bijection: The bijection, set to whatever parameters are to be tested; checked in evaluation mode.
-        points: Points ``(n, features)`` to check at; by default 16 from a fixed standard Gaussian.
-        context: Context ``(n, context)``; by default likewise.
-        tolerance: Largest error of a coordinate and of a log-determinant.
+        bijection: The bijection with the parameters to test; the copy is checked in evaluation mode.
+        points: Points ``(n, features)`` to check at; by default 16 standard-normal ones from a fixed seed.
+        context: Context ``(n, context)``; by default drawn in the same way.
+        tolerance: Largest allowed error of a coordinate and of a log-determinant.
 
     Raises:
-        AssertionError: If the contract is broken; the message says how and by how much.
+        AssertionError: If the contract is broken; the message names the check and the size of the error.
     """
     name = type(bijection).__name__
     bijection = copy.deepcopy(bijection).double().eval()

@@ -1,6 +1,6 @@
-"""Fixtures that every test file shares.
+"""Fixtures of all tests.
 
-torch is imported where it is used: the process that only hands out the tests would wait for it.
+torch is imported inside the fixtures, because the process that distributes the tests does not need it.
 """
 
 import os
@@ -37,10 +37,10 @@ def _seeded() -> Iterator[None]:
 
 @pytest.fixture
 def perturb() -> Callable[[Module], Module]:
-    """A function that moves every parameter of a module away from its initial value, and returns the module."""
+    """Return a function that adds noise to every parameter of a module, and returns the module."""
     import torch
 
-    def move(module: Module, size: float = 0.3) -> Module:
+    def perturbed(module: Module, size: float = 0.3) -> Module:
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in module.parameters():
@@ -49,12 +49,12 @@ def perturb() -> Callable[[Module], Module]:
                 parameter.add_((size * noise / fan_in**0.5).to(parameter.dtype))
         return module
 
-    return move
+    return perturbed
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _kernels() -> None:
-    """Build the kernels, or be told once that they cannot be had: most tests are as good without them."""
+    """Build the kernels once, without the warning if that fails: most tests do not depend on them."""
     from pushforward.flows.kernels import native
 
     with warnings.catch_warnings():
@@ -64,9 +64,9 @@ def _kernels() -> None:
 
 @pytest.fixture(scope="session")
 def made_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A function that has a folder filled by the first process of the tests that needs it, and returns it to all."""
+    """Return a function that fills a folder once for all test processes, and returns its path."""
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if hasattr(request.config, "workerinput") else base  # xdist gives each process its own
+    shared = base.parent if hasattr(request.config, "workerinput") else base  # with xdist each process has its own base
 
     def made(name: str, fill: Callable[[Path], object]) -> Path:
         import fcntl
@@ -85,7 +85,7 @@ def made_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def wandb_server(tmp_path: Path) -> Iterator[WandbServer]:
-    """A Weights & Biases server on the loopback interface; the test fails if the client asked what it does not know."""
+    """A stand-in Weights & Biases server; the test fails if the client sent requests that it does not know."""
     with WandbServer(tmp_path / "wandb-home") as server:
         yield server
     assert not server.unknown, f"the stand-in server does not know: {server.unknown}"
@@ -93,7 +93,7 @@ def wandb_server(tmp_path: Path) -> Iterator[WandbServer]:
 
 @pytest.fixture
 def alone(tmp_path: Path) -> dict[str, str]:
-    """The environment of a user without an account, in a home folder of their own."""
+    """Environment variables of a user without a W&B account, with an empty home folder."""
     home = tmp_path / "home"
     home.mkdir()
     lend_caches(home / ".cache")
@@ -103,7 +103,7 @@ def alone(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def wandb_user(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process has the variables of a user of that server."""
+    """Set the environment variables of a user of the stand-in server."""
     for name in os.environ:
         if name.startswith("WANDB"):
             monkeypatch.delenv(name)

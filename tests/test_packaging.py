@@ -1,10 +1,11 @@
-"""One namespace from folders at the root: the mapping, the links and the layers agree."""
+"""The layout of the packages: one namespace from several root folders, light imports, no private names in tests."""
 
 import ast
 import importlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -24,7 +25,7 @@ SETUPTOOLS: dict[str, Any] = PROJECT["tool"]["setuptools"]
 
 
 def python(code: str, cwd: Path, *flags: str) -> str:
-    """Run code in a fresh interpreter that knows the source tree and nothing else of ours; return what it prints."""
+    """Run code in a new interpreter with only src/ on the path; return what it prints."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, *flags, "-c", code]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
@@ -33,12 +34,12 @@ def python(code: str, cwd: Path, *flags: str) -> str:
 
 
 def application_modules() -> list[Path]:
-    """The Python files below src/pushforward that are not behind the links."""
+    """Return the Python files of src/pushforward, without those in the linked folders."""
     return [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in FOLDERS]
 
 
 def library_modules() -> list[Path]:
-    """The Python files of the four root folders."""
+    """Return the Python files of the four root folders."""
     return [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
 
 
@@ -54,29 +55,29 @@ def test_every_package_is_listed() -> None:
     assert set(SETUPTOOLS["package-dir"]) == found
 
 
-def test_every_package_lives_where_the_mapping_says() -> None:
+def test_every_mapped_folder_is_a_package() -> None:
     for package, folder in SETUPTOOLS["package-dir"].items():
         assert (ROOT / folder / "__init__.py").is_file(), package
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_links_point_home(folder: str) -> None:
+def test_links_point_to_the_root_folders(folder: str) -> None:
     link = PACKAGE / folder
-    assert link.is_symlink(), f"{link} is not a link: this checkout or copy has dropped the symbolic links"
+    assert link.is_symlink(), f"{link} is not a link: this copy of the project has lost its symbolic links"
     assert os.readlink(link) == f"../../{folder}"
     assert link.resolve() == ROOT / SETUPTOOLS["package-dir"][f"pushforward.{folder}"]
 
 
-def test_no_folder_is_linked_without_being_mapped() -> None:
+def test_every_linked_folder_is_mapped() -> None:
     assert {p.name for p in PACKAGE.iterdir() if p.is_symlink()} == set(FOLDERS)
 
 
-def test_types_are_shipped() -> None:
+def test_type_information_is_packaged() -> None:
     assert (PACKAGE / "py.typed").is_file()
     assert SETUPTOOLS["package-data"]["pushforward"] == ["py.typed"]
 
 
-def test_version_is_one_plain_string() -> None:
+def test_the_version_is_a_string_of_numbers() -> None:
     assert SETUPTOOLS["dynamic"]["version"]["attr"] == "pushforward.__version__"
     assert all(part.isdigit() for part in pushforward.__version__.split("."))
 
@@ -87,7 +88,7 @@ def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["fit", "--help"]], ids=" ".join)
-def test_help_does_not_wait_for_torch(arguments: list[str], tmp_path: Path) -> None:
+def test_help_does_not_import_heavy_libraries(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\n"
         f"sys.argv = ['pushforward', *{arguments!r}]\n"
@@ -104,7 +105,7 @@ def test_help_does_not_wait_for_torch(arguments: list[str], tmp_path: Path) -> N
     assert "Traceback" not in printed
 
 
-def test_importing_flows_changes_nothing_outside(tmp_path: Path) -> None:
+def test_importing_flows_changes_no_global_state(tmp_path: Path) -> None:
     code = (
         "import random, sys, warnings, numpy, torch\n"
         "def state():\n"
@@ -112,7 +113,7 @@ def test_importing_flows_changes_nothing_outside(tmp_path: Path) -> None:
         "            random.getstate(), list(warnings.filters), numpy.random.get_state()[1].tolist(),\n"
         "            torch.is_grad_enabled(), torch.is_deterministic_algorithms_enabled() if\n"
         "            hasattr(torch, 'is_deterministic_algorithms_enabled') else None)\n"
-        "import nflows.transforms\n"  # what it does is its own affair
+        "import nflows.transforms\n"  # nflows may change global state
         "before = state()\n"
         "import pushforward.flows\n"
         "print(state() == before)\n"
@@ -120,8 +121,8 @@ def test_importing_flows_changes_nothing_outside(tmp_path: Path) -> None:
     assert python(code, tmp_path) == "True"
 
 
-def test_nothing_of_ours_takes_a_name_at_the_top_level() -> None:
-    # In the root of the repository, where `import datasets` would find our folder, nothing we run imports it.
+def test_root_folders_are_not_top_level_modules() -> None:
+    # In the root of the repository, `import datasets` would find our folder.
     code = (
         "import sys\n"
         "import pushforward.cli, pushforward.datasets, pushforward.evaluate, pushforward.flows, pushforward.train\n"
@@ -134,7 +135,7 @@ def test_nothing_of_ours_takes_a_name_at_the_top_level() -> None:
     assert python(code, ROOT).split("\n") == ["[]", "True"]
 
 
-def test_a_safe_path_hides_the_folders() -> None:
+def test_a_safe_path_hides_the_root_folders() -> None:
     code = (
         "import importlib.util, json\n"
         "found = [importlib.util.find_spec(name) for name in ('datasets', 'evaluate', 'flows', 'train')]\n"
@@ -150,7 +151,81 @@ def test_every_folder_with_modules_is_a_package() -> None:
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
-def test_lazy_exports_are_those_that_type_checkers_see() -> None:
+def test_every_package_has_a_docstring() -> None:
+    packages = [path for path in [*application_modules(), *library_modules()] if path.name == "__init__.py"]
+    assert [str(path) for path in packages if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def is_private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.endswith("__")
+
+
+def private_uses(source: str) -> list[str]:
+    """Return the private names of pushforward, and the names of other test files, that a test file uses."""
+    tree = ast.parse(source)
+    ours = set[str]()  # names that are bound to modules and objects of pushforward
+    found = list[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.partition(".")[0] == "pushforward":
+                    ours.add(name.asname or "pushforward")
+                elif name.name.startswith("tests.") and not name.name.startswith("tests.fixtures"):
+                    found.append(f"import {name.name}")
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level or (module.partition(".")[0] == "tests" and not module.startswith("tests.fixtures")):
+                found += [f"from {module} import {name.name}" for name in node.names]
+            elif module.partition(".")[0] == "pushforward":
+                ours |= {name.asname or name.name for name in node.names}
+                found += [f"from {module} import {name.name}" for name in node.names if is_private(name.name)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if ast.unparse(node.value).partition(".")[0] in ours:
+                found.append(ast.unparse(node))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr") and len(node.args) > 1:
+            owner, attribute = node.args[:2]
+            if (
+                ast.unparse(owner).partition(".")[0] in ours
+                and isinstance(attribute, ast.Constant)
+                and is_private(attribute.value)
+            ):
+                found.append(ast.unparse(node))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found += re.findall(r"^pushforward(?:\.\w+)*\._[a-z]\w*$", node.value)
+    return found
+
+
+def test_private_uses_are_found() -> None:
+    used = """
+import tests.runs.test_folder
+import pushforward.runs.folder as folder
+from pushforward.runs import listing, _hidden
+from tests.runs.test_folder import make
+from tests.fixtures.paths import ROOT
+from .other import thing
+folder._lock, listing.RunSummary._x, listing.__name__, ROOT._private
+monkeypatch.setattr(listing, "_paths", 1)
+monkeypatch.setattr("PACKAGE.runs.listing._paths", 1)
+"""
+    assert sorted(private_uses(used.replace("PACKAGE", "pushforward"))) == [
+        "folder._lock",
+        "from other import thing",
+        "from pushforward.runs import _hidden",
+        "from tests.runs.test_folder import make",
+        "import tests.runs.test_folder",
+        "listing.RunSummary._x",
+        "monkeypatch.setattr(listing, '_paths', 1)",
+        "pushforward.runs.listing." + "_paths",
+    ]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tests").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_tests_use_no_private_names_and_no_other_test_file(file: Path) -> None:
+    assert private_uses(file.read_text()) == []
+
+
+def test_lazy_exports_agree_with_those_for_type_checkers() -> None:
     for path in [*application_modules(), *library_modules()]:
         tree = ast.parse(path.read_text())
         blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
@@ -170,7 +245,7 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "src", *FOLDERS):
-        # Real copies, not links: as on a system without them.
+        # Copies, as on a system without symbolic links.
         subprocess.run(["cp", "-r", str(ROOT / name), str(copy)], check=True)
     code = f"from setuptools import build_meta; print(build_meta.build_wheel({str(tmp_path)!r}))"
     wheel = tmp_path / python(code, copy).splitlines()[-1]

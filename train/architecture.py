@@ -1,4 +1,4 @@
-"""From the keys of a flow to the flow, one or an ensemble, as training starts with it."""
+"""Build the model that a configuration asks for, and initialise it from the training rows."""
 
 import torch
 
@@ -12,13 +12,13 @@ _INITIAL_ROWS = 20_000
 
 
 def build_model(flow: FlowConfig, features: int, context: int = 0, *, seed: int) -> Model:
-    """Build what a resolved section says; architecture and initial weights follow from the seed alone.
+    """Build the model of a resolved ``flow`` section; the seed alone decides its initial weights.
 
     Args:
-        flow: The section, every choice made.
+        flow: The section, without ``auto``.
         features: Columns that are modelled.
-        context: Columns that are given.
-        seed: Decides the weights, and the orders of the columns.
+        context: Columns that are conditioned on.
+        seed: Seed of the weights and of the column orders.
 
     Raises:
         ConfigError: If the keys do not go together.
@@ -36,13 +36,13 @@ def build_model(flow: FlowConfig, features: int, context: int = 0, *, seed: int)
 
 
 def describe(flow: FlowConfig) -> str:
-    """Name and size in a few words, as in ``made-mog x 8``."""
+    """Name a flow and its number of members, as in ``made-mog x 8``."""
     name = f"{flow.name} + made-mog" if flow.base == "made-mog" else flow.name
     return name if flow.members in (1, "auto") else f"{name} x {flow.members}"
 
 
 def idle_keys(flow: FlowConfig) -> tuple[str, ...]:
-    """Keys that have a value but change nothing in a flow of this name and base, as bins of a flow without splines."""
+    """List the keys that have a value but no effect with this name and base, such as bins without splines."""
     is_layered = flow.name not in ("made-mog", "gaussian")
     is_mixture = "made-mog" in (flow.name, flow.base)
     has_splines = flow.name in ("nsf-ar", "nsf-c") or flow.elementwise is True or flow.unconditional == "spline"
@@ -51,7 +51,7 @@ def idle_keys(flow: FlowConfig) -> tuple[str, ...]:
         ("bins", "bound", "tails"): has_splines,
         ("components",): is_mixture,
         ("hidden", "blocks", "dropout"): is_layered or is_mixture,
-        # Gaussians that start alike stay alike.
+        # Gaussians with equal initial weights stay equal.
         ("members",): flow.name != "gaussian" or flow.base in ("low-rank", "mixture", "made-mog"),
         ("conditioner",): is_mixture or flow.name in ("maf", "iaf", "nsf-ar"),
     }
@@ -60,15 +60,15 @@ def idle_keys(flow: FlowConfig) -> tuple[str, ...]:
 
 
 def sizes_of(prepared: Prepared) -> tuple[int, int]:
-    """Columns that are modelled, and columns that are given."""
+    """Number of columns that are modelled, and of columns that are conditioned on."""
     return prepared.dataset.rows.shape[1], prepared.dataset.context.shape[1]
 
 
 def initialize(model: Model, prepared: Prepared, device: torch.device, *, seed: int) -> Model:
-    """Put a fresh model on its device and make it the Gaussian that fits the training rows."""
+    """Move a new model to its device and make it the Gaussian that fits the training rows."""
     torch.manual_seed(seed)
-    points = prepared.training_points(device)
+    train = prepared.training_rows(device)
     model = model.to(device)
-    rows = torch.randperm(len(points), device=device)[:_INITIAL_ROWS]
-    initialize_base(model, points.noised()[rows], None if points.context is None else points.context[rows])
+    rows = torch.randperm(len(train), device=device)[:_INITIAL_ROWS]
+    initialize_base(model, train.noised()[rows], None if train.context is None else train.context[rows])
     return model

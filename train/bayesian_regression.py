@@ -1,4 +1,4 @@
-"""Bayesian neural-network regression: a posterior over all weights, fitted by maximising the evidence bound."""
+"""Bayesian neural-network regression: a posterior over all weights, fitted by maximising the evidence lower bound."""
 
 import copy
 import math
@@ -16,8 +16,8 @@ from pushforward.common.text import unknown_name
 from pushforward.flows import Flow
 from pushforward.flows.bayesian.network import WeightedNetwork
 from pushforward.flows.bayesian.posterior import POSTERIORS, Gradient, sample_with_log_density
-from pushforward.train.defaults import WARMUP_STEPS
 from pushforward.train.optimizer import ClippedAdamW
+from pushforward.train.options import WARMUP_STEPS
 from pushforward.train.trainer import DivergedError
 
 Array = npt.NDArray[np.float64]
@@ -25,13 +25,13 @@ Noise = Literal["learned", "heteroscedastic"]
 Prior = Literal["fixed", "layers", "inputs"]
 
 _LOG_2PI = math.log(2.0 * math.pi)
-_NUMBERS_A_PASS = 4_000_000  # activations of the widest layer that prediction holds at a time
-_START_SCALE = 0.05  # standard deviations of the posterior to begin with, in units of the prior's
-_START_NOISE = 0.3  # standard deviation of the noise to begin with, of standardised targets
+_NUMBERS_A_PASS = 4_000_000  # most activations of the widest layer in memory during prediction
+_START_SCALE = 0.05  # initial standard deviations of the posterior, in units of the prior's
+_START_NOISE = 0.3  # initial standard deviation of the noise, for standardised targets
 
 
-class Bound(NamedTuple):
-    """An estimate of the evidence bound, in nats for all rows together, and its standard error."""
+class EvidenceBound(NamedTuple):
+    """An estimate of the evidence lower bound, in nats for all rows together, and its standard error."""
 
     value: float
     se: float
@@ -41,37 +41,37 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
     r"""Regression by a fully connected network with a posterior over all of its weights.
 
     Targets are :math:`y = f_w(x) + \sigma \epsilon`, weights have the prior :math:`N(0, s^2 / \text{inputs})` layer by
-    layer and biases :math:`N(0, s^2)`. Fitting maximises the evidence bound
-    :math:`E_q[\log p(y | x, w) + \log p(w) - \log q(w)]` by path-wise gradients in the law :math:`q`, the
-    noise :math:`\sigma` and the prior scales :math:`s`. Inputs and targets are standardised inside; everything a user
-    sees is in the units of the data. Every step uses the same few weight samples for all rows of its batch.
+    layer and biases :math:`N(0, s^2)`. Fitting maximises the evidence lower bound
+    :math:`E_q[\log p(y | x, w) + \log p(w) - \log q(w)]` over the posterior :math:`q`, the noise :math:`\sigma` and
+    the prior scales :math:`s`, by path-wise gradients. Inputs and targets are standardised internally; all arguments
+    and results are in the units of the data. A step uses the same few weight samples for all rows of its batch.
 
     Args:
         posterior: ``"mean-field"`` for a factorised Gaussian, ``"flow"`` for ``bayesian_posterior.coupled``, or any
-            flow over the weights: a ``Flow`` (copied), or a function that makes one from the number of weights. It had
-            better start narrower than the prior: scales shrink slowly.
-        hidden: Widths of the hidden layers, of rectified linear units; empty for a linear model.
-        noise: ``"learned"``, one standard deviation for all rows; ``"heteroscedastic"``, a second output of the network
-            times that; or a known standard deviation in the units of the targets.
-        prior: Which prior scales are learned with the rest: ``"layers"`` one for the weights and one for the biases of
-            each layer, ``"inputs"`` one for each input as well, ``"fixed"`` none.
-        prior_scale: The scale :math:`s`, or where it begins.
+            flow over the weights: a ``Flow`` (copied), or a function from the number of weights to a flow. It should
+            start narrower than the prior, because scales shrink slowly.
+        hidden: Widths of the hidden layers of rectified linear units; empty for a linear model.
+        noise: ``"learned"`` for one standard deviation; ``"heteroscedastic"`` to multiply it by a second output of the
+            network; or a known standard deviation in the units of the targets.
+        prior: Which prior scales are learned: ``"layers"`` for one for the weights and one for the biases of each
+            layer, ``"inputs"`` for one for each input in addition, ``"fixed"`` for none.
+        prior_scale: The scale :math:`s`, or its initial value.
         gradient: ``"path"`` or ``"total"``, see ``bayesian_posterior.sample_with_log_density``.
         steps: Steps of the optimiser.
         batch_size: Rows in a step.
         samples: Weight samples in a step.
         learning_rate: Peak of the learning rate, which follows a cosine to zero.
-        warm_up: Share of the steps over which the divergence from the prior gains its full weight. Without, units are
-            switched off before they have learned anything.
-        predictive_samples: Weights drawn once after fitting, of which the predictive density is the mixture.
-        seed: Seed of everything random; the global generators are left as they are.
+        warm_up: Share of the steps over which the weight of the KL divergence from the prior grows to 1. Without it,
+            units are pruned before they have learned anything.
+        predictive_samples: Weight samples drawn once after fitting; the predictive density is the mixture over them.
+        seed: Seed of everything random; the global random state does not change.
 
     Attributes:
-        posterior_: The fitted law of the weights, in units of the fan-in (see ``WeightedNetwork``).
-        weights_: Draws from it ``(predictive_samples, size)``.
+        posterior_: The fitted posterior of the weights, in units of the fan-in (see ``WeightedNetwork``).
+        weights_: Samples of it ``(predictive_samples, size)``.
         noise_: Standard deviation of the noise, in the units of the targets.
         prior_scales_: The scales :math:`s`, one per group of weights.
-        loss_: Estimates of the negative bound in each step, nats per row in standardised units.
+        loss_: Estimate of the negative bound in each step, nats per row in standardised units.
 
     Cost:
         A step is ``samples * batch_size`` passes of the network, forward and backward, and ``samples`` of the flow.
@@ -125,7 +125,7 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
 
         Raises:
             ValueError: If an argument, a shape or a value does not fit, or the targets are all equal.
-            DivergedError: If the bound is not finite in the end.
+            DivergedError: If the bound is not finite at the end.
         """
         self._check_arguments()
         rows = _matrix(x)
@@ -148,7 +148,7 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
     def predictive_log_prob(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
         """Log-density ``(n,)`` of targets ``(n,)`` given inputs ``(n, D)``, in nats and the units of the targets.
 
-        It is that of the mixture over ``weights_``; cost: ``predictive_samples`` passes of the network.
+        The density is the mixture over ``weights_``. Cost: ``predictive_samples`` passes of the network.
         """
         rows = self._rows(x)
         targets = self._targets(_vector(y, len(rows)))
@@ -158,7 +158,7 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
         return np.asarray(mixture.numpy(), dtype=np.float64)
 
     def predict(self, x: npt.ArrayLike) -> tuple[Array, Array]:
-        """Mean and standard deviation ``(n,)`` of the predictive law, noise included, in the units of the targets."""
+        """Mean and standard deviation ``(n,)`` of the predictive distribution, with noise, in target units."""
         mean, log_sd = self._predictions(self._rows(x), self.weights_)
         variance = mean.var(0, correction=0) + (2.0 * log_sd).exp().mean(0)
         return (
@@ -167,12 +167,12 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
         )
 
     def sample(self, x: npt.ArrayLike, n: int, seed: int | None = None) -> Array:
-        """Draw targets ``(n, rows)``: each draw has weights of its own for all rows, and noise.
+        """Draw targets ``(n, rows)``, each draw with its own weights for all rows, and noise.
 
         Args:
             x: Inputs ``(rows, D)``.
             n: Number of draws.
-            seed: Seed of the draws; the estimator's by default.
+            seed: Seed of the draws; that of the estimator by default.
         """
         rows = self._rows(x)
         if n < 1:
@@ -184,10 +184,10 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
         return np.asarray(draws.numpy() * self._y_scale + self._y_mean, dtype=np.float64)
 
     @torch.no_grad()
-    def evidence_bound(self, x: npt.ArrayLike, y: npt.ArrayLike, samples: int = 1_000) -> Bound:
-        """The lower bound on the log-density of all targets ``(n,)`` given inputs ``(n, D)`` under the prior, in nats.
+    def evidence_bound(self, x: npt.ArrayLike, y: npt.ArrayLike, samples: int = 1_000) -> EvidenceBound:
+        """A lower bound on the log-density of all targets ``(n,)`` given inputs ``(n, D)`` under the prior, in nats.
 
-        It is one on the evidence where ``x`` and ``y`` are what the model was fitted to.
+        It bounds the log-evidence if ``x`` and ``y`` are the data that the model was fitted to.
         """
         rows = self._rows(x)
         targets = self._targets(_vector(y, len(rows)))
@@ -197,7 +197,7 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
         mean, log_sd = self._predictions(rows, weights)
         data_term = _log_normal(targets, mean, log_sd).sum(1) - len(rows) * math.log(self._y_scale)
         terms = data_term + self._log_prior_density(weights).double() - log_q.double()
-        return Bound(float(terms.mean()), float(terms.std()) / math.sqrt(samples))
+        return EvidenceBound(float(terms.mean()), float(terms.std()) / math.sqrt(samples))
 
     def _prepare(self) -> None:
         outputs = 2 if self.noise == "heteroscedastic" else 1
@@ -212,7 +212,7 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
 
     def _make_posterior(self, size: int) -> Flow:
         if isinstance(self.posterior, str):
-            location = self.prior_scale * torch.randn(size) * self._network.start()
+            location = self.prior_scale * torch.randn(size) * self._network.initial_scales()
             return POSTERIORS[self.posterior](location, torch.full((size,), _START_SCALE * self.prior_scale))
         made = copy.deepcopy(self.posterior) if isinstance(self.posterior, Flow) else self.posterior(size)
         if made.features != size or made.context:
@@ -225,19 +225,19 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
     def _maximize_bound(self, x: Tensor, y: Tensor) -> None:
         candidates = [*self.posterior_.parameters(), self._log_noise, self._log_prior]
         parameters = [p for p in candidates if p.requires_grad]
-        # Not the decay of AdamW: the prior alone says how large weights are.
-        # Squares are forgotten ten times faster than usual: gradients shrink by orders of magnitude as the law narrows.
+        # No weight decay: the prior regularises the weights. The second moments decay ten times faster than usual,
+        # because gradients shrink by orders of magnitude as the posterior narrows.
         group = {"params": parameters, "weight_decay": 0.0, "betas": (0.9, 0.99)}
         optimizer = ClippedAdamW([group], self.learning_rate)
         self.posterior_.train()
         rows, batch = len(x), min(self.batch_size, len(x))
         losses = torch.empty(self.steps)
-        order, place = torch.randperm(rows), 0
+        order, position = torch.randperm(rows), 0
         for step in range(self.steps):
-            if place + batch > rows:
-                order, place = torch.randperm(rows), 0
-            chosen = order[place : place + batch]
-            place += batch
+            if position + batch > rows:
+                order, position = torch.randperm(rows), 0
+            chosen = order[position : position + batch]
+            position += batch
             spent = step / self.steps
             for group in optimizer.param_groups:
                 cosine = 0.5 * (1.0 + math.cos(math.pi * spent))
@@ -274,8 +274,8 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
     def _predictions(self, rows: Array, weights: Tensor) -> tuple[Tensor, Tensor]:
         x = self._inputs(rows)
         widest = max(self._network.widths)
-        a_pass = max(1, _NUMBERS_A_PASS // (widest * max(1, len(x))))
-        parts = [self._mean_and_log_sd(x, part) for part in weights.split(a_pass)]
+        samples_a_pass = max(1, _NUMBERS_A_PASS // (widest * max(1, len(x))))
+        parts = [self._mean_and_log_sd(x, part) for part in weights.split(samples_a_pass)]
         return torch.cat([mean for mean, _ in parts]).double(), torch.cat([log_sd for _, log_sd in parts]).double()
 
     def _inputs(self, rows: Array) -> Tensor:
@@ -286,7 +286,7 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
 
     def _rows(self, x: npt.ArrayLike) -> Array:
         if not hasattr(self, "weights_"):
-            raise NotFittedError("BayesianRegression: expected a fitted model; got one on which fit was not called")
+            raise NotFittedError("BayesianRegression: expected a fitted model; call fit first")
         rows = _matrix(x)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(f"BayesianRegression: expected {self.n_features_in_} columns; got {rows.shape[1]}")

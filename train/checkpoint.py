@@ -1,4 +1,4 @@
-"""Checkpoints: everything a fit needs to go on, in one file with its checksum; never arbitrary pickle."""
+"""Checkpoints: everything that resuming a fit needs, in one file with a checksum; never arbitrary pickle."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ class CheckpointError(UserError, RuntimeError):
 
 
 def save_checkpoint(state: State, path: Path) -> None:
-    """Write a checkpoint whole or not at all: a kill in the middle leaves the one before.
+    """Write a checkpoint atomically: if the process is killed meanwhile, the previous one stays.
 
     Raises:
         OSError: If it cannot be written.
@@ -32,11 +32,11 @@ def save_checkpoint(state: State, path: Path) -> None:
         "average": state.average,
         "optimizer": state.optimizer.state_dict(),
         "best": state.best,
-        "standing": asdict(state.progress),
+        "progress": asdict(state.progress),
         "rng": torch.get_rng_state(),
         "rng_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
-    # In memory first: torch has an error of its own for a full disk, and no use for its checksums when it reads.
+    # In memory first: torch raises its own error for a full disk, and does not check its checksums when it reads.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     body = buffer.getvalue()
@@ -45,7 +45,10 @@ def save_checkpoint(state: State, path: Path) -> None:
 
 
 def load_checkpoint(state: State, path: Path) -> State:
-    """Put a fresh state where the checkpoint stood: weights, optimiser, averages, clock and random numbers.
+    """Restore a new state from a checkpoint: weights, optimiser, averages, clock and random state.
+
+    Returns:
+        The same state, changed in place.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or of another flow.
@@ -76,7 +79,7 @@ def _restore(state: State, body: bytes) -> None:
             average.copy_(saved)
     state.best = content["best"]
     known = {field.name for field in fields(TrainingProgress)}
-    state.progress = TrainingProgress(**{key: value for key, value in content["standing"].items() if key in known})
+    state.progress = TrainingProgress(**{key: value for key, value in content["progress"].items() if key in known})
     torch.set_rng_state(content["rng"].cpu())
     if device.type == "cuda" and content["rng_cuda"] is not None:
         torch.cuda.set_rng_state(content["rng_cuda"].cpu(), device)

@@ -1,4 +1,4 @@
-"""From a data set to what the loop reads: load, split, dequantize, standardise."""
+"""Prepare a data set for training: load, split, dequantize, standardise."""
 
 import json
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from pushforward.config.schema import Config, DataConfig
 from pushforward.datasets import Dataset, Dequantizer, Splits, load as load_dataset, split
 from pushforward.datasets.repeated_rows import Repeats, find_repeats
 from pushforward.flows import Chain, Flow, Mixture, Model, Standardize
-from pushforward.train.objectives.likelihood import Rows
+from pushforward.train.objectives.likelihood import RowTensors
 
 Array = npt.NDArray[np.float64]
 
-# Validation during training reads at most this many rows: their standard error is far below what a stop decides on.
+# At most so many validation rows are read during training: their standard error is small enough for early stopping.
 MAX_VALIDATION_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Part:
-    """One part of the split in data units: features ``(n, D)`` as scored (noise added), context ``(n, C)`` or None."""
+class SplitPart:
+    """One part of a split in data units: features ``(n, D)`` with noise added, context ``(n, C)`` or None."""
 
     rows: Array
     context: Array | None
@@ -36,24 +36,24 @@ class Prepared:
     """A data set ready for fitting.
 
     Attributes:
-        dataset: Where it came from.
+        dataset: The data set.
         splits: Row numbers of the three parts.
-        cells: Width of each column's cell ``(D,)`` in data units, 0 where values are taken as they are.
-        train: Training rows, noise added once: what baselines and reports see.
+        bin_widths: Bin width of each column ``(D,)`` in data units, 0 where values are taken as they are.
+        train: Training rows, noise added once, for baselines and reports.
         validation: Validation rows, likewise.
         test: Test rows, likewise.
-        recorded: Training rows as recorded ``(n, D)``: the loop adds fresh noise in every step.
-        standardize: Mean and standard deviation of the training rows.
-        standardize_context: The same of the context, None without context.
-        repeats: Which held-out rows stand among the training rows as well, None if next to none does.
+        recorded: Training rows as recorded ``(n, D)``; the loop adds new noise in every step.
+        standardize: Standardises rows by mean and standard deviation of the training rows.
+        standardize_context: The same for the context; None without context.
+        repeats: Which held-out rows are copies of training rows; None if there are hardly any.
     """
 
     dataset: Dataset
     splits: Splits
-    cells: Array
-    train: Part
-    validation: Part
-    test: Part
+    bin_widths: Array
+    train: SplitPart
+    validation: SplitPart
+    test: SplitPart
     recorded: Array
     standardize: Standardize
     standardize_context: Standardize | None
@@ -61,37 +61,39 @@ class Prepared:
 
     @property
     def ties(self) -> str:
-        """One line on the columns whose values repeat, empty where none does."""
+        """One line about the columns with repeated values; empty if there are none."""
         tied = [column for column in self.dataset.schema.columns if column.tied]
         if not tied:
             return ""
         shown = [column.name + ("" if column.step is None else f" (step {column.step:g})") for column in tied[:6]]
         names = ", ".join(shown) + (f" and {len(tied) - len(shown)} more" if len(tied) > len(shown) else "")
-        if not self.cells.any():
-            return f"columns with repeated values, taken as they are: {names}; their likelihoods are overstated"
-        return f"columns with repeated values, each spread over its grid step: {names}"
+        if not self.bin_widths.any():
+            return f"columns with repeated values, not dequantized: {names}; their likelihoods are overstated"
+        return f"columns with repeated values, dequantized by uniform noise of one bin width: {names}"
 
-    def training_points(self, device: torch.device) -> Rows:
-        """The training rows, standardised, with their cells."""
+    def training_rows(self, device: torch.device) -> RowTensors:
+        """The training rows, standardised, with their bin widths."""
         scale = np.asarray(self.standardize.config()["scale"])
-        cell = torch.tensor(self.cells / scale, dtype=torch.float32, device=device) if self.cells.any() else None
-        return Rows(self._standardized(self.recorded, device), self._context(self.train.context, device), cell)
+        widths = None
+        if self.bin_widths.any():
+            widths = torch.tensor(self.bin_widths / scale, dtype=torch.float32, device=device)
+        return RowTensors(self._standardized(self.recorded, device), self._context(self.train.context, device), widths)
 
-    def validation_points(self, device: torch.device) -> Rows:
-        """The validation rows, standardised, noise added; of many, a random part.
+    def validation_rows(self, device: torch.device) -> RowTensors:
+        """The validation rows, standardised, with noise added; a random part of them if there are many.
 
-        Which part depends on their number alone: a fit that is resumed validates on the same rows, and so do all flows
-        that are compared. The parts of a split are in the order of the file, so the first rows would be its head.
+        The part depends on the number of rows alone, so that a resumed fit and all compared flows use the same rows.
+        The first rows will not do: a part of a split keeps the order of the file, which may be that of time.
         """
         rows, context = self.validation.rows, self.validation.context
         n = len(rows)
         if n > MAX_VALIDATION_ROWS:
             chosen = np.sort(np.random.default_rng(n).choice(n, MAX_VALIDATION_ROWS, replace=False))
             rows, context = rows[chosen], None if context is None else context[chosen]
-        return Rows(self._standardized(rows, device), self._context(context, device))
+        return RowTensors(self._standardized(rows, device), self._context(context, device))
 
     def in_data_units(self, model: Model) -> Model:
-        """Put standardising inside: the density whose points and context are in the units of the table."""
+        """Include the standardisation: the density of rows, given context, in the units of the table."""
         if isinstance(model, Mixture):
             return Mixture([self._in_data_units(member) for member in model.members], model.weights)
         return self._in_data_units(model)
@@ -102,32 +104,32 @@ class Prepared:
         return Flow(core.base, chain, embedding=self.standardize_context if core.context else None)
 
     def _standardized(self, rows: Array, device: torch.device) -> torch.Tensor:
-        # In float64, then rounded: large offsets would not survive the other order.
-        points: torch.Tensor = self.standardize(torch.from_numpy(rows))[0]
-        return points.float().to(device)
+        # Rounded to float32 only after standardising: large offsets would lose their digits.
+        standardized: torch.Tensor = self.standardize(torch.from_numpy(rows))[0]
+        return standardized.float().to(device)
 
     def _context(self, context: Array | None, device: torch.device) -> torch.Tensor | None:
         if context is None or self.standardize_context is None:
             return None
-        points: torch.Tensor = self.standardize_context(torch.from_numpy(context))[0]
-        return points.float().to(device)
+        standardized: torch.Tensor = self.standardize_context(torch.from_numpy(context))[0]
+        return standardized.float().to(device)
 
 
 def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
-    """Split a data set, decide which columns stand for cells, and measure location and scale on the training part.
+    """Split a data set, decide which columns are dequantized, and standardise by the training part.
 
-    A data set that comes in parts keeps them; the seed and the fractions then have no effect. The data set returned
-    has one more note where held-out rows stand among the training rows too.
+    A data set that comes with a split keeps it; seed and fractions then have no effect. The data set returned has an
+    additional note if held-out rows are copies of training rows.
 
     Raises:
-        DataError: If a column does not vary within the training part, or a part would be empty.
+        DataError: If a column is constant in the training part, or a part would be empty.
     """
     splits = dataset.splits
     if splits is None:
         splits = split(len(dataset.rows), seed, config.validation_fraction, config.test_fraction)
     if len(splits.train) < 2:
         raise DataError(
-            f"{dataset.name}: {len(dataset.rows)} rows leave {len(splits.train)} to train on, and a spread takes 2; "
+            f"{dataset.name}: {len(dataset.rows)} rows leave {len(splits.train)} to train on; at least 2 are needed: "
             f"give more rows, or hold out fewer"
         )
     repeats = find_repeats(dataset, splits)
@@ -138,11 +140,11 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
         dequantizer = Dequantizer(np.zeros(dataset.rows.shape[1]))
     has_context = dataset.context.shape[1] > 0
 
-    def part(indices: npt.NDArray[np.int64], draw: int = 0) -> Part:
-        context = dataset.context[indices] if has_context else None
-        return Part(dequantizer.fixed(dataset.rows[indices], draw), context)
+    def part(numbers: npt.NDArray[np.int64], draw: int = 0) -> SplitPart:
+        context = dataset.context[numbers] if has_context else None
+        return SplitPart(dequantizer.fixed(dataset.rows[numbers], draw), context)
 
-    # Another draw than that of the rows that are scored: a row that stands in both parts must not give itself away.
+    # Not the noise of the scored rows: a row that is in both parts must not get the same noise.
     train = part(splits.train, draw=1)
     standardize_context = None
     if train.context is not None:
@@ -150,7 +152,7 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
     return Prepared(
         dataset=dataset,
         splits=splits,
-        cells=dequantizer.steps,
+        bin_widths=dequantizer.bin_widths,
         train=train,
         validation=part(splits.validation),
         test=part(splits.test),
@@ -166,7 +168,7 @@ def _standardize(rows: Array, names: Sequence[str]) -> Standardize:
     for name, value in zip(names, scale, strict=True):
         if not value > 0:
             raise DataError(
-                f"column '{name}' takes one value in all {len(rows)} training rows: it has no density there; "
+                f"column '{name}' takes one value in all {len(rows)} training rows, so that it has no density; "
                 f"leave it out with {leave_out(name)}, or try another --seed"
             )
     return Standardize(mean.tolist(), scale.tolist())
@@ -177,7 +179,7 @@ def load_data(config: Config) -> Dataset:
 
     Raises:
         DataError: If there is no such data set, or it cannot be used.
-        ConfigError: If shares of the rows are given for a data set that comes in parts.
+        ConfigError: If fractions are given for a data set that comes with a split.
     """
     data = config.data
     dataset = load_dataset(
@@ -198,17 +200,20 @@ def load_data(config: Config) -> Dataset:
 
 
 def anchored(data: DataConfig, dataset: Dataset) -> DataConfig:
-    """The section with the whole path of a file, so that its run finds it again from any folder."""
+    """Replace the path of a file by its absolute path, so that a run can be resumed from any folder."""
     return data.model_copy(update={"source": str(Path(data.source).resolve())}) if dataset.is_file else data
 
 
 def check_same_data(schema: Path, run: Path, dataset: Dataset) -> None:
-    """Raise a ``DataError`` unless the data are those that a run recorded in its schema.
+    """Check that a data set is the one that a run was fitted to.
 
     Args:
         schema: The run's ``schema.json``.
-        run: The run folder, to be named in the message.
-        dataset: What was loaded now.
+        run: The run folder, for the message.
+        dataset: The data set that was loaded now.
+
+    Raises:
+        DataError: If the checksums differ.
     """
     recorded = json.loads(schema.read_text(encoding="utf-8")).get("sha256")
     if recorded != dataset.sha256:

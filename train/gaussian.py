@@ -1,4 +1,4 @@
-"""The Gaussian a fit starts from, and falls back to when nothing better can be learned."""
+"""The Gaussian that a fit starts from, and that it keeps if the flow is not significantly better."""
 
 import math
 
@@ -14,14 +14,14 @@ SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6)
 FOLDS = 5
 
 
-def fit_gaussian(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of points, shrunk towards the diagonal as far as held-out likelihood asks for.
+def fit_gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Estimate mean and covariance, shrunk towards the diagonal by the amount that cross-validation selects.
 
-    The share of the diagonal is chosen by cross-validation: on a hundred rows the maximum-likelihood covariance
-    overfits, while columns that nearly determine each other need every digit of it.
+    With a hundred rows the maximum-likelihood covariance overfits, while columns that nearly determine each other need
+    it to full precision.
 
     Args:
-        points: ``(n, D)``.
+        rows: ``(n, D)``.
 
     Returns:
         The mean ``(D,)`` and the covariance ``(D, D)``, in float64.
@@ -29,7 +29,7 @@ def fit_gaussian(points: Tensor) -> tuple[Tensor, Tensor]:
     Cost:
         ``FOLDS * len(SHRINKAGES)`` Cholesky factorisations.
     """
-    x = points.double()
+    x = rows.double()
     n = len(x)
     fold = torch.arange(n, device=x.device) % FOLDS
     scores = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
@@ -46,15 +46,13 @@ def fit_gaussian(points: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def initialize_base(model: Model, x: Tensor, context: Tensor | None = None) -> None:
-    """Make a fresh flow the Gaussian that fits the points: its layers are the identity, its base does the rest.
+    """Make a new flow, or each member of an ensemble, the Gaussian that fits the rows, by initialising its base.
 
-    Of an ensemble, each member.
-
-    Layers that initialise themselves from data do so on the way.
+    Layers that initialise themselves from data do so, too.
 
     Args:
         model: Flows that start as the identity up to the order of features.
-        x: Training points ``(n, D)`` in the flow's units.
+        x: Training rows ``(n, D)`` in the units of the flow.
         context: Their context ``(n, C)``.
     """
     for flow in members_of(model):
@@ -63,7 +61,7 @@ def initialize_base(model: Model, x: Tensor, context: Tensor | None = None) -> N
 
 
 def gaussian_flow(x: Tensor, context: int = 0) -> Flow:
-    """A flow without layers: the Gaussian that fits the points ``(n, D)``."""
+    """A flow without layers: the Gaussian that fits the rows ``(n, D)``."""
     flow = Flow(Gaussian(x.shape[1], context, covariance="full"), Chain([], features=x.shape[1]))
     flow.base.initialize(*fit_gaussian(x))
     return flow.to(x.device)
@@ -80,36 +78,35 @@ def _log_likelihood(x: Tensor, mean: Tensor, covariance: Tensor) -> float:
     factor, info = torch.linalg.cholesky_ex(covariance)
     if int(info):
         return -torch.inf
-    noise = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False)
-    return float(-0.5 * noise.square().sum() - len(x) * factor.diagonal().log().sum())
+    whitened = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False)
+    return float(-0.5 * whitened.square().sum() - len(x) * factor.diagonal().log().sum())
 
 
 def better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Model, str]:
-    """The trained flow, or the Gaussian it started from where validation cannot tell them apart.
+    """Keep the trained flow if it is better than a Gaussian by two standard errors on the validation rows.
 
-    On a hundred rows a flow can look better on a handful of validation rows by luck alone; the Gaussian has fewer
-    parameters, so it needs no luck.
+    With a hundred rows a flow can look better on the few validation rows by chance; the Gaussian has fewer parameters.
 
     Args:
         prepared: The data.
-        state: Where training ended, its flow with the best weights.
+        state: The state after training, its flow with the best weights.
 
     Returns:
-        The flow, on the CPU, and one line on why it is the Gaussian, empty where it is not.
+        The flow or the Gaussian, on the CPU, and one line on why it is the Gaussian, empty for the flow.
     """
     flow = state.flow.cpu().eval()
     is_gaussian = isinstance(flow, Flow) and isinstance(flow.base, Gaussian) and not list(flow.bijection.parameters())
     if flow.context or (state.progress.best_step == 0 and is_gaussian):
         return flow, ""
     cpu = torch.device("cpu")
-    train, validation = prepared.training_points(cpu), prepared.validation_points(cpu)
+    train, validation = prepared.training_rows(cpu), prepared.validation_rows(cpu)
     gaussian = gaussian_flow(train.noised())
     gain, se = paired_difference(log_prob(flow, validation.x), log_prob(gaussian, validation.x))
     if gain > 2.0 * se or (math.isnan(se) and gain > 0):
         return flow, ""
-    kept = sum(p.numel() for p in gaussian.parameters())
-    how = f"{'better' if gain > 0 else 'worse'} by {with_error(abs(gain), se, 3)}"
+    parameters = sum(p.numel() for p in gaussian.parameters())
+    difference = f"{with_error(abs(gain), se, 3)} nats {'better' if gain > 0 else 'worse'}"
     return gaussian, (
-        f"the Gaussian is kept ({kept} parameters): on the validation rows ({len(validation)}) the flow is {how} "
-        f"nats than a Gaussian with full covariance, which is no reason to prefer it"
+        f"the Gaussian is kept ({parameters} parameters): on the validation rows ({len(validation)}) the flow is "
+        f"not significantly better than a Gaussian with full covariance ({difference})"
     )

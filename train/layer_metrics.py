@@ -1,4 +1,4 @@
-"""What single layers do in a fit: their share of the log-determinant, the size of their gradients."""
+"""Metrics of single layers during training: log-determinants and gradient norms."""
 
 import re
 
@@ -9,17 +9,17 @@ from pushforward.flows import Chain, Flow, Mixture, Model
 
 
 def named_layers(flow: nn.Module) -> dict[str, nn.Module]:
-    """The bijections of a flow, data end first, and its base; names such as ``2-masked-autoregressive``.
+    """The bijections of a flow from data to base, and the base; names such as ``02-masked-autoregressive``.
 
-    The base counts where it has parameters. Of a model of another kind, its parts.
+    The base is left out if it has no parameters. An ensemble has its members, any other model its child modules.
     """
     if isinstance(flow, Mixture):
-        return {f"member-{place:02d}": member for place, member in enumerate(flow.members)}
+        return {f"member-{index:02d}": member for index, member in enumerate(flow.members)}
     if not isinstance(flow, Flow):
         return dict(flow.named_children())
     bijection = flow.bijection
     members = list(bijection.bijections) if isinstance(bijection, Chain) else [bijection]
-    layers: dict[str, nn.Module] = {f"{place:02d}-{_kebab(member)}": member for place, member in enumerate(members)}
+    layers: dict[str, nn.Module] = {f"{index:02d}-{_kebab(member)}": member for index, member in enumerate(members)}
     if any(True for _ in flow.base.parameters()):
         layers["base"] = flow.base
     return layers
@@ -27,9 +27,10 @@ def named_layers(flow: nn.Module) -> dict[str, nn.Module]:
 
 @torch.no_grad()
 def log_det_terms(flow: Model, x: Tensor, context: Tensor | None = None) -> dict[str, Tensor]:
-    """Mean log-determinant of each layer over points ``(n, D)``, each ``()``, in nats; layers without one left out.
+    """Mean log-determinant ``()`` of each layer over rows ``(n, D)``, in nats.
 
-    Their sum is the mean log-determinant of the flow; an ensemble has none. Cost: one pass.
+    Layers without parameters whose log-determinant is zero are left out; the sum is the mean log-determinant of the
+    flow. Empty for an ensemble. Cost: one pass.
     """
     if isinstance(flow, Mixture):
         return {}
@@ -46,7 +47,7 @@ def log_det_terms(flow: Model, x: Tensor, context: Tensor | None = None) -> dict
 
 
 def gradient_norms(layers: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Norm of the gradient of each layer that has one, each ``()``; on the device, nothing is waited for."""
+    """Gradient norm ``()`` of each layer that has a gradient; does not wait for the device."""
     norms = {}
     for name, layer in layers.items():
         gradients = [p.grad for p in layer.parameters() if p.grad is not None]

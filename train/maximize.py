@@ -1,4 +1,4 @@
-"""Fit a model to rows in memory: by maximum likelihood, or by a bound on it."""
+"""Fit a model to rows in memory: a flow by maximum likelihood, an autoencoder by a bound on the likelihood."""
 
 from typing import Any, cast
 
@@ -7,60 +7,62 @@ from torch import Tensor
 
 from pushforward.flows import Flow
 from pushforward.flows.vae.autoencoder import Autoencoder
-from pushforward.train.defaults import TrainOptions
 from pushforward.train.objectives.bound import BoundObjective
-from pushforward.train.objectives.likelihood import Likelihood, Rows
+from pushforward.train.objectives.likelihood import Likelihood, RowTensors
+from pushforward.train.options import TrainOptions
 from pushforward.train.trainer import State, minimize, start
 
 
-def maximize_likelihood(state: State, train: Rows, validation: Rows, settings: TrainOptions, **listeners: Any) -> State:
-    """Fit a flow to rows by maximum likelihood: :func:`minimize` for the objective of that name.
+def maximize_likelihood(
+    state: State, train: RowTensors, validation: RowTensors, options: TrainOptions, **callbacks: Any
+) -> State:
+    """Fit a flow to rows by maximum likelihood.
 
     Args:
         state: From ``start`` or a checkpoint.
         train: Training rows.
-        validation: Validation rows, noise already added.
-        settings: The budget and everything else.
-        **listeners: As :func:`minimize` takes them.
+        validation: Validation rows, already dequantized.
+        options: The budget and all other options.
+        **callbacks: ``log``, ``checkpoint``, ``stop`` and ``warn`` of :func:`minimize`.
     """
-    likelihood = Likelihood(train, validation, settings.batch_size, state.progress.step)
-    return minimize(state, likelihood, settings, **listeners)
+    likelihood = Likelihood(train, validation, options.batch_size, state.progress.step)
+    return minimize(state, likelihood, options, **callbacks)
 
 
-def begin(model: Autoencoder, settings: TrainOptions) -> State:
-    """The state of a fit that has not begun; the loop knows a model by its parameters alone."""
-    return start(cast(Flow, model), settings)
+def start_autoencoder(model: Autoencoder, options: TrainOptions) -> State:
+    """Make the state of a new run of an autoencoder; the loop uses nothing of a flow but its parameters."""
+    return start(cast(Flow, model), options)
 
 
 def maximize_bound(
     model: Autoencoder,
     train: Tensor,
     validation: Tensor,
-    settings: TrainOptions,
+    options: TrainOptions,
     *,
     seed: int = 0,
-    listeners: dict[str, Any] | None = None,
-    **options: Any,
+    callbacks: dict[str, Any] | None = None,
+    **bound_options: Any,
 ) -> State:
-    """Fit an autoencoder by a bound on the likelihood: ``train.loop.minimize`` for that objective.
+    """Fit an autoencoder to rows by maximising a lower bound on the likelihood.
 
     Args:
-        model: The autoencoder; it ends with the best weights, in evaluation mode.
-        train: Training rows ``(n, D)`` as the decoder takes them, on the model's device.
+        model: The autoencoder; afterwards it has the best weights and is in evaluation mode.
+        train: Training rows ``(n, D)`` in the units of the decoder, on the model's device.
         validation: Validation rows, likewise.
-        settings: The budget and everything else.
-        seed: Of batches, noise and dropout; random numbers outside the fit are left as they were.
-        listeners: ``log``, ``stop`` and ``warn`` of ``minimize``.
-        **options: Of :class:`BoundObjective`.
+        options: The budget and all other options.
+        seed: Seed of batches, noise and dropout; the global random state is left as it was.
+        callbacks: ``log``, ``checkpoint``, ``stop`` and ``warn`` of :func:`minimize`.
+        **bound_options: Options of :class:`BoundObjective`.
 
     Returns:
-        Where training ended; ``progress.best_loss`` is minus the best bound.
+        The final state; ``progress.best_loss`` is minus the best bound.
 
     Raises:
-        ValueError: As :class:`BoundObjective`.
+        ValueError: From :class:`BoundObjective`.
         DivergedError: If the bound does not stay finite.
     """
-    objective = BoundObjective(train, validation, settings.batch_size, seed=seed, **options)
+    objective = BoundObjective(train, validation, options.batch_size, seed=seed, **bound_options)
     with torch.random.fork_rng(devices=[train.device] if train.is_cuda else []):
         torch.manual_seed(seed)
-        return minimize(begin(model, settings), objective, settings, **(listeners or {}))
+        return minimize(start_autoencoder(model, options), objective, options, **(callbacks or {}))

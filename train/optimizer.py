@@ -1,4 +1,4 @@
-"""AdamW with clipped gradients and averaged weights: two passes over the memory where there are kernels in C."""
+"""AdamW with gradient clipping and weight averaging, in two passes over the memory by a kernel in C."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,17 +13,17 @@ from pushforward.flows.kernels import native
 
 
 class ClippedAdamW(AdamW):
-    """AdamW whose step clips the norm of the gradient first, and averages the weights afterwards.
+    """AdamW whose step clips the gradient norm first and averages the weights afterwards.
 
-    The state is that of torch's AdamW, so either can go on from the other's.
+    The state is that of torch's AdamW, so that each can load the state of the other.
 
     Args:
-        parameters: Parameters or groups of them, as of any optimiser of torch. Where groups differ in more than their
-            weight decay, torch's own operations are used.
-        learning_rate: Size of a step.
+        parameters: Parameters or parameter groups, as for any optimiser of torch. If groups differ in more than their
+            weight decay, torch's operations are used.
+        learning_rate: The learning rate.
     """
 
-    _steps: int  # what the state's step tensors will say when somebody asks
+    _steps: int  # written to the step tensors of the state only when the state is read
     _checked: tuple[int, ...] = ()
 
     def __init__(self, parameters: Iterable[Any], learning_rate: float) -> None:
@@ -32,25 +32,25 @@ class ClippedAdamW(AdamW):
 
     @torch.no_grad()
     def clipped_step(
-        self, parameters: Sequence[Tensor], most: float, average: Sequence[Tensor] = (), ema_decay: float = 0.0
+        self, parameters: Sequence[Tensor], max_norm: float, average: Sequence[Tensor] = (), ema_decay: float = 0.0
     ) -> Tensor:
         """Take a step.
 
         Args:
             parameters: All parameters of all groups, in any order.
-            most: Largest norm of their gradient, all together.
+            max_norm: Largest norm of the gradient of all parameters together.
             average: Averaged weights, in the same order; empty for no averaging.
             ema_decay: Decay of the average in this step.
 
         Returns:
-            The norm of the gradient before clipping, ``()``, on the parameters' device. On a CPU, a norm that is not
-            finite leaves weights, averages and state as they are; on a GPU, to ask for it would mean to wait.
+            The gradient norm before clipping, ``()``, on the parameters' device. On a CPU, weights, averages and state
+            do not change if it is not finite; on a GPU this is not checked, because it would wait for the device.
         """
         if not self.state:
-            self._steps = 0  # nothing was done yet, or somebody has cleared what was
+            self._steps = 0  # a new optimiser, or its state was cleared
         if native.library() is not None and self._is_plain(parameters, average):
-            return self._native_step(parameters, most, average, ema_decay)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, most)
+            return self._native_step(parameters, max_norm, average, ema_decay)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         on_cpu = parameters[0].device.type == "cpu"
         if on_cpu and not bool(torch.isfinite(norm)):
             return norm
@@ -63,7 +63,7 @@ class ClippedAdamW(AdamW):
         return norm
 
     def _native_step(
-        self, parameters: Sequence[Tensor], most: float, average: Sequence[Tensor], ema_decay: float
+        self, parameters: Sequence[Tensor], max_norm: float, average: Sequence[Tensor], ema_decay: float
     ) -> Tensor:
         first = parameters[0]
         if not self.state:
@@ -87,32 +87,32 @@ class ClippedAdamW(AdamW):
         table[:, 6].view(np.float64)[:] = [decays[id(p)] for p in parameters]
         beta1, beta2 = group["betas"]
         step = self._steps + 1
-        numbers = group["lr"], beta1, beta2, group["eps"], step, most, ema_decay
+        numbers = group["lr"], beta1, beta2, group["eps"], step, max_norm, ema_decay
         norm = native.adamw(table, native.KINDS[first.dtype], *numbers)
         if math.isfinite(norm):
             self._steps = step
-            # The kernel writes behind autograd's back: whoever still holds a graph must hear of it.
+            # The kernel writes without autograd: the version counter makes a backward pass of an older graph fail.
             torch.autograd.graph.increment_version([*parameters, *average])
         return torch.tensor(norm, dtype=first.dtype, device=first.device)
 
     def _is_plain(self, parameters: Sequence[Tensor], average: Sequence[Tensor]) -> bool:
-        """Whether the kernel reads all of this as torch does."""
+        """Whether the kernel supports these tensors and these groups."""
         dtype = parameters[0].dtype
         if dtype not in native.KINDS:
             return False
         for p in parameters:
-            if p.grad is None or not _reads_as(p, dtype) or not _reads_as(p.grad, dtype):
+            if p.grad is None or not _is_dense(p, dtype) or not _is_dense(p.grad, dtype):
                 return False
-        # What stays from step to step is looked at when it is new.
+        # Averages, state and groups stay the same from step to step: they are checked once.
         key = len(self.state), *map(id, average)
         if key == self._checked:
             return True
-        kept = [t for s in self.state.values() for name, t in s.items() if name != "step"]
+        moments = [t for s in self.state.values() for name, t in s.items() if name != "step"]
         first, *others = self.param_groups
         same = all(g[name] == first[name] for g in others for name in first if name not in ("params", "weight_decay"))
         if (
             len(self.state) not in (0, len(parameters))
-            or not all(_reads_as(t, dtype) for t in (*average, *kept))
+            or not all(_is_dense(t, dtype) for t in (*average, *moments))
             or not same
             or first["amsgrad"]
             or first["maximize"]
@@ -127,7 +127,7 @@ class ClippedAdamW(AdamW):
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # load_state_dict comes here too
+        # load_state_dict calls this too
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._checked = ()
         steps = [s["step"] for s in self.state.values() if "step" in s]
@@ -144,5 +144,5 @@ class ClippedAdamW(AdamW):
                 state["step"].fill_(self._steps)
 
 
-def _reads_as(tensor: Tensor, dtype: torch.dtype) -> bool:
+def _is_dense(tensor: Tensor, dtype: torch.dtype) -> bool:
     return tensor.is_cpu and tensor.dtype is dtype and tensor.layout is torch.strided and tensor.is_contiguous()

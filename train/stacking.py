@@ -1,10 +1,11 @@
-"""What small tables need: the flow averaged with a Gaussian and a kernel density, weighted by held-out likelihood."""
+"""Stacking for small tables: the flow averaged with a Gaussian and a kernel density, by validation likelihood."""
 
 import numpy as np
 import torch
 
 from pushforward.evaluate.kernel_density import kernel_log_densities
-from pushforward.evaluate.likelihood import Array, log_prob
+from pushforward.evaluate.likelihood import log_prob
+from pushforward.evaluate.statistics import Array
 from pushforward.flows import Chain, Flow, KernelDensity, Mixture, Model, members_of
 from pushforward.train.data import Prepared
 from pushforward.train.gaussian import gaussian_flow
@@ -12,9 +13,11 @@ from pushforward.train.gaussian import gaussian_flow
 FLOW, GAUSSIAN, KERNEL = "flow", "Gaussian", "kernel density"
 
 MOST_ROWS = 5_000
-"""Training rows behind a kernel density, at most: all of them are stored, and read for every score."""
+"""Most training rows in a kernel density: all of them are stored, and read for every log-density."""
 
-_LEAST_WEIGHT = 0.01
+LEAST_WEIGHT = 0.01
+"""Parts with a smaller weight are dropped."""
+
 _FOLDS = 5
 _PRIOR_ROWS = 1.0
 
@@ -22,15 +25,15 @@ _PRIOR_ROWS = 1.0
 def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
     """Average a trained flow with a Gaussian and a kernel density, in probability.
 
-    On a hundred rows a flow may be worse than either, and no choice by a handful of validation rows is safe. An average
-    loses at most minus the logarithm of a weight against each of its parts, and is often better than all of them.
+    With a hundred rows a flow may be worse than either, and a selection by the few validation rows is unreliable. An
+    average loses at most minus the logarithm of a weight against each of its parts, and is often better than all.
 
     Args:
-        prepared: The data; validation rows decide the weights, training rows everything else.
-        flow: The flow or the ensemble, trained, without context.
+        prepared: The data; the parts are fitted to training rows, the weights to validation rows.
+        flow: The trained flow or ensemble.
 
     Returns:
-        The density, on the CPU, and the weight of each part that is left in it.
+        The model, on the CPU, and the weight of each part in it. A flow with context is returned as it is.
 
     References:
         - Smyth & Wolpert (1999), Linearly combining density estimators via stacking,
@@ -40,11 +43,11 @@ def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
     if flow.context:
         return flow, {FLOW: 1.0}
     cpu = torch.device("cpu")
-    rows, validation = prepared.training_points(cpu).noised(), prepared.validation_points(cpu).x
+    rows, validation = prepared.training_rows(cpu).noised(), prepared.validation_rows(cpu).x
     parts: dict[str, Model] = {FLOW: flow, GAUSSIAN: gaussian_flow(rows), KERNEL: kernel_flow(rows)}
-    scores = np.stack([log_prob(part, validation).double().numpy() for part in parts.values()], axis=1)
-    weights = dict(zip(parts, stacking_weights(scores).tolist(), strict=True))
-    kept = {name: weight for name, weight in weights.items() if weight >= _LEAST_WEIGHT}
+    log_probs = np.stack([log_prob(part, validation).double().numpy() for part in parts.values()], axis=1)
+    weights = dict(zip(parts, stacking_weights(log_probs).tolist(), strict=True))
+    kept = {name: weight for name, weight in weights.items() if weight >= LEAST_WEIGHT}
     if len(kept) == 1:
         (name,) = kept
         return parts[name].eval(), {name: 1.0}
@@ -61,11 +64,11 @@ def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
 def stacking_weights(log_probs: Array) -> Array:
     """Weights ``(k,)`` that maximise the likelihood of an average, by expectation maximisation.
 
-    A prior of one row, the same share of it for each part, keeps a part in that a few rows speak against.
+    A prior of one row, shared equally by the parts, keeps all weights above zero.
 
     Args:
-        log_probs: Log-densities ``(n, k)`` of held-out rows under each part. A row that is impossible under all of
-            them, such as one with a missing value written as 1e20, says nothing of their weights and is left out.
+        log_probs: Log-densities ``(n, k)`` of held-out rows under each part. A row that is impossible under all parts,
+            such as one with a missing value coded as 1e20, has no information about the weights and is left out.
     """
     log_probs = log_probs[np.isfinite(log_probs.max(axis=1, initial=-np.inf))]
     n, k = log_probs.shape
@@ -78,26 +81,26 @@ def stacking_weights(log_probs: Array) -> Array:
 
 
 def kernel_flow(rows: torch.Tensor) -> Flow:
-    """A Gaussian kernel density on standardised rows ``(n, D)``, its bandwidth chosen by cross-validation.
+    """A Gaussian kernel density on standardised rows ``(n, D)``, with a bandwidth from cross-validation.
 
-    Repeated rows count once: they would let a bandwidth of nothing look best.
+    Repeated rows count once: with them, cross-validation would select a bandwidth of zero.
     """
-    points = np.unique(rows.double().numpy(), axis=0)
-    order = np.random.default_rng(0).permutation(len(points))
-    points = points[order[:MOST_ROWS]]
+    centres = np.unique(rows.double().numpy(), axis=0)
+    order = np.random.default_rng(0).permutation(len(centres))
+    centres = centres[order[:MOST_ROWS]]
     coarse = np.geomspace(0.01, 3.0, 16)
-    bandwidth = _best_bandwidth(points, coarse)
+    bandwidth = _best_bandwidth(centres, coarse)
     ratio = coarse[1] / coarse[0]
-    bandwidth = _best_bandwidth(points, bandwidth * np.geomspace(1 / ratio, ratio, 9))
-    law = KernelDensity(torch.from_numpy(points).float(), bandwidth)
-    return Flow(law, Chain([], features=law.features))
+    bandwidth = _best_bandwidth(centres, bandwidth * np.geomspace(1 / ratio, ratio, 9))
+    base = KernelDensity(torch.from_numpy(centres).float(), bandwidth)
+    return Flow(base, Chain([], features=base.features))
 
 
-def _best_bandwidth(points: Array, bandwidths: Array) -> float:
-    fold = np.arange(len(points)) % min(_FOLDS, len(points))
-    scores = np.zeros(len(bandwidths))
+def _best_bandwidth(rows: Array, bandwidths: Array) -> float:
+    fold = np.arange(len(rows)) % min(_FOLDS, len(rows))
+    log_likelihoods = np.zeros(len(bandwidths))
     for k in range(int(fold.max()) + 1):
-        kept, left = points[fold != k], points[fold == k]
+        kept, left = rows[fold != k], rows[fold == k]
         if len(kept) and len(left):
-            scores += kernel_log_densities(kept, left, bandwidths).sum(axis=1)
-    return float(bandwidths[int(np.argmax(scores))])
+            log_likelihoods += kernel_log_densities(kept, left, bandwidths).sum(axis=1)
+    return float(bandwidths[int(np.argmax(log_likelihoods))])

@@ -1,1 +1,1 @@
-"""Where data sets come from: scikit-learn, the UCI repository, the five sets of the literature."""
+"""Sources of data sets: scikit-learn, the UCI repository, the five sets of the literature."""

@@ -1,4 +1,4 @@
-"""Taking files out of archives: by their exact names, nothing else, to where the caller says."""
+"""Extract single files, by their exact names, from tar and zip archives."""
 
 import io
 import shutil
@@ -12,24 +12,26 @@ from typing import IO
 from pushforward.common.errors import DamagedError, DataError
 from pushforward.common.files import atomic_write
 
-Report = Callable[[int, int | None], None]
-"""Told how many bytes are done and how many there are, None if that is not known."""
+ProgressCallback = Callable[[int, int | None], None]
+"""Called with the number of bytes done and in total (None if unknown)."""
 
 
-def extract(archive: Path, members: Sequence[str], target: Path, report: Report | None = None) -> tuple[Path, ...]:
-    """Take members out of a gzipped tar archive, in one pass that ends at the last of them.
+def extract(
+    archive: Path, members: Sequence[str], target: Path, report: ProgressCallback | None = None
+) -> tuple[Path, ...]:
+    """Extract members of a gzipped tar archive in one pass.
 
-    A member lands in ``target`` under the last part of its name, wherever the archive would have it. What follows the
-    last of them is not read, and so neither is the checksum at the archive's end: see ``checked``.
+    A member is written to ``target`` under the last part of its name, whatever its path in the archive. Reading stops
+    after the last member asked for, so the checksum at the end of the archive is not verified.
 
     Raises:
-        DamagedError: The archive is damaged, or lacks one of them.
+        DamagedError: If the archive is damaged, or lacks a member.
     """
     total = archive.stat().st_size
     missing = dict.fromkeys(members)
     paths = {member: target / Path(member).name for member in members}
     try:
-        with archive.open("rb") as file, tarfile.open(fileobj=_Reported(file, total, report), mode="r|gz") as tar:
+        with archive.open("rb") as file, tarfile.open(fileobj=_ReportingFile(file, total, report), mode="r|gz") as tar:
             for entry in tar:
                 name = entry.name.removeprefix("./")
                 if name in missing and entry.isfile():
@@ -41,29 +43,29 @@ def extract(archive: Path, members: Sequence[str], target: Path, report: Report 
                     if not missing:
                         break
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise DamagedError(f"{archive}: not a whole .tar.gz archive ({error})") from error
+        raise DamagedError(f"{archive}: not a complete .tar.gz archive ({error})") from error
     if missing:
         raise DamagedError(f"{archive}: lacks {', '.join(missing)}")
     return tuple(paths[member] for member in members)
 
 
 def extract_zipped(archive: Path, name: str, target: Path) -> None:
-    """Take the file of a name out of a zip archive, from any folder in it, or from a zip archive in it.
+    """Extract a file by name from any folder of a zip archive, or from a zip archive inside it.
 
     Raises:
-        DataError: The archive is damaged, or holds no such file.
+        DataError: If the archive is damaged, or holds no such file.
     """
     try:
         with zipfile.ZipFile(archive) as outer:
-            content = _zipped(outer, name)
+            content = _read_member(outer, name)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{archive.name}: not a whole zip archive ({error})") from error
+        raise DataError(f"{archive.name}: not a complete zip archive ({error})") from error
     if content is None:
         raise DataError(f"{archive.name}: holds no {name}")
     target.write_bytes(content)
 
 
-def _zipped(archive: zipfile.ZipFile, name: str) -> bytes | None:
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes | None:
     names = archive.namelist()
     for entry in names:
         if entry.rsplit("/", 1)[-1] == name:
@@ -71,16 +73,16 @@ def _zipped(archive: zipfile.ZipFile, name: str) -> bytes | None:
     for entry in names:
         if entry.lower().endswith(".zip"):
             with zipfile.ZipFile(io.BytesIO(archive.read(entry))) as inner:
-                found = _zipped(inner, name)
+                found = _read_member(inner, name)
             if found is not None:
                 return found
     return None
 
 
-class _Reported(io.RawIOBase):
-    """A file that tells how much of it was read."""
+class _ReportingFile(io.RawIOBase):
+    """A file that reports how much of it has been read."""
 
-    def __init__(self, file: IO[bytes], total: int, report: Report | None) -> None:
+    def __init__(self, file: IO[bytes], total: int, report: ProgressCallback | None) -> None:
         self._file, self._total, self._report = file, total, report
         self._done = 0
 

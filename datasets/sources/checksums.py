@@ -1,4 +1,4 @@
-"""Whether a file is the published one: its checksum is computed once, and remembered as long as the file stays."""
+"""Checksums of large files, computed once and cached beside the file."""
 
 import contextlib
 import json
@@ -8,35 +8,35 @@ from typing import Any
 from pushforward.common.files import atomic_write
 
 
-def found_checksum(path: Path, algorithm: str) -> str:
-    """Return a file's checksum, ``md5:...`` or ``sha256:...``.
+def cached_checksum(path: Path, algorithm: str) -> str:
+    """Return the checksum of a file, ``md5:...`` or ``sha256:...``.
 
-    The one computed before will do while size and time of the last change are what they were then.
+    A cached value is used as long as the size and the modification time of the file have not changed.
     """
     import pooch
 
     try:
-        kept = json.loads(_record(path).read_text(encoding="utf-8"))
-        if kept.items() >= _stamp(path).items() and kept["checksum"].startswith(f"{algorithm}:"):
-            return str(kept["checksum"])
+        cached = json.loads(_record(path).read_text(encoding="utf-8"))
+        if cached.items() >= _stamp(path).items() and cached["checksum"].startswith(f"{algorithm}:"):
+            return str(cached["checksum"])
     except (OSError, ValueError, KeyError, AttributeError):
         pass
     before = _stamp(path)
     checksum = f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"
     if _stamp(path) == before:
-        remember(path, checksum)
+        remember_checksum(path, checksum)
     return checksum
 
 
-def remember(path: Path, checksum: str) -> None:
-    """Keep a file's checksum in a hidden file beside it; where that cannot be, it is computed again next time."""
+def remember_checksum(path: Path, checksum: str) -> None:
+    """Cache the checksum of a file in a hidden file beside it; does nothing if that cannot be written."""
     record = _record(path)
     with contextlib.suppress(OSError), atomic_write(record) as temporary:
         temporary.write_text(json.dumps({**_stamp(path), "checksum": checksum}) + "\n", encoding="utf-8")
 
 
-def forget(path: Path) -> None:
-    """Remove what is remembered of a file."""
+def forget_checksum(path: Path) -> None:
+    """Remove the cached checksum of a file."""
     with contextlib.suppress(OSError):
         _record(path).unlink()
 

@@ -1,4 +1,4 @@
-"""Where downloaded data sets are kept, and local copies of them are looked for."""
+"""The data folder, which holds downloaded data sets and local copies."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,11 @@ def data_folder(chosen: str | Path | None = None) -> Path:
     """Return the data folder, which need not exist.
 
     Args:
-        chosen: What the caller wants; else the environment variable ``PUSHFORWARD_DATA``, else ``data`` in the folder
-            that ``PUSHFORWARD_CACHE`` names, else ``pushforward/data`` in the user's cache.
+        chosen: The folder to use. By default that of the environment variable ``PUSHFORWARD_DATA``, else ``data`` in
+            the folder ``PUSHFORWARD_CACHE``, else ``pushforward/data`` in the user's cache folder.
 
     Raises:
-        DataError: Nothing was chosen, and the user has no home.
+        DataError: If no folder is set and the user has no home folder.
     """
     chosen = chosen or os.environ.get("PUSHFORWARD_DATA")
     if chosen:
@@ -25,19 +25,19 @@ def data_folder(chosen: str | Path | None = None) -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushforward" / "data"
     except RuntimeError as error:
-        raise DataError("data folder: this user has no home; name a folder in PUSHFORWARD_DATA") from error
+        raise DataError("data folder: this user has no home folder; set PUSHFORWARD_DATA") from error
 
 
 def find_copy(folder: Path, name: str, file: str) -> Path | None:
-    """Find a file of a data set, as it is or gzipped, in the data folder or one of the folders where it may lie.
+    """Find a file of a data set, gzipped or not, in the data folder or its usual subfolders; None if there is none.
 
     Args:
         folder: The data folder.
-        name: Name of the data set; files may lie in a folder of that name.
-        file: The file, as its publisher calls it.
+        name: Name of the data set, which may have a subfolder of its own.
+        file: Name of the file as published.
     """
-    for place in (folder / name, folder / "raw", folder / "uci", folder):
-        for path in (place / file, place / f"{file}.gz"):
+    for parent in (folder / name, folder / "raw", folder / "uci", folder):
+        for path in (parent / file, parent / f"{file}.gz"):
             if path.is_file():
                 return path
     return None

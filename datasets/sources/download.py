@@ -1,7 +1,7 @@
-"""Downloading a file: resumed where it broke off, checked against its checksum, whole or not there at all.
+"""Download a file: interrupted transfers are resumed, the checksum is verified, the file appears only when complete.
 
-pooch can verify a file but starts again from nothing, which a file of a gigabyte on a weak line never survives. So the
-transfer is done here, by HTTP ranges, and pooch computes the checksum.
+pooch verifies checksums but cannot resume, so that a file of a gigabyte never completes on a weak connection. The
+transfer is done here with HTTP range requests; pooch computes the checksum.
 """
 
 import contextlib
@@ -18,22 +18,23 @@ from typing import Any
 
 from pushforward.common.files import new_folder
 from pushforward.common.lock import file_lock
-from pushforward.datasets.sources.archive import Report
+from pushforward.datasets.sources.archive import ProgressCallback
 
 _BLOCK_BYTES = 1 << 18
 _TIMEOUT_SECONDS = 60.0
-# Breaks without a byte in between after which a server is given up.
-_MOST_BREAKS = 5
-_SPARE_BYTES = 50_000_000
-_BROKEN = (OSError, http.client.HTTPException)
+MAX_BREAKS = 5
+"""Consecutive failed attempts without any progress after which a server is given up."""
+
+_SPARE_BYTES = 50_000_000  # free space that is left on the disk
+_NETWORK_ERRORS = (OSError, http.client.HTTPException)
 
 
 class DownloadError(RuntimeError):
-    """A file could not be downloaded; the message is one line that says what to do.
+    """A file could not be downloaded; the message is one line.
 
     Args:
-        message: The line.
-        failures: What went wrong, one entry for each address.
+        message: The message.
+        failures: What went wrong, one entry per URL.
     """
 
     def __init__(self, message: str, failures: Sequence[str] = ()) -> None:
@@ -42,7 +43,7 @@ class DownloadError(RuntimeError):
 
 
 class _DiskError(DownloadError):
-    """The disk is too full, whatever the server."""
+    """The disk is too full, so that other URLs need not be tried."""
 
 
 def download(
@@ -52,37 +53,37 @@ def download(
     checksum: str | None,
     expected_bytes: int = 0,
     needed_bytes: int = 0,
-    report: Report | None = None,
-    tell: Callable[[str], Any] | None = None,
+    report: ProgressCallback | None = None,
+    notify: Callable[[str], Any] | None = None,
     wait: Callable[[float], Any] = time.sleep,
 ) -> str:
-    """Download a file from the first address that has it.
+    """Download a file from the first URL that has it.
 
-    A transfer that breaks off goes on where it stopped, in this call several times, and in the next call too: what has
-    arrived is kept beside the target as ``.part``. Without a checksum it starts anew in every call, since nothing
-    would tell if the file had changed in between. Of several processes that want one file, one downloads it and the
-    others wait for that and take the file, if it has the checksum.
+    An interrupted transfer is resumed, several times within this call and also in the next call: the data received so
+    far are kept beside the target as ``.part``. Without a checksum every call starts anew, since a change of the file
+    in between would go unnoticed. If several processes want the same file, one of them downloads it; the others wait,
+    and use that file if its checksum is right.
 
     Args:
-        urls: The addresses of one and the same file.
-        target: Where it goes; its folder is made.
-        checksum: ``md5:...`` or ``sha256:...``; None if it is not known.
-        expected_bytes: About its size, for a look at the disk before a server is asked.
-        needed_bytes: What will be needed on the disk beside it.
-        report: Told of progress.
-        tell: Called with one line if somebody else downloads the file, before waiting for that.
+        urls: URLs of the same file.
+        target: Path of the file; its folder is created.
+        checksum: ``md5:...`` or ``sha256:...``; None if unknown.
+        expected_bytes: Approximate size, to check the free disk space before connecting.
+        needed_bytes: Disk space that will be needed in addition.
+        report: Called with the progress.
+        notify: Called with one line for the user before waiting for another process that downloads the file.
         wait: Called with the seconds to wait before another attempt.
 
     Returns:
-        The file's checksum, ``sha256:...`` where none was given.
+        The checksum of the file, ``sha256:...`` if none was given.
 
     Raises:
-        DownloadError: No address has it, the disk is too full, or the checksum differs.
+        DownloadError: If no URL has the file, the disk is too full, or the checksum differs.
     """
 
     def waiting() -> None:
-        if tell is not None:
-            tell(f"{target.name}: another process is downloading it; waiting for it to end")
+        if notify is not None:
+            notify(f"{target.name}: another process is downloading it; waiting for it to end")
 
     with new_folder(target.parent), file_lock(target, waiting) as waited:
         if waited and checksum is not None and target.is_file() and _checksum(target, checksum) == checksum:
@@ -96,21 +97,21 @@ def _download(
     checksum: str | None,
     expected_bytes: int,
     needed_bytes: int,
-    report: Report | None,
+    report: ProgressCallback | None,
     wait: Callable[[float], Any],
 ) -> str:
     part = target.with_name(f"{target.name}.part")
     if checksum is None:
         part.unlink(missing_ok=True)
-    there = part.stat().st_size if part.exists() else 0
-    _check_disk(target.parent, max(0, expected_bytes - there) + needed_bytes)
+    received = part.stat().st_size if part.exists() else 0
+    _check_disk(target.parent, max(0, expected_bytes - received) + needed_bytes)
     failures: list[str] = []
     for url in urls:
         try:
             _transfer(url, part, needed_bytes, report, wait)
         except _DiskError:
             raise
-        except (DownloadError, *_BROKEN) as error:
+        except (DownloadError, *_NETWORK_ERRORS) as error:
             failures.append(f"{url}: {_reason(error)}")
             continue
         found = _checksum(part, checksum)
@@ -120,49 +121,51 @@ def _download(
             continue
         part.replace(target)
         return found
-    kept = "; what has arrived is kept, the same command goes on from there" if part.exists() else ""
+    kept = "; the partial download is kept, the same command resumes it" if part.exists() else ""
     raise DownloadError(f"{target.name}: could not be downloaded{kept} ({'; '.join(failures)})", failures)
 
 
 def _checksum(path: Path, expected: str | None) -> str:
-    """The checksum of a file, by the algorithm of the one expected, else SHA-256."""
+    """Return the checksum of a file, with the algorithm of the expected one, else SHA-256."""
     import pooch
 
     algorithm = "sha256" if expected is None else expected.split(":")[0]
     return f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"
 
 
-def _transfer(url: str, part: Path, needed_bytes: int, report: Report | None, wait: Callable[[float], Any]) -> None:
-    """Append to what has arrived until the file is whole."""
+def _transfer(
+    url: str, part: Path, needed_bytes: int, report: ProgressCallback | None, wait: Callable[[float], Any]
+) -> None:
+    """Append to the partial file until it is complete."""
     breaks = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
             if _attempt(url, part, before, needed_bytes, report):
                 return
-            reason: Exception = DownloadError("the connection broke off")
+            reason: Exception = DownloadError("the connection was interrupted")
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416 and before:  # nothing is left to send: it was whole, or another file's beginning
+            if error.code == 416 and before:  # nothing left to send: the partial file is complete, or of another file
                 return
             if error.code < 500 and error.code != 429:
                 raise DownloadError(f"the server answers {error.code} {error.reason}") from error
             reason = error
-        except _BROKEN as error:
+        except _NETWORK_ERRORS as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise _DiskError(f"{part.parent}: {_reason(error)}; what has arrived is kept") from error
-            if isinstance(getattr(error, "reason", None), socket.gaierror):  # no network, or no such server
+                raise _DiskError(f"{part.parent}: {_reason(error)}; the partial download is kept") from error
+            if isinstance(getattr(error, "reason", None), socket.gaierror):  # no network, or unknown host
                 raise DownloadError(_reason(error)) from error
             reason = error
         grown = part.exists() and part.stat().st_size > before
         breaks = 0 if grown else breaks + 1
-        if breaks >= _MOST_BREAKS:
+        if breaks >= MAX_BREAKS:
             raise DownloadError(_reason(reason)) from reason
         wait(min(30.0, 2.0**breaks))
 
 
-def _attempt(url: str, part: Path, before: int, needed_bytes: int, report: Report | None) -> bool:
-    """Ask once, from where the file ends so far; whether it is whole then."""
+def _attempt(url: str, part: Path, before: int, needed_bytes: int, report: ProgressCallback | None) -> bool:
+    """Request the rest of the file once; return whether it is complete now."""
     request = urllib.request.Request(url, headers={"User-Agent": "pushforward", "Accept-Encoding": "identity"})
     if before:
         request.add_header("Range", f"bytes={before}-")
@@ -197,7 +200,7 @@ def _check_disk(folder: Path, needed: int) -> None:
     if needed and free < needed + _SPARE_BYTES:
         raise _DiskError(
             f"{folder}: {_gigabytes(needed + _SPARE_BYTES)} are needed and {_gigabytes(free)} are free; make room, or "
-            f"name another folder in PUSHFORWARD_DATA"
+            f"set PUSHFORWARD_DATA to another folder"
         )
 
 

@@ -1,4 +1,4 @@
-"""Putting a data set into the data folder: from what is there, else from where it is published."""
+"""Put data sets into the data folder: from local copies, else by download."""
 
 import contextlib
 import hashlib
@@ -11,35 +11,35 @@ from pathlib import Path
 from pushforward.common.errors import DataError
 from pushforward.common.files import atomic_write, new_folder
 from pushforward.common.lock import file_lock
-from pushforward.common.text import did_you_mean
+from pushforward.common.text import unknown_name
 from pushforward.datasets.sources import literature_sets
-from pushforward.datasets.sources.archive import Report, extract_zipped
-from pushforward.datasets.sources.checksums import remember
+from pushforward.datasets.sources.archive import ProgressCallback, extract_zipped
+from pushforward.datasets.sources.checksums import remember_checksum
 from pushforward.datasets.sources.download import DownloadError, download
-from pushforward.datasets.sources.literature import is_there, keep
+from pushforward.datasets.sources.literature import is_available, open_literature
 from pushforward.datasets.sources.literature_sets import ARCHIVE, LITERATURE
-from pushforward.datasets.sources.scikit_learn import EMBEDDED
+from pushforward.datasets.sources.scikit_learn import BUNDLED
 from pushforward.datasets.sources.uci import UCI, UciFile, UciSet
 from pushforward.datasets.sources.uci_files import checked_rows, find_uci, read_uci
 from pushforward.datasets.toys.toy import TOYS
 
 RECORD = "checksums.json"
-"""Checksums of files for which none is published: those of the first download."""
+"""File of the checksums of first downloads, for files without a published checksum."""
 
 GROUPS = ("all", "literature", "uci")
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A data set that is ready.
+    """A data set that is ready to load.
 
     Args:
         name: Its name.
-        path: The file, or the folder, that holds it.
+        path: Its file or folder.
         rows: Number of rows.
         columns: Number of columns.
         downloaded: Whether anything was downloaded.
-        notes: What the user should know.
+        notes: Notes for the user.
     """
 
     name: str
@@ -50,21 +50,21 @@ class Fetched:
     notes: tuple[str, ...] = ()
 
 
-def wanted(names: list[str]) -> list[str]:
-    """Return the names of data sets, groups resolved, each once.
+def resolve_names(names: list[str]) -> list[str]:
+    """Return the names of data sets to download, each once; groups are replaced by their members.
 
     Raises:
-        DataError: There is no such data set, or nothing to download of it.
+        DataError: If there is no such data set, or it comes with the package.
     """
     out: list[str] = []
     for name in names:
         canonical = name.strip().lower().replace("_", "-")
         groups = {"all": [*UCI, *LITERATURE], "literature": list(LITERATURE), "uci": list(UCI)}
-        if canonical in TOYS or canonical in EMBEDDED:
+        if canonical in TOYS or canonical in BUNDLED:
             raise DataError(f"{name}: comes with the package, there is nothing to download; fit it by its name")
         if canonical not in groups and canonical not in UCI and canonical not in LITERATURE:
             known = (*UCI, *LITERATURE, *groups)
-            raise DataError(f"unknown dataset {name!r}; {did_you_mean(name, known)}known: {', '.join(known)}")
+            raise DataError(unknown_name("dataset", name, known))
         out += groups.get(canonical, [canonical])
     return list(dict.fromkeys(out))
 
@@ -75,29 +75,30 @@ def fetch(
     *,
     force: bool = False,
     archive_is_new: bool = False,
-    report: Callable[[str], Report] | None = None,
-    tell: Callable[[str], object] | None = None,
+    report: Callable[[str], ProgressCallback] | None = None,
+    notify: Callable[[str], object] | None = None,
 ) -> Fetched:
-    """Make a data set ready to load, without a network if what is in the data folder will do.
+    """Make a data set ready to load; it is downloaded only if the data folder lacks it.
 
     Args:
-        name: One of the UCI repository's sets or of the literature's.
+        name: Name of a data set of UCI or of the literature.
         folder: The data folder.
-        force: Download even if it is there, and make it anew.
-        archive_is_new: The archive of the literature's sets has just been downloaded, which will do for ``force``.
-        report: Called with the name of a file that is downloaded or unpacked, returns what is told of the progress.
-        tell: Called with a line that is for now: that another process downloads the same.
+        force: Download and prepare it even if it is available.
+        archive_is_new: Whether the archive of the literature's sets has just been downloaded; ``force`` then does not
+            download it again.
+        report: Called with the name of each file that is downloaded or unpacked; returns the callback for its progress.
+        notify: Called with one line for the user if another process downloads the same file.
 
     Raises:
-        DownloadError: It could not be downloaded.
-        DataError: What was found or downloaded is not what it should be.
+        DownloadError: If it could not be downloaded.
+        DataError: If the files found or downloaded are not the data set.
     """
     if name in UCI:
         return _fetch_uci(UCI[name], folder, force, report)
     archive = folder / ARCHIVE
     literature = LITERATURE[name]
     downloaded = False
-    if (force and not archive_is_new) or not is_there(literature, folder):
+    if (force and not archive_is_new) or not is_available(literature, folder):
         source = literature_sets.PUBLISHED
         checksum = download(
             source.urls,
@@ -106,18 +107,18 @@ def fetch(
             expected_bytes=source.expected_bytes,
             needed_bytes=literature.unpacked_bytes,
             report=None if report is None else report(ARCHIVE),
-            tell=tell,
+            notify=notify,
         )
-        remember(archive, checksum)
+        remember_checksum(archive, checksum)
         downloaded = True
-    told = None if report is None else report(f"unpacking {name}")
-    kept = keep(literature, folder, from_archive=downloaded or force, report=told)
-    rows = sum(len(part) for part in kept.parts)
-    notes = tuple(f"{name}: {note}" for note in kept.about["notes"])
-    return Fetched(name, folder / name, rows, len(kept.about["columns"]), downloaded, notes)
+    progress = None if report is None else report(f"unpacking {name}")
+    stored = open_literature(literature, folder, from_archive=downloaded or force, report=progress)
+    rows = sum(len(part) for part in stored.parts)
+    notes = tuple(f"{name}: {note}" for note in stored.about["notes"])
+    return Fetched(name, folder / name, rows, len(stored.about["columns"]), downloaded, notes)
 
 
-def _fetch_uci(uci: UciSet, folder: Path, force: bool, report: Callable[[str], Report] | None) -> Fetched:
+def _fetch_uci(uci: UciSet, folder: Path, force: bool, report: Callable[[str], ProgressCallback] | None) -> Fetched:
     downloaded, notes = False, []
     if force or find_uci(uci, folder) is None:
         file = next(file for file in uci.files if file.urls)
@@ -135,24 +136,24 @@ def _download_file(
     file: UciFile,
     folder: Path,
     target: Path,
-    report: Callable[[str], Report] | None,
+    report: Callable[[str], ProgressCallback] | None,
 ) -> str | None:
-    """Download a file of the UCI repository, by itself or in a zip archive; says if nothing vouches for it."""
-    expected = file.sha256 or _recorded(folder).get(file.file)
-    told = None if report is None else report(file.file)
+    """Download a file of UCI, possibly inside a zip archive; return a note if it has no published checksum."""
+    expected = file.sha256 or _known_checksums(folder).get(file.file)
+    progress = None if report is None else report(file.file)
     failures: list[str] = []
     changed = False
     with (
         new_folder(target.parent),
-        tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as workshop,
+        tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary,
     ):
         for url in file.urls:
-            fresh = Path(workshop) / file.file
+            fresh = Path(temporary) / file.file
             try:
-                _get(url, file, fresh, told)
+                _get(url, file, fresh, progress)
                 found = hashlib.sha256(fresh.read_bytes()).hexdigest()
                 if expected is None:
-                    # Nobody vouches for it but its contents, and what is kept now is required of all later ones.
+                    # Without a checksum check the content; later downloads must have this file's checksum.
                     checked_rows(uci, file, fresh)
             except DownloadError as error:
                 failures += error.failures or [str(error)]
@@ -167,14 +168,14 @@ def _download_file(
             fresh.replace(target)
             if file.sha256 is not None:
                 return None
-            _record(folder, file.file, found)
-            return f"no checksum is published for {file.file}; that of this download is kept in {RECORD}"
-        again = f"; if the change is meant, take {file.file} out of {folder / RECORD}" if changed else ""
+            _record_checksum(folder, file.file, found)
+            return f"no checksum is published for {file.file}; that of this download is stored in {RECORD}"
+        again = f"; if the change is intended, remove {file.file} from {folder / RECORD}" if changed else ""
         raise DownloadError(f"{file.file}: could not be downloaded{again} ({'; '.join(failures)})")
 
 
-def _get(url: str, file: UciFile, fresh: Path, report: Report | None) -> None:
-    """Download from one address, and take the file out of an archive if it is in one."""
+def _get(url: str, file: UciFile, fresh: Path, report: ProgressCallback | None) -> None:
+    """Download from one URL, and extract the file if the URL is that of a zip archive."""
     zipped = url.endswith(".zip") and not file.file.endswith(".zip")
     got = fresh.with_name("archive.zip") if zipped else fresh
     download([url], got, checksum=None, report=report)
@@ -182,15 +183,15 @@ def _get(url: str, file: UciFile, fresh: Path, report: Report | None) -> None:
         extract_zipped(got, file.file, fresh)
 
 
-def _recorded(folder: Path) -> dict[str, str]:
+def _known_checksums(folder: Path) -> dict[str, str]:
     try:
-        recorded = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        checksums = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return recorded if isinstance(recorded, dict) else {}
+    return checksums if isinstance(checksums, dict) else {}
 
 
-def _record(folder: Path, file: str, sha256: str) -> None:
+def _record_checksum(folder: Path, file: str, sha256: str) -> None:
     with file_lock(folder / RECORD), contextlib.suppress(OSError), atomic_write(folder / RECORD) as temporary:
-        content = {**_recorded(folder), file: sha256}
+        content = {**_known_checksums(folder), file: sha256}
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,9 +1,8 @@
-"""Loading the five sets of the literature: found in the data folder, made once, and kept there as three matrices.
+"""Load the five data sets of the literature: prepared once, then stored in the data folder as three matrices.
 
-A set is kept as ``train.npy``, ``validation.npy`` and ``test.npy`` in float32 beside ``about.json``: NumPy's own
-format, since it is read without a parser, from the disk as far as one looks at it, and by everything; compressed
-columns would save little on numbers that are noise in their last digits. float32 is what the published models were
-trained and scored on.
+A set is stored as ``train.npy``, ``validation.npy`` and ``test.npy`` in float32 beside ``about.json``. The .npy format
+needs no parser, can be memory-mapped, and is widely supported; compression would save little, since the last digits are
+noise. float32 is the precision in which the published models were trained and scored.
 """
 
 import contextlib
@@ -21,41 +20,41 @@ from pushforward.common.errors import DamagedError, DataError
 from pushforward.common.files import atomic_write
 from pushforward.datasets.dataset import Dataset
 from pushforward.datasets.sources import literature_sets
-from pushforward.datasets.sources.archive import Report, extract
-from pushforward.datasets.sources.checksums import found_checksum
+from pushforward.datasets.sources.archive import ProgressCallback, extract
+from pushforward.datasets.sources.checksums import cached_checksum
 from pushforward.datasets.sources.data_folder import find_copy
 from pushforward.datasets.sources.literature_sets import ARCHIVE, LITERATURE, LiteratureSet, check_counts, finite
 from pushforward.datasets.sources.uci_files import checksum
-from pushforward.datasets.tables.read import select
+from pushforward.datasets.tables.read import select_columns
 from pushforward.datasets.tables.schema import Column, Schema
 from pushforward.datasets.tables.splits import Splits
 
 Parts = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 _PARTS = ("train", "validation", "test")
-# Repeats of a value that float32 brings about by itself, even among millions.
-_CHANCE = 8
-# Another number wherever something about the preparation changes: what was kept is then made anew.
+# Repeats of a value that occur by chance in float32, even among millions of rows.
+_CHANCE_REPEATS = 8
+# Version of the preparation: stored sets of another version are prepared again.
 _RECIPE = 2
-# What about.json tells of a set and loading needs.
+# The keys of about.json that loading needs.
 _KEYS = {"source", "columns", "statistics", "notes", "sha256"}
 
 
-class Kept(NamedTuple):
-    """A set as it is kept.
+class StoredSet(NamedTuple):
+    """A prepared data set.
 
     Attributes:
         parts: Training, validation and test rows ``(n, D)``, float32.
-        about: Columns and their statistics, where the rows came from, checksums, notes.
+        about: Content of ``about.json``: columns and their statistics, source, checksums, notes.
     """
 
     parts: Parts
     about: dict[str, Any]
 
 
-def is_there(literature: LiteratureSet, folder: Path) -> bool:
-    """Whether a set can be loaded without a network."""
-    return _about(literature, folder) is not None or _files(literature, folder) is not None
+def is_available(literature: LiteratureSet, folder: Path) -> bool:
+    """Whether a set can be loaded without a download."""
+    return _read_about(literature, folder) is not None or _find_files(literature, folder) is not None
 
 
 def load_literature(
@@ -68,118 +67,121 @@ def load_literature(
     drop: Sequence[str] = (),
     context: Sequence[str] = (),
 ) -> Dataset:
-    """Load one of the five with its published parts.
+    """Load one of the five sets with its published split.
 
-    Columns are described without a grid: values are taken as the published models took them, however often they
-    repeat. With ``rows``, so many are drawn at random, and keep their parts.
+    Columns have no grid: values are used as in the published models, however often they repeat. With ``rows``, a random
+    subset is drawn, and its rows keep their part of the split.
 
     Memory: the matrix in float64.
 
     Raises:
-        DataError: The set is not there, or cannot be made of what is.
+        DataError: If the set is not available, or cannot be prepared from the files found.
     """
-    kept = keep(LITERATURE[name], folder)
-    names = tuple(kept.about["columns"])
-    wanted = None if columns is None else [*columns, *(column for column in context if column not in columns)]
-    chosen = select(name, names, wanted, drop)
+    stored = open_literature(LITERATURE[name], folder)
+    names = tuple(stored.about["columns"])
+    chosen = select_columns(name, names, columns, drop, context)
     features = [column for column in chosen if column not in context]
     given = [column for column in chosen if column in context]
-    if missing := [column for column in context if column not in names]:
-        select(name, names, missing, ())
     if not features:
         raise DataError(f"{name}: every column is context; leave at least one to model")
-    counts = [len(part) for part in kept.parts]
+    counts = [len(part) for part in stored.parts]
     ends = np.cumsum([0, *counts])
     n = int(ends[-1])
-    picked = _picked(n, rows, seed)
-    notes = [f"{name}: {note}" for note in kept.about["notes"]]
-    if picked is not None:
-        notes.append(f"{name}: a random part, {len(picked)} of {n:,} rows")
+    sampled = _sample_rows(n, rows, seed)
+    notes = [f"{name}: {note}" for note in stored.about["notes"]]
+    if sampled is not None:
+        notes.append(f"{name}: a random subset, {len(sampled)} of {n:,} rows")
     elif rows is not None and rows > n:
         notes.append(f"{name}: has {n:,} rows, fewer than the {rows:,} asked for")
     splits = Splits(*(np.arange(ends[k], ends[k + 1], dtype=np.intp) for k in range(3)))
-    if picked is not None:
-        cuts = np.searchsorted(picked, ends)
+    if sampled is not None:
+        cuts = np.searchsorted(sampled, ends)
         splits = Splits(*(np.arange(cuts[k], cuts[k + 1], dtype=np.intp) for k in range(3)))
         if not all(len(part) for part in splits):
-            raise DataError(f"data.rows: {rows} rows of {name} leave a part without any; ask for more")
-    described = {column["name"]: Column(**column) for column in kept.about["statistics"]}
+            raise DataError(f"data.rows: {rows} rows of {name} leave a part of the split empty; ask for more")
+    described = {column["name"]: Column(**column) for column in stored.about["statistics"]}
     schema = Schema(tuple(described[c] for c in features), tuple(described[c] for c in given), tuple(chosen))
-    digest = hashlib.sha256(json.dumps(kept.about["sha256"], sort_keys=True).encode()).hexdigest()
-    matrices = [gathered(kept.parts, [names.index(column) for column in some], picked) for some in (features, given)]
-    return Dataset(name, kept.about["source"], matrices[0], schema, tuple(notes), None, digest, matrices[1], splits)
+    digest = hashlib.sha256(json.dumps(stored.about["sha256"], sort_keys=True).encode()).hexdigest()
+    matrices = [
+        gather_columns(stored.parts, [names.index(column) for column in some], sampled) for some in (features, given)
+    ]
+    return Dataset(name, stored.about["source"], matrices[0], schema, tuple(notes), None, digest, matrices[1], splits)
 
 
-def keep(literature: LiteratureSet, folder: Path, *, from_archive: bool = False, report: Report | None = None) -> Kept:
-    """Return a set, made of what there is in the data folder if it has not been before, and kept there if possible.
+def open_literature(
+    literature: LiteratureSet, folder: Path, *, from_archive: bool = False, report: ProgressCallback | None = None
+) -> StoredSet:
+    """Open a prepared set; if there is none, prepare it from files in the data folder and store it if possible.
 
     Args:
         literature: The set.
         folder: The data folder.
-        from_archive: Make it anew, of the archive, whatever else there is.
-        report: Told of progress while the archive is unpacked.
+        from_archive: Prepare it again from the archive, whatever else there is.
+        report: Called with the progress of unpacking the archive.
 
     Raises:
-        DataError: It is not there, or cannot be made of what is.
+        DataError: If the set is not available, or cannot be prepared from the files found.
     """
-    about = None if from_archive else _about(literature, folder)
+    about = None if from_archive else _read_about(literature, folder)
     if about is not None:
-        parts = tuple(_mapped(folder / literature.name / f"{part}.npy") for part in _PARTS)
-        return Kept((parts[0], parts[1], parts[2]), about)
+        parts = tuple(_memory_map(folder / literature.name / f"{part}.npy") for part in _PARTS)
+        return StoredSet((parts[0], parts[1], parts[2]), about)
     archive = folder / ARCHIVE
-    found = ("archive", (archive,)) if from_archive else _files(literature, folder)
+    found = ("archive", (archive,)) if from_archive else _find_files(literature, folder)
     if found is None:
         raise DataError(
             f"{literature.name}: is not in the data folder {folder}; fetch it with: "
-            f"{_command(literature)} (an archive of 857 MB)"
+            f"{_download_command(literature)} (an archive of 857 MB)"
         )
     kind, files = found
     if kind == "archive":
-        _check(literature, archive)
-        place = folder if _writable(folder) else None
-        with tempfile.TemporaryDirectory(dir=place, prefix=f".{literature.name}-") as workshop:
+        _check_archive(literature, archive)
+        parent = folder if _is_writable(folder) else None
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{literature.name}-") as temporary:
             try:
-                files = extract(archive, literature.members, Path(workshop), report)
+                files = extract(archive, literature.members, Path(temporary), report)
             except DamagedError as error:
-                raise DataError(f"{error}; fetch it again with: {_command(literature)} --force") from error
-            return _made(literature, folder, kind, files, str(archive))
-    return _made(literature, folder, kind, files, str(files[0]))
+                raise DataError(f"{error}; fetch it again with: {_download_command(literature)} --force") from error
+            return _prepare(literature, folder, kind, files, str(archive))
+    return _prepare(literature, folder, kind, files, str(files[0]))
 
 
-def _command(literature: LiteratureSet) -> str:
+def _download_command(literature: LiteratureSet) -> str:
     return f"pushforward datasets download {literature.name}"
 
 
-def _check(literature: LiteratureSet, archive: Path) -> None:
-    """Refuse an archive that is not the published one; its checksum is computed once."""
+def _check_archive(literature: LiteratureSet, archive: Path) -> None:
+    """Raise if the archive is not the published one; its checksum is cached."""
     expected = literature_sets.PUBLISHED.checksum
-    found = found_checksum(archive, expected.split(":")[0])
+    found = cached_checksum(archive, expected.split(":")[0])
     if found != expected:
         raise DataError(
             f"{archive}: is not the published archive ({found}, not {expected}); "
-            f"fetch it again with: {_command(literature)} --force"
+            f"fetch it again with: {_download_command(literature)} --force"
         )
 
 
-def _made(literature: LiteratureSet, folder: Path, kind: str, files: tuple[Path, ...], source: str) -> Kept:
+def _prepare(literature: LiteratureSet, folder: Path, kind: str, files: tuple[Path, ...], source: str) -> StoredSet:
     substitute = literature.substitute if kind == "substitute" else None
-    advice = f"fetch it again with: {_command(literature)} --force"
+    advice = f"fetch it again with: {_download_command(literature)} --force"
     if substitute is not None:
-        advice = f"put the whole file there, or fetch the published archive with: {_command(literature)} --force"
+        advice = (
+            f"put the complete file there, or fetch the published archive with: {_download_command(literature)} --force"
+        )
     try:
         found = (literature if substitute is None else substitute).prepare(files)
         different = check_counts(literature, found)
         if different and substitute is None:
             raise DamagedError(f"{source}: is not the published {literature.name}: {different}")
         if not finite(found):
-            raise DamagedError(f"{source}: has cells that are no numbers")
+            raise DamagedError(f"{source}: has cells that are not numbers")
     except DamagedError as error:
         text = str(error)
-        for file in files:  # those of the archive are gone by the time one reads this
+        for file in files:  # extracted files no longer exist when the message is read
             text = text.replace(f"{file}:", f"{file.name}:") if str(file) != source else text
         where = "" if text.startswith(source) else f"{source}: "
         raise DataError(f"{where}{text}; {advice}") from error
-    notes = ["published preprocessing and split; values as they were published, no noise added here"]
+    notes = ["published preprocessing and split; values as published, without additional noise"]
     if substitute is not None:
         notes = [f"published preprocessing and split, but {substitute.note}"]
     published = sum(literature.counts)
@@ -199,45 +201,52 @@ def _made(literature: LiteratureSet, folder: Path, kind: str, files: tuple[Path,
         "sha256": {name: hashlib.sha256(part.data).hexdigest() for name, part in zip(_PARTS, parts, strict=True)},
         "statistics": _statistics(found.columns, parts),
     }
-    _write(folder / literature.name, parts, about)
-    return Kept(parts, about)
+    _store(folder / literature.name, parts, about)
+    return StoredSet(parts, about)
 
 
-def _write(place: Path, parts: Parts, about: dict[str, Any]) -> None:
-    """Keep a set; where that cannot be, it is made anew when it is next asked for."""
+def _store(target: Path, parts: Parts, about: dict[str, Any]) -> None:
+    """Store a prepared set; if that fails, it is prepared again when it is loaded next."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         for name, part in zip(_PARTS, parts, strict=True):
-            with atomic_write(place / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            with atomic_write(target / f"{name}.npy") as temporary, temporary.open("wb") as file:
                 np.save(file, part)
-        # Last, so that what it tells of is there.
-        with atomic_write(place / "about.json") as temporary:
+        # Written last, so that it exists only if the parts do.
+        with atomic_write(target / "about.json") as temporary:
             temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
     except OSError:
         with contextlib.suppress(OSError):
-            (place / "about.json").unlink()
+            (target / "about.json").unlink()
 
 
-def _about(literature: LiteratureSet, folder: Path) -> dict[str, Any] | None:
-    """What is kept of a set, None if it is not whole, made by another recipe, or what is published has come since."""
-    place = folder / literature.name
+def _read_about(literature: LiteratureSet, folder: Path) -> dict[str, Any] | None:
+    """Return the content of about.json; None if the stored set is incomplete, outdated, or can be replaced.
+
+    A set made from substitute files is replaced once the published files are there.
+    """
+    stored = folder / literature.name
     try:
-        about = json.loads((place / "about.json").read_text(encoding="utf-8"))
-        whole = about["recipe"] == _RECIPE and all((place / f"{part}.npy").is_file() for part in _PARTS)
+        about = json.loads((stored / "about.json").read_text(encoding="utf-8"))
+        complete = about["recipe"] == _RECIPE and all((stored / f"{part}.npy").is_file() for part in _PARTS)
         is_substitute = about["kind"] == "substitute"
         described = [Column(**column).name for column in about["statistics"]]
-        whole = whole and described == about["columns"] and set(about) >= _KEYS
+        complete = complete and described == about["columns"] and set(about) >= _KEYS
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if is_substitute:
-        found = _files(literature, folder)
-        whole = whole and (found is None or found[0] == "substitute")
-    return dict(about) if whole else None
+        found = _find_files(literature, folder)
+        complete = complete and (found is None or found[0] == "substitute")
+    return dict(about) if complete else None
 
 
-def _files(literature: LiteratureSet, folder: Path) -> tuple[str, tuple[Path, ...]] | None:
-    """Find files to make a set of: members of the archive, else the archive, else those of the UCI repository."""
-    members = [_member(folder, literature.name, member) for member in literature.members]
+def _find_files(literature: LiteratureSet, folder: Path) -> tuple[str, tuple[Path, ...]] | None:
+    """Find files to prepare a set from: members of the archive, else the archive, else those of UCI.
+
+    Returns:
+        ``members``, ``archive`` or ``substitute``, and the paths; None if there are none.
+    """
+    members = [_find_member(folder, literature.name, member) for member in literature.members]
     if all(members):
         return "members", tuple(path for path in members if path)
     if (folder / ARCHIVE).is_file():
@@ -249,50 +258,52 @@ def _files(literature: LiteratureSet, folder: Path) -> tuple[str, tuple[Path, ..
     return None
 
 
-def _member(folder: Path, name: str, member: str) -> Path | None:
-    """Find a member of the archive where it was unpacked: with its folders, without the first, or by its set."""
+def _find_member(folder: Path, name: str, member: str) -> Path | None:
+    """Find an unpacked member: under its path in the archive, without its first folder, or in the set's folder."""
     inside = Path(*Path(member).parts[1:])
     for path in (folder / member, folder / inside, folder / "raw" / inside):
         if path.is_file():
             return path
-    # Two of them are called data.npy, which only a folder of the set's name tells apart.
+    # Two members are called data.npy; only a folder with the name of the set distinguishes them.
     found = find_copy(folder, name, inside.name)
     return found if found is not None and (found.parent.name == name or inside.name != "data.npy") else None
 
 
-def _mapped(path: Path) -> NDArray[np.float32]:
+def _memory_map(path: Path) -> NDArray[np.float32]:
     try:
         part: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path}: is damaged; remove about.json beside it, and it is made anew") from error
+        raise DataError(f"{path}: is damaged; remove about.json beside it to prepare the set again") from error
     return part
 
 
-def gathered(parts: Parts, columns: Sequence[int], picked: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
-    """Put columns of all parts below each other ``(n, D)``, float64; only the picked rows if any are."""
-    n = sum(len(part) for part in parts) if picked is None else len(picked)
+def gather_columns(
+    parts: Parts, columns: Sequence[int], sampled: NDArray[np.intp] | None = None
+) -> NDArray[np.float64]:
+    """Return columns of all parts, concatenated ``(n, D)`` in float64; with ``sampled``, only these rows."""
+    n = sum(len(part) for part in parts) if sampled is None else len(sampled)
     out = np.empty((n, len(columns)))
     start = before = 0
     for part in parts:
         rows: Any = slice(None)
-        if picked is not None:
-            rows = picked[(picked >= before) & (picked < before + len(part))] - before
+        if sampled is not None:
+            rows = sampled[(sampled >= before) & (sampled < before + len(part))] - before
         chosen = part[rows]
         out[start : start + len(chosen)] = chosen if list(columns) == list(range(part.shape[1])) else chosen[:, columns]
         start, before = start + len(chosen), before + len(part)
     return out
 
 
-def _picked(n: int, rows: int | None, seed: int) -> NDArray[np.intp] | None:
+def _sample_rows(n: int, rows: int | None, seed: int) -> NDArray[np.intp] | None:
     if rows is None or rows >= n:
         return None
     return np.sort(np.random.default_rng(seed).choice(n, size=rows, replace=False)).astype(np.intp)
 
 
 def _statistics(columns: Sequence[str], parts: Parts) -> list[dict[str, Any]]:
-    """What the schema tells of each column; there is no grid to find in standardised values.
+    """Return the schema entry of each column; standardised values have no grid.
 
-    Ties are the rows whose value more than eight hold: two of a million values in float32 are often equal by chance.
+    Ties are rows whose value occurs more than eight times: a few equal values among millions in float32 are chance.
     """
     out = []
     for k, name in enumerate(columns):
@@ -307,13 +318,13 @@ def _statistics(columns: Sequence[str], parts: Parts) -> list[dict[str, Any]]:
                 "step": None,
                 "offset": None,
                 "distinct": len(levels),
-                "ties": float(counts[counts > _CHANCE].sum() / len(values)),
+                "ties": float(counts[counts > _CHANCE_REPEATS].sum() / len(values)),
             }
         )
     return out
 
 
-def _writable(folder: Path) -> bool:
+def _is_writable(folder: Path) -> bool:
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True

@@ -1,4 +1,4 @@
-"""POWER, GAS, HEPMASS, MINIBOONE and BSDS300: what each is, the files it is made from, and how."""
+"""POWER, GAS, HEPMASS, MINIBOONE and BSDS300: their sizes, files and preparation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pushforward.datasets.sources.pandas_pickle import read_frame
-from pushforward.datasets.sources.preprocessing import Published, clean_miniboone, gas, hepmass, miniboone, power
+from pushforward.datasets.sources.preprocessing import PreparedSet, clean_miniboone, gas, hepmass, miniboone, power
 from pushforward.datasets.sources.raw_files import (
     read_array,
     read_gas_text,
@@ -26,17 +26,17 @@ ARCHIVE_URLS = (
 )
 ARCHIVE_MD5 = "md5:9b9c9b0375315ad270eba4ce80c093ab"
 ARCHIVE_BYTES = 857_000_000
-"""About its size, for a look at the disk before anything is asked of a server."""
+"""Approximate size, to check the free disk space before connecting."""
 
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Where the archive of the literature's sets is, and what it must be.
+    """Where to download the archive of the literature's sets, and its checksum.
 
     Args:
-        urls: Its addresses.
-        checksum: Of the archive.
-        expected_bytes: About its size.
+        urls: URLs of the archive.
+        checksum: Its checksum.
+        expected_bytes: Its approximate size.
     """
 
     urls: tuple[str, ...] = ARCHIVE_URLS
@@ -46,17 +46,17 @@ class Mirrors:
 
 PUBLISHED = Mirrors()
 
-Prepare = Callable[[tuple[Path, ...]], Published]
+Prepare = Callable[[tuple[Path, ...]], PreparedSet]
 
 
 @dataclass(frozen=True)
 class Substitute:
-    """Files of the UCI repository from which a set can be made where the archive is not at hand.
+    """Files of UCI from which a set can be prepared without the archive.
 
     Args:
         files: Their names.
-        prepare: Makes the set of them, in this order.
-        note: What is not certain to be as published.
+        prepare: Prepares the set from these files, in this order.
+        note: How the result may differ from the published set.
     """
 
     files: tuple[str, ...]
@@ -66,17 +66,17 @@ class Substitute:
 
 @dataclass(frozen=True)
 class LiteratureSet:
-    """One of the five.
+    """One of the five data sets of the literature.
 
     Args:
-        name: What the command calls it.
-        counts: Published numbers of training, validation and test rows.
-        columns: Published number of columns.
+        name: Its name on the command line.
+        counts: PreparedSet numbers of training, validation and test rows.
+        columns: PreparedSet number of columns.
         description: One line.
         members: Its files in the archive.
-        unpacked_bytes: About what they take unpacked, generously.
-        prepare: Makes the set of them, in this order.
-        substitute: Other files that will do.
+        unpacked_bytes: Upper bound of their unpacked size.
+        prepare: Prepares the set from these files, in this order.
+        substitute: Other files to prepare the set from.
     """
 
     name: str
@@ -94,27 +94,27 @@ class LiteratureSet:
         return sum(self.counts)
 
 
-def _bsds300(files: tuple[Path, ...]) -> Published:
+def _bsds300(files: tuple[Path, ...]) -> PreparedSet:
     train, validation, test = read_hdf5(files[0], ("train", "validation", "test"))
     columns = tuple(f"x{k + 1}" for k in range(train.shape[1]))
-    # No further step: patches come with their mean removed and without the last pixel, which is minus their sum. Kept
-    # in their own precision, for they are large.
-    return Published(columns, train, validation, test)
+    # No further step: patches come with their mean removed and without the last pixel, which is minus the sum of the
+    # others. They keep their precision, because they are large.
+    return PreparedSet(columns, train, validation, test)
 
 
-def _power_from_text(files: tuple[Path, ...]) -> Published:
+def _power_from_text(files: tuple[Path, ...]) -> PreparedSet:
     return power(read_power_text(files[0]))
 
 
-def _miniboone_from_text(files: tuple[Path, ...]) -> Published:
+def _miniboone_from_text(files: tuple[Path, ...]) -> PreparedSet:
     return miniboone(clean_miniboone(read_miniboone_text(files[0])))
 
 
-def _hepmass(files: tuple[Path, ...]) -> Published:
+def _hepmass(files: tuple[Path, ...]) -> PreparedSet:
     return hepmass(*(read_hepmass(file) for file in files))
 
 
-def _gas_from_text(files: tuple[Path, ...]) -> Published:
+def _gas_from_text(files: tuple[Path, ...]) -> PreparedSet:
     return gas(*read_gas_text(files[0]))
 
 
@@ -132,7 +132,7 @@ LITERATURE: dict[str, LiteratureSet] = {
             Substitute(
                 ("household_power_consumption.txt",),
                 _power_from_text,
-                "made from UCI's file, not from the published array, whose encoding of the time is written nowhere",
+                "made from UCI's file, not from the published array, whose encoding of the time is undocumented",
             ),
         ),
         LiteratureSet(
@@ -183,20 +183,20 @@ LITERATURE: dict[str, LiteratureSet] = {
 }
 
 
-def check_counts(literature: LiteratureSet, found: Published) -> str | None:
-    """Say what differs from the published numbers of rows and columns, None if nothing does."""
+def check_counts(literature: LiteratureSet, found: PreparedSet) -> str | None:
+    """Describe how the numbers of rows and columns differ from the published ones; None if they do not."""
     if found.counts == literature.counts and len(found.columns) == literature.columns:
         return None
-    told = [
+    sizes = [
         f"{train:,} + {validation:,} + {test:,} rows of {columns} columns"
         for (train, validation, test), columns in (
             (literature.counts, literature.columns),
             (found.counts, len(found.columns)),
         )
     ]
-    return f"expected {told[0]}; got {told[1]}"
+    return f"expected {sizes[0]}; got {sizes[1]}"
 
 
-def finite(found: Published) -> bool:
-    """Whether every value is a number."""
+def finite(found: PreparedSet) -> bool:
+    """Whether all values are finite."""
     return all(bool(np.isfinite(part).all()) for part in (found.train, found.validation, found.test))

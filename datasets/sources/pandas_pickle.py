@@ -1,8 +1,8 @@
-"""Tables of pandas in pickle files, read without pandas, and without running what a pickle says.
+"""Read pickled pandas tables without pandas, and without executing the pickle.
 
-A pickle is a program: it names functions and calls them. Here every name that a pickled ``DataFrame`` needs stands for
-a small class or function below that only keeps what it is given; any other name is refused before anything is called.
-Formats: pandas 0.14 to 0.25 (Python 2 too), 1, 2 and 3, of tables whose columns are numbers.
+A pickle is a program that names functions and calls them. Here every name that a pickled ``DataFrame`` needs is mapped
+to a small class or function below that only stores its arguments; any other name is refused before anything is called.
+Supported are tables of numbers from pandas 0.14 to 0.25 (also from Python 2), 1, 2 and 3.
 """
 
 import pickle
@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 class Frame(NamedTuple):
-    """A table: names of its columns, and their values ``(n, D)``."""
+    """A table: the names of its columns and their values ``(n, D)``."""
 
     names: tuple[str, ...]
     matrix: Array
@@ -33,8 +33,8 @@ def read_frame(path: Path) -> Frame:
     Memory: the file and the matrix.
 
     Raises:
-        DamagedError: The file is damaged.
-        DataError: It holds something else, or names what no table needs.
+        DamagedError: If the file is damaged.
+        DataError: If it holds something else, or a name that no table needs.
     """
     try:
         with path.open("rb") as file:
@@ -43,20 +43,20 @@ def read_frame(path: Path) -> Frame:
             raise _NotTableError("holds no DataFrame")
         return content.table()
     except _NotTableError as error:
-        raise DataError(f"{path.name}: {error}; it is not read further, since a pickle may run any program") from error
+        raise DataError(f"{path.name}: {error}; it is not read further, since a pickle may run any code") from error
     except OSError:
         raise
-    # What a damaged pickle raises is whatever its next byte leads to.
+    # A damaged pickle can raise any error.
     except Exception as error:
         raise DamagedError(f"{path.name}: not a readable pickle of a table ({type(error).__name__})") from error
 
 
 class _NotTableError(Exception):
-    """What a pickle holds in place of a table of numbers."""
+    """A pickle does not hold a table of numbers; the message says what it holds."""
 
 
 class _Function:
-    """A function that a pickle may call, and whose attributes it cannot set."""
+    """A function that a pickle may call, but whose attributes it cannot set."""
 
     __slots__ = ("_function",)
 
@@ -71,7 +71,7 @@ class _Function:
 
 
 class _DataFrame:
-    """Stands for ``pandas.DataFrame``: keeps the state, which holds the manager of its blocks."""
+    """Replaces ``pandas.DataFrame``: keeps the state, which holds the block manager."""
 
     def __setstate__(self, state: Any) -> None:
         self.manager = state.get("_mgr", state.get("_data")) if isinstance(state, dict) else state
@@ -83,19 +83,19 @@ class _DataFrame:
 
 
 class _Manager:
-    """Stands for pandas' ``BlockManager``: arrays of rows, each with the columns that these are."""
+    """Replaces ``BlockManager`` of pandas: arrays of columns, each with the indices of these columns."""
 
     def __init__(self, blocks: Any = (), axes: Any = ()) -> None:
         self.labels = _labels(axes[0]) if axes else []
-        self.blocks = [(_values(values), _places(where)) for values, where in blocks]
+        self.blocks = [(_values(values), _column_indices(where)) for values, where in blocks]
 
     def __setstate__(self, state: Any) -> None:
         axes, values, items, *extra = state
         self.labels = _labels(axes[0])
         newer = extra[0].get("0.14.1") if extra and isinstance(extra[0], dict) else None
         if newer is not None:
-            self.blocks = [(_values(b["values"]), _places(b["mgr_locs"])) for b in newer["blocks"]]
-        else:  # before pandas 0.14, blocks told their columns by name
+            self.blocks = [(_values(b["values"]), _column_indices(b["mgr_locs"])) for b in newer["blocks"]]
+        else:  # before pandas 0.14, blocks named their columns
             numbers = {label: k for k, label in enumerate(self.labels)}
             self.blocks = [
                 (_values(block), [numbers[label] for label in _labels(its)])
@@ -108,18 +108,18 @@ class _Manager:
             raise _NotTableError("holds a DataFrame without rows")
         matrix = np.full((rows.pop(), len(self.labels)), np.nan)
         filled: list[int] = []
-        for block, places in self.blocks:
+        for block, indices in self.blocks:
             if block.dtype.kind not in "iufb":
                 raise _NotTableError("holds columns that are not numbers")
-            matrix[:, places] = block.T
-            filled += range(*places.indices(len(self.labels))) if isinstance(places, slice) else places
+            matrix[:, indices] = block.T
+            filled += range(*indices.indices(len(self.labels))) if isinstance(indices, slice) else indices
         if sorted(filled) != list(range(len(self.labels))):
             raise _NotTableError("holds a DataFrame whose blocks are not its columns")
         return Frame(tuple(self.labels), matrix)
 
 
 class _Dtype:
-    """Stands for ``numpy.dtype``."""
+    """Replaces ``numpy.dtype``."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.code, self.order = str(code), "="
@@ -139,11 +139,11 @@ class _Dtype:
 
 
 class _NumpyArray:
-    """Stands for ``numpy.ndarray``: numbers from bytes, or a list of what is no number."""
+    """Replaces ``numpy.ndarray``: numbers from bytes, or a list of objects."""
 
     def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, columns_first, content = state
-        self.fill(content, dtype, shape, "F" if columns_first else "C")
+        _, shape, dtype, is_fortran, content = state
+        self.fill(content, dtype, shape, "F" if is_fortran else "C")
 
     def fill(self, content: Any, dtype: Any, shape: Any, order: str) -> "_NumpyArray":
         if not isinstance(dtype, _Dtype):
@@ -161,7 +161,7 @@ class _NumpyArray:
 
 
 class _Slice(NamedTuple):
-    """Stands for ``slice``."""
+    """Replaces ``slice``."""
 
     start: int | None
     stop: int | None
@@ -172,14 +172,14 @@ class _Slice(NamedTuple):
 
 
 class _IndexClass:
-    """Stands for the classes of pandas' indexes, which are named and never made."""
+    """Replaces the index classes of pandas, which are named but never instantiated."""
 
     def __setstate__(self, state: Any) -> None:
         raise _NotTableError("sets attributes of an index")
 
 
 class _Text:
-    """Stands for pandas' arrays of text and their types: keeps the state."""
+    """Replaces text arrays of pandas and their types: keeps the state."""
 
     def __init__(self, *_: Any) -> None:
         self.state: Any = None
@@ -189,7 +189,7 @@ class _Text:
 
 
 class _ArrowText:
-    """Stands for an array of pyarrow's text: ``(type, length, nulls, offset, buffers, children, dictionary)``."""
+    """Replaces a pyarrow array of text: ``(type, length, nulls, offset, buffers, children, dictionary)``."""
 
     def __init__(self, content: Any) -> None:
         kind, length, _, offset, buffers, *_ = content
@@ -229,7 +229,7 @@ def _bytes(content: Any = b"", encoding: Any = "latin1") -> bytes:
 
 def _new(cls: Any, *_: Any) -> Any:
     if cls not in (_DataFrame, _Manager, _Text):
-        raise _NotTableError("makes an object that is no table")
+        raise _NotTableError("creates an object that is not a table")
     return cls()
 
 
@@ -242,9 +242,9 @@ _INDEX_MODULES = (
     *("pandas", "pandas.core.index", "pandas.indexes.base", "pandas.indexes.numeric", "pandas.indexes.range"),
     *("pandas.core.indexes.base", "pandas.core.indexes.numeric", "pandas.core.indexes.range"),
 )
-# Each class has a __setstate__ of its own: without one, a pickle that fills a class in place of an object would set
-# attributes of the class, for the rest of the process.
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+# Each class defines __setstate__: without it, a pickle that sets the state of a class instead of an object would change
+# the class for the rest of the process.
+ALLOWED_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     **{(module, "DataFrame"): _DataFrame for module in ("pandas", "pandas.core.frame")},
     **{
         (module, "BlockManager"): _Manager
@@ -273,22 +273,24 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("pyarrow.lib", "type_for_alias"): _same,
     ("pyarrow.lib", "py_buffer"): _same,
 }
+"""What replaces each name, ``(module, attribute)``, that a pickle may use."""
+
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names above, and no others."""
+    """Finds only the names in :data:`ALLOWED_NAMES`."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        found = _ALLOWED.get((_PYTHON_2.get(module_name, module_name), global_name))
+        found = ALLOWED_NAMES.get((_PYTHON_2.get(module_name, module_name), global_name))
         if found is None:
             raise _NotTableError(f"asks for {module_name}.{global_name}, which no table of numbers needs")
-        # NEWOBJ takes classes only.
+        # The opcode NEWOBJ accepts only classes.
         return found if isinstance(found, type) else _Function(found)
 
 
 def _labels(index: Any) -> list[str]:
-    """Names of the columns."""
+    """Return the names of the columns."""
     if isinstance(index, _NumpyArray) and index.objects is not None:
         labels = index.objects
     elif (
@@ -308,7 +310,7 @@ def _values(array: Any) -> NDArray[Any]:
     return array.numbers
 
 
-def _places(where: Any) -> slice | list[int]:
+def _column_indices(where: Any) -> slice | list[int]:
     if isinstance(where, _Slice):
         return slice(*where)
     if isinstance(where, _NumpyArray) and where.objects is None:

@@ -1,7 +1,7 @@
-"""The files that POWER, GAS, HEPMASS, MINIBOONE and BSDS300 are made from, as matrices.
+"""Read the files that POWER, GAS, HEPMASS, MINIBOONE and BSDS300 are prepared from.
 
-Two kinds: the members of the published archive, and the source files of the UCI repository, which are larger and do
-not tell all that was done to them on the way into the archive.
+There are two kinds: the members of the published archive, and the source files of UCI, which are larger, and from which
+the archive cannot be reproduced exactly.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DamagedError, DataError
+from pushforward.common.text import one_line, shorten
 from pushforward.datasets.sources.preprocessing import HEPMASS_INPUTS, MINIBOONE_INPUTS
 from pushforward.datasets.tables.delimited import open_text
 
@@ -26,7 +27,7 @@ def read_array(path: Path) -> Array:
     """Read the matrix in a ``.npy`` member of the archive.
 
     Raises:
-        DamagedError: It is something else; an array that would have to be unpickled is.
+        DamagedError: If it is something else, such as an array that would have to be unpickled.
     """
     try:
         matrix: NDArray[Any] = np.load(path, allow_pickle=False)
@@ -38,11 +39,11 @@ def read_array(path: Path) -> Array:
 
 
 def read_hdf5(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
-    """Read matrices of an HDF5 file by their names.
+    """Read matrices of an HDF5 file by name.
 
     Raises:
-        DataError: h5py is not installed.
-        DamagedError: The file is damaged, or lacks one of them.
+        DataError: If h5py is not installed.
+        DamagedError: If the file is damaged, or lacks a matrix.
     """
     try:
         import h5py
@@ -58,10 +59,10 @@ def read_hdf5(path: Path, names: Sequence[str]) -> list[NDArray[Any]]:
 def read_hepmass(path: Path) -> Array:
     """Read label and features ``(N, 28)`` of a HEPMASS file, gzipped or not.
 
-    The header of the test file does not fit its rows, which have a 29th column that says nothing here.
+    The rows of the test file have a 29th column, missing in its header, that is not used.
 
     Raises:
-        DamagedError: The file is damaged, or its rows have fewer columns.
+        DamagedError: If the file is damaged, or its rows have fewer columns.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -78,24 +79,23 @@ def read_hepmass(path: Path) -> Array:
         with open_text(path) as file:
             table = arrow_csv.read_csv(
                 file,
-                # One thread: beside torch, pyarrow's pool aborts a process that ends soon after reading.
+                # One thread: with torch loaded, pyarrow's thread pool aborts a process that ends soon after reading.
                 read_options=arrow_csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False),
                 convert_options=options,
             )
     except pa.ArrowInvalid as error:
-        raise DamagedError(f"{path}: not the numbers of HEPMASS ({str(error).splitlines()[0][:80]})") from error
-    return _filled(path, np.stack([column.to_numpy() for column in table.columns], axis=1))
+        raise DamagedError(f"{path}: not the numbers of HEPMASS ({shorten(one_line(error), 80)})") from error
+    return _without_missing(path, np.stack([column.to_numpy() for column in table.columns], axis=1))
 
 
 def read_power_text(path: Path) -> Array:
-    """Read UCI's ``household_power_consumption.txt`` as the published array is laid out, ``(N, 8)``.
+    """Read UCI's ``household_power_consumption.txt`` in the layout of the published array, ``(N, 8)``.
 
-    Minutes with missing readings and the date are left out. The published array's encoding of the time of day is
-    nowhere written down; minutes since midnight stand here, and since the set is standardised, any other count from
-    midnight gives the same.
+    Rows with missing readings and the date are dropped. How the published array encodes the time of day is not
+    documented; minutes since midnight are used here. As the set is standardised, any other unit gives the same.
 
     Raises:
-        DamagedError: The file is damaged.
+        DamagedError: If the file is damaged.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -118,21 +118,21 @@ def read_power_text(path: Path) -> Array:
         clock = table.column("time").to_pylist()
         minutes = {text: _minutes(text) for text in set(clock)}
     except (pa.ArrowInvalid, ValueError) as error:
-        raise DamagedError(f"{path}: not the readings of UCI 235 ({str(error).splitlines()[0][:80]})") from error
+        raise DamagedError(f"{path}: not the readings of UCI 235 ({shorten(one_line(error), 80)})") from error
     columns = [table.column(name).to_numpy() for name in names]
     return np.stack([*columns, np.array([minutes[text] for text in clock])], axis=1)
 
 
 def read_gas_text(path: Path) -> tuple[tuple[str, ...], Array]:
-    """Draw a quarter of the rows of UCI's ``ethylene_CO.txt``, in random order, as the published table was drawn.
+    """Draw a quarter of the rows of UCI's ``ethylene_CO.txt``, in random order, like the published table.
 
-    Which quarter was published is not known.
+    Which quarter was published is unknown.
 
     Returns:
-        Names of the 19 columns, as the published table calls those that matter, and the rows.
+        Names of the 19 columns, where ``Time``, ``Meth`` and ``Eth`` are as in the published table, and the rows.
 
     Raises:
-        DamagedError: The file is damaged.
+        DamagedError: If the file is damaged.
     """
     blocks = list(_blocks_of_numbers(path, _GAS_INPUTS, header_lines=1))
     if not blocks:
@@ -144,10 +144,12 @@ def read_gas_text(path: Path) -> tuple[tuple[str, ...], Array]:
 
 
 def read_miniboone_text(path: Path) -> Array:
-    """Read the signal rows ``(N, 50)`` of UCI's ``MiniBooNE_PID.txt``, whose first line counts signal and background.
+    """Read the signal rows ``(N, 50)`` of UCI's ``MiniBooNE_PID.txt``.
+
+    Its first line holds the numbers of signal and background rows.
 
     Raises:
-        DamagedError: The file is damaged.
+        DamagedError: If the file is damaged.
     """
     with open_text(path) as file:
         counts = file.readline().split()
@@ -167,7 +169,7 @@ def read_miniboone_text(path: Path) -> Array:
 
 
 def _blocks_of_numbers(path: Path, width: int, header_lines: int) -> Iterator[Array]:
-    """Yield rows ``(n, width)`` of numbers between blanks, in memory that does not grow with the file."""
+    """Yield rows ``(n, width)`` of numbers separated by white space, in constant memory."""
     with open_text(path) as file:
         for _ in range(header_lines):
             file.readline()
@@ -180,7 +182,7 @@ def _blocks_of_numbers(path: Path, width: int, header_lines: int) -> Iterator[Ar
             try:
                 numbers = np.array(lines.split(), dtype=np.float64)
             except ValueError as error:
-                raise DamagedError(f"{path}: holds something that is no number ({error})") from error
+                raise DamagedError(f"{path}: holds something that is not a number ({error})") from error
             if len(numbers) % width:
                 raise DamagedError(f"{path}: expected rows of {width} numbers; found a row of another length")
             if len(numbers):
@@ -194,7 +196,7 @@ def _minutes(clock: str) -> float:
     return 60 * hours + minutes + seconds / 60
 
 
-def _filled(path: Path, matrix: Array) -> Array:
+def _without_missing(path: Path, matrix: Array) -> Array:
     if np.isnan(matrix).any():
         raise DamagedError(f"{path}: has empty cells")
     return matrix

@@ -1,4 +1,4 @@
-"""The small UCI sets that scikit-learn carries: features only, no class labels, no network."""
+"""The small UCI data sets bundled with scikit-learn: features without class labels."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,11 @@ from pushforward.datasets.tables.read import Numbers
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """One of scikit-learn's sets.
+class BundledSet:
+    """A data set bundled with scikit-learn.
 
     Args:
-        name: What the command calls it.
+        name: Its name on the command line.
         loader: Name of the function in ``sklearn.datasets``.
         rows: Number of rows.
         columns: Number of columns that are not constant.
@@ -26,22 +26,22 @@ class Embedded:
     description: str
 
 
-EMBEDDED: dict[str, Embedded] = {
-    embedded.name: embedded
-    for embedded in (
-        Embedded("wine", "load_wine", 178, 13, "UCI 109: chemical analysis of wines"),
-        Embedded("breast-cancer", "load_breast_cancer", 569, 30, "UCI 17: shapes of cell nuclei"),
-        Embedded("iris", "load_iris", 150, 4, "UCI 53: petals and sepals of irises"),
-        Embedded("digits", "load_digits", 1797, 61, "UCI 80: handwritten digits, 8 by 8 pixels of 0 to 16"),
+BUNDLED: dict[str, BundledSet] = {
+    bundled.name: bundled
+    for bundled in (
+        BundledSet("wine", "load_wine", 178, 13, "UCI 109: chemical analysis of wines"),
+        BundledSet("breast-cancer", "load_breast_cancer", 569, 30, "UCI 17: shapes of cell nuclei"),
+        BundledSet("iris", "load_iris", 150, 4, "UCI 53: petals and sepals of irises"),
+        BundledSet("digits", "load_digits", 1797, 61, "UCI 80: handwritten digits, 8 by 8 pixels of 0 to 16"),
     )
 }
 
 
-def read_embedded(name: str) -> tuple[Numbers, tuple[str, ...]]:
-    """Return the numbers of a set and notes on it. Constant columns are left out, and a note names them."""
+def read_bundled(name: str) -> tuple[Numbers, tuple[str, ...]]:
+    """Return the columns of a data set, without constant ones, and notes for the user."""
     from sklearn import datasets
 
-    bunch = getattr(datasets, EMBEDDED[name].loader)()
+    bunch = getattr(datasets, BUNDLED[name].loader)()
     matrix = np.asarray(bunch.data, dtype=np.float64)
     names = [str(column) for column in bunch.feature_names]
     varies = (matrix != matrix[0]).any(axis=0)

@@ -1,8 +1,8 @@
-"""The small sets of the UCI repository that density estimation is measured on: what each file is, and what is taken.
+"""The small UCI data sets used as density estimation benchmarks: their files and columns.
 
-Nothing of them is in the package: their files are downloaded into the data folder, or found there. Class labels and
-identifiers are left out; the target of a regression is a column like any other. Checksums are those of the files as UCI
-publishes them; where none is known, that of the first download is kept and compared from then on.
+The package does not contain them: their files are downloaded into the data folder, or found there. Class labels and
+identifiers are left out; the target of a regression is a column like any other. Checksums are those of the files
+published by UCI; if none is known, that of the first download is stored and later downloads are compared with it.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ _ZIP = "https://archive.ics.uci.edu/static/public"
 
 @dataclass(frozen=True)
 class UciFile:
-    """A file that holds the rows of a set.
+    """A file with the rows of a data set.
 
     Args:
         file: Its name.
-        layout: How it is written: ``delimited``, columns between ``blanks``, or the first ``sheet`` of a workbook.
-        columns: Names of its columns in order, empty for those that are left out.
-        urls: Where it is downloaded from, the first that answers: the file, or a zip archive that holds it.
-        sha256: Checksum of the file; None where it is not known.
-        note: What the user should know if it is this file that is read.
+        layout: Its format: ``delimited`` text, columns separated by ``blanks``, or the first ``sheet`` of a workbook.
+        columns: Names of its columns in order; empty for those that are left out.
+        urls: Where to download it, tried in order: the file, or a zip archive with it.
+        sha256: Checksum of the file; None if unknown.
+        note: Note for the user if this file is used.
     """
 
     file: str
@@ -40,11 +40,11 @@ class UciSet:
     """A data set of the UCI repository.
 
     Args:
-        name: What the command calls it.
+        name: Its name on the command line.
         rows: Number of rows without missing cells.
         description: One line.
-        files: The files that may hold it, the best first; the first one is what a download fetches.
-        left_out: Columns that a protocol leaves out in place of its rule, by the protocol's name.
+        files: Files that may hold it, the best first; the first one is downloaded.
+        left_out: By protocol, the columns to drop instead of applying the protocol's rule.
     """
 
     name: str
@@ -55,13 +55,13 @@ class UciSet:
 
     @property
     def columns(self) -> int:
-        """Number of columns, labels left aside."""
+        """Number of columns, without those left out."""
         return sum(bool(name) for name in self.files[0].columns)
 
 
 def _centred(file: str, columns: tuple[str, ...], more: str = "") -> UciFile:
-    """A copy as regression benchmarks use it: no header, the mean taken off every column, rows in another order."""
-    note = f"{file}.gz is a copy with the mean of every column taken off, rounded to five digits, rows reordered{more}"
+    """Describe a copy used by regression benchmarks: no header, columns centred, rows in another order."""
+    note = f"{file}.gz is a copy with every column centred, rounded to five digits, rows reordered{more}"
     return UciFile(file, "delimited", columns, note=note)
 
 
@@ -69,7 +69,7 @@ _WINE = (
     *("fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides", "free sulfur dioxide"),
     *("total sulfur dioxide", "density", "pH", "sulphates", "alcohol", "quality"),
 )
-# Nearly all columns of the wines are rounded so coarsely that the rule would leave three of them.
+# Nearly all columns of the wines are so coarse that the rule would keep only three.
 _WINE_LEFT_OUT = MappingProxyType({"tenths": ("quality",)})
 _JITTER = ("Jitter(%)", "Jitter(Abs)", "Jitter:RAP", "Jitter:PPQ5", "Jitter:DDP")
 _SHIMMER = ("Shimmer", "Shimmer(dB)", "Shimmer:APQ3", "Shimmer:APQ5", "Shimmer:APQ11", "Shimmer:DDA")
@@ -153,13 +153,13 @@ UCI: dict[str, UciSet] = {
                 UciFile(
                     "ionosphere.data",
                     "delimited",
-                    # The second is 0 in all rows, the last is the class.
+                    # The second column is 0 in all rows, the last is the class.
                     ("a01", "", *(f"a{k:02}" for k in range(3, 35)), ""),
                     (f"{_UCI}/ionosphere/ionosphere.data", f"{_ZIP}/52/ionosphere.zip"),
                     "46d52186b84e20be52918adb93e8fb9926b34795ff7504c24350ae0616a04bbd",
                 ),
             ),
-            # Fong, Holmes and Walker's program reads the columns from the third on.
+            # The code of Fong, Holmes and Walker uses the columns from the third on.
             MappingProxyType({"half": ("a01",)}),
         ),
         UciSet(
@@ -177,7 +177,7 @@ UCI: dict[str, UciSet] = {
                 UciFile("boston", "blanks", _HOUSING, ("http://lib.stat.cmu.edu/datasets/boston",)),
                 _centred("housing.csv", _HOUSING),
             ),
-            # The ten columns of Baptista, Marzouk and Zahm's program; the thirteen attributes without the price.
+            # The ten columns of the code of Baptista, Marzouk and Zahm; the thirteen attributes without the price.
             MappingProxyType({"rnade": ("ZN", "CHAS", "RAD", "TAX"), "half": ("MEDV",)}),
         ),
         UciSet(

@@ -1,4 +1,4 @@
-"""Reading the files of the UCI sets: delimited text, columns between blanks, the first sheet of a workbook."""
+"""Read the files of the UCI data sets: delimited text, white-space separated columns, or a workbook."""
 
 import hashlib
 import re
@@ -18,16 +18,16 @@ from pushforward.datasets.tables.read import NotNumbersError, Numbers, column_nu
 Array = NDArray[np.float64]
 
 
-class FromFile(NamedTuple):
-    """What was read of a file.
+class UciTable(NamedTuple):
+    """Columns read from a file.
 
     Attributes:
-        numbers: The columns that are taken.
+        numbers: The columns that are used.
         path: The file.
-        sha256: Its checksum, unzipped if it is gzipped.
-        places: Where in the file each column that is taken stands.
-        width: How many columns the file has.
-        notes: What the user should know.
+        sha256: Checksum of its decompressed content.
+        places: Index in the file of each column that is used.
+        width: Number of columns of the file.
+        notes: Notes for the user.
     """
 
     numbers: Numbers
@@ -39,7 +39,7 @@ class FromFile(NamedTuple):
 
 
 def find_uci(uci: UciSet, folder: Path) -> tuple[UciFile, Path] | None:
-    """Return the best of the files of a set that is in the data folder, None if there is none."""
+    """Return the first of the files of a set that is in the data folder; None if there is none."""
     for file in uci.files:
         path = find_copy(folder, uci.name, file.file)
         if path is not None:
@@ -47,13 +47,13 @@ def find_uci(uci: UciSet, folder: Path) -> tuple[UciFile, Path] | None:
     return None
 
 
-def read_uci(uci: UciSet, folder: Path) -> FromFile:
+def read_uci(uci: UciSet, folder: Path) -> UciTable:
     """Read a set from the data folder.
 
-    Rows with missing cells are left out.
+    Rows with missing cells are dropped.
 
     Raises:
-        DataError: Its file is not there, cannot be read, or does not hold what it should.
+        DataError: If its file is missing, cannot be read, or does not hold the data set.
     """
     found = find_uci(uci, folder)
     again = f"pushforward datasets download {uci.name}"
@@ -69,30 +69,30 @@ def read_uci(uci: UciSet, folder: Path) -> FromFile:
     if missing:
         notes.append(f"{uci.name}: left out {missing} rows with missing cells")
     if file.sha256 not in (None, sha256):
-        notes.append(f"{uci.name}: {path.name} is not byte for byte the file that its source publishes")
+        notes.append(f"{uci.name}: {path.name} differs from the file that its source publishes")
     places = tuple(k for k, name in enumerate(file.columns) if name)
-    return FromFile(numbers, path, sha256, places, len(file.columns), tuple(notes))
+    return UciTable(numbers, path, sha256, places, len(file.columns), tuple(notes))
 
 
 def checked_rows(uci: UciSet, file: UciFile, path: Path) -> tuple[Numbers, int]:
-    """Read one of the files of a set; return the rows without missing cells, and how many there are with some.
+    """Read a file of a set; return the rows without missing cells, and the number of rows with some.
 
     Raises:
-        DamagedError: It does not hold the columns, or the rows, of the set.
-        DataError: It cannot be read.
+        DamagedError: If it does not hold the columns and rows of the set.
+        DataError: If it cannot be read.
     """
     try:
         names, types, matrix = _read(file, path)
     except NotNumbersError as error:
         raise DamagedError(f"{path}: {error}") from error
-    whole = ~np.isnan(matrix).any(axis=1)
-    if int(whole.sum()) != uci.rows:
-        raise DamagedError(f"{path}: expected {uci.rows:,} rows for {uci.name}; got {int(whole.sum()):,}")
-    return Numbers(names, types, matrix[whole]), int((~whole).sum())
+    complete = ~np.isnan(matrix).any(axis=1)
+    if int(complete.sum()) != uci.rows:
+        raise DamagedError(f"{path}: expected {uci.rows:,} rows for {uci.name}; got {int(complete.sum()):,}")
+    return Numbers(names, types, matrix[complete]), int((~complete).sum())
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file's contents, unzipped if it is gzipped."""
+    """Return the SHA-256 of the decompressed content of a file."""
     digest = hashlib.sha256()
     with open_text(path) if path.suffix == ".gz" else path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -101,21 +101,21 @@ def checksum(path: Path) -> str:
 
 
 def _read(file: UciFile, path: Path) -> tuple[tuple[str, ...], tuple[str, ...], Array]:
-    """Return names, Arrow types and values ``(n, D)`` of the columns that are taken, NaN where a cell is missing."""
-    taken = [(k, name) for k, name in enumerate(file.columns) if name]
-    names = tuple(name for _, name in taken)
+    """Return names, Arrow types and values ``(n, D)`` of the columns that are used, with NaN for missing cells."""
+    used = [(k, name) for k, name in enumerate(file.columns) if name]
+    names = tuple(name for _, name in used)
     if file.layout == "delimited":
         table = read_delimited(path)
         if table.num_columns != len(file.columns):
             raise NotNumbersError(f"expected {len(file.columns)} columns; got {table.num_columns}")
-        columns = [column_numbers(table.column(k)) for k, _ in taken]
+        columns = [column_numbers(table.column(k)) for k, _ in used]
         return names, tuple(kind for _, kind in columns), np.stack([values for values, _ in columns], axis=1)
     matrix = _read_blanks(path, len(file.columns)) if file.layout == "blanks" else _read_sheet(path, len(file.columns))
-    return names, ("double",) * len(names), matrix[:, [k for k, _ in taken]]
+    return names, ("double",) * len(names), matrix[:, [k for k, _ in used]]
 
 
 def _read_blanks(path: Path, width: int) -> Array:
-    """Read numbers between blanks ``(n, width)``; lines with words are left out, a row may take several lines."""
+    """Read white-space separated numbers ``(n, width)``; lines with words are skipped, a row may span lines."""
     numbers: list[float] = []
     with open_text(path) as file:
         for line in file:
@@ -129,7 +129,7 @@ def _read_blanks(path: Path, width: int) -> Array:
 
 
 def _read_sheet(path: Path, width: int) -> Array:
-    """Read the rows ``(n, width)`` of numbers of a workbook's first sheet, which is XML in a zip archive."""
+    """Read the rows of numbers ``(n, width)`` of the first sheet of a workbook, which is XML in a zip archive."""
     try:
         with zipfile.ZipFile(path) as book:
             sheet = book.read("xl/worksheets/sheet1.xml").decode()
@@ -138,7 +138,7 @@ def _read_sheet(path: Path, width: int) -> Array:
     rows = []
     for row in re.findall(r"<row [^>]*>(.*?)</row>", sheet, flags=re.DOTALL):
         cells = re.findall(r"<c ([^>]*[^/])>(?:<f>[^<]*</f>)?<v>([^<]*)</v>", row)[:width]
-        # Words stand elsewhere: such a cell holds the number of one.
+        # A text cell has a type and holds only an index into a table of strings.
         if len(cells) == width and not any('t="' in attributes for attributes, _ in cells):
             rows.append([float(value) for _, value in cells])
     if not rows:

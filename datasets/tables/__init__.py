@@ -1,1 +1,1 @@
-"""Tables: read from files, described by a schema, divided, dequantized, written."""
+"""Tables: reading, schema, splits, dequantization, writing."""

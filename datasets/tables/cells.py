@@ -1,4 +1,4 @@
-"""What a column may not hold: cells that are missing, infinite, or beyond what float64 can tell apart or square."""
+"""Check the cells of a table: missing, infinite, or too large values are refused."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,14 +7,14 @@ from pushforward.common.errors import DataError
 from pushforward.common.text import leave_out
 
 LARGEST_INTEGER = 2.0**53
-"""Beyond this, neighbouring integers are one and the same float64."""
+"""Beyond this, different integers round to the same float64."""
 
 LARGEST_VALUE = 1e150
 """Beyond this, a square overflows."""
 
 
 class Cells:
-    """What has been seen of a column so far: enough to refuse it in one line, in memory that does not grow.
+    """Running check of one column, chunk by chunk, in constant memory.
 
     Args:
         name: Name of the column.
@@ -28,7 +28,7 @@ class Cells:
         self._first = {"missing": 0, "infinite": 0}
 
     def add(self, values: NDArray[np.float64]) -> None:
-        """Take in the next rows ``(n,)``; NaN stands for a missing cell."""
+        """Check the next rows ``(n,)``; NaN stands for a missing cell."""
         largest = float(np.abs(values).max(initial=0.0))
         if np.isfinite(largest):
             self.largest = max(self.largest, largest)
@@ -41,35 +41,35 @@ class Cells:
 
     @property
     def bad(self) -> bool:
-        """Whether it will be refused, whatever comes next."""
+        """Whether :meth:`check` will raise, whatever rows follow."""
         return any(self._counts.values()) or self.largest > LARGEST_VALUE
 
     def check(self, where: str, *, integers: bool) -> None:
-        """Refuse what cannot be used.
+        """Raise if the column cannot be used.
 
         Args:
-            where: Name of the table.
-            integers: Whether the column's type is that of 64-bit integers.
+            where: Name of the table, for the message.
+            integers: Whether the column holds 64-bit integers.
 
         Raises:
-            DataError: A cell is missing, infinite or too large.
+            DataError: If a cell is missing, infinite or too large.
         """
-        cure = leave_out(self.name)
+        advice = leave_out(self.name)
         for what, count in self._counts.items():
             if count == self.rows:
-                raise DataError(f"{where}: column {self.name!r} has no values at all; drop it with {cure}")
+                raise DataError(f"{where}: column {self.name!r} has no values at all; drop it with {advice}")
             if count:
                 cells = f"{count} {what} value{'s' if count > 1 else ''}"
                 first = f"{'first ' if count > 1 else ''}in row {self._first[what]}"
-                remedy = f"remove or fill these rows, or drop the column with {cure}"
+                remedy = f"remove or fill these rows, or drop the column with {advice}"
                 raise DataError(f"{where}: column {self.name!r} has {cells} ({first}); {remedy}")
         if integers and self.largest > LARGEST_INTEGER:
             raise DataError(
-                f"{where}: column {self.name!r} holds integers beyond 2**53, which float64 cannot tell apart; "
-                f"drop it with {cure}"
+                f"{where}: column {self.name!r} holds integers beyond 2**53, which float64 cannot represent exactly; "
+                f"drop it with {advice}"
             )
         if self.largest > LARGEST_VALUE:
             raise DataError(
                 f"{where}: column {self.name!r} holds {self.largest:.3g}, whose square overflows; "
-                f"rescale it or drop it with {cure}"
+                f"rescale it or drop it with {advice}"
             )

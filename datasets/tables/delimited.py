@@ -1,4 +1,4 @@
-"""Delimited text: finding out how a file is written, then reading it with pyarrow."""
+"""Delimited text files: detect the format, then parse with pyarrow."""
 
 import csv
 import gzip
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pushforward.common.errors import DataError
+from pushforward.common.text import one_line, shorten
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Spellings of "no value", beside those pyarrow knows (empty, NA, N/A, NaN, NULL, #N/A, ...).
+# Spellings of a missing value in addition to those of pyarrow (empty, NA, N/A, NaN, NULL, #N/A, ...).
 MISSING = ("?", "None", "none", "NAN", "-", ".")
 _DELIMITERS = (",", ";", "\t")
 _SNIFFED_BYTES = 1 << 20
@@ -23,7 +24,7 @@ _SNIFFED_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a file is written: its delimiter, its column names, and how many lines come before the data."""
+    """Format of a file: its delimiter, its column names, and the number of lines before the data."""
 
     delimiter: str
     names: tuple[str, ...]
@@ -34,12 +35,11 @@ class Dialect:
 def read_delimited(path: Path) -> "pa.Table":
     """Read a CSV-like file, gzipped or not.
 
-    The delimiter (comma, semicolon or tab) is the commonest in the first line. The first line is a row of data,
-    and the columns are ``x1``, ``x2``, ..., where it holds a number and no column turns from text to a number
-    below it.
+    The delimiter (comma, semicolon or tab) is the most frequent one in the first line. The first line is taken as data
+    if it holds a number and no column has text there and a number below; the columns are then ``x1``, ``x2``, ...
 
     Raises:
-        DataError: The file is empty, damaged, not UTF-8, has no rows, or rows of different lengths.
+        DataError: If the file is empty, damaged, not UTF-8, has no rows, or has rows of different lengths.
     """
     import pyarrow as pa
 
@@ -49,17 +49,17 @@ def read_delimited(path: Path) -> "pa.Table":
     try:
         table = parse(content, dialect, skip_lines=dialect.skip_lines)
     except pa.ArrowInvalid as error:
-        raise refusal(path, dialect, error) from error
+        raise parse_error(path, dialect, error) from error
     if not table.num_rows:
         raise DataError(f"{path.name}: has a header and no rows; nothing to learn from")
     return table
 
 
 def find_dialect(path: Path) -> Dialect:
-    """Find out how a file is written from its first megabyte.
+    """Detect the format of a file from its first megabyte.
 
     Raises:
-        DataError: The file is empty, damaged, or not UTF-8.
+        DataError: If the file is empty, damaged, or not UTF-8.
     """
     with open_text(path) as stream:
         return _dialect(path.name, stream.read(_SNIFFED_BYTES + 1))
@@ -68,17 +68,16 @@ def find_dialect(path: Path) -> Dialect:
 def parse(
     content: bytes, dialect: Dialect, *, skip_lines: int = 0, types: "Mapping[str, pa.DataType] | None" = None
 ) -> "pa.Table":
-    """Parse text that begins and ends with a line.
+    """Parse a block of whole lines.
 
     Args:
         content: The text.
-        dialect: How it is written.
-        skip_lines: Lines to leave out before the first row.
-        types: The columns to return, with the types they must have; all of them, each with the type that all its
-            cells have, where not told.
+        dialect: Its format.
+        skip_lines: Lines to skip before the first row.
+        types: The columns to return, with their types. By default all columns, with types inferred from their cells.
 
     Raises:
-        pyarrow.ArrowInvalid: Rows have different lengths, or a cell is not of its type.
+        pyarrow.ArrowInvalid: If rows have different lengths, or a cell does not have the type of its column.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -89,21 +88,21 @@ def parse(
     options.null_values = [*options.null_values, *MISSING]
     return arrow_csv.read_csv(
         pa.BufferReader(content),
-        # One thread: beside torch, pyarrow's pool aborts a process that ends soon after reading.
+        # One thread: with torch loaded, pyarrow's thread pool aborts a process that ends soon after reading.
         read_options=arrow_csv.ReadOptions(column_names=dialect.names, skip_rows=skip_lines, use_threads=False),
         parse_options=arrow_csv.ParseOptions(delimiter=dialect.delimiter),
         convert_options=options,
     )
 
 
-def refusal(path: Path, dialect: Dialect, error: Exception) -> DataError:
-    """Say which row has the wrong number of cells, or else in one line what the parser says."""
+def parse_error(path: Path, dialect: Dialect, error: Exception) -> DataError:
+    """Return an error that names the row with the wrong number of cells, or else quotes the parser."""
     with open_text(path) as stream:
-        return DataError(f"{path.name}: {_ragged_row(stream, dialect) or _one_line(error)}")
+        return DataError(f"{path.name}: {_ragged_row(stream, dialect) or shorten(one_line(error), 200)}")
 
 
 class _Gunzipped(io.RawIOBase):
-    """The text in a gzip file, whose damage is the user's to mend."""
+    """The decompressed content of a gzip file; damage raises a ``DataError``."""
 
     def __init__(self, path: Path) -> None:
         self._name = path.name
@@ -116,7 +115,9 @@ class _Gunzipped(io.RawIOBase):
         try:
             return self._file.readinto(buffer)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{self._name}: not a complete gzip file ({_one_line(error)}); fetch it again") from error
+            raise DataError(
+                f"{self._name}: not a complete gzip file ({shorten(one_line(error), 200)}); fetch it again"
+            ) from error
 
     def close(self) -> None:
         self._file.close()
@@ -124,10 +125,10 @@ class _Gunzipped(io.RawIOBase):
 
 
 def open_text(path: Path) -> "io.BufferedReader[Any]":
-    """Open a file, gzipped or not, behind its byte order mark.
+    """Open a file for reading, decompressed and without its byte order mark.
 
     Raises:
-        DataError: Here and while reading, if it is a damaged gzip file.
+        DataError: If it is a damaged gzip file; here, or later while reading.
     """
     raw: Any = _Gunzipped(path) if path.suffix.lower() == ".gz" else io.FileIO(path)
     stream = io.BufferedReader(raw, 1 << 17)
@@ -148,7 +149,7 @@ def _dialect(where: str, content: bytes) -> Dialect:
 
 def _sniff(where: str, content: bytes) -> Dialect:
     try:
-        # A cut in the middle of a character is not the file's fault.
+        # The last character may be incomplete where the sample was cut off.
         text = content[:_SNIFFED_BYTES].decode("utf-8", errors="ignore" if len(content) > _SNIFFED_BYTES else "strict")
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
@@ -176,7 +177,7 @@ def _sniff(where: str, content: bytes) -> Dialect:
     first, second = cells[0], cells[1] if len(cells) > 1 else []
     if _is_data(first, second):
         return Dialect(delimiter, tuple(f"x{k}" for k in range(1, len(first) + 1)), False, lines_before)
-    first[0] = first[0].lstrip("# ") or first[0]  # numpy.savetxt writes its header as a comment
+    first[0] = first[0].lstrip("# ") or first[0]  # numpy.savetxt writes the header as a comment
     names = tuple(name or f"x{k}" for k, name in enumerate(first, start=1))
     return Dialect(delimiter, names, True, lines_through_first)
 
@@ -184,7 +185,7 @@ def _sniff(where: str, content: bytes) -> Dialect:
 def _is_data(first: list[str], second: list[str]) -> bool:
     if not any(_is_number(cell) for cell in first):
         return False
-    # "id,2019,2020" above "7,1.5,2.5" is a header in spite of its numbers.
+    # "id,2019,2020" above "7,1.5,2.5" is a header although it holds numbers.
     return not any(
         _is_number(below) and above and not _is_number(above) and above not in MISSING and not _is_null(above)
         for above, below in zip(first, second, strict=False)
@@ -204,7 +205,7 @@ def _is_null(cell: str) -> bool:
 
 
 def _ragged_row(stream: "io.BufferedReader[Any]", dialect: Dialect) -> str | None:
-    """Say which row has the wrong number of cells."""
+    """Describe the first row with the wrong number of cells; None if there is none."""
     with io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="") as text:
         reader = csv.reader(text, delimiter=dialect.delimiter)
         number = 0
@@ -216,7 +217,3 @@ def _ragged_row(stream: "io.BufferedReader[Any]", dialect: Dialect) -> str | Non
                 cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
                 return f"row {number} has {cells}, not {len(dialect.names)} (line {reader.line_num}); mend it"
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

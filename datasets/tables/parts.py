@@ -1,11 +1,11 @@
-"""Files read a part at a time, in memory that does not grow with their rows."""
+"""Read tables chunk by chunk, in memory that does not grow with the number of rows."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pushforward.common.errors import DataError
-from pushforward.datasets.tables.delimited import find_dialect, open_text, parse, refusal
+from pushforward.datasets.tables.delimited import find_dialect, open_text, parse, parse_error
 from pushforward.datasets.tables.read import (
     INTEGERS,
     NotNumbersError,
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK_BYTES = 1 << 22
-"""Text parsed at a time: large enough that starting the parser costs nothing."""
+"""Bytes of text parsed at a time: large enough that starting the parser costs nothing."""
 
-_ROWS = 1 << 16
+BATCH_ROWS = 1 << 16
+"""Rows of a Parquet or .npy file read at a time."""
 
 
-class Parts(Protocol):
-    """A file as tables of some of its columns.
+class TableReader(Protocol):
+    """Reads selected columns of a file chunk by chunk.
 
     Attributes:
-        names: Names of its columns.
-        named: Whether the file gives these names.
-        rows: Its number of rows; of text, an estimate from what was read so far, None before that.
+        names: Names of the columns of the file.
+        named: Whether these names come from the file.
+        rows: Number of rows. For text an estimate from what was read so far; None before that.
     """
 
     names: tuple[str, ...]
@@ -40,7 +41,7 @@ class Parts(Protocol):
     rows: int | None
 
     def tables(self, names: Sequence[str]) -> Iterator["pa.Table"]:
-        """Yield the next rows of the named columns, again and again."""
+        """Yield the named columns, some rows at a time."""
         ...
 
     def holds_integers(self, name: str) -> bool:
@@ -48,27 +49,27 @@ class Parts(Protocol):
         ...
 
     def describe(self, name: str) -> str | None:
-        """Say what a column that holds no numbers holds, where all its cells together tell more than one of them."""
+        """Describe the content of a column that is not numeric, if that takes a look at all its cells; else None."""
         ...
 
 
-def open_parts(path: Path) -> Parts:
-    """Open a table.
+def open_reader(path: Path) -> TableReader:
+    """Open a table for reading in chunks.
 
     Raises:
-        DataError: The file is missing, damaged, of an unknown kind, has no rows, or names a column twice.
+        DataError: If the file is missing, damaged, of an unknown kind, has no rows, or names a column twice.
     """
     kind = check_file(path)
-    parts: Parts
-    parts = ParquetParts(path) if kind == ".parquet" else NpyParts(path) if kind == ".npy" else TextParts(path)
-    check_columns(path.name, parts.names)
-    if parts.rows == 0:
+    reader: TableReader
+    reader = ParquetReader(path) if kind == ".parquet" else NpyReader(path) if kind == ".npy" else TextReader(path)
+    check_columns(path.name, reader.names)
+    if reader.rows == 0:
         raise DataError(f"{path.name}: has no rows; nothing to learn from")
-    return parts
+    return reader
 
 
-class TextParts:
-    """A CSV-like file, gzipped or not: cells are numbers, or else the bytes that stand there."""
+class TextReader:
+    """Reads a CSV-like file, gzipped or not. Columns are numbers, or the bytes of the file if that fails."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,7 +102,7 @@ class TextParts:
     def describe(self, name: str) -> str | None:
         import pyarrow as pa
 
-        # What pyarrow tries, in its order, when it decides on a type itself.
+        # The types that pyarrow tries when it infers one, in its order.
         for kind in (pa.bool_(), pa.date32(), pa.time32("s"), pa.timestamp("s"), pa.timestamp("ns")):
             table = self._first_table(name, kind)
             if table is not None:
@@ -121,10 +122,10 @@ class TextParts:
         try:
             return parse(content, self.dialect, skip_lines=skip_lines, types={name: pa.binary()}).column(name)
         except pa.ArrowInvalid as error:
-            raise refusal(self.path, self.dialect, error) from error
+            raise parse_error(self.path, self.dialect, error) from error
 
     def _first_table(self, name: str, kind: "pa.DataType") -> "pa.Table | None":
-        """The first rows in which a column has a value, if all its cells in the file are of a type."""
+        """Return the first block where a column has a value, if all its cells in the file have the type; else None."""
         import pyarrow as pa
 
         first = None
@@ -138,7 +139,7 @@ class TextParts:
         return first
 
     def _blocks(self) -> Iterator[tuple[bytes, int, float | None]]:
-        """Yield whole lines, the number of those to leave out, and the share of the file read, if that is known."""
+        """Yield blocks of whole lines, the number of lines to skip, and the share of the file read so far, if known."""
         size = None if self.path.suffix.lower() == ".gz" else self.path.stat().st_size
         skip_lines, read, rest = self.dialect.skip_lines, 0, b""
         with open_text(self.path) as stream:
@@ -156,20 +157,20 @@ class TextParts:
 
 
 def _last_line_end(block: bytes) -> int:
-    """Return where the last whole line ends; 0 without one."""
+    """Return the end of the last complete line; 0 if there is none."""
     newline = b"\n" if b"\n" in block else b"\r"
     last = block.rfind(newline) + 1
     cut, quotes = last, block.count(b'"', 0, last)
     while quotes % 2 and cut:
-        # This line end stands within quotes, so it ends no row.
+        # This line end is inside quotes, so it does not end a row.
         before = block.rfind(newline, 0, cut - 1) + 1
         quotes -= block.count(b'"', before, cut)
         cut = before
-    return cut or last  # a lone quote is no quotation
+    return cut or last  # an unpaired quote does not quote anything
 
 
-class ParquetParts:
-    """A Parquet file."""
+class ParquetReader:
+    """Reads a Parquet file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -183,7 +184,7 @@ class ParquetParts:
         import pyarrow as pa
 
         with self._open() as file:
-            batches = file.iter_batches(batch_size=_ROWS, columns=list(names), use_threads=False)
+            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(names), use_threads=False)
             while True:
                 try:
                     batch = next(batches, None)
@@ -205,7 +206,7 @@ class ParquetParts:
         from pyarrow import parquet
 
         try:
-            # Or columns would be read whole, from row groups that may be the whole file, and kept to the end.
+            # Otherwise whole columns of a row group, which may be the whole file, are read at once and kept.
             return parquet.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, PermissionError):
@@ -213,8 +214,8 @@ class ParquetParts:
             raise damaged_parquet(self.path, error) from error
 
 
-class NpyParts:
-    """A matrix of numbers in a .npy file."""
+class NpyReader:
+    """Reads a matrix from a .npy file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -226,9 +227,9 @@ class NpyParts:
 
     def tables(self, names: Sequence[str]) -> Iterator["pa.Table"]:
         assert self.rows is not None
-        for start in range(0, self.rows, _ROWS):
-            # Mapped anew each time: pages that were looked at count as memory until the mapping goes.
-            yield npy_table(npy_matrix(self.path, mapped=True)[start : start + _ROWS]).select(list(names))
+        for start in range(0, self.rows, BATCH_ROWS):
+            # Mapped anew for each chunk: pages that were read count as memory until the mapping is closed.
+            yield npy_table(npy_matrix(self.path, mapped=True)[start : start + BATCH_ROWS]).select(list(names))
 
     def holds_integers(self, name: str) -> bool:
         return self._integers

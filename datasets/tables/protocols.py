@@ -1,8 +1,8 @@
-"""Evaluation protocols of the literature: which columns are modelled, and which rows are trained on and scored.
+"""Evaluation protocols of the literature: which columns are modelled, and how rows are split.
 
-A protocol works on any table. It looks at the features only, never at conditioning columns, and decides in this order:
-columns, then rows. Which rows go where depends on their number and on ``fold`` alone, so that everyone who fits the
-same table under the same protocol scores the same rows.
+A protocol applies to any table. It selects columns first (features only, never conditioning columns), then splits the
+rows. The split depends only on the number of rows and on ``fold``, so that all who fit the same table under the same
+protocol score the same rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
-from pushforward.common.text import did_you_mean
+from pushforward.common.text import unknown_name
 from pushforward.datasets.tables.read import Numbers
 from pushforward.datasets.tables.splits import Splits
 
@@ -21,53 +21,53 @@ Array = NDArray[np.float64]
 ProtocolName = Literal["rnade", "half", "tenths"]
 
 LARGEST_CORRELATION = 0.98
-"""Of two columns whose Pearson correlation is larger in size, one goes, in every protocol."""
+"""Every protocol drops one of two columns whose absolute Pearson correlation is larger."""
 
-MOST_LEVELS = 50
-"""A column with at most so many different values is discrete, to ``rnade``."""
+MAX_DISCRETE_LEVELS = 50
+"""``rnade`` takes a column with at most this many different values as discrete."""
 
 LARGEST_FOLD = 1_000_000
-"""Of the protocols that draw as many divisions as one likes: NumPy's older generator takes seeds of 32 bits."""
+"""Largest fold of protocols with any number of folds: it seeds NumPy's legacy generator, which takes 32 bits."""
 
-_FEWEST_VALIDATION_ROWS = 10
-# Columns that go, with the reason of each.
+_MIN_VALIDATION_ROWS = 10
+# Dropped columns, by index, each with the reason.
 _Dropped = dict[int, str]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a paper, or a benchmark, prepares its tables.
+    """How a paper or a benchmark prepares its tables.
 
     Args:
-        name: What ``data.protocol`` calls it.
-        folds: How many divisions there are; None if any number can be drawn.
-        fewest_rows: Rows below which it cannot divide.
+        name: Its name in ``data.protocol``.
+        folds: Number of folds; None if there are any number.
+        min_rows: Smallest number of rows it can split.
         description: One line.
-        columns: Returns the columns ``(D,)`` of a matrix ``(n, D)`` that go, with the reasons.
-        rows: Divides ``n`` rows, given ``n`` and the fold.
+        columns: Takes a matrix ``(n, D)`` and the names of its columns; returns the indices of the columns to drop,
+            with the reasons.
+        rows: Takes the number of rows and the fold; returns the split.
     """
 
     name: ProtocolName
     folds: int | None
-    fewest_rows: int
+    min_rows: int
     description: str
     columns: Callable[[Array, Sequence[str]], _Dropped]
     rows: Callable[[int, int], Splits]
 
 
 def find_protocol(name: str, fold: int = 0) -> Protocol:
-    """Return a protocol by its name, and check the fold.
+    """Return a protocol by name, and check the fold.
 
     Raises:
-        DataError: There is no such protocol, or it has no such fold.
+        DataError: If there is no such protocol, or it has no such fold.
     """
     if name not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)
-        raise DataError(f"data.protocol: unknown protocol {name!r}; {did_you_mean(name, PROTOCOLS)}known: {known}")
+        raise DataError(f"data.protocol: {unknown_name('protocol', name, PROTOCOLS)}")
     protocol = PROTOCOLS[name]
-    most = LARGEST_FOLD if protocol.folds is None else protocol.folds - 1
-    if not 0 <= fold <= most:
-        raise DataError(f"data.fold: expected 0 to {most} for data.protocol={name}; got {fold}")
+    last = LARGEST_FOLD if protocol.folds is None else protocol.folds - 1
+    if not 0 <= fold <= last:
+        raise DataError(f"data.fold: expected 0 to {last} for data.protocol={name}; got {fold}")
     return protocol
 
 
@@ -79,26 +79,26 @@ def apply_protocol(
     context: Sequence[str] = (),
     left_out: Sequence[str] | None = None,
 ) -> tuple[Numbers, Splits, tuple[str, ...]]:
-    """Leave out the columns that a protocol leaves out, and divide the rows.
+    """Select columns and split rows as a protocol does.
 
     Args:
         name: Name of the protocol.
-        fold: Which of its divisions.
-        where: Name of the table.
+        fold: The fold.
+        where: Name of the table, for messages.
         numbers: All columns.
-        context: Names of the conditioning columns, which stay whatever they hold.
-        left_out: Names of the columns to leave out in place of the protocol's rule, where a table is an exception.
+        context: Names of the conditioning columns, which are always kept.
+        left_out: Names of the columns to drop instead of applying the protocol's rule, if the table is an exception.
 
     Returns:
-        The columns that stay, the parts, and what the user should know.
+        The columns that are kept, the split, and notes for the user.
 
     Raises:
-        DataError: No column or too few rows are left.
+        DataError: If no column or too few rows are left.
     """
     protocol = find_protocol(name, fold)
     n = len(numbers.matrix)
-    if n < protocol.fewest_rows:
-        raise DataError(f"{where}: {n} rows are too few for data.protocol={name}, which needs {protocol.fewest_rows}")
+    if n < protocol.min_rows:
+        raise DataError(f"{where}: {n} rows are too few for data.protocol={name}, which needs {protocol.min_rows}")
     features = [k for k, column in enumerate(numbers.names) if column not in context]
     if left_out is None:
         names = [numbers.names[k] for k in features]
@@ -119,11 +119,11 @@ def apply_protocol(
 
 
 def _rnade_columns(matrix: Array, names: Sequence[str]) -> _Dropped:
-    # The paper does not say what it took for discrete. At most 50 different values leaves its numbers of columns on
-    # all its tables; small tables have fewer values by necessity.
-    most = min(MOST_LEVELS, len(matrix) // 5)
-    dropped = _few_levels(matrix, lambda levels: levels <= most)
-    # The order in which the papers that took up the protocol drop them, GAS among them (Papamakarios et al. 2017).
+    # The paper does not define discrete. At most 50 different values reproduces its number of columns on all its
+    # tables; small tables necessarily have fewer values.
+    limit = min(MAX_DISCRETE_LEVELS, len(matrix) // 5)
+    dropped = _few_levels(matrix, lambda levels: levels <= limit)
+    # The order used by later papers with this protocol, for GAS too (Papamakarios et al. 2017).
     return _drop_first(matrix, names, dropped)
 
 
@@ -139,9 +139,9 @@ def _half_columns(matrix: Array, names: Sequence[str]) -> _Dropped:
 
 
 def _half_rows(n: int, fold: int) -> Splits:
-    shuffled = np.random.RandomState(100 + fold).permutation(n)  # what the paper's code draws
+    shuffled = np.random.RandomState(100 + fold).permutation(n)  # as in the paper's code
     test, train = shuffled[: n - n // 2], shuffled[n - n // 2 :]
-    validation = min(max(_FEWEST_VALIDATION_ROWS, round(len(train) / 5)), len(train) // 2)
+    validation = min(max(_MIN_VALIDATION_ROWS, round(len(train) / 5)), len(train) // 2)
     return _splits(n, train[len(train) - validation :], test)
 
 
@@ -169,7 +169,7 @@ def _few_levels(matrix: Array, few: Callable[[int], bool]) -> _Dropped:
 
 
 def _correlated(matrix: Array, left: Sequence[int]) -> NDArray[np.bool_]:
-    """Which pairs ``(D, D)`` of the columns named are correlated beyond 0.98; no column with itself."""
+    """Return which pairs ``(D, D)`` of these columns are correlated beyond 0.98, with False on the diagonal."""
     if len(left) < 2:
         return np.zeros((len(left), len(left)), dtype=bool)
     pairs: NDArray[np.bool_] = np.abs(np.corrcoef(matrix[:, left], rowvar=False)) > LARGEST_CORRELATION
@@ -178,7 +178,7 @@ def _correlated(matrix: Array, left: Sequence[int]) -> NDArray[np.bool_]:
 
 
 def _drop_first(matrix: Array, names: Sequence[str], dropped: _Dropped) -> _Dropped:
-    """Drop the first column that is correlated with another one left, until there is none."""
+    """Drop the first column that is correlated with another remaining one, until there is none."""
     left = [k for k in range(matrix.shape[1]) if k not in dropped]
     pairs, out = _correlated(matrix, left), dict(dropped)
     while pairs.any():
@@ -189,7 +189,7 @@ def _drop_first(matrix: Array, names: Sequence[str], dropped: _Dropped) -> _Drop
 
 
 def _drop_later(matrix: Array, names: Sequence[str], dropped: _Dropped, *, with_dropped: bool) -> _Dropped:
-    """Drop every column that is correlated with an earlier one: one that stays, or any (``with_dropped``)."""
+    """Drop every column that is correlated with an earlier one: a kept one, or any (``with_dropped``)."""
     left = [k for k in range(matrix.shape[1]) if k not in dropped]
     pairs, out = _correlated(matrix, left), dict(dropped)
     for j, column in enumerate(left):

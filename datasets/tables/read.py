@@ -1,4 +1,4 @@
-"""Tables from files: CSV and its kin, Parquet and NumPy, checked and turned into matrices."""
+"""Read tables from CSV-like, Parquet and NumPy files, check them and convert them to matrices."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
-from pushforward.common.text import did_you_mean, leave_out
+from pushforward.common.text import did_you_mean, leave_out, one_line, shorten
 from pushforward.datasets.tables.cells import Cells
 from pushforward.datasets.tables.delimited import MISSING, read_delimited
 
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-TEXT_ENDINGS = (".csv", ".data", ".txt", ".tsv")
-ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet", ".npy")
-# Number types that hold integers beyond what float64 tells apart.
+TEXT_SUFFIXES = (".csv", ".data", ".txt", ".tsv")
+SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".npy")
+# Types that can hold integers which float64 cannot represent exactly.
 INTEGERS = ("int64", "uint64")
 _SMALL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Columns of a table as a float64 matrix (n, D) with the names and Arrow types they came with."""
+    """Columns of a table as a float64 matrix ``(n, D)``, with their names and Arrow types."""
 
     names: tuple[str, ...]
     types: tuple[str, ...]
     matrix: Array
 
 
-def ending(path: Path) -> str | None:
-    """Return which of the known endings a path has."""
+def known_suffix(path: Path) -> str | None:
+    """Return the suffix of a path if it is a known one, such as ``.csv.gz``; else None."""
     name = path.name.lower()
-    return next((known for known in sorted(ENDINGS, key=len, reverse=True) if name.endswith(known)), None)
+    return next((known for known in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(known)), None)
 
 
 def read_table(path: str | Path) -> "pa.Table":
-    """Read a table as it is, text and missing cells included.
+    """Read a table unchanged, including text and missing cells.
 
-    ``.csv``, ``.data``, ``.txt`` and ``.tsv`` are delimited text (also ``.gz``), with a header or without (then
-    columns are ``x1``, ``x2``, ...); ``.parquet``; ``.npy`` holds a matrix.
+    Supported are delimited text (``.csv``, ``.data``, ``.txt``, ``.tsv``, also with ``.gz``), ``.parquet``, and
+    matrices in ``.npy``. Columns of text without a header, and of matrices, are named ``x1``, ``x2``, ...
 
     Raises:
-        DataError: The file is missing, damaged, of an unknown kind, or names a column twice.
+        DataError: If the file is missing, damaged, of an unknown kind, or names a column twice.
     """
     path = Path(path)
     kind = check_file(path)
@@ -63,26 +63,26 @@ def read_table(path: str | Path) -> "pa.Table":
 
 
 def check_file(path: Path) -> str:
-    """Return the ending of a file that is there, of a known kind, and not empty.
+    """Check that a file exists, is of a known kind and not empty; return its suffix.
 
     Raises:
-        DataError: It is not.
+        DataError: If it does not.
     """
-    kind = ending(path)
+    kind = known_suffix(path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder; give one file")
     if not path.exists():
         raise DataError(f"{path}: no such file")
     if kind is None:
         hint = "; save the sheet as CSV" if path.suffix.lower() in {".xlsx", ".xls", ".ods"} else ""
-        raise DataError(f"{path.name}: unknown kind of file{hint}; known endings: {', '.join(ENDINGS)}")
+        raise DataError(f"{path.name}: unknown kind of file{hint}; known endings: {', '.join(SUFFIXES)}")
     if not path.stat().st_size:
         raise DataError(f"{path.name}: the file is empty")
     return kind
 
 
 def check_columns(where: str, names: Sequence[str]) -> None:
-    """Refuse a table without columns, or with two of one name."""
+    """Raise if a table has no columns, or two of the same name."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{where}: column {twice[0]!r} appears more than once; give every column its own name")
@@ -95,7 +95,7 @@ def _read_parquet(path: Path) -> "pa.Table":
     from pyarrow import parquet
 
     try:
-        # ParquetFile, not read_table: the latter makes columns of folder names such as "year=2020".
+        # ParquetFile, not read_table: the latter turns folder names such as "year=2020" into columns.
         with parquet.ParquetFile(path) as file:
             return file.read()
     except (pa.ArrowException, OSError) as error:
@@ -105,15 +105,15 @@ def _read_parquet(path: Path) -> "pa.Table":
 
 
 def damaged_parquet(path: Path, error: Exception) -> DataError:
-    """Say in one line what the Parquet reader says."""
-    return DataError(f"{path.name}: not a readable Parquet file ({_first_line(error)}); write it again")
+    """Return an error that quotes the Parquet reader in one line."""
+    return DataError(f"{path.name}: not a readable Parquet file ({shorten(one_line(error), 120)}); write it again")
 
 
 def npy_matrix(path: Path, *, mapped: bool = False) -> NDArray[Any]:
-    """Read a matrix of numbers; ``mapped`` leaves a large one on the disk until it is looked at.
+    """Read a matrix of numbers from a .npy file; with ``mapped``, a large one is memory-mapped.
 
     Raises:
-        DataError: It is something else.
+        DataError: If the file holds something else.
     """
     mode: Literal["r"] | None = "r" if mapped and path.stat().st_size > _SMALL_BYTES else None
     try:
@@ -127,7 +127,7 @@ def npy_matrix(path: Path, *, mapped: bool = False) -> NDArray[Any]:
 
 
 def npy_table(matrix: NDArray[Any]) -> "pa.Table":
-    """Name the columns of a matrix ``(n, D)`` ``x1``, ``x2``, ... ."""
+    """Convert a matrix ``(n, D)`` to a table with the columns ``x1``, ``x2``, ..."""
     import pyarrow as pa
 
     matrix = matrix.astype(matrix.dtype.newbyteorder("="), copy=False)
@@ -135,22 +135,36 @@ def npy_table(matrix: NDArray[Any]) -> "pa.Table":
     return pa.table(columns, names=[f"x{k + 1}" for k in range(matrix.shape[1])])
 
 
-def select(where: str, names: Sequence[str], columns: Sequence[str] | None, drop: Sequence[str]) -> list[str]:
-    """Return the names to use, in the order of the file.
+def select_columns(
+    where: str,
+    names: Sequence[str],
+    columns: Sequence[str] | None,
+    drop: Sequence[str],
+    context: Sequence[str],
+) -> list[str]:
+    """Return the names of the columns to use, in the order of the file.
+
+    Args:
+        where: Name of the table, for messages.
+        names: All columns of the table.
+        columns: Columns to use, to which those of the context are added; all if None.
+        drop: Columns to leave out.
+        context: Conditioning columns.
 
     Raises:
-        DataError: A wanted or dropped column is not there, or none is left.
+        DataError: If a column that is named does not exist, or no column is left.
     """
+    check_names(where, "data.context", context, names)
     check_names(where, "data.columns", columns or (), names)
     check_names(where, "data.drop", drop, names)
-    chosen = [name for name in names if (columns is None or name in columns) and name not in drop]
+    chosen = [name for name in names if (columns is None or name in columns or name in context) and name not in drop]
     if not chosen:
         raise DataError(f"{where}: no column is left; name fewer in data.drop or more in data.columns")
     return chosen
 
 
 def check_names(where: str, option: str, wanted: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a column that is not there, naming the option that asked for it and the nearest column."""
+    """Raise if a wanted column does not exist; the message names the option and the nearest column."""
     for name in wanted:
         if name not in names:
             known = ", ".join(names)
@@ -158,10 +172,10 @@ def check_names(where: str, option: str, wanted: Sequence[str], names: Sequence[
 
 
 def to_numbers(table: "pa.Table", where: str, names: Sequence[str]) -> Numbers:
-    """Turn columns of a table into a matrix.
+    """Convert columns of a table to a matrix.
 
     Raises:
-        DataError: One of them holds text, dates, truth values or lists, or a cell is missing or infinite.
+        DataError: If a column holds text, dates, booleans or lists, or a cell is missing or infinite.
     """
     texts: dict[str, str] = {}
     columns: list[Array] = []
@@ -184,21 +198,21 @@ def to_numbers(table: "pa.Table", where: str, names: Sequence[str]) -> Numbers:
 
 
 class NotNumbersError(Exception):
-    """What a column holds instead of numbers."""
+    """A column is not numeric; the message says what it holds."""
 
 
 def column_numbers(column: Any, before: int = 0) -> tuple[Array, str]:
-    """Turn a column, or the next rows of one, into numbers, NaN where a cell is missing.
+    """Convert a column, or a chunk of one, to float64, with NaN for missing cells.
 
     Args:
-        column: Arrow's chunked array.
-        before: How many rows of the table stand before these.
+        column: Arrow chunked array.
+        before: Number of rows of the table before this chunk.
 
     Returns:
-        The numbers ``(n,)`` and Arrow's name of their type.
+        The values ``(n,)`` and the Arrow name of their type.
 
     Raises:
-        NotNumbersError: It holds something else.
+        NotNumbersError: If it holds something else.
     """
     import pyarrow as pa
     from pyarrow import compute
@@ -225,7 +239,7 @@ def column_numbers(column: Any, before: int = 0) -> tuple[Array, str]:
 
 
 def _numbers_in_text(column: Any, before: int) -> tuple[Array, str]:
-    """Parse a text column whose cells are numbers after all, once blanks and missing marks are off."""
+    """Parse a text column: cells must be numbers or missing-value marks, blanks around them are allowed."""
     missing = {*MISSING, "", "na", "n/a", "nan", "null", "#n/a"}
     values = np.empty(len(column))
     for row, cell in enumerate(column.to_pylist()):
@@ -233,12 +247,12 @@ def _numbers_in_text(column: Any, before: int) -> tuple[Array, str]:
         try:
             values[row] = np.nan if text.lower() in missing else float(text)
         except ValueError:
-            raise NotNumbersError(f"holds text ({_shorten(text)!r} in row {before + row + 1})") from None
+            raise NotNumbersError(f"holds text ({shorten(text, 30)!r} in row {before + row + 1})") from None
     return values, "double"
 
 
 def about_text(texts: dict[str, str], everything: bool) -> str:
-    """Say which columns hold what instead of numbers; ``everything`` if the table has no others."""
+    """Describe the columns that are not numeric; ``everything`` if the table has no other columns."""
     (name, what), *others = texts.items()
     if everything and others:
         return f"no column holds numbers; column {name!r} {what}"
@@ -247,11 +261,3 @@ def about_text(texts: dict[str, str], everything: bool) -> str:
         number = f"{len(others)} other column" + ("s are" if len(others) > 1 else " is")
         return f"column {name!r} {what}, and {number} not numeric; drop them with {drop}"
     return f"column {name!r} {what}; drop it with {drop}"
-
-
-def _shorten(text: str, most: int = 30) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__

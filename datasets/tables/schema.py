@@ -1,4 +1,4 @@
-"""What the columns of a table are: their names, types and the grid their values were recorded on."""
+"""Schema of a table: name, type, range and resolution of each column."""
 
 import dataclasses
 import math
@@ -7,25 +7,25 @@ from typing import Any
 
 from pushforward.common.errors import DataError
 
-# A column is tied when more of its rows than this repeat an earlier value.
+# A column counts as tied if more than this fraction of its rows repeat an earlier value.
 TIED = 0.01
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of numbers.
+    """One numeric column.
 
     Args:
         name: Its name in the file, or ``x1``, ``x2``, ... where the file has no names.
         type: Arrow's name of its number type, such as ``int64``, ``double`` or ``float``.
         minimum: Smallest recorded value.
         maximum: Largest recorded value.
-        step: Distance between neighbouring points of the grid the values lie on, None where there is none. At
-            least 1 for integers.
-        offset: A point of that grid, None where there is none.
-        distinct: How many different values it has.
-        ties: Fraction of the rows whose value repeats an earlier row's, rows that are repeated as a whole left
-            aside (unless the table has one column only).
+        step: Resolution: distance between neighbouring points of the grid that the values lie on; None without a
+            grid. At least 1 for integers.
+        offset: A point of that grid; None without a grid.
+        distinct: Number of different values.
+        ties: Fraction of rows whose value repeats an earlier one. Whole rows that are repeated do not count, unless the
+            table has one column only.
     """
 
     name: str
@@ -39,17 +39,17 @@ class Column:
 
     @property
     def integer(self) -> bool:
-        """Whether its number type holds integers only."""
+        """Whether its type is an integer type."""
         return self.type.startswith(("int", "uint"))
 
     @property
     def tied(self) -> bool:
-        """Whether it repeats values so often that a density of the bare values would be unbounded."""
+        """Whether values repeat so often that a density of the values as recorded would be unbounded."""
         return self.ties > TIED
 
     @property
     def decimals(self) -> int | None:
-        """Digits after the decimal point that write every point of the grid, None where there is no grid."""
+        """Digits after the decimal point that represent every point of the grid; None without a grid."""
         if self.step is None or self.offset is None:
             return None
         for digits in range(16):
@@ -64,14 +64,14 @@ def _is_decimal(value: float, digits: int) -> bool:
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a data set: ``columns`` are modelled, ``context`` are given.
+    """The columns of a data set: ``columns`` are modelled, ``context`` are conditioned on.
 
     Args:
         columns: The features, in the order of the matrix.
-        context: The conditioning columns, in the order of theirs.
-        order: Names of all of them in the order of the file; features then context where not told.
-        file_columns: Number of columns of the file they came from, dropped ones included; None without a file.
-        places: Where in that file the columns of ``order`` stand, counted from 0; empty where their names tell.
+        context: The conditioning columns, in the order of the context matrix.
+        order: Names of all columns in the order of the file; by default features, then context.
+        file_columns: Number of columns of the file, including those not used; None without a file.
+        places: Index in the file of each column of ``order``; empty if columns are found by name.
     """
 
     columns: tuple[Column, ...]
@@ -98,7 +98,7 @@ class Schema:
         return tuple(column.name for column in self.context)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists, strings and numbers, fit for JSON."""
+        """Return lists, strings and numbers that JSON can hold."""
         content = {
             "columns": [dataclasses.asdict(column) for column in self.columns],
             "context": [dataclasses.asdict(column) for column in self.context],
@@ -109,10 +109,10 @@ class Schema:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Schema":
-        """Rebuild what ``to_dict`` wrote.
+        """Rebuild a schema from the result of ``to_dict``.
 
         Raises:
-            DataError: A key is missing or unknown, or a value has the wrong type.
+            DataError: If a key is missing or unknown, or a value has the wrong type.
         """
         places = content.get("places", []) if isinstance(content, dict) else []
         known = {"columns", "context", "order", "file_columns"}

@@ -1,4 +1,4 @@
-"""Seeded division of rows into training, validation and test parts."""
+"""Seeded splits of rows into training, validation and test sets."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ Indices = NDArray[np.intp]
 
 
 class Splits(NamedTuple):
-    """Row numbers of the three parts: disjoint, increasing, together all rows."""
+    """Row indices of the three sets: disjoint, increasing, together all rows."""
 
     train: Indices
     validation: Indices
@@ -19,14 +19,14 @@ class Splits(NamedTuple):
 
 
 def split(n: int, seed: int, validation_fraction: float = 0.1, test_fraction: float = 0.1) -> Splits:
-    """Divide ``n`` rows at random.
+    """Split ``n`` rows at random.
 
-    A part whose fraction is above 0 gets at least one row, and so does training. Which rows go where depends on
-    ``n``, ``seed`` and the fractions only. Rows that repeat each other may fall in different parts.
+    The training set, and every set whose fraction is above 0, gets at least one row. The split depends on ``n``,
+    ``seed`` and the fractions only. Duplicate rows may end up in different sets.
 
     Raises:
-        ValueError: A fraction is negative or they leave nothing to train on.
-        DataError: There are fewer rows than parts.
+        ValueError: If a fraction is negative, or nothing is left to train on.
+        DataError: If there are fewer rows than sets.
 
     Example:
         >>> [len(part) for part in split(100, seed=0)]
@@ -39,7 +39,7 @@ def split(n: int, seed: int, validation_fraction: float = 0.1, test_fraction: fl
     if n < needed:
         raise DataError(f"split: {n} rows cannot fill {needed} parts; give more rows")
     validation, test = (max(1, round(n * fraction)) if fraction > 0 else 0 for fraction in fractions)
-    while validation + test >= n:  # few rows and large fractions: training keeps one
+    while validation + test >= n:  # few rows and large fractions: keep one row for training
         validation, test = (validation - 1, test) if validation >= test else (validation, test - 1)
     shuffled = np.random.default_rng(seed).permutation(n).astype(np.intp)
     return Splits(
@@ -49,6 +49,6 @@ def split(n: int, seed: int, validation_fraction: float = 0.1, test_fraction: fl
     )
 
 
-def spread(n: int, most: int) -> Indices:
-    """Places of at most so many of ``n`` rows, evenly spread: a table may be sorted, and so are the parts of it."""
-    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).round().astype(np.intp)
+def evenly_spaced(n: int, limit: int) -> Indices:
+    """Return the indices of at most ``limit`` of ``n`` rows, evenly spaced, because the rows may be sorted."""
+    return np.arange(n) if n <= limit else np.linspace(0, n - 1, limit).round().astype(np.intp)

@@ -1,4 +1,4 @@
-"""Rows of a file for a schema that is known: a part at a time, or all at once."""
+"""Read the columns of a known schema from another file, chunk by chunk or all at once."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,143 +8,145 @@ from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
 from pushforward.datasets.tables.cells import LARGEST_INTEGER, Cells
-from pushforward.datasets.tables.parts import Parts, open_parts
+from pushforward.datasets.tables.parts import TableReader, open_reader
 from pushforward.datasets.tables.read import NotNumbersError, about_text, column_numbers
 from pushforward.datasets.tables.schema import Schema
 
 Array = NDArray[np.float64]
 
-PART_ROWS = 1 << 16
-"""Rows of a part, but for the last."""
+CHUNK_ROWS = 1 << 16
+"""Rows of a chunk, except for the last."""
 
 
 class RowStream:
-    """The columns of a schema, read from another file in memory that does not grow with its rows.
+    """Reads the columns of a schema from another file, in memory that does not grow with the number of rows.
 
-    Columns are found by name, in any order; other columns are left aside, and a note says so. A file without names
-    must have exactly the schema's columns, in the order of the file the schema came from, or all the columns of that
-    file, if it had no names either.
+    Columns are found by name, in any order; other columns are ignored, and a note says so. A file without names must
+    have exactly the schema's columns, in the order of the file the schema came from, or all the columns of that file if
+    it had no names either.
 
-    Iterating yields features ``(n, D)`` and context ``(n, C)``, :data:`PART_ROWS` rows at a time. A cell that cannot be
-    used ends that; the rest of the file is then only looked through, with parts of no rows, so that the error says of
-    the whole file what is wrong with it, in the words in which ``load`` would.
+    Iterating yields features ``(n, D)`` and context ``(n, C)``, :data:`CHUNK_ROWS` rows at a time. After a cell that
+    cannot be used, the rest of the file is only checked and the chunks have no rows, so that the final error describes
+    the whole file, with the same message as ``load``.
 
     Args:
         path: The file.
         schema: The columns.
 
     Attributes:
-        notes: What the user should know.
+        notes: Notes for the user.
 
     Raises:
-        DataError: The file cannot be read, or lacks columns; when iterating, if cells cannot be used.
+        DataError: If the file cannot be read, or lacks columns; while iterating, if cells cannot be used.
     """
 
     def __init__(self, path: str | Path, schema: Schema) -> None:
         self._where = Path(path).name
-        self._parts = open_parts(Path(path))
+        self._reader = open_reader(Path(path))
         self._features = len(schema.columns)
         self._names = (*schema.names, *schema.context_names)
-        self._in_file, self.notes = _match(self._where, self._parts, self._names, schema)
+        self._in_file, self.notes = _match(self._where, self._reader, self._names, schema)
 
     @property
     def rows(self) -> int | None:
-        """Number of rows of the file; of text, an estimate from what was read so far, None before that."""
-        return self._parts.rows
+        """Number of rows of the file. For text an estimate from what was read so far; None before that."""
+        return self._reader.rows
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
-        waiting: list[Array] = []
+        pending: list[Array] = []
         count = 0
         for matrix in self._matrices():
             if not len(matrix):
-                yield self._divided(matrix)
+                yield self._features_and_context(matrix)
                 continue
-            waiting.append(matrix)
+            pending.append(matrix)
             count += len(matrix)
-            if count >= PART_ROWS:
-                joined = np.concatenate(waiting)
-                whole = count - count % PART_ROWS
-                for start in range(0, whole, PART_ROWS):
-                    yield self._divided(joined[start : start + PART_ROWS])
-                waiting, count = [joined[whole:]], count - whole
+            if count >= CHUNK_ROWS:
+                joined = np.concatenate(pending)
+                whole = count - count % CHUNK_ROWS
+                for start in range(0, whole, CHUNK_ROWS):
+                    yield self._features_and_context(joined[start : start + CHUNK_ROWS])
+                pending, count = [joined[whole:]], count - whole
         if count:
-            yield self._divided(np.concatenate(waiting))
+            yield self._features_and_context(np.concatenate(pending))
 
-    def _divided(self, matrix: Array) -> tuple[Array, Array]:
+    def _features_and_context(self, matrix: Array) -> tuple[Array, Array]:
         features, context = matrix[:, : self._features], matrix[:, self._features :]
         return np.ascontiguousarray(features), np.ascontiguousarray(context)
 
     def _matrices(self) -> Iterator[Array]:
-        """Yield rows ``(n, D + C)`` of any number until a cell cannot be used, and raise at the end of the file."""
+        """Yield matrices ``(n, D + C)`` of any length; raise at the end of the file if any cell cannot be used."""
         cells = {name: Cells(name) for name in self._names}
         texts: dict[str, str] = {}
-        integers: dict[str, bool] = {}  # of the columns with values that integers of 64 bits would not keep apart
+        integers: dict[str, bool] = {}  # for columns with values beyond the integers that float64 represents exactly
         rows, bad = 0, False
-        for table in self._parts.tables(self._in_file):
+        for table in self._reader.tables(self._in_file):
             columns = []
-            for place, name in enumerate(self._names):
+            for index, name in enumerate(self._names):
                 if name in texts:
                     continue
                 try:
-                    values, _ = column_numbers(table.column(place), before=rows)
+                    values, _ = column_numbers(table.column(index), before=rows)
                 except NotNumbersError as error:
                     texts[name] = str(error)
                     continue
                 columns.append(values)
                 cells[name].add(values)
                 if cells[name].largest > LARGEST_INTEGER and name not in integers:
-                    integers[name] = self._parts.holds_integers(self._in_file[place])
+                    integers[name] = self._reader.holds_integers(self._in_file[index])
             rows += table.num_rows
             bad = bad or bool(texts) or any(integers.values()) or any(column.bad for column in cells.values())
-            # No rows, but a chance for who iterates to give up.
+            # Without rows, so that the caller can still stop early.
             yield np.empty((0, len(self._names))) if bad else np.stack(columns, axis=1)
         if texts:
             described = {
-                name: self._parts.describe(self._in_file[place]) or texts[name]
-                for place, name in enumerate(self._names)
+                name: self._reader.describe(self._in_file[index]) or texts[name]
+                for index, name in enumerate(self._names)
                 if name in texts
             }
-            everything = len(texts) == len(self._parts.names)
+            everything = len(texts) == len(self._reader.names)
             raise DataError(f"{self._where}: {about_text(described, everything=everything)}")
         for name, column in cells.items():
             column.check(self._where, integers=integers.get(name, False))
 
 
 def read_rows(path: str | Path, schema: Schema) -> tuple[Array, Array, tuple[str, ...]]:
-    """Read the columns of a schema from another file: what :class:`RowStream` yields, in one piece.
+    """Read the columns of a schema from another file, as :class:`RowStream` does, all at once.
 
     Returns:
         Features (n, D), context (n, C) and the notes.
 
     Raises:
-        DataError: Columns are missing or cannot be used.
+        DataError: If columns are missing or cannot be used.
     """
     stream = RowStream(path, schema)
     features, contexts = zip(*stream, strict=True)
     return np.concatenate(features), np.concatenate(contexts), stream.notes
 
 
-def _match(where: str, parts: Parts, wanted: Sequence[str], schema: Schema) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Find what the wanted columns are called in the file; also returns the notes."""
-    has = parts.names
-    called = {name: name for name in has}
-    if not parts.named:
-        of_file = len(has) == schema.file_columns
-        placed = of_file and bool(schema.places)
-        whole = of_file and set(wanted) <= set(has)
-        if len(has) != len(wanted) and not whole and not placed:
+def _match(
+    where: str, reader: TableReader, wanted: Sequence[str], schema: Schema
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names in the file of the wanted columns, and notes for the user."""
+    has = reader.names
+    name_in_file = {name: name for name in has}
+    if not reader.named:
+        same_width = len(has) == schema.file_columns
+        by_index = same_width and bool(schema.places)
+        by_default_name = same_width and set(wanted) <= set(has)
+        if len(has) != len(wanted) and not by_default_name and not by_index:
             raise DataError(
                 f"{where}: has {len(has)} columns and no names, but the model has {len(wanted)}; "
                 f"expected, in this order: {', '.join(schema.order)}"
             )
-        if placed:
-            called = {name: has[place] for name, place in zip(schema.order, schema.places, strict=True)}
-            return tuple(called[name] for name in wanted), ()
-        if not whole:
-            called = dict(zip(schema.order, has, strict=True))
-    missing = [name for name in wanted if name not in called]
+        if by_index:
+            name_in_file = {name: has[index] for name, index in zip(schema.order, schema.places, strict=True)}
+            return tuple(name_in_file[name] for name in wanted), ()
+        if not by_default_name:
+            name_in_file = dict(zip(schema.order, has, strict=True))
+    missing = [name for name in wanted if name not in name_in_file]
     if missing:
-        raise DataError(f"{where}: lacks the columns {', '.join(missing)}; it has {', '.join(called)}")
-    extra = [name for name in called if name not in wanted]
-    notes = (f"{where}: left aside {', '.join(extra)}, which the model does not know",) if extra else ()
-    return tuple(called[name] for name in wanted), notes
+        raise DataError(f"{where}: lacks the columns {', '.join(missing)}; it has {', '.join(name_in_file)}")
+    extra = [name for name in name_in_file if name not in wanted]
+    notes = (f"{where}: ignored {', '.join(extra)}, which the model does not use",) if extra else ()
+    return tuple(name_in_file[name] for name in wanted), notes

@@ -1,4 +1,4 @@
-"""Writing rows in the form of the table they were learned from."""
+"""Write rows in the format of the table that the density was fitted to."""
 
 import csv
 import io
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-WRITTEN_ENDINGS = (".csv", ".csv.gz", ".parquet")
+WRITABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 def write_table(path: str | Path, rows: Array, context: Array | None, schema: Schema) -> None:
-    """Write rows with the names, order, number types and grids of a schema.
+    """Write rows with the names, order, number types and resolutions of a schema.
 
-    Integers stay integers, values recorded on a grid are moved to it and printed with its decimals, 32-bit floats
-    stay so in Parquet. The file appears under its name only when it is complete.
+    Integers stay integers, values of a column with a grid are rounded to it and printed with its decimals, and 32-bit
+    floats stay 32-bit in Parquet. The file is written atomically.
 
     Args:
-        path: Ends in ``.csv``, ``.csv.gz`` or ``.parquet``.
+        path: Its suffix is ``.csv``, ``.csv.gz`` or ``.parquet``.
         rows: Features, shape (n, D).
-        context: Conditioning columns, shape (n, C); None where the schema has none.
-        schema: What the columns are.
+        context: Conditioning columns, shape (n, C); None if the schema has none.
+        schema: The columns.
 
     Raises:
-        DataError: The ending is another.
-        OSError: The file cannot be written.
+        DataError: If the file has another suffix.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
-    kind = next((known for known in WRITTEN_ENDINGS if path.name.lower().endswith(known)), None)
+    kind = next((known for known in WRITABLE_SUFFIXES if path.name.lower().endswith(known)), None)
     if kind is None:
-        raise DataError(f"{path.name}: cannot write this kind of file; use one of {', '.join(WRITTEN_ENDINGS)}")
+        raise DataError(f"{path.name}: cannot write this kind of file; use one of {', '.join(WRITABLE_SUFFIXES)}")
     table = _table(rows, context, schema, as_text=kind != ".parquet")
     with atomic_write(path) as partial:
         _write(table, partial, kind)
@@ -63,7 +63,7 @@ def _write(table: "pa.Table", path: Path, kind: str) -> None:
 def _write_csv(table: "pa.Table", stream: Any) -> None:
     from pyarrow import csv as arrow_csv
 
-    # pyarrow quotes every name; a name is quoted here where it needs to be.
+    # pyarrow quotes every name; the csv module only those that need it.
     header = io.StringIO()
     csv.writer(header, lineterminator="\n").writerow(table.column_names)
     stream.write(header.getvalue().encode())
@@ -82,35 +82,35 @@ def _table(rows: Array, context: Array | None, schema: Schema, as_text: bool) ->
         for k, column in enumerate(known):
             drawn = values[:, k]
             if known is schema.columns and column.tied and column.step is not None:
-                # A coarse grid is a scale with ends, such as a count or a mark: nothing lies beyond what was recorded.
+                # A column with ties is a scale with ends, such as a count or a grade: clip to the recorded range.
                 drawn = np.clip(drawn, column.minimum, column.maximum)
-            columns[column.name] = _cells(drawn, column, as_text)
+            columns[column.name] = _arrow_column(drawn, column, as_text)
     return pa.table([columns[name] for name in schema.order], names=list(schema.order))
 
 
-def _cells(values: Array, column: Column, as_text: bool) -> Any:
+def _arrow_column(values: Array, column: Column, as_text: bool) -> Any:
     import pyarrow as pa
 
     values = on_grid(values, column)
     kind = pa.type_for_alias(column.type)
     if column.integer:
         limits = np.iinfo(kind.to_pandas_dtype())
-        # The float next below 2**63 is the largest that a 64-bit integer can hold.
+        # The float just below 2**63 is the largest that fits into a 64-bit integer.
         top = np.nextafter(float(limits.max), 0) if limits.bits == 64 else limits.max
         return pa.array(np.clip(values, limits.min, top).astype(kind.to_pandas_dtype()), type=kind)
     if as_text:
         if column.step is not None and values.size and (values == np.rint(values)).all() and column.decimals == 0:
-            # pyarrow prints the float 3.0 as 3, which would come back as an integer column; a decimal keeps its digit.
+            # pyarrow prints the float 3.0 as 3, which would be read back as an integer; a decimal keeps its digit.
             return pa.array(values).cast(pa.decimal128(38, 1))
         if column.type == "float" and column.step is None:
-            # The shortest digits that give the same 32-bit number back.
+            # The shortest digits that give back the same 32-bit number.
             return pa.array(values.astype(np.float32))
         return pa.array(values)
     return pa.array(values.astype(kind.to_pandas_dtype()), type=kind)
 
 
 def on_grid(values: Array, column: Column) -> Array:
-    """Move values to the grid of a column, with the doubles that its decimals parse to (0.3, not 0.1 + 0.2)."""
+    """Round values to the grid of a column, to the doubles that its decimals parse to (0.3, not 0.1 + 0.2)."""
     if column.step is None or column.offset is None:
         return np.rint(values) + 0.0 if column.integer else values
     values = snap(values, column.step, column.offset)

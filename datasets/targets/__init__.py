@@ -1,1 +1,1 @@
-"""Unnormalised densities that a flow can be fitted to."""
+"""Unnormalised target densities that a flow can be fitted to."""

@@ -1,4 +1,4 @@
-"""What is wrong with a target, told before a fit spends its time on it."""
+"""Check a target before it is fitted."""
 
 import math
 
@@ -10,35 +10,36 @@ from pushforward.datasets.targets.base import (
     TargetError,
     evaluate,
     show_point,
-    value_and_force,
+    value_and_gradient,
     wrong_shape,
 )
 
-# Distances of the far points in units of the spread, in two bands a decade apart at least.
+# Distances of the far points in units of the spread: two bands, at least a decade apart.
 _NEAR_BAND, _FAR_BAND = (1e2, 3e2), (3e3, 1e4)
 _POINTS_IN_BAND = 8
-_MOST_AXES, _DIRECTIONS = 16, 16
-# A tail that can be integrated falls faster than 1/r, so by more than log(1e4) from r = 1 to 1e4: a density that
-# does not even do that, and is no lower in the far band than in the near one, has no finite integral as it seems.
+_MAX_AXES, _DIRECTIONS = 16, 16
+# An integrable tail falls faster than 1/r, so by more than log(1e4) from r = 1 to 1e4: a density that falls less, and
+# is not lower in the far band than in the near one, probably has no finite integral.
 _EXPECTED_FALL = 9.2
 _FLAT = 1.0
 
 
 def check_target(target: Target, x: Tensor, *, gradients: bool = True) -> None:
-    """Complain of a target that a flow cannot be fitted to; to be called at the first batch.
+    """Raise if a flow cannot be fitted to a target; to be called with the first batch.
 
-    Looks at shape, dtype and device of the log-densities and their gradients, for what is not a number or infinite,
-    and, unless the target has bounds, along rays from the batch's middle for a log-density that does not decay.
-    A box, a heavy tail and an unreachable point are fine.
+    Checks the shape, dtype and device of the log-densities and their gradients, and that they are finite; unless the
+    target has bounds, also that the log-density decays along rays from the centre of the batch. Boxes, heavy tails and
+    points of density zero are accepted.
 
     Args:
         target: The target.
         x: Points ``(n, D)``, such as a batch of the flow's samples.
-        gradients: Whether gradients are looked at; the score function needs none.
+        gradients: Whether to check gradients; the score-function (REINFORCE) estimator needs none.
 
     Raises:
-        TargetError: With the offending point. Cost: an evaluation of the batch, another with gradients, and one of up
-            to 768 far points.
+        TargetError: If a check fails; the message names the point.
+
+    Cost: an evaluation of the batch, another with gradients, and one of up to 768 far points.
 
     Example:
         >>> from pushforward.datasets.targets.base import FunctionTarget
@@ -50,7 +51,7 @@ def check_target(target: Target, x: Tensor, *, gradients: bool = True) -> None:
     with torch.no_grad():
         _check_form(name, x, evaluate(target, x.detach()))
     if gradients:
-        value, gradient = value_and_force(target, x)
+        value, gradient = value_and_gradient(target, x)
     else:
         with torch.no_grad():
             value, gradient = evaluate(target, x.detach()), torch.ones_like(x)
@@ -59,15 +60,15 @@ def check_target(target: Target, x: Tensor, *, gradients: bool = True) -> None:
     if not bool(finite.any()):
         raise TargetError(
             f"{name}: the log-density is -inf at all {len(x)} points of the first batch, as at {show_point(x[0])}; say "
-            f"where its mass is with target.bounds=low,high or a target.spread of its size, {target.spread:g} so far"
+            f"where its mass is with target.bounds=low,high or a larger or smaller target.spread, now {target.spread:g}"
         )
     broken = finite & ~gradient.isfinite().all(-1)
     if bool(broken.any()):
         at = int(broken.nonzero()[0])
         raise TargetError(
             f"{name}: the log-density is {value[at]:.4g} at {show_point(x[at])} but its gradient is "
-            f"{show_point(gradient[at])}; torch.where passes a NaN of the branch not taken on to the gradient, "
-            f"so keep the argument of such a branch in its domain"
+            f"{show_point(gradient[at])}; torch.where passes a NaN of the branch that is not taken to the gradient, "
+            f"so keep the argument of that branch in its domain"
         )
     values = value[finite]
     if not bool(gradient[finite].any()) and bool((values != values[0]).any()):
@@ -109,28 +110,28 @@ def _check_decay(name: str, target: Target, x: Tensor, best: float) -> None:
     steps = target.spread * directions[:, None] * distances[:, None]
     points = x.median(0).values + steps.to(x)
     value = evaluate(target, points.reshape(-1, target.features)).reshape(points.shape[:-1]).double()
-    # A NaN so far out, from inf - inf, tells nothing.
+    # A NaN this far out comes from inf - inf and is no evidence.
     value = value.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     near, far = value[:, :_POINTS_IN_BAND].amax(-1), value[:, _POINTS_IN_BAND:].amax(-1)
-    held = (far >= near - _FLAT) & (far >= best - _EXPECTED_FALL) & (far > -torch.inf)
-    if bool(held.any()):
-        ray = int(far.masked_fill(~held, -torch.inf).argmax())
+    flat = (far >= near - _FLAT) & (far >= best - _EXPECTED_FALL) & (far > -torch.inf)
+    if bool(flat.any()):
+        ray = int(far.masked_fill(~flat, -torch.inf).argmax())
         at = _POINTS_IN_BAND + int(value[ray, _POINTS_IN_BAND:].argmax())
         raise TargetError(
-            f"{name}: the density looks as if it had no finite integral: the log-density is {best:.4g} at best in the "
-            f"first batch and {value[ray, at]:.4g} as far out as {show_point(points[ray, at])}; cut "
-            f"it to a box with target.bounds=low,high, or raise target.spread, {target.spread:g}, to the size it has"
+            f"{name}: the density seems to have no finite integral: the log-density is {best:.4g} at best in the "
+            f"first batch and {value[ray, at]:.4g} as far out as {show_point(points[ray, at])}; restrict "
+            f"it to a box with target.bounds=low,high, or raise target.spread, now {target.spread:g}, to its scale"
         )
 
 
 def _rays(features: int) -> tuple[Tensor, Tensor]:
-    """Distances of the points of a ray, ``(16,)``, and unit vectors ``(rays, D)`` both ways, always the same."""
+    """Return distances along a ray ``(16,)`` and unit vectors ``(rays, D)`` in both directions; always the same."""
     generator = Generator().manual_seed(0)
     bands = [
         torch.logspace(math.log10(low), math.log10(high), _POINTS_IN_BAND, dtype=torch.float64)
         for low, high in (_NEAR_BAND, _FAR_BAND)
     ]
-    axes = torch.randperm(features, generator=generator)[:_MOST_AXES].sort().values
+    axes = torch.randperm(features, generator=generator)[:_MAX_AXES].sort().values
     along = torch.eye(features, dtype=torch.float64)[axes]
     random = torch.randn(_DIRECTIONS, features, dtype=torch.float64, generator=generator)
     random = random / torch.linalg.vector_norm(random, dim=-1, keepdim=True)

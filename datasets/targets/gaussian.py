@@ -1,4 +1,4 @@
-"""Targets made of Gaussians: correlated, mixed, and bent; all have closed forms and exact samples."""
+"""Targets built from Gaussians, with closed forms and exact samples."""
 
 import math
 
@@ -13,9 +13,9 @@ _NORMAL = 0.5 * (1 + _LOG_2PI)  # entropy of the standard normal
 
 
 class GaussianChain(Target):
-    """Standard normals in a row, correlation 0.9 between neighbours: exp(log_prob) is 1 at the origin.
+    """A chain of standard normals with correlation 0.9 between neighbours; exp(log_prob) is 1 at the origin.
 
-    The law of an autoregression, ``x_i = 0.9 x_{i-1} + sqrt(1 - 0.81) e_i``; covariance ``0.9^|i - j|``. Cost O(D).
+    This is the autoregression ``x_i = 0.9 x_{i-1} + sqrt(1 - 0.81) e_i``, with covariance ``0.9^|i - j|``. Cost O(D).
 
     Args:
         features: Number of coordinates D.
@@ -31,11 +31,11 @@ class GaussianChain(Target):
         self.entropy = self.log_z + 0.5 * features
 
     def log_prob(self, x: Tensor) -> Tensor:
-        steps = x[..., 1:] - self.correlation * x[..., :-1]
-        return -0.5 * (x[..., 0].square() + steps.square().sum(-1) / (1 - self.correlation**2))
+        innovations = x[..., 1:] - self.correlation * x[..., :-1]
+        return -0.5 * (x[..., 0].square() + innovations.square().sum(-1) / (1 - self.correlation**2))
 
     def sample(self, n: int, seed: int) -> Tensor:
-        """Draw ``n`` points by the autoregression."""
+        """Draw ``n`` samples by the autoregression."""
         columns = list(_normal(n, self.features, seed).unbind(-1))
         for i in range(1, self.features):
             columns[i] = self.correlation * columns[i - 1] + math.sqrt(1 - self.correlation**2) * columns[i]
@@ -43,10 +43,10 @@ class GaussianChain(Target):
 
 
 class GaussianMixture(Target):
-    """Gaussians of covariance I/2 at all corners of the cube {-1, 1}^D, in equal parts; normalised.
+    """An equal mixture of Gaussians of covariance I/2 at all corners of the cube {-1, 1}^D; normalised.
 
-    The corners make each coordinate an independent mixture of two Gaussians, so that the sum over 2^D modes is a sum
-    over D coordinates. The target of Vaitl et al. (2024), https://arxiv.org/abs/2403.15881, where D is 6.
+    Each coordinate is an independent mixture of two Gaussians, so the log of the sum over 2^D modes is a sum over D
+    coordinates. The target of Vaitl et al. (2024), https://arxiv.org/abs/2403.15881, where D is 6.
 
     Args:
         features: Number of coordinates D.
@@ -59,16 +59,16 @@ class GaussianMixture(Target):
 
     def __init__(self, features: int = 6) -> None:
         self.features = features
-        self.entropy = features * 1.572437079  # of one coordinate, by quadrature to nine digits
+        self.entropy = features * 1.572437079  # of one coordinate, by quadrature, rounded to nine digits
 
     def log_prob(self, x: Tensor) -> Tensor:
-        # log N(x | 1, v) and log N(x | -1, v) share their squares.
+        # log N(x | 1, v) and log N(x | -1, v) share the square terms.
         pair = torch.logaddexp(x / self.variance, -x / self.variance)
         shared = (x.square() + 1) / (2 * self.variance)
         return (pair - shared).sum(-1) - self.features * (math.log(2) + 0.5 * (_LOG_2PI + math.log(self.variance)))
 
     def sample(self, n: int, seed: int) -> Tensor:
-        """Draw ``n`` points: a corner each, and a Gaussian around it."""
+        """Draw ``n`` samples: a random corner plus Gaussian noise."""
         generator = Generator().manual_seed(seed)
         corners = torch.randint(2, (n, self.features), generator=generator).double().mul_(2).sub_(1)
         noise = torch.randn(n, self.features, dtype=torch.float64, generator=generator)
@@ -76,7 +76,7 @@ class GaussianMixture(Target):
 
 
 class Funnel(Target):
-    """Neal's funnel, normalised: v = x1 of law N(0, 9), the others of law N(0, exp(v)).
+    """Neal's funnel, normalised: v = x1 ~ N(0, 9), and the other coordinates ~ N(0, exp(v)).
 
     Neal (2003), Slice sampling, section 8, https://doi.org/10.1214/aos/1056562461.
 
@@ -92,28 +92,28 @@ class Funnel(Target):
     def __init__(self, features: int = 10) -> None:
         _at_least_two(self.name, features)
         self.features = features
-        # The mean of v / 2, which the others' entropies have, is zero.
+        # The entropies of the others contain v / 2, whose mean is zero.
         self.entropy = features * _NORMAL + math.log(self.deviation)
 
     def log_prob(self, x: Tensor) -> Tensor:
         v, others = x[..., 0], x[..., 1:]
-        # The factor goes on each square root: exp(-v) of a v far down would overflow where the product does not.
+        # The scale is applied before squaring: for very negative v, exp(-v) would overflow where the product does not.
         squares = (others * torch.exp(-0.5 * v)[..., None]).square().sum(-1)
         log_scales = 0.5 * (self.features - 1) * v + math.log(self.deviation)
         return -0.5 * ((v / self.deviation).square() + squares + self.features * _LOG_2PI) - log_scales
 
     def sample(self, n: int, seed: int) -> Tensor:
-        """Draw ``n`` points: v first, then the others."""
+        """Draw ``n`` samples: v first, then the others."""
         noise = _normal(n, self.features, seed)
         v = self.deviation * noise[:, :1]
         return torch.cat([v, torch.exp(0.5 * v) * noise[:, 1:]], -1)
 
 
 class Banana(Target):
-    """A twisted Gaussian, normalised: x1 of law N(0, 100), x2 + 0.03 (x1^2 - 100) and the others standard normal.
+    """A twisted Gaussian, normalised: x1 ~ N(0, 100); x2 + 0.03 (x1^2 - 100) and the others ~ N(0, 1).
 
     The twist has Jacobian 1. Haario, Saksman, Tamminen (1999), Adaptive proposal distribution for random walk
-    Metropolis algorithm, the moderately twisted one, https://doi.org/10.1007/s001800050022.
+    Metropolis algorithm, its moderately twisted target, https://doi.org/10.1007/s001800050022.
 
     Args:
         features: Number of coordinates D, at least 2.
@@ -139,7 +139,7 @@ class Banana(Target):
         return -0.5 * (squares + self.features * _LOG_2PI) - math.log(self.deviation)
 
     def sample(self, n: int, seed: int) -> Tensor:
-        """Draw ``n`` points: a Gaussian, twisted."""
+        """Draw ``n`` samples: a Gaussian, twisted."""
         noise = _normal(n, self.features, seed)
         first = self.deviation * noise[:, :1]
         second = noise[:, 1:2] - self.bend * (first.square() - self.deviation**2)

@@ -1,4 +1,4 @@
-"""Targets by name, or from the user's Python module."""
+"""Load targets by name, or from a Python module of the user."""
 
 import importlib
 import sys
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import did_you_mean
-from pushforward.datasets.targets.base import FunctionTarget, Target, check_features, one_line
+from pushforward.datasets.targets.base import FunctionTarget, Target, check_features, describe_error
 from pushforward.datasets.targets.energies import U1, U2, U3, U4, double_well
 from pushforward.datasets.targets.gaussian import Banana, Funnel, GaussianChain, GaussianMixture
-from pushforward.datasets.targets.names import PREFIX, TARGETS, targets
+from pushforward.datasets.targets.names import PREFIX, TARGETS
 
 _PLANAR: dict[str, Callable[[], Target]] = {
     "u1": U1,
@@ -43,16 +43,16 @@ def load_target(
     """Load a target density.
 
     Args:
-        source: ``target:NAME``, one of ``targets()``; or ``target:MODULE:FUNCTION``, where the module is found as
-            Python finds it, in the current directory first, and the function, or method as in ``law.log_prob``, takes
-            points ``(n, D)`` and returns log-densities ``(n,)`` in nats, up to a constant. A ``Target`` found there,
-            or a class of them, is taken as it is. ``target:`` may be left out.
-        features: Number of coordinates; a function does not tell its own, a name has a default.
-        bounds: The box (low, high)^D a function's density is cut to; only for functions.
-        spread: About how far from the origin a coordinate's values lie, 1 unless told; only for functions.
+        source: ``target:NAME``, one of ``targets()``; or ``target:MODULE:FUNCTION``. The module is imported with the
+            current directory first on the path. The function, or method as in ``posterior.log_prob``, takes points
+            ``(n, D)`` and returns log-densities ``(n,)`` in nats, up to a constant; it may also be a ``Target``, or a
+            subclass. The prefix ``target:`` is optional.
+        features: Number of coordinates. Required for a function; named targets have a default.
+        bounds: The box (low, high)^D that the density is restricted to; only for functions.
+        spread: Typical distance of a coordinate from the origin, 1 by default; only for functions.
 
     Raises:
-        DataError: There is no such target, or not with so many features; the message is one line.
+        DataError: If there is no such target, or not with this number of features; the message is one line.
 
     Example:
         >>> load_target("target:funnel", features=20).features
@@ -63,7 +63,7 @@ def load_target(
         check_features(source, features)
     module, colon, attribute = rest.partition(":")
     if colon:
-        return _users(source, module.strip(), attribute.strip(), features, bounds, spread)
+        return _from_module(source, module.strip(), attribute.strip(), features, bounds, spread)
     if bounds is not None or spread is not None:
         raise DataError(f"{source}: its bounds and spread are known; leave target.bounds and target.spread out")
     return _named(rest, features)
@@ -83,7 +83,7 @@ def _named(text: str, features: int | None) -> Target:
     )
 
 
-def _users(
+def _from_module(
     source: str,
     module: str,
     attribute: str,
@@ -93,9 +93,9 @@ def _users(
 ) -> Target:
     if not module or not all(part.isidentifier() for part in attribute.split(".")):
         raise DataError(f"{source}: expected {PREFIX}MODULE:FUNCTION, as in {PREFIX}posterior:log_density")
-    found: Any = _found(source, _imported(source, module), attribute)
+    found: Any = _get_attribute(source, _import(source, module), attribute)
     if isinstance(found, type):
-        found = _built(source, found, features)
+        found = _instantiate(source, found, features)
     if isinstance(found, Target):
         given = getattr(found, "features", None)
         check_features(source, given)
@@ -108,7 +108,7 @@ def _users(
     if not callable(found):
         raise DataError(f"{source}: expected a function or a Target; got {type(found).__name__}")
     if features is None:
-        raise DataError(f"{source}: how many coordinates does a point have? say target.features=D")
+        raise DataError(f"{source}: the number of coordinates is unknown; set target.features=D")
     return FunctionTarget(
         cast(Callable[[Tensor], Tensor], found),
         features,
@@ -118,38 +118,38 @@ def _users(
     )
 
 
-def _built(source: str, found: type[Any], features: int | None) -> Target:
+def _instantiate(source: str, found: type[Any], features: int | None) -> Target:
     if not issubclass(found, Target):
         raise DataError(f"{source}: expected a function or a Target; got the class {found.__name__}")
-    # A class either fixes its features or is told them.
+    # A class either has a fixed number of features or takes it as its argument.
     arguments = () if features is None or isinstance(getattr(found, "features", None), int) else (features,)
     try:
         return found(*arguments)
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{source}: building it raised {one_line(error)}") from error
+        raise DataError(f"{source}: building it raised {describe_error(error)}") from error
 
 
-def _imported(source: str, module: str) -> Any:
+def _import(source: str, module: str) -> Any:
     with _current_directory_importable():
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
-            # Only where it is this module, not one that it imports in turn, is the place to look at fault.
+            # Only if this module itself is missing, not one that it imports.
             if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
                 raise DataError(
                     f"{source}: no module {error.name!r} in {Path.cwd()} nor among the installed ones; "
                     f"run the command in the folder of the module"
                 ) from error
-            raise DataError(f"{source}: importing {module} raised {one_line(error)}") from error
+            raise DataError(f"{source}: importing {module} raised {describe_error(error)}") from error
         except (Exception, SystemExit) as error:
-            raise DataError(f"{source}: importing {module} raised {one_line(error)}") from error
+            raise DataError(f"{source}: importing {module} raised {describe_error(error)}") from error
 
 
-def _found(source: str, module: Any, attribute: str) -> Any:
+def _get_attribute(source: str, module: Any, attribute: str) -> Any:
     found, where = module, getattr(module, "__file__", None) or module.__name__
-    # A method of an object, as in posterior:law.log_prob, is a function as well.
+    # The attribute may be a method of an object, as in MODULE:posterior.log_prob.
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [name for name in dir(found) if not name.startswith("_")]
@@ -162,14 +162,11 @@ def _found(source: str, module: Any, attribute: str) -> Any:
 def _current_directory_importable() -> Iterator[None]:
     here = str(Path.cwd())
     sys.path.insert(0, here)
-    # A module that was written a moment ago may not be in the finders' lists yet.
+    # The import system may not have noticed a module written a moment ago.
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        # By value: the module's own code may have put something in front.
+        # By value: the imported module may have inserted paths before it.
         if here in sys.path:
             sys.path.remove(here)
-
-
-__all__ = ["load_target", "targets"]

@@ -1,13 +1,13 @@
-"""The targets known by name; listing them takes no torch."""
+"""The list of targets known by name, without importing torch."""
 
 from typing import NamedTuple
 
 PREFIX = "target:"
-"""What a target's name starts with where a data set's name may stand: ``target:funnel``."""
+"""Distinguishes names of targets from names of data sets: ``target:funnel``."""
 
 
 class TargetEntry(NamedTuple):
-    """A line of the list of known targets; ``features`` is the default where the number can be chosen."""
+    """One line of the list of known targets; ``features`` is the default if the number can be chosen."""
 
     name: str
     features: int

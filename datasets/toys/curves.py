@@ -1,9 +1,9 @@
-r"""Densities of points scattered around a curve.
+r"""Densities of a curve with noise.
 
-A point drawn at parameter :math:`t` of a curve and moved by noise has the density
-:math:`p(x) = \int w(t)\,k(x - c(t))\,dt`. Three of the toys are such laws and have no closed form. The integral is
-taken with Gauss-Legendre panels a few noise widths long, so its error is far below 1e-9 in log-density wherever
-the law puts its mass; only the nodes near a point are visited.
+A sample on a curve :math:`c(t)`, with density :math:`w(t)` of the parameter and noise of density k, has the density
+:math:`p(x) = \int w(t)\,k(x - c(t))\,dt`. Three of the toys are of this kind and have no closed form. The integral is
+computed by Gauss-Legendre quadrature on panels a few noise widths long, so the error of the log-density is far below
+1e-9 wherever the distribution has its mass; only the nodes near a point are evaluated.
 """
 
 import math
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Kernel = Callable[[Array, Array], tuple[Array, Array | None]]
 
-# A node whose term is this many nats below the largest one cannot change a double.
+# A term this many nats below the largest one does not change the sum in float64.
 _NEGLIGIBLE_NATS = 40.0
-# Points evaluated together: bounds the memory of one block of (points, nodes) at about 100 MB.
+# Points evaluated at a time: limits the memory of one block (points, nodes) to about 100 MB.
 _BLOCK_POINTS = 100_000
 
 
@@ -36,12 +36,12 @@ def place_nodes(
     edges: Array,
     order: int = 10,
 ) -> Nodes:
-    """Put Gauss-Legendre nodes on a curve.
+    """Place Gauss-Legendre nodes on a curve.
 
     Args:
-        curve: The curve's two coordinates as functions of its parameter.
+        curve: The two coordinates of the curve as functions of its parameter.
         weight: The density of the parameter, up to a constant.
-        edges: Values of the parameter that cut the curve into panels. Ten nodes on a panel three noise widths
+        edges: Values of the parameter that divide the curve into panels. Ten nodes on a panel three noise widths
             long integrate a Gaussian to about 1e-10.
         order: Nodes on each panel.
     """
@@ -53,7 +53,7 @@ def place_nodes(
 
 
 def join(*parts: Nodes) -> Nodes:
-    """Mix several curves with equal weights."""
+    """Return the nodes of an equal mixture of several curves."""
     return Nodes(
         np.concatenate([part.centres for part in parts]),
         np.concatenate([part.weights for part in parts]) / len(parts),
@@ -61,7 +61,7 @@ def join(*parts: Nodes) -> Nodes:
 
 
 def gaussian_kernel(sigma: float) -> Kernel:
-    """Isotropic Gaussian noise, without its constant ``1 / (2 pi sigma**2)``."""
+    """Return the kernel of isotropic Gaussian noise, without the constant ``1 / (2 pi sigma**2)``."""
     scale = -0.5 / sigma**2
 
     def kernel(dx: Array, dy: Array) -> tuple[Array, Array | None]:
@@ -71,11 +71,10 @@ def gaussian_kernel(sigma: float) -> Kernel:
 
 
 def box_gaussian_kernel(width: float, sigma: float) -> Kernel:
-    """Uniform noise on a centred square plus Gaussian noise, without its constant ``1 / (2 width)**2``.
+    """Return the kernel of uniform noise on a centred square plus Gaussian noise, without ``1 / (2 width)**2``.
 
     In each coordinate the density is ``(erfc(p) - erfc(q)) / (2 width)`` with ``p, q = (|d| -+ width / 2) / (sigma
-    sqrt 2)``. Written with the scaled ``erfcx`` it keeps all its digits in the far tail, where both ``erfc``
-    vanish.
+    sqrt 2)``. The scaled ``erfcx`` keeps full precision in the far tail, where both ``erfc`` underflow.
     """
     from scipy.special import erfcx
 
@@ -97,15 +96,15 @@ def box_gaussian_kernel(width: float, sigma: float) -> Kernel:
 def log_density(points: Array, nodes: Nodes, kernel: Kernel, sigma: float, slack: float = 0.0) -> Array:
     """Log of the mixture of ``kernel`` over ``nodes`` at finite ``points`` (n, 2), without the kernel's constant.
 
-    Points are taken together cell by cell of a square grid, each cell against only those nodes that can matter
-    to it: O(n) nodes visited altogether, not O(n m).
+    Points are grouped by the cells of a square grid, and each cell is evaluated only against the nodes that can matter:
+    O(n) nodes in total instead of O(n m).
 
     Args:
         points: Where to evaluate, shape (n, 2), finite.
         nodes: The curve.
-        kernel: The noise: log of the kernel, and a factor beside it or None.
-        sigma: Scale of the Gaussian part of the noise, which decides what is near.
-        slack: Radius by which the noise widens the curve beyond its Gaussian part.
+        kernel: The noise: returns the log of the kernel, and a factor to multiply it with, or None.
+        sigma: Scale of the Gaussian part of the noise, which decides which nodes are near.
+        slack: Radius of the noise beyond its Gaussian part.
     """
     out = np.empty(len(points))
     for members in _cells(points, 2.5 * sigma):
@@ -127,7 +126,7 @@ def log_density(points: Array, nodes: Nodes, kernel: Kernel, sigma: float, slack
 
 def _cells(points: Array, side: float) -> Iterator[NDArray[np.intp]]:
     """Yield the indices of the points in each occupied cell of a square grid, in blocks of bounded size."""
-    # Beyond the clip everything falls in the outermost cells, which merely are less selective about nodes.
+    # Points beyond the clip fall into the outermost cells, which then only select more nodes.
     cell = np.floor(np.clip(points / side, -1e6, 1e6)).astype(np.int64)
     key = cell[:, 0] * 4_000_003 + cell[:, 1]
     order = np.argsort(key, kind="stable")

@@ -1,7 +1,7 @@
-"""The laws of the toys: for each a sampler and the exact log-density of what it draws.
+"""The distributions of the toys: for each a sampler and the exact log-density.
 
-Rings and other curves take independent uniform angles, where some published generators lay a grid of angles per
-batch: so the rows are independent draws from one law, the law whose density is given.
+Rings and other curves draw independent uniform angles, where some published generators use a grid of angles per batch:
+so the rows are independent samples of the distribution whose density is given.
 """
 
 import functools
@@ -22,52 +22,54 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
-class Law:
-    """A sampler and the log-density of what it draws, for finite points (n, 2)."""
+class ToyDistribution:
+    """A sampler, and its exact log-density at finite points (n, 2)."""
 
     sample: Sampler
     log_prob: LogProb
 
 
-def checkerboard() -> Law:
+def checkerboard() -> ToyDistribution:
     """Uniform on the eight squares of side 2 in [-4, 4)² whose column and row add up to an even number."""
 
     def sample(n: int, generator: np.random.Generator) -> Array:
         column = generator.integers(-2, 2, size=n)
         row = 2 * generator.integers(-1, 1, size=n) + column % 2
-        cell = np.stack([column, row], axis=1)
-        return 2 * (cell + generator.random((n, 2)))
+        square = np.stack([column, row], axis=1)
+        return 2 * (square + generator.random((n, 2)))
 
     def log_prob(x: Array) -> Array:
         inside = ((x >= -4) & (x < 4)).all(axis=1)
         even = np.floor(x / 2).sum(axis=1) % 2 == 0
         return np.where(inside & even, -math.log(32), -np.inf)
 
-    return Law(sample, log_prob)
+    return ToyDistribution(sample, log_prob)
 
 
-def gaussian_mixture(centres: Array, sigma: float) -> Law:
+def gaussian_mixture(centres: Array, sigma: float) -> ToyDistribution:
     """Equal mixture of isotropic Gaussians."""
 
     def sample(n: int, generator: np.random.Generator) -> Array:
         chosen = centres[generator.integers(len(centres), size=n)]
-        points: Array = chosen + sigma * generator.standard_normal((n, 2))
-        return points
+        samples: Array = chosen + sigma * generator.standard_normal((n, 2))
+        return samples
 
     def log_prob(x: Array) -> Array:
         squares = (x[:, :1] - centres[:, 0]) ** 2 + (x[:, 1:] - centres[:, 1]) ** 2
         return _log_mean_exp(squares / (-2 * sigma**2)) - _LOG_2PI - 2 * math.log(sigma)
 
-    return Law(sample, log_prob)
+    return ToyDistribution(sample, log_prob)
 
 
-def eight_gaussians() -> Law:
+def eight_gaussians() -> ToyDistribution:
     """Eight Gaussians on a circle, with the rounded constant 1.414 of the published generator."""
     angle = np.arange(8) * math.pi / 4
     return gaussian_mixture(4 / 1.414 * np.stack([np.cos(angle), np.sin(angle)], axis=1), 0.5 / 1.414)
 
 
-def circles(radii: tuple[float, ...], sigma: float, centres: tuple[tuple[float, float], ...] = ((0, 0),)) -> Law:
+def circles(
+    radii: tuple[float, ...], sigma: float, centres: tuple[tuple[float, float], ...] = ((0, 0),)
+) -> ToyDistribution:
     """Equal mixture of circles, every radius around every centre, with Gaussian noise.
 
     A circle of radius R has the density ``exp(-(r - R)² / 2s²) i0e(r R / s²) / (2 pi s²)`` at distance r from its
@@ -80,8 +82,8 @@ def circles(radii: tuple[float, ...], sigma: float, centres: tuple[tuple[float, 
         which = generator.integers(len(radius), size=n)
         angle = 2 * math.pi * generator.random(n)
         on_circle = radius[which, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        points: Array = middle[which] + on_circle + sigma * generator.standard_normal((n, 2))
-        return points
+        samples: Array = middle[which] + on_circle + sigma * generator.standard_normal((n, 2))
+        return samples
 
     def log_prob(x: Array) -> Array:
         from scipy.special import i0e
@@ -90,10 +92,10 @@ def circles(radii: tuple[float, ...], sigma: float, centres: tuple[tuple[float, 
         terms = -0.5 * ((r - radius) / sigma) ** 2 + np.log(i0e(r * radius / sigma**2))
         return _log_mean_exp(terms) - _LOG_2PI - 2 * math.log(sigma)
 
-    return Law(sample, log_prob)
+    return ToyDistribution(sample, log_prob)
 
 
-def moons() -> Law:
+def moons() -> ToyDistribution:
     """Two interleaved half circles of radius 2, with Gaussian noise of 0.2."""
     sigma = 0.2
 
@@ -106,8 +108,8 @@ def moons() -> Law:
         inner = generator.random(n) < 0.5
         t = math.pi * generator.random(n)
         on_curve = np.where(inner, curve(t, True), curve(t, False)).T
-        points: Array = on_curve + sigma * generator.standard_normal((n, 2))
-        return points
+        samples: Array = on_curve + sigma * generator.standard_normal((n, 2))
+        return samples
 
     @functools.cache
     def nodes() -> curves.Nodes:
@@ -115,11 +117,11 @@ def moons() -> Law:
         arcs = (functools.partial(curve, inner=inner) for inner in (False, True))
         return curves.join(*(curves.place_nodes(arc, np.ones_like, edges) for arc in arcs))
 
-    return Law(sample, _gaussian_curve(nodes, sigma))
+    return ToyDistribution(sample, _gaussian_curve(nodes, sigma))
 
 
-def swissroll() -> Law:
-    """A spiral of three half turns per unit, from radius 0.94 to 2.83, with Gaussian noise of 0.2."""
+def swissroll() -> ToyDistribution:
+    """A spiral of three half turns, from radius 0.94 to 2.83, with Gaussian noise of 0.2."""
     sigma, first, last = 0.2, 1.5 * math.pi, 4.5 * math.pi
 
     def curve(t: Array) -> tuple[Array, Array]:
@@ -131,13 +133,13 @@ def swissroll() -> Law:
 
     @functools.cache
     def nodes() -> curves.Nodes:
-        # Equal lengths of a spiral are about equal steps of its angle's square.
+        # Arc length on a spiral is about proportional to the square of its angle.
         return curves.place_nodes(curve, np.ones_like, np.sqrt(np.linspace(first**2, last**2, 33)))
 
-    return Law(sample, _gaussian_curve(nodes, sigma))
+    return ToyDistribution(sample, _gaussian_curve(nodes, sigma))
 
 
-def two_spirals() -> Law:
+def two_spirals() -> ToyDistribution:
     """Two spiral arms, each the other's mirror image, blurred by a small square and a Gaussian of 0.1.
 
     The parameter is the angle, whose density on an arm is proportional to it.
@@ -145,19 +147,19 @@ def two_spirals() -> Law:
     sigma, width, last = 0.1, 0.5 / 3, 3 * math.pi
 
     def curve(t: Array) -> tuple[Array, Array]:
-        # The square of the first arm lies up and to the right of the curve: its middle is half a side away.
+        # The noise square of the first arm lies up and to the right of the curve: its centre is half a side away.
         return -t * np.cos(t) / 3 + width / 2, t * np.sin(t) / 3 + width / 2
 
     def sample(n: int, generator: np.random.Generator) -> Array:
         t = last * np.sqrt(generator.random(n))
         arm = np.stack(curve(t), axis=1) + width * (generator.random((n, 2)) - 0.5)
         arm *= np.where(generator.random((n, 1)) < 0.5, -1, 1)
-        points: Array = arm + sigma * generator.standard_normal((n, 2))
-        return points
+        samples: Array = arm + sigma * generator.standard_normal((n, 2))
+        return samples
 
     @functools.cache
     def nodes() -> curves.Nodes:
-        # Length grows with the square of the angle; near the middle, where it does not, two panels more.
+        # Arc length is proportional to the square of the angle, except near the centre, which gets two more panels.
         outer = last * np.sqrt(np.linspace(0.04, 1, 51))
         edges = np.concatenate([[0, outer[0] / 3, outer[0] * 2 / 3], outer])
         arm = curves.place_nodes(curve, np.asarray, edges)
@@ -167,16 +169,16 @@ def two_spirals() -> Law:
         kernel = curves.box_gaussian_kernel(width, sigma)
         return curves.log_density(x, nodes(), kernel, sigma, slack=width / math.sqrt(2)) - 2 * math.log(2 * width)
 
-    return Law(sample, log_prob)
+    return ToyDistribution(sample, log_prob)
 
 
-def five_blades() -> Law:
-    """The pinwheel."""
-    return Law(pinwheel.sample, pinwheel.log_prob)
+def five_blades() -> ToyDistribution:
+    """The pinwheel; see :mod:`pushforward.datasets.toys.pinwheel`."""
+    return ToyDistribution(pinwheel.sample, pinwheel.log_prob)
 
 
-def conditional(mean: Callable[[Array], Array], sd: float, swap: bool = False) -> Law:
-    """``u ~ N(0, 1)``, ``v ~ N(mean(u), sd²)``; the point is (u, v), or (v, u) where ``swap``."""
+def conditional(mean: Callable[[Array], Array], sd: float, swap: bool = False) -> ToyDistribution:
+    """``u ~ N(0, 1)``, ``v ~ N(mean(u), sd²)``; a sample is (u, v), or (v, u) with ``swap``."""
 
     def sample(n: int, generator: np.random.Generator) -> Array:
         u = generator.standard_normal(n)
@@ -188,22 +190,22 @@ def conditional(mean: Callable[[Array], Array], sd: float, swap: bool = False) -
         out: Array = -0.5 * (u * u + ((v - mean(u)) / sd) ** 2) - _LOG_2PI - math.log(sd)
         return out
 
-    return Law(sample, log_prob)
+    return ToyDistribution(sample, log_prob)
 
 
-def diamond() -> Law:
+def diamond() -> ToyDistribution:
     """A lattice of 20 by 20 Gaussians of 0.04 in [-2.5, 2.5]², turned by 45 degrees.
 
-    The published generator also moves each centre by up to 0.001, afresh in every run; that is left out. Along
-    the lattice's axes the two coordinates are independent.
+    The published generator also moves each centre by up to 0.001, differently in every run; that is left out. Along
+    the axes of the lattice the two coordinates are independent.
     """
     sigma, lattice = 0.04, np.linspace(-2.5, 2.5, 20)
     turn = np.array([[1, -1], [1, 1]]) / math.sqrt(2)
 
     def sample(n: int, generator: np.random.Generator) -> Array:
         along = lattice[generator.integers(20, size=(n, 2))]
-        points: Array = (along + sigma * generator.standard_normal((n, 2))) @ turn
-        return points
+        samples: Array = (along + sigma * generator.standard_normal((n, 2))) @ turn
+        return samples
 
     def log_prob(x: Array) -> Array:
         along = x @ turn.T
@@ -211,7 +213,7 @@ def diamond() -> Law:
         out: Array = _log_mean_exp(terms).sum(axis=1) - _LOG_2PI - 2 * math.log(sigma)
         return out
 
-    return Law(sample, log_prob)
+    return ToyDistribution(sample, log_prob)
 
 
 def _gaussian_curve(nodes: Callable[[], curves.Nodes], sigma: float) -> LogProb:

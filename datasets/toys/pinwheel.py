@@ -1,4 +1,4 @@
-r"""The law of the pinwheel: five Gaussian blades, each bent by a rotation that grows with the radius.
+r"""Sampler and density of the pinwheel: five Gaussian blades, each bent by a rotation that grows with the radius.
 
 A blade is :math:`r \sim N(1, 0.3^2)`, :math:`t \sim N(0, 0.1^2)`, rotated by :math:`-(2\pi k/5 + e^r/4)` and doubled.
 The rotation keeps the length :math:`\rho` of :math:`(r, t)` and sends its angle :math:`\psi` to
@@ -18,12 +18,12 @@ BLADES = 5
 _RADIAL_SD, _TANGENTIAL_SD, _RATE, _SCALE = 0.3, 0.1, 0.25, 2.0
 _LOG_NORMALIZER = math.log(2 * math.pi * _RADIAL_SD * _TANGENTIAL_SD * BLADES * _SCALE**2)
 _STEP = 2 * math.pi / BLADES
-# Where rho exceeds this, exp(rho cos psi) no longer can be followed in the angle; the density is nil long before.
+# Beyond this rho, exp(rho cos psi) cannot be resolved in the angle; the density is zero long before.
 _FAR = 9.0
 
 
 def sample(n: int, generator: np.random.Generator) -> Array:
-    """Draw ``n`` points."""
+    """Draw ``n`` samples (n, 2)."""
     r = 1 + _RADIAL_SD * generator.standard_normal(n)
     t = _TANGENTIAL_SD * generator.standard_normal(n)
     angle = _STEP * generator.integers(BLADES, size=n) + _RATE * np.exp(r)
@@ -32,7 +32,7 @@ def sample(n: int, generator: np.random.Generator) -> Array:
 
 
 def log_prob(points: Array) -> Array:
-    """Exact log-density at finite ``points`` (n, 2); -inf where it is below the smallest double."""
+    """Exact log-density at finite ``points`` (n, 2); -inf where the density underflows."""
     rho = np.hypot(points[:, 0], points[:, 1]) / _SCALE
     phi = np.arctan2(points[:, 1], points[:, 0])
     total = np.zeros(len(points))
@@ -42,7 +42,7 @@ def log_prob(points: Array) -> Array:
     for low, high in _monotone_pieces(rho):
         first = np.minimum(_image(low, rho), _image(high, rho))
         last = np.maximum(_image(low, rho), _image(high, rho))
-        # Targets phi + j step in [first, last): half open, so that a root on the seam counts once.
+        # Solutions phi + j step in [first, last): half open, so that a root on the boundary counts once.
         lowest = np.ceil((first - phi) / _STEP)
         counts = np.where(high > low, np.ceil((last - phi) / _STEP) - lowest, 0).astype(int)
         for k in range(int(counts.max(initial=0))):
@@ -67,16 +67,16 @@ def _slope(psi: Array, rho: Array) -> Array:
 def _term(psi: Array, rho: Array) -> Array:
     r, t = rho * np.cos(psi), rho * np.sin(psi)
     exponent = -0.5 * ((r - 1) / _RADIAL_SD) ** 2 - 0.5 * (t / _TANGENTIAL_SD) ** 2
-    # On a fold the density is infinite, on a set of measure zero; keep it a number.
+    # On a fold, a set of measure zero, the density is infinite; keep it finite.
     term: Array = np.exp(exponent) / np.maximum(np.abs(_slope(psi, rho)), 1e-12)
     return term
 
 
 def _monotone_pieces(rho: Array) -> list[tuple[Array, Array]]:
-    """Cut [-pi, pi] where the slope of ``f`` changes sign: one piece, or three beyond about rho = 1.7.
+    """Divide [-pi, pi] where the slope of ``f`` changes sign: one piece, or three beyond about rho = 1.7.
 
     The slope is ``1 - h / 4`` with ``h = rho sin(-psi) exp(rho cos psi)``, negative only around the single maximum
-    of ``h``. A piece that does not exist has its two ends equal.
+    of ``h``. A piece that does not exist has equal ends.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = np.where(rho > 1e-6, (np.sqrt(1 + 4 * rho * rho) - 1) / (2 * rho), 0.0)
@@ -92,7 +92,7 @@ def _monotone_pieces(rho: Array) -> list[tuple[Array, Array]]:
 
 
 def _bisect(rho: Array, positive: Array, negative: Array) -> Array:
-    """Find where the slope vanishes between an angle where it is positive and one where it is negative."""
+    """Find the zero of the slope between an angle where it is positive and one where it is negative."""
     for _ in range(55):
         middle = (positive + negative) / 2
         up = _slope(middle, rho) > 0
@@ -101,7 +101,7 @@ def _bisect(rho: Array, positive: Array, negative: Array) -> Array:
 
 
 def _solve(target: Array, rho: Array, low: Array, high: Array) -> Array:
-    """Solve ``f(psi) = target`` on a piece where ``f`` is monotone: Newton, kept inside a shrinking bracket."""
+    """Solve ``f(psi) = target`` on a piece where ``f`` is monotone, by Newton steps inside a shrinking bracket."""
     rising = _image(high, rho) >= _image(low, rho)
     below, above = np.where(rising, low, high), np.where(rising, high, low)
     psi = (low + high) / 2

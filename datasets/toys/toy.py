@@ -1,7 +1,7 @@
-"""Two-dimensional toys whose density is known exactly, so that a fit can be told how far it is from the truth.
+"""Two-dimensional toys with a known density, so that the distance of a fit from the true distribution is known.
 
-The entropy of a toy is the smallest test NLL any model can reach, and ``nll - entropy`` is the divergence
-KL(truth | model), both in nats.
+The entropy of a toy is the smallest expected test NLL of any model, and ``nll - entropy`` estimates the divergence
+KL(true distribution | model), both in nats.
 """
 
 import functools
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.datasets.toys import distributions as toy_laws
+from pushforward.datasets.toys import distributions
 
 Array = NDArray[np.float64]
 
-# Curves without noise: nothing in the plane to take a density of.
+# Curves without noise have no density in the plane.
 CURVES = {
     "line": "the segment x2 = x1",
     "cos": "the curve x2 = 2.5 sin(x1)",
@@ -27,13 +27,13 @@ _NORMAL = 1 + math.log(2 * math.pi)  # entropy of two independent standard norma
 
 @dataclass(frozen=True)
 class Toy:
-    """A law on the plane with its exact density.
+    """A distribution on the plane with its exact density.
 
     Args:
-        name: What the command calls it.
-        law: Builds the sampler and the density.
+        name: Its name on the command line.
+        build: Builds the sampler and the density.
         entropy: Differential entropy in nats.
-        entropy_se: Uncertainty of ``entropy``: 0 for a closed form, half a unit of the last digit for a quadrature.
+        entropy_se: Error of ``entropy``: 0 for a closed form, half a unit of the last digit for a quadrature.
         description: One line.
 
     Example:
@@ -44,113 +44,113 @@ class Toy:
     """
 
     name: str
-    law: Callable[[], toy_laws.Law]
+    build: Callable[[], distributions.ToyDistribution]
     entropy: float
     entropy_se: float
     description: str
 
     def sample(self, n: int, generator: np.random.Generator) -> Array:
-        """Draw ``n`` independent points, shape (n, 2), float64."""
+        """Draw ``n`` independent samples, shape (n, 2), float64."""
         if n < 0:
             raise ValueError(f"Toy.sample: expected n of at least 0; got {n}")
-        return self._built.sample(n, generator)
+        return self._distribution.sample(n, generator)
 
     def log_prob(self, x: Array) -> Array:
         """Exact log-density in nats at the points ``x`` (n, 2), shape (n,).
 
-        It is -inf outside the support and at infinite points, NaN at points that hold a NaN. 100,000 points take
-        between a millisecond and a second.
+        It is -inf outside the support and at infinite points, and NaN where a coordinate is NaN. Cost: 100,000 points
+        take between a millisecond and a second.
         """
         x = np.asarray(x, dtype=np.float64)
         if x.ndim != 2 or x.shape[1] != 2:
             raise ValueError(f"Toy.log_prob: expected points of shape (n, 2); got {x.shape}")
-        # Beyond 1e150 squares overflow; every one of these laws has long ended there.
+        # Beyond 1e150 squares overflow; all these densities are zero there.
         with np.errstate(invalid="ignore"):
             usable = (np.abs(x) < 1e150).all(axis=1)
         if usable.all():
-            return self._built.log_prob(x)
+            return self._distribution.log_prob(x)
         out = np.where(np.isnan(x).any(axis=1), np.nan, -np.inf)
-        out[usable] = self._built.log_prob(x[usable])
+        out[usable] = self._distribution.log_prob(x[usable])
         return out
 
     @functools.cached_property
-    def _built(self) -> toy_laws.Law:
-        return self.law()
+    def _distribution(self) -> distributions.ToyDistribution:
+        return self.build()
 
 
-# The entropies "by quadrature" are the integral of -p log p by the midpoint rule over the plane, with the step
-# halved until seven digits stood still; the slow tests repeat it. The others are closed forms.
+# The entropies with an error are integrals of -p log p over the plane by the midpoint rule, with the step halved until
+# seven digits did not change; the slow tests repeat it. The others are closed forms.
 _QUADRATURE = 5e-7
 
 TOYS: dict[str, Toy] = {
     toy.name: toy
     for toy in (
-        Toy("checkerboard", toy_laws.checkerboard, math.log(32), 0.0, "uniform on eight squares of a board"),
-        Toy("8gaussians", toy_laws.eight_gaussians, 2.831880, _QUADRATURE, "eight Gaussians on a circle"),
+        Toy("checkerboard", distributions.checkerboard, math.log(32), 0.0, "uniform on eight squares of a board"),
+        Toy("8gaussians", distributions.eight_gaussians, 2.831880, _QUADRATURE, "eight Gaussians on a circle"),
         Toy(
             "rings",
-            functools.partial(toy_laws.circles, (3, 2.25, 1.5, 0.75), 0.08),
+            functools.partial(distributions.circles, (3, 2.25, 1.5, 0.75), 0.08),
             2.623183,
             _QUADRATURE,
             "four thin concentric rings",
         ),
         Toy(
             "circles",
-            functools.partial(toy_laws.circles, (3, 1.5), 0.24),
+            functools.partial(distributions.circles, (3, 1.5), 0.24),
             3.268136,
             _QUADRATURE,
             "two concentric rings",
         ),
-        Toy("moons", toy_laws.moons, 2.393879, _QUADRATURE, "two interleaved half circles"),
-        Toy("2spirals", toy_laws.two_spirals, 2.645450, _QUADRATURE, "two interleaved spirals"),
-        Toy("swissroll", toy_laws.swissroll, 2.669646, _QUADRATURE, "one rolled-up curve"),
-        Toy("pinwheel", toy_laws.five_blades, 2.317788, _QUADRATURE, "five bent blades"),
+        Toy("moons", distributions.moons, 2.393879, _QUADRATURE, "two interleaved half circles"),
+        Toy("2spirals", distributions.two_spirals, 2.645450, _QUADRATURE, "two interleaved spirals"),
+        Toy("swissroll", distributions.swissroll, 2.669646, _QUADRATURE, "one rolled-up curve"),
+        Toy("pinwheel", distributions.five_blades, 2.317788, _QUADRATURE, "five bent blades"),
         Toy(
             "gaussian",
-            functools.partial(toy_laws.conditional, np.zeros_like, 0.5),
+            functools.partial(distributions.conditional, np.zeros_like, 0.5),
             _NORMAL - math.log(2),
             0.0,
             "two independent Gaussians, of deviation 1 and 1/2",
         ),
         Toy(
             "crescent",
-            functools.partial(toy_laws.conditional, lambda u: 0.5 * u**2 - 1, math.exp(-1), swap=True),
+            functools.partial(distributions.conditional, lambda u: 0.5 * u**2 - 1, math.exp(-1), swap=True),
             _NORMAL - 1,
             0.0,
             "a Gaussian bent to a parabola",
         ),
         Toy(
             "crescent-cubed",
-            functools.partial(toy_laws.conditional, lambda u: 0.2 * u**3, 1.0, swap=True),
+            functools.partial(distributions.conditional, lambda u: 0.2 * u**3, 1.0, swap=True),
             _NORMAL,
             0.0,
             "a Gaussian bent to a cubic",
         ),
         Toy(
             "sine-wave",
-            functools.partial(toy_laws.conditional, lambda u: np.sin(5 * u), math.exp(-1)),
+            functools.partial(distributions.conditional, lambda u: np.sin(5 * u), math.exp(-1)),
             _NORMAL - 1,
             0.0,
             "a Gaussian bent to a sine",
         ),
         Toy(
             "abs",
-            functools.partial(toy_laws.conditional, lambda u: np.abs(u) - 1, math.exp(-1.5)),
+            functools.partial(distributions.conditional, lambda u: np.abs(u) - 1, math.exp(-1.5)),
             _NORMAL - 1.5,
             0.0,
             "a Gaussian bent to a corner",
         ),
         Toy(
             "sign",
-            functools.partial(toy_laws.conditional, lambda u: np.sign(u) + u, math.exp(-1.5)),
+            functools.partial(distributions.conditional, lambda u: np.sign(u) + u, math.exp(-1.5)),
             _NORMAL - 1.5,
             0.0,
             "a Gaussian cut and pulled apart",
         ),
-        Toy("diamond", toy_laws.diamond, 2.386083, _QUADRATURE, "a lattice of 400 small Gaussians"),
+        Toy("diamond", distributions.diamond, 2.386083, _QUADRATURE, "a lattice of 400 small Gaussians"),
         Toy(
             "four-circles",
-            functools.partial(toy_laws.circles, (2,), 0.1, ((-1, -1), (-1, 1), (1, -1), (1, 1))),
+            functools.partial(distributions.circles, (2,), 0.1, ((-1, -1), (-1, 1), (1, -1), (1, 1))),
             2.870819,
             _QUADRATURE,
             "four overlapping circles",

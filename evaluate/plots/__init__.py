@@ -1,4 +1,4 @@
-"""Every figure: matplotlib pictures for files and dashboards, SVG charts for pages."""
+"""Figures: matplotlib pictures for files and dashboards, SVG charts for HTML pages."""
 
 from typing import TYPE_CHECKING
 

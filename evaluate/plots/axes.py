@@ -1,29 +1,27 @@
-"""Axes of the charts: where ticks stand and what they say, how values become places, which points are worth drawing."""
+"""Axes of the SVG charts: ranges, ticks and their labels, positions of values; thinning of long curves."""
 
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pushforward.common.numbers import minus
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from pushforward.evaluate.statistics import Array
 
 POINTS = 400
-"""Points drawn of a line at most: there are no more pixels."""
+"""Maximum number of points of a line: about one for each pixel."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values, linear or logarithmic.
+    """A linear or logarithmic axis.
 
     Attributes:
         low: Value at the start.
         high: Value at the end, above ``low``.
-        log: Whether equal distances are equal ratios; both ends are then positive.
+        log: Whether the axis is logarithmic; both ends are then positive.
     """
 
     low: float
@@ -31,7 +29,7 @@ class Axis:
     log: bool = False
 
     def share(self, values: Array) -> Array:
-        """Places of values, 0 at the start and 1 at the end; beyond them outside."""
+        """Relative positions of values: 0 at the start, 1 at the end, beyond them outside the axis."""
         values = np.asarray(values, dtype=np.float64)
         if self.log:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -39,26 +37,26 @@ class Axis:
         return np.asarray((values - self.low) / (self.high - self.low))
 
     def at(self, value: float) -> float:
-        """Place of one value."""
+        """Relative position of one value."""
         return float(self.share(np.array([value]))[0])
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Round values inside the range, about so many."""
+        """Return about ``count`` round values inside the range."""
         return _log_ticks(self.low, self.high, count) if self.log else nice_ticks(self.low, self.high, count)
 
     def labels(self, count: int = 5) -> list[tuple[float, str]]:
-        """Ticks and what stands beside them."""
+        """Return ticks with their labels."""
         ticks = self.ticks(count)
         return list(zip(ticks, tick_labels(ticks, log=self.log), strict=True))
 
 
-def around(values: Array, *, log: bool = False, margin: float = 0.06) -> Axis:
-    """An axis that holds all finite values and a margin; a range of its own where they are all the same.
+def axis_around(values: Array, *, log: bool = False, margin: float = 0.06) -> Axis:
+    """Return an axis that holds all finite values with a margin; it has a positive length even if all are equal.
 
     Args:
-        values: The values ``(n,)``; those that are not finite are left out, on a logarithmic axis those below zero too.
+        values: The values ``(n,)``; values that are not finite are ignored, on a logarithmic axis also those below 0.
         log: Whether the axis is logarithmic.
-        margin: Share of the range that is left free at both ends.
+        margin: Share of the range that is added at both ends.
     """
     values = np.asarray(values, dtype=np.float64)
     values = values[np.isfinite(values) & ((values > 0) if log else True)]
@@ -74,13 +72,13 @@ def around(values: Array, *, log: bool = False, margin: float = 0.06) -> Axis:
         wider = 0.05 * abs(low) or 1.0
         return Axis(low - wider, high + wider)
     span = high - low
-    if not math.isfinite(span):  # the ends of what a double holds
+    if not math.isfinite(span):  # close to the largest float64
         return Axis(low / 4, high / 4)
     return Axis(low - margin * span, high + margin * span)
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Multiples of 1, 2 or 5 times a power of ten between two values, about ``count`` of them.
+    """Return about ``count`` multiples of 1, 2 or 5 times a power of ten between two values.
 
     Example:
         >>> nice_ticks(0.0, 1.0), nice_ticks(-3.0, 722.0)
@@ -97,7 +95,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float], *, log: bool = False) -> list[str]:
-    """Texts of ticks: as many decimals as tell neighbours apart, thousands as k, millions as M.
+    """Format ticks with just enough decimals to distinguish them, thousands as k, millions as M.
 
     Example:
         >>> tick_labels([0.0, 0.5, 1.0]), tick_labels([0.0, 200.0, 400.0]), tick_labels([0.0, 20_000.0, 40_000.0])
@@ -111,20 +109,20 @@ def tick_labels(ticks: Sequence[float], *, log: bool = False) -> list[str]:
         return ["0" if tick == 0 else _exponent(f"{tick:.3g}") for tick in ticks]
     scale, unit = next(((s, u) for s, u in ((1e6, "M"), (1e3, "k")) if largest >= 10 * s), (1.0, ""))
     digits = max(0, -math.floor(math.log10(gap / scale) + 1e-9)) if gap > 0 else 0
-    if unit and digits > 1:  # 99,992 is read more easily than 99.992k
+    if unit and digits > 1:  # 99,992 is easier to read than 99.992k
         return [minus(f"{tick:,.{max(0, digits - (3 if unit == 'k' else 6))}f}") for tick in ticks]
     return ["0" if tick == 0 and unit else minus(f"{tick / scale:.{min(digits, 8)}f}{unit}") for tick in ticks]
 
 
-def worth_drawing(values: Array, points: int = POINTS) -> Array:
-    """Places of the values that a line needs: the lowest and the highest of each stretch, the first and the last.
+def thinned_indices(values: Array, points: int = POINTS) -> Array:
+    """Choose the points of a long curve to draw: the minimum and maximum of each interval, the first and the last.
 
     Args:
         values: Finite values in order ``(n,)``.
-        points: How many places at most.
+        points: Maximum number of points.
 
     Returns:
-        Places in increasing order ``(m,)``, all of them where there are no more than ``points``.
+        Increasing indices ``(m,)``; all of them if there are at most ``points`` values.
     """
     if len(values) <= points:
         return np.arange(len(values))
@@ -135,22 +133,22 @@ def worth_drawing(values: Array, points: int = POINTS) -> Array:
     return np.unique(kept)
 
 
-def settled(curves: Sequence[Array], references: Sequence[float] = ()) -> Axis:
-    """The range worth showing of training curves: without their first steps, which would flatten all that follows.
+def axis_without_first_steps(curves: Sequence[Array], references: Sequence[float] = ()) -> Axis:
+    """Return the axis of training curves, ignoring their first steps, whose large values would flatten the rest.
 
     Args:
         curves: Values in order, each ``(n,)``.
         references: Values of horizontal lines; those far from the curves do not widen the range.
     """
-    seen = [curve[np.isfinite(curve)] for curve in curves]
-    seen = [curve[max(len(curve) // 12, 2 * (len(curve) > 8)) :] for curve in seen if len(curve)]
-    if not seen:
-        return around(np.array(list(references)))
-    ends = np.array([[curve.min(), np.quantile(curve, 0.98)] for curve in seen])
+    kept = [curve[np.isfinite(curve)] for curve in curves]
+    kept = [curve[max(len(curve) // 12, 2 * (len(curve) > 8)) :] for curve in kept if len(curve)]
+    if not kept:
+        return axis_around(np.array(list(references)))
+    ends = np.array([[curve.min(), np.quantile(curve, 0.98)] for curve in kept])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
     span = max(high - low, 1e-3 * max(1.0, abs(low)))
     near = [value for value in references if low - span / 2 <= value <= high + span / 2]
-    return around(np.array([low, high, *near]))
+    return axis_around(np.array([low, high, *near]))
 
 
 def _log_ticks(low: float, high: float, count: int) -> list[float]:
@@ -162,7 +160,7 @@ def _log_ticks(low: float, high: float, count: int) -> list[float]:
             break
     if len(ticks) > count + 1:
         ticks = ticks[:: math.ceil(len(ticks) / count)]
-    # Between two powers there may be none of these.
+    # Between two powers of ten there may be at most one of these.
     return ticks if len(ticks) > 1 else nice_ticks(low, high, count)
 
 
@@ -175,6 +173,6 @@ def _power(value: float) -> str:
 
 
 def _exponent(text: str) -> str:
-    """Write 2e8 for 2e+08."""
+    """Shorten 2e+08 to 2e8."""
     mantissa, e, exponent = text.partition("e")
     return minus(f"{mantissa}e{int(exponent)}" if e else text)

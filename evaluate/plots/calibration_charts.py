@@ -1,4 +1,4 @@
-"""Small charts, one for each column: PIT histograms of held-out noise, quantiles of samples against held-out rows."""
+"""Small SVG charts, one for each column: PIT histograms, quantiles of samples against held-out rows."""
 
 import math
 from collections.abc import Sequence
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from pushforward.common.markup import Html, join, tag
-from pushforward.evaluate.plots.axes import Array
+from pushforward.evaluate.statistics import Array
 
 SHOWN = 12
-"""Columns drawn large; the others are there to open."""
+"""Number of charts shown; the others are folded away."""
 
 
 @dataclass(frozen=True)
-class Pit:
-    """A PIT histogram beside what a perfect fit would give.
+class PitHistogram:
+    """A PIT histogram with the 95 % band of a perfect fit.
 
     Attributes:
-        name: What it is of.
-        counts: Rows in each bin ``(B,)``.
-        low: Counts below this are rarer than 1 in 40 in one bin of a perfect fit.
-        high: The same above.
+        name: Name of the latent feature.
+        counts: Number of rows in each bin ``(B,)``.
+        low: Lower end of the band: the 2.5 % quantile of the count of a bin under a perfect fit.
+        high: Upper end of the band: the 97.5 % quantile.
         misfit: Pearson's chi-squared over its degrees of freedom, about 1 for a perfect fit.
     """
 
@@ -33,38 +33,38 @@ class Pit:
 
     @property
     def outside(self) -> int:
-        """Bins outside the band."""
+        """Number of bins outside the band."""
         return int(((self.counts < self.low) | (self.counts > self.high)).sum())
 
 
-def pit_histograms(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Pit]:
-    """Histograms with as many bins as their rows can fill: five rows are expected in each.
+def pit_histograms(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[PitHistogram]:
+    """Build histograms, merging bins so that each expects at least five rows.
 
     Args:
-        names: What they are of.
-        counts: Rows in each of equally wide bins from 0 to 1.
+        names: Names of the latent features.
+        counts: For each feature, the number of rows in bins of equal width from 0 to 1.
 
     Raises:
-        ValueError: For counts that are no table.
+        ValueError: If counts are not a table with a row for each name.
     """
     table = np.asarray(counts, dtype=np.int64)
     if table.ndim != 2 or len(table) != len(names) or not table.size:
         raise ValueError(f"pit_histograms: expected counts ({len(names)}, bins); got shape {table.shape}")
     out = []
     for name, fine in zip(names, table, strict=True):
-        rows, finest = int(fine.sum()), len(fine)
-        sizes = [bins for bins in range(finest, 1, -1) if finest % bins == 0]
-        bins = next((bins for bins in sizes if rows / bins >= 5), sizes[-1] if sizes else finest)
-        coarse = fine.reshape(bins, finest // bins).sum(axis=1)
+        rows, fine_bins = int(fine.sum()), len(fine)
+        divisors = [bins for bins in range(fine_bins, 1, -1) if fine_bins % bins == 0]
+        bins = next((bins for bins in divisors if rows / bins >= 5), divisors[-1] if divisors else fine_bins)
+        coarse = fine.reshape(bins, fine_bins // bins).sum(axis=1)
         expected = rows / bins
         low, high = binomial_band(rows, 1 / bins)
         misfit = float(((coarse - expected) ** 2).sum() / max(expected, 1e-9) / max(bins - 1, 1))
-        out.append(Pit(name, coarse, low, high, misfit))
+        out.append(PitHistogram(name, coarse, low, high, misfit))
     return out
 
 
-def binomial_band(trials: int, chance: float, beyond: float = 0.025) -> tuple[int, int]:
-    """Counts between which a binomial number lies, but for a chance of ``beyond`` on either side.
+def binomial_band(trials: int, probability: float, tail: float = 0.025) -> tuple[int, int]:
+    """Return the ``tail`` and ``1 - tail`` quantiles of a binomial distribution, without scipy.
 
     Example:
         >>> binomial_band(100, 0.5)
@@ -72,29 +72,33 @@ def binomial_band(trials: int, chance: float, beyond: float = 0.025) -> tuple[in
     """
     if trials <= 0:
         return 0, 0
-    # Nothing is lost beyond ten standard deviations.
-    mean, reach = trials * chance, 10 * math.sqrt(trials * chance * (1 - chance)) + 10
+    # The probability beyond ten standard deviations is negligible.
+    mean, reach = trials * probability, 10 * math.sqrt(trials * probability * (1 - probability)) + 10
     first, last = max(0, math.floor(mean - reach)), min(trials, math.ceil(mean + reach))
     logs = [
         math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-        + k * math.log(chance) + (trials - k) * math.log1p(-chance)
+        + k * math.log(probability) + (trials - k) * math.log1p(-probability)
         for k in range(first, last + 1)
     ]  # fmt: skip
-    below = np.cumsum(np.exp(logs))
-    low = first + int(np.searchsorted(below, beyond, side="right"))
-    return low, first + int(np.searchsorted(below, 1 - beyond, side="left"))
+    cdf = np.cumsum(np.exp(logs))
+    low = first + int(np.searchsorted(cdf, tail, side="right"))
+    return low, first + int(np.searchsorted(cdf, 1 - tail, side="left"))
 
 
-def pit_multiples(items: Sequence[Pit]) -> Html:
-    """PIT histograms side by side: the band holds 95 % of the bins of a perfect fit."""
-    return _multiples([(item.name, _bins_out(item), _pit(item)) for item in items])
+def pit_multiples(items: Sequence[PitHistogram]) -> Html:
+    """Draw PIT histograms side by side, with a band that holds 95 % of the bins under a perfect fit."""
+    return _multiples([(item.name, _outside_text(item), _pit_chart(item)) for item in items])
 
 
 @dataclass(frozen=True)
 class Quantiles:
-    """Quantiles of one column, samples against held-out rows, and how far apart they are at most.
+    """Quantiles of one column, for samples and held-out rows.
 
-    ``gap`` is in units of the distance between the outer quantiles of the held-out rows.
+    Attributes:
+        name: Name of the column.
+        held_out: Quantiles of the held-out rows ``(L,)``.
+        samples: Quantiles of the samples ``(L,)``.
+        gap: Largest difference, relative to the range between the outer quantiles of the held-out rows.
     """
 
     name: str
@@ -106,12 +110,12 @@ class Quantiles:
 def quantile_pairs(
     names: Sequence[str], held_out: Sequence[Sequence[float]], samples: Sequence[Sequence[float]]
 ) -> list[Quantiles]:
-    """Quantiles of each column, with their largest distance.
+    """Pair the quantiles of each column, and measure their largest difference.
 
     Args:
-        names: Columns.
-        held_out: Quantiles of held-out rows, for each column.
-        samples: Quantiles of samples at the same levels.
+        names: Names of the columns.
+        held_out: For each column, quantiles of the held-out rows.
+        samples: For each column, quantiles of the samples at the same levels.
     """
     out = []
     for name, left, right in zip(names, held_out, samples, strict=True):
@@ -122,15 +126,15 @@ def quantile_pairs(
 
 
 def quantile_multiples(items: Sequence[Quantiles]) -> Html:
-    """Quantiles side by side: on the diagonal, samples are spread as the held-out rows are."""
-    return _multiples([(item.name, f"gap {100 * item.gap:.1f} %", _quantiles(item)) for item in items])
+    """Draw quantiles side by side; on the diagonal, samples and held-out rows have the same quantiles."""
+    return _multiples([(item.name, f"gap {100 * item.gap:.1f} %", _quantile_chart(item)) for item in items])
 
 
-def _bins_out(item: Pit) -> str:
+def _outside_text(item: PitHistogram) -> str:
     return f"{item.outside} of {len(item.counts)} out"
 
 
-def _pit(item: Pit) -> Html:
+def _pit_chart(item: PitHistogram) -> Html:
     top = 1.12 * max(float(item.counts.max()), item.high)
     expected = float(item.counts.sum()) / len(item.counts)
     width = 200 / len(item.counts)
@@ -147,26 +151,26 @@ def _pit(item: Pit) -> Html:
                class_="tolerance")  # fmt: skip
     middle = tag("line", x1=0, x2=200, y1=f"{y(expected):.1f}", y2=f"{y(expected):.1f}", class_="expected")
     label = f"PIT histogram of {item.name}: {item.outside} of {len(item.counts)} bins outside the 95 % band"
-    return _small([*bars, band, middle], label, "0 0 200 100")
+    return _small_svg([*bars, band, middle], label, "0 0 200 100")
 
 
-def _quantiles(item: Quantiles) -> Html:
-    both = np.concatenate([item.held_out, item.samples])
-    both = both[np.isfinite(both)]
-    low, high = (float(both.min()), float(both.max())) if len(both) else (0.0, 1.0)
+def _quantile_chart(item: Quantiles) -> Html:
+    values = np.concatenate([item.held_out, item.samples])
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     span = (high - low) or 1.0
-    x, y = (6 + 138 * (values - low) / span for values in (item.held_out, item.samples))
+    x, y = (6 + 138 * (side - low) / span for side in (item.held_out, item.samples))
     dots = [
         tag("circle", cx=f"{a:.1f}", cy=f"{150 - b:.1f}", r=2.6, class_="f0")
         for a, b in zip(x, y, strict=True)
         if math.isfinite(a) and math.isfinite(b)
     ]
     line = tag("line", x1=6, x2=144, y1=144, y2=6, class_="expected")
-    label = f"Quantiles of {item.name}, samples against test rows: {100 * item.gap:.1f} % of the range apart at most"
-    return _small([line, *dots], label, "0 0 150 150")
+    label = f"Quantiles of {item.name}, samples against test rows; largest gap {100 * item.gap:.1f} % of the range"
+    return _small_svg([line, *dots], label, "0 0 150 150")
 
 
-def _small(parts: Sequence[Html], label: str, box: str) -> Html:
+def _small_svg(parts: Sequence[Html], label: str, box: str) -> Html:
     return tag("svg", tag("title", label), *parts, viewBox=box, role="img", aria_label=label)
 
 

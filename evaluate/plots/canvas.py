@@ -1,4 +1,4 @@
-"""Figures that leave no trace: no pyplot, no open windows, no settings changed outside the block."""
+"""Matplotlib figures without side effects: no pyplot, no windows, no changed settings outside the block."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FLOW = "#0072B2"
-HELD_OUT = "#D55E00"
-MUTED = "#6F6F6F"
-ACCENTS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""The colours of Okabe and Ito, which colour-blind readers tell apart."""
+FLOW_COLOR = "#0072B2"
+HELD_OUT_COLOR = "#D55E00"
+MUTED_COLOR = "#6F6F6F"
+ACCENT_COLORS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""The colour palette of Okabe and Ito, which colour-blind readers can distinguish."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
@@ -33,13 +33,13 @@ STYLE: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def canvas(path: str | Path, width: float, height: float, *, dpi: int = 130) -> Iterator["Figure"]:
-    """Open a figure to draw on, and write it when the block ends without an error.
+    """Open a figure, and save it when the block ends without an error.
 
     Args:
-        path: Where the picture goes; its suffix decides the format. Folders are made.
+        path: File to write; its suffix decides the format. Missing folders are created.
         width: Width in inches.
         height: Height in inches.
-        dpi: Dots an inch.
+        dpi: Dots per inch.
 
     Yields:
         A figure with constrained layout, so that labels do not overlap.

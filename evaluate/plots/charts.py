@@ -1,7 +1,7 @@
-"""Charts as SVG inside a page: curves over training, and numbers with their standard errors.
+"""SVG charts for HTML pages: curves, dot plots with standard errors, histograms.
 
-A chart is as wide as its place, and its letters are as large as those of the page, on a telephone and on a wide screen:
-horizontal places are percentages, and only the curves themselves are stretched. Colours are those of the style sheet.
+Charts scale with the width of the screen while their text keeps the font size of the page: horizontal positions are
+percentages, and only the curves are stretched. Colours come from the style sheet of the page.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,15 @@ import numpy as np
 
 from pushforward.common.markup import Html, join, tag
 from pushforward.common.numbers import decimals_of, fixed, significant
-from pushforward.evaluate.plots.axes import Array, Axis, around, settled, worth_drawing
+from pushforward.common.text import shorten_middle
+from pushforward.evaluate.plots.axes import Axis, axis_around, axis_without_first_steps, thinned_indices
+from pushforward.evaluate.statistics import Array
 
 COLOURS = 8
-"""Colours there are; the ninth line begins again, with another dash."""
+"""Number of colours in the style sheet; later curves repeat them with another dash pattern."""
+
+# Leaves room for a value beside the label on a phone.
+_NAME_LENGTH = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +27,13 @@ class Series:
     """A curve.
 
     Attributes:
-        name: What it is called in the legend.
+        name: Name in the legend.
         x: Horizontal values ``(n,)``, not decreasing.
-        y: Vertical values ``(n,)``; what is not finite is left out.
-        error: Half the height of the band around it ``(n,)``, if any.
-        colour: Number of its colour.
-        dash: Number of its dash pattern.
-        faint: Whether it is the noise behind another curve; it then has no entry in the legend.
+        y: Vertical values ``(n,)``; values that are not finite are left out.
+        error: Half the height of the band around the curve ``(n,)``, if any.
+        colour: Index of the colour.
+        dash: Index of the dash pattern.
+        faint: Whether the curve is drawn faintly and without an entry in the legend, such as unsmoothed values.
     """
 
     name: str
@@ -40,7 +45,7 @@ class Series:
     faint: bool = False
 
     def finite(self) -> "Series":
-        """The curve without the points that cannot be drawn."""
+        """Return the curve without points that are not finite."""
         kept = np.isfinite(self.x) & np.isfinite(self.y)
         error = None if self.error is None else np.nan_to_num(self.error[kept], posinf=0.0)
         return replace(self, x=self.x[kept], y=self.y[kept], error=error)
@@ -58,9 +63,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class Dot:
-    """A number with its standard error in a dot plot; ``se`` is None where it is not known.
+    """A value with its standard error in a dot plot.
 
-    ``text`` is written in place of the two, such as a number with the digits it was published with.
+    Attributes:
+        name: Label above the dot.
+        value: The value.
+        se: Standard error; None if unknown.
+        colour: Index of the colour.
+        detail: Text after the value.
+        text: Replaces the formatted value and error, for example by the digits of a publication.
     """
 
     name: str
@@ -73,7 +84,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point to bring out on a curve."""
+    """A highlighted point of a curve."""
 
     name: str
     x: float
@@ -89,25 +100,25 @@ def line_chart(
     references: Sequence[Reference] = (),
     mark: Mark | None = None,
     log: bool = False,
-    settle: bool = False,
+    skip_start: bool = False,
     ceiling: float | None = None,
     height: int = 260,
     legend: bool = True,
 ) -> Html:
-    """Curves with bands, reference lines and a mark.
+    """Draw curves with bands, reference lines and a highlighted point.
 
     Args:
-        series: The curves; each is drawn with at most ``POINTS`` points, which keep its extremes.
-        label: What the chart shows, for those who hear the page.
+        series: The curves; each is thinned to at most ``POINTS`` points that keep its extremes.
+        label: Description for screen readers.
         x_name: Name of the horizontal axis.
         y_name: Name and unit of the vertical axis.
-        references: Horizontal lines; those out of the range are only named.
-        mark: A point to bring out.
-        log: Whether the vertical axis is logarithmic.
-        settle: Whether the range leaves out the first steps.
-        ceiling: Value above which a settled range does not reach.
+        references: Horizontal lines; those outside the range only appear in the legend.
+        mark: A point to highlight.
+        log: Whether the vertical axis is logarithmic, if all values are positive.
+        skip_start: Whether the vertical range ignores the first steps.
+        ceiling: Limit of the vertical range, apart from a margin.
         height: Height in pixels.
-        legend: Whether the curves are named above the chart.
+        legend: Whether there is a legend above the chart.
 
     Raises:
         ValueError: Without any finite point.
@@ -119,12 +130,12 @@ def line_chart(
     if not drawn:
         raise ValueError("line_chart: expected at least one finite point; got none")
     values = [reference.value for reference in references if np.isfinite(reference.value)]
-    everything = np.concatenate([one.y for one in drawn] + [np.array(values)])
-    y_axis = settled([one.y for one in drawn], values) if settle else around(everything, log=log)
+    all_y = np.concatenate([one.y for one in drawn] + [np.array(values)])
+    y_axis = axis_without_first_steps([one.y for one in drawn], values) if skip_start else axis_around(all_y, log=log)
     if ceiling is not None and y_axis.low < ceiling < y_axis.high:
         y_axis = Axis(y_axis.low, ceiling + 0.1 * (ceiling - y_axis.low))
-    x_all = np.concatenate([one.x for one in drawn])
-    x_axis = around(x_all, margin=0.0) if np.ptp(x_all) else around(x_all)
+    all_x = np.concatenate([one.x for one in drawn])
+    x_axis = axis_around(all_x, margin=0.0) if np.ptp(all_x) else axis_around(all_x)
     inside = [reference for reference in references if 0 <= y_axis.at(reference.value) <= 1]
     curves = [
         *(_band(one, x_axis, y_axis, height) for one in drawn if one.error is not None),
@@ -136,63 +147,65 @@ def line_chart(
         aria_hidden="true",
     )  # fmt: skip
     entries = _legend(drawn, references, y_axis, mark) if legend else None
-    point = None
+    mark_circle = None
     if mark is not None and 0 <= y_axis.at(mark.y) <= 1:
         x, y = f"{100 * x_axis.at(mark.x):.2f}%", f"{height * (1 - y_axis.at(mark.y)):.1f}"
-        point = tag("circle", tag("title", mark.name), cx=x, cy=y, r=5, class_="marker f1")
+        mark_circle = tag("circle", tag("title", mark.name), cx=x, cy=y, r=5, class_="marker f1")
     labels = y_axis.labels(max(2, height // 48))
     drawing = tag(
         "svg",
         tag("title", label),
         _grid(x_axis, labels, y_axis, height, x_name),
         plot,
-        point,
+        mark_circle,
         role="img", aria_label=label, width="100%", height=height + 42,
     )  # fmt: skip
     chart = tag(
         "div",
         drawing,
         class_="chart",
-        style=f"padding-left:{_room(labels)}px;padding-right:8px",
+        style=f"padding-left:{_label_width(labels)}px;padding-right:8px",
         data_x=f"{x_axis.low:.6g} {x_axis.high:.6g}",
         data_y=f"{y_axis.low:.9g} {y_axis.high:.9g}",
         data_xname=x_name,
         data_log=y_axis.log or None,
     )
-    # Equal distances are equal ratios, which nobody expects who is not told.
+    # Readers expect a linear axis unless the chart says otherwise.
     scale = ", logarithmic scale" if y_axis.log else ""
     return join([entries, tag("p", f"{y_name}{scale}", class_="y-name"), chart])
 
 
 def dot_plot(dots: Sequence[Dot], *, label: str, x_name: str, zero: bool = False, signed: bool = False) -> Html:
-    """Numbers with bars of two standard errors, one below the other, each named above its line.
+    """Draw values with bars of two standard errors, one below the other, each with a label above.
 
-    All are written with as many decimals, so that they can be compared by eye.
+    All values have the same number of decimals, so that they are easy to compare.
 
     Args:
-        dots: The numbers; those that are not finite are named without a dot.
-        label: What the chart shows, for those who hear the page.
+        dots: The values; those that are not finite get a label but no dot.
+        label: Description for screen readers.
         x_name: Name and unit of the axis.
-        zero: Whether zero is on the axis, with a line.
-        signed: Whether the numbers are written with their sign.
+        zero: Whether the axis includes zero, with a line.
+        signed: Whether values are written with their sign.
     """
     finite = [dot for dot in dots if np.isfinite(dot.value)]
     ends = [dot.value + k * 2 * _se(dot) for dot in finite for k in (-1, 1)]
-    axis = around(np.array([*ends, *([0.0] if zero else [])]))
+    axis = axis_around(np.array([*ends, *([0.0] if zero else [])]))
     row, height, decimals = 44, 44 * len(dots), decimals_of(dot.se for dot in dots)
     parts: list[Html | None] = []
-    for tick, text in axis.labels(4):  # as many as there is room for on a telephone
-        place = f"{100 * axis.at(tick):.2f}%"
-        # Between the names, not through them.
-        look = "axis" if zero and tick == 0 else "grid"
-        parts += [tag("line", x1=place, x2=place, y1=top + 23, y2=top + 39, class_=look)
+    for tick, text in axis.labels(4):  # as many as fit on a phone
+        x = f"{100 * axis.at(tick):.2f}%"
+        # Lines are interrupted at the labels.
+        style = "axis" if zero and tick == 0 else "grid"
+        parts += [tag("line", x1=x, x2=x, y1=top + 23, y2=top + 39, class_=style)
                   for top in range(0, height, row)]  # fmt: skip
-        parts.append(tag("text", text, x=place, y=height + 18, text_anchor=_anchor(axis.at(tick))))
+        parts.append(tag("text", text, x=x, y=height + 18, text_anchor=_anchor(axis.at(tick))))
     for number, dot in enumerate(dots):
         top = number * row
         text = dot.text or fixed(dot.value, decimals, dot.se, signed=signed)
         text += f"  {dot.detail}" if dot.detail else ""
-        parts.append(tag("text", _short(dot.name), tag("title", dot.name), x=0, y=top + 17, class_="name"))
+        parts.append(
+            tag("text", shorten_middle(dot.name, _NAME_LENGTH), tag("title", dot.name), x=0, y=top + 17, class_="name")
+        )
         parts.append(tag("text", text, x="100%", y=top + 17, text_anchor="end", class_="figure"))
         if not np.isfinite(dot.value):
             continue
@@ -208,12 +221,12 @@ def dot_plot(dots: Sequence[Dot], *, label: str, x_name: str, zero: bool = False
 
 
 def histogram(edges: Array, counts: Array, *, label: str, x_name: str, y_name: str, height: int = 200) -> Html:
-    """Bars over bins; those below zero in the second colour, so that the two sides of a difference show.
+    """Draw a histogram; bins below zero have the second colour.
 
     Args:
-        edges: Edges of the bins ``(n + 1,)``, increasing.
+        edges: Bin edges ``(n + 1,)``, increasing.
         counts: Heights ``(n,)``, not negative.
-        label: What the chart shows, for those who hear the page.
+        label: Description for screen readers.
         x_name: Name and unit of the horizontal axis.
         y_name: Name of the vertical axis.
         height: Height in pixels.
@@ -224,28 +237,28 @@ def histogram(edges: Array, counts: Array, *, label: str, x_name: str, y_name: s
     for left, right, amount in zip(edges[:-1], edges[1:], counts, strict=True):
         x, w = 1000 * x_axis.at(float(left)), 1000 * (x_axis.at(float(right)) - x_axis.at(float(left)))
         h = height * y_axis.at(float(amount))
-        side = "bar out" if (left + right) / 2 < 0 else "bar"
+        style = "bar out" if (left + right) / 2 < 0 else "bar"
         bars.append(tag("rect", x=f"{x + 0.5:.1f}", y=f"{height - h:.1f}", width=f"{max(w - 1, 0.5):.1f}",
-                        height=f"{h:.1f}", class_=side))  # fmt: skip
+                        height=f"{h:.1f}", class_=style))  # fmt: skip
     plot = tag("svg", *bars, viewBox=f"0 0 1000 {height}", preserveAspectRatio="none", width="100%", height=height,
                aria_hidden="true")  # fmt: skip
     zero = None
     if x_axis.low < 0 < x_axis.high:
-        place = f"{100 * x_axis.at(0.0):.2f}%"
-        zero = tag("line", x1=place, x2=place, y1=0, y2=height, class_="axis")
+        x_zero = f"{100 * x_axis.at(0.0):.2f}%"
+        zero = tag("line", x1=x_zero, x2=x_zero, y1=0, y2=height, class_="axis")
     labels = y_axis.labels(4)
     drawing = tag("svg", tag("title", label), _grid(x_axis, labels, y_axis, height, x_name), plot, zero, role="img",
                   aria_label=label, width="100%", height=height + 42)  # fmt: skip
-    chart = tag("div", drawing, class_="chart", style=f"padding-left:{_room(labels)}px;padding-right:8px")
+    chart = tag("div", drawing, class_="chart", style=f"padding-left:{_label_width(labels)}px;padding-right:8px")
     return join([tag("p", y_name, class_="y-name"), chart])
 
 
 def rolling_mean(values: Array) -> Array:
-    """Centred rolling mean ``(n,) -> (n,)`` over a fortieth of the values, shorter at both ends."""
+    """Rolling mean ``(n,) -> (n,)`` over a fortieth of the values, centred up to one value, shorter at both ends."""
     width = max(1, len(values) // 40)
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    first, last = np.maximum(places - width // 2, 0), np.minimum(places + (width + 1) // 2, len(values))
+    index = np.arange(len(values))
+    first, last = np.maximum(index - width // 2, 0), np.minimum(index + (width + 1) // 2, len(values))
     return np.asarray((sums[last] - sums[first]) / (last - first))
 
 
@@ -259,9 +272,9 @@ def _legend(series: Sequence[Series], references: Sequence[Reference], axis: Axi
         dot = tag("svg", tag("circle", cx=12, cy=6, r=5, class_="f1"), class_="key", aria_hidden="true")
         entries.append(tag("li", dot, mark.name))
     for line in references:
-        place = axis.at(line.value)
-        beyond = "" if 0 <= place <= 1 else " (above)" if place > 1 else " (below)"
-        entries.append(tag("li", _key(line.colour, line.dash), f"{line.name} {significant(line.value)}{beyond}"))
+        position = axis.at(line.value)
+        side = "" if 0 <= position <= 1 else " (above)" if position > 1 else " (below)"
+        entries.append(tag("li", _key(line.colour, line.dash), f"{line.name} {significant(line.value)}{side}"))
     return tag("ul", *entries, class_="legend") if entries else None
 
 
@@ -278,28 +291,28 @@ def _grid(x_axis: Axis, labels: Sequence[tuple[float, str]], y_axis: Axis, heigh
         parts.append(tag("text", text, x=-8, y=f"{y + 4:.1f}", text_anchor="end"))
     parts.append(tag("line", x1=0, x2="100%", y1=height, y2=height, class_="axis"))
     for tick, text in x_axis.labels(5):
-        place = x_axis.at(tick)
-        parts.append(tag("text", text, x=f"{100 * place:.2f}%", y=height + 18, text_anchor=_anchor(place)))
+        position = x_axis.at(tick)
+        parts.append(tag("text", text, x=f"{100 * position:.2f}%", y=height + 18, text_anchor=_anchor(position)))
     parts.append(tag("text", x_name, x="50%", y=height + 37, text_anchor="middle"))
     return join(parts)
 
 
 def _band(one: Series, x_axis: Axis, y_axis: Axis, height: int) -> Html:
-    assert one.error is not None  # the caller asked
-    kept = worth_drawing(one.y)
+    assert one.error is not None  # checked by the caller
+    kept = thinned_indices(one.y)
     x = 1000 * x_axis.share(one.x[kept])
     low = one.y[kept] - one.error[kept]
     bottom = np.maximum(low, y_axis.low) if y_axis.log else low
-    upper, lower = (_down(y_axis, values, height) for values in (one.y[kept] + one.error[kept], bottom))
+    upper, lower = (_from_top(y_axis, values, height) for values in (one.y[kept] + one.error[kept], bottom))
     points = _points(np.concatenate([x, x[::-1]]), np.concatenate([upper, lower[::-1]]))
     return tag("polygon", points=points, class_=f"band f{one.colour % COLOURS}")
 
 
 def _line(one: Series, x_axis: Axis, y_axis: Axis, height: int) -> Html:
-    kept = worth_drawing(one.y)
-    points = _points(1000 * x_axis.share(one.x[kept]), _down(y_axis, one.y[kept], height))
-    look = f"line s{one.colour % COLOURS} d{one.dash % 5}" + (" faint" if one.faint else "")
-    return tag("polyline", points=points, class_=look, data_name=None if one.faint else one.name)
+    kept = thinned_indices(one.y)
+    points = _points(1000 * x_axis.share(one.x[kept]), _from_top(y_axis, one.y[kept], height))
+    style = f"line s{one.colour % COLOURS} d{one.dash % 5}" + (" faint" if one.faint else "")
+    return tag("polyline", points=points, class_=style, data_name=None if one.faint else one.name)
 
 
 def _reference(line: Reference, axis: Axis, height: int) -> Html:
@@ -307,8 +320,8 @@ def _reference(line: Reference, axis: Axis, height: int) -> Html:
     return tag("line", x1=0, x2=1000, y1=y, y2=y, class_=f"reference s{line.colour % COLOURS} d{line.dash % 5}")
 
 
-def _down(axis: Axis, values: Array, height: int) -> Array:
-    """Places from the top, in pixels; far outside they stand near, where numbers stay short."""
+def _from_top(axis: Axis, values: Array, height: int) -> Array:
+    """Distances from the top in pixels; far outside values are clipped, which keeps the numbers short."""
     return np.asarray(height * np.clip(1 - axis.share(values), -3.0, 4.0))
 
 
@@ -316,17 +329,12 @@ def _points(x: Array, y: Array) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def _room(labels: Sequence[tuple[float, str]]) -> int:
+def _label_width(labels: Sequence[tuple[float, str]]) -> int:
     return 14 + 7 * max((len(text) for _, text in labels), default=1)
 
 
-def _anchor(place: float) -> str:
-    return "start" if place < 0.03 else "end" if place > 0.97 else "middle"
-
-
-def _short(name: str, most: int = 24) -> str:
-    """A name with room for a number beside it on a telephone; runs are often told apart by its end."""
-    return name if len(name) <= most else f"{name[: most - 11]}…{name[-10:]}"
+def _anchor(position: float) -> str:
+    return "start" if position < 0.03 else "end" if position > 0.97 else "middle"
 
 
 def _se(dot: Dot) -> float:

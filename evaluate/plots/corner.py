@@ -1,4 +1,4 @@
-"""Corner plot: every column and every pair of columns, samples of the flow against held-out rows."""
+"""Corner plot: histograms of the columns and contours of their pairs, samples of the flow and held-out rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,35 +6,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pushforward.common.text import shorten
 from pushforward.evaluate.likelihood import Array
-from pushforward.evaluate.plots.canvas import FLOW, HELD_OUT, canvas
+from pushforward.evaluate.plots.canvas import FLOW_COLOR, HELD_OUT_COLOR, canvas
 from pushforward.evaluate.samples import ks_distances
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = 8
-"""Columns shown at most: 28 pairs are as many as can be read."""
+"""Maximum number of columns: 28 pairs are still readable."""
 
 SHARES = (0.9, 0.5)
-"""Shares of the points inside the contours."""
+"""Shares of the rows inside the contours."""
 
 
-def corner(samples: Array, held_out: Array, columns: Sequence[str], path: str | Path, *, most: int = COLUMNS) -> None:
-    """Draw histograms on the diagonal and, below it, contours that hold 50 % and 90 % of the points.
+def corner(
+    samples: Array, held_out: Array, columns: Sequence[str], path: str | Path, *, max_columns: int = COLUMNS
+) -> None:
+    """Draw histograms on the diagonal and, below it, contours that hold 50 % and 90 % of the rows.
 
-    Axes span the central 99.8 % of the held-out rows. When there are more columns than fit, those with the largest
-    Kolmogorov-Smirnov distance between the two sides are shown: where the fit is worst.
+    Axes span the central 99.8 % of the held-out rows. With more than ``max_columns`` columns, those with the largest
+    Kolmogorov-Smirnov distance between samples and held-out rows are shown.
 
     Args:
-        samples: Points drawn from the flow ``(n, D)``.
+        samples: Samples of the flow ``(n, D)``.
         held_out: Held-out rows ``(m, D)``.
         columns: Names of the columns.
-        path: Where the picture goes.
-        most: Columns to show at most.
+        path: File to write.
+        max_columns: Maximum number of columns.
 
     Raises:
-        ValueError: For tables that do not agree in columns, or that have no finite row.
+        ValueError: If tables differ in columns, or have no finite row.
     """
     for name, table in (("samples", samples), ("held_out", held_out)):
         if table.ndim != 2 or table.shape[1] != len(columns):
@@ -43,10 +46,10 @@ def corner(samples: Array, held_out: Array, columns: Sequence[str], path: str | 
     if len(x) == 0 or len(y) == 0:
         raise ValueError("corner: expected finite rows on both sides; got none")
     shown: list[int] = list(range(len(columns)))
-    if len(columns) > most:
-        worst = np.argsort(-ks_distances(x, y), kind="stable")[:most]
+    if len(columns) > max_columns:
+        worst = np.argsort(-ks_distances(x, y), kind="stable")[:max_columns]
         shown = sorted(int(column) for column in worst)
-    names = [_short(columns[place]) for place in shown]
+    names = [shorten(columns[i], 16) for i in shown]
     count = len(shown)
     low, high = np.quantile(y[:, shown], [0.001, 0.999], axis=0)
     margin = np.where(high > low, 0.04 * (high - low), 0.5)
@@ -65,8 +68,8 @@ def corner(samples: Array, held_out: Array, columns: Sequence[str], path: str | 
             else:
                 axis.set_ylim(*limits[i])
                 pair = [shown[j], shown[i]]
-                _contours(axis, y[:, pair], (limits[j], limits[i]), HELD_OUT, dashed=True)
-                _contours(axis, x[:, pair], (limits[j], limits[i]), FLOW, dashed=False)
+                _contours(axis, y[:, pair], (limits[j], limits[i]), HELD_OUT_COLOR, dashed=True)
+                _contours(axis, x[:, pair], (limits[j], limits[i]), FLOW_COLOR, dashed=False)
             axis.locator_params(axis="x", nbins=3 if count > 2 else 5, min_n_ticks=2)
             axis.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4), useMathText=True)
             if i == count - 1:
@@ -93,8 +96,8 @@ def corner(samples: Array, held_out: Array, columns: Sequence[str], path: str | 
 
 def _histograms(axis: "Axes", x: Array, y: Array, limits: tuple[float, float]) -> None:
     bins = np.linspace(*limits, int(np.clip(np.sqrt(min(len(x), len(y))), 8, 50)) + 1)
-    for values, colour, line, filled in ((y, HELD_OUT, "--", False), (x, FLOW, "-", True)):
-        # Weighted rather than density=True: rows outside the axis count, so that areas are comparable.
+    for values, colour, line, filled in ((y, HELD_OUT_COLOR, "--", False), (x, FLOW_COLOR, "-", True)):
+        # Rows outside the axis count too, unlike with density=True, so that areas are comparable.
         heights = np.histogram(values, bins)[0] / (len(values) * (bins[1] - bins[0]))
         if filled:
             axis.stairs(heights, bins, fill=True, color=colour, alpha=0.2)
@@ -107,8 +110,8 @@ def _histograms(axis: "Axes", x: Array, y: Array, limits: tuple[float, float]) -
 def _contours(
     axis: "Axes", points: Array, limits: tuple[tuple[float, float], tuple[float, float]], colour: str, *, dashed: bool
 ) -> None:
-    cells = int(np.clip(len(points) ** 0.4, 12, 40))
-    counts, first, second = np.histogram2d(points[:, 0], points[:, 1], bins=cells, range=limits)
+    bins = int(np.clip(len(points) ** 0.4, 12, 40))
+    counts, first, second = np.histogram2d(points[:, 0], points[:, 1], bins=bins, range=limits)
     smooth = _smooth(counts)
     ordered = np.sort(smooth.ravel())[::-1]
     mass = np.cumsum(ordered)
@@ -116,7 +119,7 @@ def _contours(
         return
     levels = [float(ordered[np.searchsorted(mass, share * mass[-1])]) for share in SHARES]
     if len(points) < 200 or not 0 < levels[0] < levels[1] < ordered[0]:
-        # Too few points, or too concentrated, for contours to mean anything.
+        # Too few or too concentrated points for meaningful contours.
         axis.scatter(points[:400, 0], points[:400, 1], s=5, color=colour, alpha=0.6, linewidths=0)
         return
     centres = [(edges[1:] + edges[:-1]) / 2 for edges in (first, second)]
@@ -137,15 +140,11 @@ def _legend(axis: "Axes", samples: int, held_out: int, *, single: bool) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=FLOW, label=f"flow ({samples:,})"),
-        Line2D([], [], color=HELD_OUT, ls="--", label=f"held out ({held_out:,})"),
+        Line2D([], [], color=FLOW_COLOR, label=f"flow ({samples:,})"),
+        Line2D([], [], color=HELD_OUT_COLOR, ls="--", label=f"held out ({held_out:,})"),
     ]
     if single:
         axis.set_ylim(0.0, 1.15 * axis.get_ylim()[1])
         axis.legend(handles=handles, loc="upper center", ncols=2)
     else:
         axis.legend(handles=handles, loc="upper right", borderaxespad=0.0)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"

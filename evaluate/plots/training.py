@@ -1,4 +1,4 @@
-"""What happened during training: likelihood, its two terms, gradients and learning rate, against the step."""
+"""Picture of training: NLL, its two terms, gradient norm and learning rate against the step."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pushforward.evaluate.likelihood import Array
-from pushforward.evaluate.plots.canvas import ACCENTS, FLOW, HELD_OUT, MUTED, canvas
+from pushforward.evaluate.plots.canvas import ACCENT_COLORS, FLOW_COLOR, HELD_OUT_COLOR, MUTED_COLOR, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,20 +18,19 @@ LINES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 def training_curves(
     metrics: Sequence[Mapping[str, Any]], path: str | Path, baselines: Mapping[str, float] | None = None
 ) -> None:
-    """Draw the training record: NLL, base term and log-determinant, gradient norm, learning rate.
+    """Draw NLL, base term and log-determinant, gradient norm and learning rate.
 
-    The training NLL of single batches is faint, its rolling mean bold; the best validation step is marked. The
-    range of the NLL is that of training after its start and of validation; baselines beyond it are named at the
-    edge.
+    The training NLL of single batches is faint, its rolling mean bold; the best validation step is marked. The range
+    of the NLL leaves out the first steps; baselines outside are only listed in the legend.
 
     Args:
         metrics: Rows with ``step`` and any of ``train/nll``, ``train/base``, ``train/log_det``,
             ``train/grad_norm``, ``train/learning_rate``, ``val/nll``, ``val/nll_se``; all likelihoods in nats.
-        path: Where the picture goes.
-        baselines: NLL of other densities by name, in the units of ``val/nll``.
+        path: File to write.
+        baselines: NLL of baselines by name, in the units of ``val/nll``.
 
     Raises:
-        ValueError: When no row has a training or validation NLL.
+        ValueError: If no row has a training or validation NLL.
     """
     train_steps, train = _series(metrics, "train/nll")
     val_steps, val = _series(metrics, "val/nll")
@@ -41,8 +40,8 @@ def training_curves(
         grid = figure.add_gridspec(2, 3, height_ratios=[1.55, 1.0])
         main, beside = figure.add_subplot(grid[0, :2]), figure.add_subplot(grid[0, 2])
         if len(train):
-            main.plot(train_steps, train, color=FLOW, alpha=0.25, lw=0.7)
-            main.plot(train_steps, rolling_mean(train), color=FLOW, label="training (rolling mean)")
+            main.plot(train_steps, train, color=FLOW_COLOR, alpha=0.25, lw=0.7)
+            main.plot(train_steps, rolling_mean(train), color=FLOW_COLOR, label="training (rolling mean)")
         if len(val):
             _validation(main, metrics, val_steps, val)
         _limits(main, train, val, list((baselines or {}).values()))
@@ -55,9 +54,9 @@ def training_curves(
             (("train/grad_norm",), (None,), "gradient norm"),
             (("train/learning_rate",), (None,), "learning rate"),
         )
-        for place, (keys, labels, title) in enumerate(panels):
-            axis = figure.add_subplot(grid[1, place])
-            for colour, key, label in zip((FLOW, HELD_OUT), keys, labels, strict=False):
+        for column, (keys, labels, title) in enumerate(panels):
+            axis = figure.add_subplot(grid[1, column])
+            for colour, key, label in zip((FLOW_COLOR, HELD_OUT_COLOR), keys, labels, strict=False):
                 steps, values = _series(metrics, key)
                 smooth = values if key == "train/learning_rate" else rolling_mean(values)
                 if smooth is not values:
@@ -74,13 +73,16 @@ def training_curves(
 
 
 def rolling_mean(values: Array) -> Array:
-    """Centred rolling mean ``(n,) -> (n,)`` over a fortieth of the values, shorter at both ends."""
+    """Centred rolling mean ``(n,) -> (n,)`` over a fortieth of the values, shorter at both ends.
+
+    Unlike that of ``charts``, windows of even width are widened by one value, so that they are symmetric.
+    """
     width = max(1, len(values) // 40)
     if width == 1:
         return values
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    first, last = np.maximum(places - width // 2, 0), np.minimum(places + width // 2 + 1, len(values))
+    index = np.arange(len(values))
+    first, last = np.maximum(index - width // 2, 0), np.minimum(index + width // 2 + 1, len(values))
     return np.asarray((sums[last] - sums[first]) / (last - first))
 
 
@@ -94,8 +96,8 @@ def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[Array, Arra
 def _validation(axis: "Axes", metrics: Sequence[Mapping[str, Any]], steps: Array, values: Array) -> None:
     errors = dict(zip(*_series(metrics, "val/nll_se"), strict=True))
     band = np.array([errors.get(step, 0.0) for step in steps])
-    axis.fill_between(steps, values - band, values + band, color=HELD_OUT, alpha=0.2, lw=0)
-    axis.plot(steps, values, color=HELD_OUT, marker="o", ms=2.5, label="validation ± standard error")
+    axis.fill_between(steps, values - band, values + band, color=HELD_OUT_COLOR, alpha=0.2, lw=0)
+    axis.plot(steps, values, color=HELD_OUT_COLOR, marker="o", ms=2.5, label="validation ± standard error")
     best = int(values.argmin())
     axis.plot(
         steps[best],
@@ -110,9 +112,9 @@ def _validation(axis: "Axes", metrics: Sequence[Mapping[str, Any]], steps: Array
 
 
 def _limits(axis: "Axes", train: Array, val: Array, baselines: list[float]) -> None:
-    # The first steps are often far above everything that follows, and would flatten it.
-    seen = np.concatenate([train[len(train) // 20 :], val[len(val) // 20 :]])
-    low, high = float(seen.min()), float(np.quantile(seen, 0.98))
+    # The first steps are often far above all others, and would flatten the curves.
+    later = np.concatenate([train[len(train) // 20 :], val[len(val) // 20 :]])
+    low, high = float(later.min()), float(np.quantile(later, 0.98))
     span = max(high - low, 1e-3 * max(1.0, abs(low)))
     near = [value for value in baselines if low - span <= value <= high + span]
     low, high = min([low, *near]), max([high, *near])
@@ -121,16 +123,16 @@ def _limits(axis: "Axes", train: Array, val: Array, baselines: list[float]) -> N
 
 def _baselines(axis: "Axes", baselines: Mapping[str, float]) -> None:
     low, high = axis.get_ylim()
-    for place, (name, value) in enumerate(baselines.items()):
+    for i, (name, value) in enumerate(baselines.items()):
         if not np.isfinite(value):
             continue
-        colour = ACCENTS[place % len(ACCENTS)]
+        colour = ACCENT_COLORS[i % len(ACCENT_COLORS)]
         label = f"{name}: {value:.3f}"
         if low <= value <= high:
-            axis.axhline(value, color=colour, ls=LINES[place % len(LINES)], lw=1.2, label=label)
+            axis.axhline(value, color=colour, ls=LINES[i % len(LINES)], lw=1.2, label=label)
         else:
-            where = "above" if value > high else "below"
-            axis.plot([], [], color=MUTED, ls="none", label=f"{label} ({where})")
+            side = "above" if value > high else "below"
+            axis.plot([], [], color=MUTED_COLOR, ls="none", label=f"{label} ({side})")
 
 
 def _logarithmic(axis: "Axes") -> None:
@@ -138,7 +140,7 @@ def _logarithmic(axis: "Axes") -> None:
 
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    # A range of many decades has room for their powers only.
+    # Over many decades, only powers of ten fit.
     subs = (1.0, 2.0, 5.0) if high < 300 * low else (1.0,)
     axis.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

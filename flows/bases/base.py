@@ -1,6 +1,6 @@
-r"""The contract of a base law, and what all laws with a location and a scale share."""
+r"""The contract of base distributions, and the part that those with a location and a scale share."""
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +9,14 @@ from pushforward.flows.checks import check_shape
 
 
 class Base(nn.Module):
-    r"""A law :math:`p_0(z \mid c)` at the far end of a flow, reparameterized: its samples carry gradients.
+    r"""A base distribution :math:`p_0(z \mid c)` of a flow, with reparameterized samples.
 
-    A subclass implements ``log_prob``, ``rsample``, ``standardize``, ``initialize`` and ``config``, checks its points
-    with ``check_points``, and keeps at least one parameter or buffer.
+    A subclass implements ``log_prob``, ``rsample``, ``latents``, ``initialize`` and ``config``, checks its points with
+    ``check_points``, and has at least one parameter or buffer.
 
     Args:
         features: Number of features :math:`D` of a point.
-        context: Number of context features :math:`C`; 0 means the law ignores any context it is given.
+        context: Number of context features :math:`C`; with 0, any context given is ignored.
 
     Shape:
         points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats; any number
@@ -34,100 +34,100 @@ class Base(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the parameters, and of the samples."""
+        """The dtype of the parameters and of the samples."""
         return self._any_tensor().dtype
 
     @property
     def device(self) -> torch.device:
-        """The device of the parameters, and of the samples."""
+        """The device of the parameters and of the samples."""
         return self._any_tensor().device
 
     @property
     def support(self) -> list[tuple[float, float]] | None:
-        """The open interval of each feature outside of which there is no density; None where parameters move it."""
+        """The open interval of each feature outside of which the density is zero; None if parameters change it."""
         return [(-torch.inf, torch.inf)] * self.features
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density ``(...)`` of base points ``(..., D)``, in nats; ``-inf`` outside of the support."""
+        """Log-density ``(...)`` of points ``(..., D)``, in nats; ``-inf`` outside of the support."""
         raise NotImplementedError
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw points that carry gradients to the parameters.
+        """Draw samples with gradients to the parameters.
 
         Args:
-            n: Number of points, or a shape of leading dimensions.
+            n: Number of samples, or a shape of leading dimensions.
             context: Context ``(..., context)``; its leading dimensions come after those of ``n``.
 
         Returns:
-            Points ``(n, ..., D)``.
+            Samples ``(n, ..., D)``.
         """
         raise NotImplementedError
 
     @torch.no_grad()
     def sample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw points ``(n, ..., D)`` without gradients."""
+        """Draw samples ``(n, ..., D)`` without gradients."""
         return self.rsample(n, context)
 
-    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map base points ``(..., D)`` to noise that is standard normal if the points are of this law.
+    def latents(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map points ``(..., D)`` to latents ``(..., D)``, standard normal if the points are samples of this base.
 
-        It is there to look at: a law may answer without gradients, and with infinities where it has no density.
+        Feature by feature, given the ones before, this is the probability integral transform followed by the normal
+        quantile function; a Gaussian is whitened. Latents serve for diagnostics: they may come without gradients, and
+        they are infinite where the density is zero.
         """
         raise NotImplementedError
 
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
-        """Bring a fresh law to a mean ``(D,)`` and covariance ``(D, D)``, as far as its family allows."""
+        """Match a mean ``(D,)`` and a covariance ``(D, D)`` before training, as far as the family allows."""
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
-        """Arguments that rebuild this law (without its weights), JSON values and modules only."""
+        """Arguments that rebuild this base (without its weights), JSON values and modules only."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to rebuild it: override config()")
 
-    def log_prob_pushed(self, bijection: nn.Module, z: Tensor) -> Tensor:
-        """Log-density ``(...)`` at ``z`` of this law pushed forward through a bijection.
+    def transformed_log_prob(self, bijection: nn.Module, z: Tensor) -> Tensor:
+        """Log-density ``(...)`` at ``z`` of this distribution pushed forward through a bijection.
 
-        A law overrides it for the bijections for which it knows a form that stays exact where points of the support
-        would round to its ends.
+        A subclass overrides it for bijections with a closed form that stays exact where points of the support would
+        round to its ends.
         """
         x, log_det = bijection.inverse(z)  # type: ignore[operator]
         density: Tensor = self.log_prob(x) + log_det
         return density
 
-    def rsample_pushed(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
-        """Draw points ``(n, D)`` of this law pushed forward through a bijection; overridden likewise."""
-        pushed: Tensor = bijection(self.rsample(n))[0]
-        return pushed
+    def transformed_rsample(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
+        """Draw samples ``(n, D)`` of this distribution pushed forward through a bijection.
+
+        A subclass overrides it for the same bijections as ``transformed_log_prob``.
+        """
+        samples: Tensor = bijection(self.rsample(n))[0]
+        return samples
 
     def check_points(self, z: Tensor) -> None:
         """Raise a ``ValueError`` that names both shapes if points do not fit."""
         check_shape(type(self).__name__, "points", z, self.features)
 
     def lead(self, n: int | tuple[int, ...], context: Tensor | None) -> tuple[int, ...]:
-        """Leading dimensions of a sample: those of ``n``, then those of the context."""
+        """Leading dimensions of samples: those of ``n``, then those of the context."""
         lead = (n,) if isinstance(n, int) else tuple(n)
         return (*lead, *context.shape[:-1]) if self.context and context is not None else lead
 
-    def keep(self, name: str, value: Tensor, trainable: bool) -> None:
-        """Register a parameter, or a buffer where it is not to be trained."""
+    def add_tensor(self, name: str, value: Tensor, trainable: bool) -> None:
+        """Register a tensor as a parameter if it is trainable, otherwise as a buffer."""
         if trainable:
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)
-
-    def refuse_context(self) -> Self:
-        """Raise a ``ValueError`` if this law has a context; for those that stand where there is none."""
-        if self.context:
-            raise ValueError(f"{type(self).__name__}: expected a law without context here; got context {self.context}")
-        return self
 
     def _any_tensor(self) -> Tensor:
         return next(t for tensors in (self.parameters(), self.buffers()) for t in tensors if t.is_floating_point())
 
 
 class LocationScale(Base):
-    r"""A law :math:`z = m(c) + e^{s(c)} \odot y` with :math:`y` of a standard law that the subclass states.
+    r"""A distribution with a location and a scale: :math:`z = m(c) + e^{s(c)} \odot y`.
 
-    The subclass implements ``standard_log_prob``, ``standard_rsample``, ``standard_noise`` and ``standard_moments``.
+    The subclass states the standard distribution of :math:`y` by ``standard_log_prob``, ``standard_rsample``,
+    ``standard_latents`` and ``standard_moments``.
 
     Args:
         features: Number of features :math:`D`.
@@ -142,32 +142,32 @@ class LocationScale(Base):
     def __init__(self, features: int, context: int = 0, trainable: bool = True) -> None:
         super().__init__(features, context)
         self.trainable = trainable
-        self.keep("location", torch.zeros(features), trainable)
-        self.keep("log_scale", torch.zeros(features), trainable)
+        self.add_tensor("location", torch.zeros(features), trainable)
+        self.add_tensor("log_scale", torch.zeros(features), trainable)
         self.from_context = nn.Linear(context, 2 * features) if context else None
         if self.from_context is not None:
             nn.init.zeros_(self.from_context.weight)
             nn.init.zeros_(self.from_context.bias)
 
     def standard_log_prob(self, y: Tensor) -> Tensor:
-        """Log-density ``(...)`` of the standard law at ``(..., D)``."""
+        """Log-density ``(...)`` of the standard distribution at ``(..., D)``."""
         raise NotImplementedError
 
     def standard_rsample(self, lead: tuple[int, ...]) -> Tensor:
-        """Points ``(*lead, D)`` of the standard law, with gradients to its parameters."""
+        """Samples ``(*lead, D)`` of the standard distribution, with gradients to its parameters."""
         raise NotImplementedError
 
-    def standard_noise(self, y: Tensor) -> Tensor:
-        """Points of the standard law mapped to standard normals, ``(..., D) -> (..., D)``."""
+    def standard_latents(self, y: Tensor) -> Tensor:
+        """Map points ``(..., D)`` of the standard distribution to standard-normal latents ``(..., D)``."""
         raise NotImplementedError
 
     def standard_moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the standard law, each broadcasting against ``(D,)``."""
+        """Mean and standard deviation of the standard distribution, each broadcasting against ``(D,)``."""
         raise NotImplementedError
 
     @torch.no_grad()
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
-        """Set location and scale so that the law has a mean ``(D,)`` and the variances of a covariance ``(D, D)``."""
+        """Set location and scale to match a mean ``(D,)`` and the variances of a covariance ``(D, D)``."""
         centre, deviation = self.standard_moments()
         scale = covariance.diagonal().sqrt() / deviation.to(covariance)
         self.location.copy_(mean - scale * centre.to(mean))
@@ -181,14 +181,14 @@ class LocationScale(Base):
         location, log_scale = self.location_and_log_scale(context)
         return location + self.standard_rsample(self.lead(n, context)) * log_scale.exp()
 
-    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.standard_noise(self._to_standard(z, context)[0])
+    def latents(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.standard_latents(self._to_standard(z, context)[0])
 
     def config(self) -> dict[str, Any]:
         return {"features": self.features, "context": self.context, "trainable": self.trainable}
 
     def location_and_log_scale(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Location and log-scale ``(D,)``, or ``(..., D)`` under a context ``(..., C)``."""
+        """Location and log-scale: ``(D,)`` each, or ``(..., D)`` given a context ``(..., C)``."""
         if self.from_context is None:
             return self.location, self.log_scale
         name = type(self).__name__
@@ -199,6 +199,7 @@ class LocationScale(Base):
         return self.location + shift, self.log_scale + log_scale
 
     def _to_standard(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Points in units of location and scale, and the log-scale."""
         self.check_points(z)
         location, log_scale = self.location_and_log_scale(context)
         return (z - location) * (-log_scale).exp(), log_scale

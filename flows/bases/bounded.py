@@ -1,7 +1,7 @@
-r"""Base laws of independent features on a restricted support: an interval, or the positive numbers.
+r"""Base distributions of independent features on an interval or on the positive numbers.
 
-Their samples have gradients as those of ``heavy_tailed`` have. On the other side of a ``Logit`` or ``Log`` they are
-computed on the line, where nothing rounds to an end of the support.
+Behind a ``Logit`` or ``Log``, densities and samples are computed on the real line, where nothing rounds to an end of
+the support; see ``TransformedDistribution``.
 """
 
 import math
@@ -13,22 +13,24 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from pushforward.flows.bases.base import Base, LocationScale
-from pushforward.flows.bases.heavy_tailed import from_tail, log_gamma_rsample, to_numpy, uniform_noise
+from pushforward.flows.bases.normal import normal_from_tail
+from pushforward.flows.bases.sampling import log_gamma_rsample, uniform_sample
 from pushforward.flows.bijections.support import Log, Logit
 
 
 class Uniform(LocationScale):
     r"""Independent uniform features on the interval from :math:`l` to :math:`l + w`, both trainable.
 
-    The likelihood knows only the width: its gradient narrows the interval until a point is left outside, where the
-    density is zero and the gradient too. Train it by samples, or let ``initialize`` or ``low`` and ``width`` decide.
+    Do not train it by maximum likelihood: the likelihood depends on the width only, so its gradient narrows the
+    interval until a point falls outside, where density and gradient are zero. Train it through its samples, or set the
+    interval by ``initialize`` or by ``low`` and ``width``.
 
     Args:
         features: Number of features.
         context: Number of context features, which move the lower end and scale the width.
         trainable: Whether lower end and width are parameters.
-        low: Lower end to start from.
-        width: Width to start from.
+        low: Initial lower end.
+        width: Initial width.
     """
 
     def __init__(
@@ -52,10 +54,10 @@ class Uniform(LocationScale):
         return torch.where((y >= 0) & (y <= 1), torch.zeros_like(y), -torch.inf).sum(-1)
 
     def standard_rsample(self, lead: tuple[int, ...]) -> Tensor:
-        return uniform_noise(self, lead)
+        return uniform_sample(self, lead)
 
-    def standard_noise(self, y: Tensor) -> Tensor:
-        return from_tail(torch.minimum(y, 1.0 - y).clamp(min=0.0), y - 0.5)
+    def standard_latents(self, y: Tensor) -> Tensor:
+        return normal_from_tail(torch.minimum(y, 1.0 - y).clamp(min=0.0), y - 0.5)
 
     def standard_moments(self) -> tuple[Tensor, Tensor]:
         return torch.full_like(self.location, 0.5), torch.full_like(self.location, 12.0**-0.5)
@@ -63,27 +65,27 @@ class Uniform(LocationScale):
     def config(self) -> dict[str, Any]:
         return super().config() | {"low": self._low, "width": self._width}
 
-    def log_prob_pushed(self, bijection: nn.Module, z: Tensor) -> Tensor:
+    def transformed_log_prob(self, bijection: nn.Module, z: Tensor) -> Tensor:
         if not isinstance(bijection, Logit):
-            return super().log_prob_pushed(bijection, z)
-        return (logsigmoid(z) + logsigmoid(-z)).sum(-1)  # whatever the interval: it is the bijection's
+            return super().transformed_log_prob(bijection, z)
+        return (logsigmoid(z) + logsigmoid(-z)).sum(-1)  # the interval cancels: it is also the bijection's
 
-    def rsample_pushed(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
+    def transformed_rsample(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
         if not isinstance(bijection, Logit):
-            return super().rsample_pushed(bijection, n)
-        return uniform_noise(self, self.lead(n, None)).logit()
+            return super().transformed_rsample(bijection, n)
+        return uniform_sample(self, self.lead(n, None)).logit()
 
 
 class Gamma(Base):
     r"""Independent Gamma features on the positive numbers, with trainable concentration :math:`k` and rate :math:`r`.
 
-    Density :math:`r^k x^{k-1} e^{-r x} / \Gamma(k)`. ``TransformedDistribution`` and ``Log`` make
-    it a base on all of space.
+    Density :math:`r^k x^{k-1} e^{-r x} / \Gamma(k)`. ``TransformedDistribution`` and ``Log`` make it a base on all of
+    space.
 
     Args:
         features: Number of features.
-        concentration: Concentration to start from.
-        rate: Rate to start from.
+        concentration: Initial concentration.
+        rate: Initial rate.
         trainable: Whether concentration and rate are parameters.
     """
 
@@ -93,9 +95,9 @@ class Gamma(Base):
     def __init__(self, features: int, concentration: float = 1.0, rate: float = 1.0, trainable: bool = True) -> None:
         super().__init__(features)
         _check_positive("Gamma", concentration=concentration, rate=rate)
-        self._start = {"concentration": concentration, "rate": rate, "trainable": trainable}
-        self.keep("log_concentration", torch.full((features,), math.log(concentration)), trainable)
-        self.keep("log_rate", torch.full((features,), math.log(rate)), trainable)
+        self._initial = {"concentration": concentration, "rate": rate, "trainable": trainable}
+        self.add_tensor("log_concentration", torch.full((features,), math.log(concentration)), trainable)
+        self.add_tensor("log_rate", torch.full((features,), math.log(rate)), trainable)
 
     @property
     def support(self) -> list[tuple[float, float]] | None:
@@ -122,30 +124,30 @@ class Gamma(Base):
         return self._log_rsample(self.lead(n, None)).exp().clamp(info.tiny, info.max)
 
     @torch.no_grad()
-    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+    def latents(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         self.check_points(z)
         concentration, scaled = self.log_concentration.exp(), (z * self.log_rate.exp()).clamp(min=0.0)
         lower = torch.special.gammainc(concentration, scaled)
         upper = torch.special.gammaincc(concentration, scaled)
-        return from_tail(torch.minimum(lower, upper), upper.new_tensor(0.5) - upper)
+        return normal_from_tail(torch.minimum(lower, upper), upper.new_tensor(0.5) - upper)
 
     def config(self) -> dict[str, Any]:
-        return {"features": self.features} | self._start
+        return {"features": self.features} | self._initial
 
-    def log_prob_pushed(self, bijection: nn.Module, z: Tensor) -> Tensor:
+    def transformed_log_prob(self, bijection: nn.Module, z: Tensor) -> Tensor:
         if not isinstance(bijection, Log):
-            return super().log_prob_pushed(bijection, z)
+            return super().transformed_log_prob(bijection, z)
         return self._log_prob_of_log(z).sum(-1)
 
-    def rsample_pushed(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
+    def transformed_rsample(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
         if not isinstance(bijection, Log):
-            return super().rsample_pushed(bijection, n)
+            return super().transformed_rsample(bijection, n)
         return self._log_rsample(self.lead(n, None))
 
     def _log_prob_of_log(self, log_x: Tensor) -> Tensor:
-        """Log-density of the logarithm of each feature."""
+        """Log-density of the logarithm of each feature, at ``(..., D)``."""
         concentration, shifted = self.log_concentration.exp(), log_x + self.log_rate
-        # Beyond the largest number the density is zero in any case; its logarithm stays finite.
+        # Clamped so that the log-density stays finite where the exponential would overflow.
         most = math.log(torch.finfo(shifted.dtype).max) - 1.0
         return concentration * shifted - shifted.clamp(max=most).exp() - torch.lgamma(concentration)
 
@@ -156,14 +158,14 @@ class Gamma(Base):
 class Beta(Base):
     r"""Independent Beta features between 0 and 1, with trainable :math:`a` and :math:`b`.
 
-    Density :math:`x^{a-1} (1-x)^{b-1} / B(a, b)`. ``TransformedDistribution`` and ``Logit`` make
-    it a base on all of space.
+    Density :math:`x^{a-1} (1-x)^{b-1} / B(a, b)`. ``TransformedDistribution`` and ``Logit`` make it a base on all of
+    space.
 
     Args:
         features: Number of features.
-        a: First parameter to start from.
-        b: Second parameter to start from.
-        trainable: Whether they are parameters.
+        a: Initial :math:`a`.
+        b: Initial :math:`b`.
+        trainable: Whether :math:`a` and :math:`b` are parameters.
     """
 
     log_a: Tensor
@@ -172,9 +174,9 @@ class Beta(Base):
     def __init__(self, features: int, a: float = 1.0, b: float = 1.0, trainable: bool = True) -> None:
         super().__init__(features)
         _check_positive("Beta", a=a, b=b)
-        self._start = {"a": a, "b": b, "trainable": trainable}
-        self.keep("log_a", torch.full((features,), math.log(a)), trainable)
-        self.keep("log_b", torch.full((features,), math.log(b)), trainable)
+        self._initial = {"a": a, "b": b, "trainable": trainable}
+        self.add_tensor("log_a", torch.full((features,), math.log(a)), trainable)
+        self.add_tensor("log_b", torch.full((features,), math.log(b)), trainable)
 
     @property
     def support(self) -> list[tuple[float, float]] | None:
@@ -205,30 +207,31 @@ class Beta(Base):
         return self._logit_rsample(self.lead(n, None)).sigmoid().clamp(info.tiny, 1.0 - 0.5 * info.eps)
 
     @torch.no_grad()
-    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+    def latents(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         from scipy import special
 
         self.check_points(z)
-        a, b, x = to_numpy(self.log_a.exp()), to_numpy(self.log_b.exp()), to_numpy(z).clip(0.0, 1.0)
+        a, b, x = (t.detach().cpu().numpy() for t in (self.log_a.exp(), self.log_b.exp(), z))
+        x = x.clip(0.0, 1.0)
         lower, upper = special.betainc(a, b, x), special.betainc(b, a, 1.0 - x)
-        return from_tail(torch.from_numpy(np.minimum(lower, upper)).to(z), torch.from_numpy(lower - upper).to(z))
+        return normal_from_tail(torch.from_numpy(np.minimum(lower, upper)).to(z), torch.from_numpy(lower - upper).to(z))
 
     def config(self) -> dict[str, Any]:
-        return {"features": self.features} | self._start
+        return {"features": self.features} | self._initial
 
-    def log_prob_pushed(self, bijection: nn.Module, z: Tensor) -> Tensor:
+    def transformed_log_prob(self, bijection: nn.Module, z: Tensor) -> Tensor:
         if not isinstance(bijection, Logit):
-            return super().log_prob_pushed(bijection, z)
+            return super().transformed_log_prob(bijection, z)
         a, b = self.log_a.exp(), self.log_b.exp()
         return (a * logsigmoid(z) + b * logsigmoid(-z) - _log_beta(a, b)).sum(-1)
 
-    def rsample_pushed(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
+    def transformed_rsample(self, bijection: nn.Module, n: int | tuple[int, ...] = ()) -> Tensor:
         if not isinstance(bijection, Logit):
-            return super().rsample_pushed(bijection, n)
+            return super().transformed_rsample(bijection, n)
         return self._logit_rsample(self.lead(n, None))
 
     def _logit_rsample(self, lead: tuple[int, ...]) -> Tensor:
-        """Samples of ``log x - log(1 - x)``, which keep their digits where ``x`` would round to 0 or 1."""
+        """Samples of ``log x - log(1 - x)``, accurate also where ``x`` would round to 0 or 1."""
         return log_gamma_rsample(self.log_a.exp(), lead) - log_gamma_rsample(self.log_b.exp(), lead)
 
 
@@ -238,5 +241,5 @@ def _log_beta(a: Tensor, b: Tensor) -> Tensor:
 
 def _check_positive(where: str, **values: float) -> None:
     if not all(0 < value < math.inf for value in values.values()):
-        told = " and ".join(values)
-        raise ValueError(f"{where}: expected finite {told} above 0; got {', '.join(map(str, values.values()))}")
+        names = " and ".join(values)
+        raise ValueError(f"{where}: expected finite {names} above 0; got {', '.join(map(str, values.values()))}")

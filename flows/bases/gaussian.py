@@ -1,4 +1,4 @@
-r"""Gaussian base laws: :math:`z = g(\epsilon, \theta)` with :math:`\epsilon \sim N(0, I)`."""
+r"""Gaussian base distributions: :math:`z = g(\epsilon, \theta)` with :math:`\epsilon \sim N(0, I)`."""
 
 import math
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from pushforward.flows.bases.base import LocationScale
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _LEAST_OWN_VARIANCE = 1e-3
-"""Least share of a feature's variance that ``initialize`` leaves to the feature itself beside the common factors."""
+"""Least fraction of a feature's variance that ``initialize`` leaves unexplained by the common factors."""
 
 Covariance = Literal["diagonal", "low-rank", "full"]
 
@@ -18,9 +18,9 @@ Covariance = Literal["diagonal", "low-rank", "full"]
 class Gaussian(LocationScale):
     r"""Reparameterized Gaussian :math:`z = m(c) + L(c)\,\epsilon`, :math:`\epsilon \sim N(0, I)`.
 
-    Location and scale train with everything else: through ``log_prob`` by likelihood, and through ``rsample`` by the
-    path of the sample. Starts as the standard Gaussian; a low-rank one starts with small random factors and variances
-    of one, because factors of zero would have no gradient.
+    Location and scale get gradients through ``log_prob`` and through the samples of ``rsample``. It starts as the
+    standard Gaussian; a low-rank one starts with variances of 1 and small random factors, because factors of zero would
+    have no gradient.
 
     Args:
         features: Number of features :math:`D`.
@@ -32,7 +32,7 @@ class Gaussian(LocationScale):
         rank: Columns :math:`r` of a low-rank :math:`V`; by default 8, or the features if there are fewer.
 
     Shape:
-        points ``(..., D)``, noise ``(..., D)``, of a low-rank one ``(..., D + r)``, context ``(..., context)``,
+        points ``(..., D)``, noise ``(..., D)``, or ``(..., D + r)`` if low-rank, context ``(..., context)``,
         log-density ``(...)``.
 
     Cost:
@@ -62,10 +62,10 @@ class Gaussian(LocationScale):
         self.rank = (rank or min(8, features)) if covariance == "low-rank" else 0
         if covariance == "full":
             # L = (I + strictly lower) diag(exp(log_scale)): unit columns times the scales.
-            self.keep("lower", torch.zeros(features, features), trainable)
+            self.add_tensor("lower", torch.zeros(features, features), trainable)
         if covariance == "low-rank":
             factors = 0.1 * torch.randn(features, self.rank) / self.rank**0.5
-            self.keep("factors", factors, trainable)
+            self.add_tensor("factors", factors, trainable)
             with torch.no_grad():
                 self.log_scale.copy_(-0.5 * (1.0 + factors.square().sum(-1)).log())
 
@@ -73,7 +73,8 @@ class Gaussian(LocationScale):
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
         """Set location and scale to a mean ``(D,)`` and covariance ``(D, D)``.
 
-        A diagonal law keeps the variances; a low-rank one takes the maximum-likelihood factors and all variances.
+        A diagonal Gaussian matches the variances; a low-rank one matches the variances and fits the factors by maximum
+        likelihood.
         """
         self.location.copy_(mean)
         if self.covariance == "diagonal":
@@ -89,11 +90,8 @@ class Gaussian(LocationScale):
             self.log_scale.copy_((deviation * own.sqrt()).log())
             self.factors.copy_(loadings / own.sqrt()[:, None])
 
-    def push(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
-        """Push standard-normal noise to base points ``(..., D)``: the map g.
-
-        The noise is ``(..., D)``, of a low-rank law ``(..., D + rank)``.
-        """
+    def from_noise(self, noise: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map standard-normal noise ``(..., D)``, or ``(..., D + rank)`` if low-rank, to samples ``(..., D)``."""
         location, log_scale = self.location_and_log_scale(context)
         if self.covariance == "low-rank":
             own, common = noise.split([self.features, self.rank], dim=-1)
@@ -104,13 +102,13 @@ class Gaussian(LocationScale):
             scaled = scaled + scaled @ self.lower.tril(-1).transpose(-1, -2)
         return location + scaled
 
-    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map base points ``(..., D)`` to noise ``(..., D)``: the inverse of ``push`` where that has one.
+    def latents(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map points ``(..., D)`` to standard-normal latents ``(..., D)``: the inverse of ``from_noise`` if it has one.
 
-        A low-rank law multiplies by the inverse symmetric root of :math:`I + W W^T`.
+        A low-rank Gaussian is whitened by the inverse symmetric root of :math:`I + W W^T`.
         """
         if self.covariance != "low-rank":
-            return self.standardize_terms(z, context)[0]
+            return self.latents_and_log_scale(z, context)[0]
         y, _ = self._to_standard(z, context)
         _, singular, right = torch.linalg.svd(self.factors, full_matrices=False)
         # With W = Q S R': (I + W W')^(-1/2) = I + W R diag(((1 + S²)^(-1/2) - 1) / S²) R' W'.
@@ -121,17 +119,17 @@ class Gaussian(LocationScale):
         return whitened
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density ``(...)`` of base points ``(..., D)``, in nats."""
+        """Log-density ``(...)`` of points ``(..., D)``, in nats."""
         if self.covariance != "low-rank":
-            noise, log_scale = self.standardize_terms(z, context)
-            return -0.5 * (noise.square().sum(-1) + self.features * _LOG_2PI) - log_scale.sum(-1)
+            latents, log_scale = self.latents_and_log_scale(z, context)
+            return -0.5 * (latents.square().sum(-1) + self.features * _LOG_2PI) - log_scale.sum(-1)
         y, log_scale = self._to_standard(z, context)
         factor = torch.linalg.cholesky(
             self.factors.transpose(-1, -2) @ self.factors
             + torch.eye(self.rank, dtype=self.factors.dtype, device=self.factors.device)
         )
-        # y' (I + W W')^-1 y is the least of |y - W c|² + |c|²: a sum of squares, where Woodbury's difference of two
-        # large numbers would lose the digits.
+        # y' (I + W W')^-1 y is the minimum over c of |y - W c|² + |c|²: a sum of squares does not cancel, as the
+        # difference of two large numbers in the Woodbury identity would.
         solved = torch.cholesky_solve(self.factors.transpose(-1, -2), factor)
         common = y @ solved.transpose(-1, -2)
         rest = y - common @ self.factors.transpose(-1, -2)
@@ -140,23 +138,26 @@ class Gaussian(LocationScale):
         return log_norm - 0.5 * squares
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        return self.push(self.noise(n, context), context)
+        return self.from_noise(self.draw_noise(n, context), context)
 
-    def noise(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        """Draw the standard-normal noise ``(n, ..., D)`` that ``push`` takes, in the dtype of the parameters."""
+    def draw_noise(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+        """Draw standard-normal noise ``(n, ..., D)`` for ``from_noise``, in the dtype of the parameters."""
         return torch.randn(*self.lead(n, context), self.features + self.rank, dtype=self.dtype, device=self.device)
 
     def config(self) -> dict[str, Any]:
         rank = {"rank": self.rank} if self.covariance == "low-rank" else {}
         return super().config() | {"covariance": self.covariance} | rank
 
-    def standardize_terms(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Noise ``(..., D)`` behind points, and log-scales ``(..., D)``: their sum is that of ``push``."""
+    def latents_and_log_scale(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Latents ``(..., D)`` of points, and log-scales, whose sum is the log-determinant of ``from_noise``.
+
+        For diagonal and full covariances.
+        """
         self.check_points(z)
         location, log_scale = self.location_and_log_scale(context)
         centred = z - location
         if self.covariance == "full":
-            # One small triangular solve for the matrix, then a matrix product for all points.
+            # One small triangular solve for the matrix, then one matrix product for all points.
             eye = torch.eye(self.features, dtype=z.dtype, device=z.device)
             inverse = torch.linalg.solve_triangular(self.lower.tril(-1) + eye, eye, upper=False, unitriangular=True)
             centred = centred @ inverse.transpose(-1, -2)
@@ -166,8 +167,8 @@ class Gaussian(LocationScale):
 def _factor_analysis(correlation: Tensor, rank: int, rounds: int = 100) -> tuple[Tensor, Tensor]:
     """Split a correlation matrix ``(D, D)`` into loadings ``(D, rank)`` and each feature's own variance ``(D,)``.
 
-    The fixed point of Lawley and Maxwell: loadings are the leading eigenvectors in units of the own variances, and
-    own variances are what the loadings leave. Fewer digits than a search would find, enough to start from.
+    The fixed-point iteration of Lawley and Maxwell: the loadings are the leading eigenvectors in units of the own
+    variances, and the own variances are the rest. Less accurate than an optimizer, but enough for a start.
     """
     own = torch.full_like(correlation.diagonal(), 0.5)
     loadings = correlation.new_zeros(len(correlation), rank)
@@ -175,7 +176,7 @@ def _factor_analysis(correlation: Tensor, rank: int, rounds: int = 100) -> tuple
         root = own.sqrt()
         values, vectors = torch.linalg.eigh(correlation / root.outer(root))
         loadings = root[:, None] * vectors[:, -rank:] * (values[-rank:] - 1.0).clamp_min(0.0).sqrt()
-        # Where the factors explain everything, the loadings give way: the variances stay.
+        # Where the factors explain all of a variance, shrink the loadings: the total variance must stay.
         explained = loadings.square().sum(-1)
         most = 1.0 - _LEAST_OWN_VARIANCE
         loadings = loadings * (most / explained.clamp_min(most)).sqrt()[:, None]

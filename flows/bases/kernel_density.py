@@ -1,4 +1,4 @@
-r"""A Gaussian kernel density as a law of its own: for ensembles on small tables."""
+r"""A Gaussian kernel density estimate as a base: a member of mixtures for small tables."""
 
 import math
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from pushforward.flows.bases.base import Base
-from pushforward.flows.bases.normal import noise_between, normal_cdf
+from pushforward.flows.bases.normal import normal_cdf, normal_from_tails
 
 
 class KernelDensity(Base):
     r"""Mixture of equal Gaussians on given points, :math:`p(z) = \frac1n \sum_i N(z; z_i, h^2 I)`.
 
-    Nothing of it is trained. A sample is a point and noise, so that it carries a gradient to nothing.
+    It has no trainable parameters, so its samples carry no gradients.
 
     Args:
-        points: The points ``(n, D)``; or their number and features, for points that are loaded later.
+        points: The points ``(n, D)``; or their shape ``(n, D)``, if a state dict with the points is loaded later.
         bandwidth: Standard deviation :math:`h` of the kernel.
 
     Cost:
@@ -40,8 +40,8 @@ class KernelDensity(Base):
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         self.check_points(z)
         constant = math.log(len(self.points)) + self.features * (0.5 * math.log(2.0 * math.pi) + self.log_bandwidth)
-        if z.dim() == 2 and len(z) > self._most_rows:
-            sums = torch.cat([self._exponents(part).logsumexp(-1) for part in z.split(self._most_rows)])
+        if z.dim() == 2 and len(z) > self.chunk_rows:
+            sums = torch.cat([self._exponents(part).logsumexp(-1) for part in z.split(self.chunk_rows)])
         else:
             sums = self._exponents(z).logsumexp(-1)
         return sums - constant
@@ -53,37 +53,37 @@ class KernelDensity(Base):
         drawn: Tensor = self.points[chosen] + noise * self.log_bandwidth.exp()
         return drawn
 
-    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+    def latents(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         self.check_points(z)
-        if z.dim() == 2 and len(z) > self._most_rows:
-            return torch.cat([self.standardize(part) for part in z.split(self._most_rows)])
-        weights = z.new_zeros(*z.shape[:-1], len(self.points))
-        noise = []
-        for d in range(self.features):  # the conditional of a feature given those before it is a mixture too
+        if z.dim() == 2 and len(z) > self.chunk_rows:
+            return torch.cat([self.latents(part) for part in z.split(self.chunk_rows)])
+        log_weights = z.new_zeros(*z.shape[:-1], len(self.points))
+        latents = []
+        for d in range(self.features):  # given the features before it, each feature is again a mixture
             scaled = (z[..., d, None] - self.points[:, d]) * (-self.log_bandwidth).exp()
-            share = weights.softmax(-1)
-            below, above = (share * normal_cdf(scaled)).sum(-1), (share * normal_cdf(-scaled)).sum(-1)
-            noise.append(noise_between(below, above))
-            weights = weights - 0.5 * scaled.square()
-        return torch.stack(noise, -1)
+            weights = log_weights.softmax(-1)
+            below, above = (weights * normal_cdf(scaled)).sum(-1), (weights * normal_cdf(-scaled)).sum(-1)
+            latents.append(normal_from_tails(below, above))
+            log_weights = log_weights - 0.5 * scaled.square()
+        return torch.stack(latents, -1)
 
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
-        """Do nothing: the points say where the law is."""
+        """Do nothing: mean and covariance are those of the points and the kernel."""
 
     def config(self) -> dict[str, Any]:
         return {"points": list(self.points.shape)}
 
     @property
-    def _most_rows(self) -> int:
-        """Rows that are compared with all points at once: 4 Mi pairs, 32 MB."""
+    def chunk_rows(self) -> int:
+        """Number of rows compared with all points at a time: at most 4 Mi pairs, or 32 MB."""
         return max(1, 2**22 // len(self.points))
 
     def _exponents(self, z: Tensor) -> Tensor:
-        """Minus half the squared distances ``(..., n)`` in bandwidths."""
-        # In float32 what is left of two large norms would be wrong by whole nats under a small bandwidth.
+        """Minus half the squared distances ``(..., n)``, in units of the bandwidth."""
+        # In float32 the difference of two large norms would be wrong by whole nats for a small bandwidth.
         exact = z.dtype if z.device.type == "mps" else torch.float64
         points = self.points.to(exact)
-        centre = points.mean(0)  # a small norm is a small error of the distances
+        centre = points.mean(0)  # small norms make small errors of the distances
         x, y = points - centre, z.to(exact) - centre
         squares = y.square().sum(-1, keepdim=True) - 2.0 * (y @ x.T) + x.square().sum(-1)
         return (squares.clamp_min(0.0) * (-0.5 * (-2.0 * self.log_bandwidth.to(exact)).exp())).to(z.dtype)

@@ -1,4 +1,4 @@
-r"""A law whose conditionals are mixtures of Gaussians, steered by a masked network: MADE-MoG, or RNADE with one net."""
+r"""An autoregressive base: a masked network gives each conditional as a mixture of Gaussians (MADE-MoG)."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch.special import ndtri
 
 from pushforward.flows.bases.base import Base
 from pushforward.flows.bases.gaussian import Gaussian
-from pushforward.flows.bases.normal import noise_between, normal_cdf
+from pushforward.flows.bases.normal import normal_cdf, normal_from_tails
 from pushforward.flows.bijections import fused
 from pushforward.flows.checks import check_shape
 from pushforward.flows.kernels import native
@@ -20,27 +20,27 @@ from pushforward.flows.univariate.base import Univariate
 
 _LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
 MOST_COMPONENTS = 500
-"""Of one feature; the kernels in C keep a few numbers of each on the stack."""
+"""Largest number of components per feature; the kernels in C keep a few numbers of each on the stack."""
 
 _MOST_LOG_SCALE = 30.0
-"""Beyond it scales grow no more: far from the data a network's numbers grow without bound, and e to them overflows."""
+"""Largest log-scale: far from the data the outputs of a network grow without bound, and their exponential overflows."""
 
 _WITHIN = 0.7
-"""Standard deviation of each component at first; the rest of the variance of 1 lies between the components."""
+"""Initial standard deviation of each component; the rest of the variance of 1 lies between the components."""
 
 
 @dataclass(frozen=True)
 class MixtureConditional(Univariate):
     r"""Mixture of Gaussians of one feature, :math:`f(y) = \sum_k w_k N(y; m_k, s_k^2)`.
 
-    It stands where a layer has its univariate map, and is none: ``forward`` leaves the value as it is and returns its
-    log-density, ``inverse`` draws a value by a number between 0 and 1 (which chooses a component; what is left of it is
-    the place within), with minus its log-density. Parameters are logits, locations, and logarithms of the scales beyond
-    the least one.
+    It has the interface of a univariate map, so that the kernels can treat it as one, but it is not a bijection:
+    ``forward`` returns the value unchanged with its log-density. ``inverse`` turns a uniform number into a sample, with
+    minus its log-density: the number chooses a component, and its position within the component's share of [0, 1] gives
+    the quantile. Parameters are logits, locations, and logarithms of the scales less ``least_scale``.
 
     Args:
         components: Number of components :math:`K`.
-        least_scale: Smallest scale. Where values repeat, the likelihood grows without bound as a scale goes to zero.
+        least_scale: Smallest scale. Where values repeat, the likelihood would grow without bound as a scale goes to 0.
     """
 
     components: int
@@ -66,16 +66,16 @@ class MixtureConditional(Univariate):
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         logits, locations, scales = self.split(parameters)
         ends = logits.softmax(-1).cumsum(-1)
-        # The last end is 1 but for rounding: in its units no component without weight is chosen.
+        # The last end is 1 up to rounding; scaling by it never chooses a component of weight 0.
         z = z.unsqueeze(-1) * ends[..., -1:]
         chosen = (z >= ends[..., :-1]).sum(-1, keepdim=True)
         start = F.pad(ends[..., :-1], (1, 0)).gather(-1, chosen)
         weight = ends.gather(-1, chosen) - start
-        # Half a step of the random numbers: without it the first one would stand for a point infinitely far out.
+        # At least half a step of the random numbers, because the quantile of 0 is infinite.
         eps = torch.finfo(z.dtype).eps
         least = (0.25 * eps / weight).clamp(max=0.5)
-        share = torch.maximum((z - start) / weight, least).clamp(max=1.0 - 0.5 * eps)
-        noise = ndtri(share)
+        quantile = torch.maximum((z - start) / weight, least).clamp(max=1.0 - 0.5 * eps)
+        noise = ndtri(quantile)
         x = (locations.gather(-1, chosen) + scales.gather(-1, chosen) * noise).squeeze(-1)
         return x, -self.forward(x, parameters)[1]
 
@@ -84,8 +84,8 @@ class MixtureConditional(Univariate):
         logits, locations, raw = parameters.chunk(3, dim=-1)
         return logits, locations, raw.clamp(max=_MOST_LOG_SCALE).exp() + self.least_scale
 
-    def below(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities ``(...)`` of a value below, and of one above; the smaller has all its digits."""
+    def tail_probabilities(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities ``(...)`` of a value below and of one above ``x``; the smaller one is accurate."""
         logits, locations, scales = self.split(parameters)
         scaled = (x.unsqueeze(-1) - locations) / scales
         weights = logits.softmax(-1)
@@ -96,18 +96,19 @@ class MixtureConditional(Univariate):
 
 
 class AutoregressiveMixture(Base):
-    r"""Law :math:`p(z) = \prod_d f(y_d \mid y_{<d})` with mixtures of Gaussians for conditionals.
+    r"""Autoregressive distribution :math:`p(z) = \prod_d f(y_d \mid y_{<d})`, each :math:`f` a mixture of Gaussians.
 
-    The points are first brought to the frame of a Gaussian, :math:`z = m + L y` with triangular :math:`L`, so that the
-    network learns what a Gaussian does not know, at scales of one; ``initialize`` makes the law nearly that Gaussian.
-    As the base of a flow it is the mixture head of MAF-MoG; with nothing but a permutation it is a density by itself.
+    Points are first mapped to the coordinates :math:`y` of a Gaussian, its frame, by :math:`z = m + L y` with a
+    triangular :math:`L`. The network works at scales of 1 and learns the difference from that Gaussian, from which the
+    distribution hardly differs after ``initialize``. As the base of a flow it is the mixture head of MAF-MoG; with at
+    most a permutation in front it is MADE-MoG.
 
-    A sample's gradient is that of the implicit function, feature by feature, as in ``GaussianMixture``; it is a first
-    derivative.
+    Samples have implicit reparameterization gradients, feature by feature, as in ``GaussianMixture``; only first
+    derivatives are right.
 
     Args:
         conditioner: Masked network with ``3 * components`` outputs a feature.
-        frame: A Gaussian of full or diagonal covariance; its context moves location and scales.
+        frame: A Gaussian with a full or diagonal covariance; its context changes location and scales.
         least_scale: Smallest scale of a component, in the frame's units.
 
     Cost:
@@ -121,8 +122,8 @@ class AutoregressiveMixture(Base):
     Example:
         >>> from pushforward.flows import MaskedResidualNet
         >>> net = MaskedResidualNet(3, 3 * 5, hidden=16)
-        >>> law = AutoregressiveMixture(net, Gaussian(3, covariance="full"))
-        >>> law.log_prob(torch.zeros(7, 3)).shape, law.sample(7).shape
+        >>> base = AutoregressiveMixture(net, Gaussian(3, covariance="full"))
+        >>> base.log_prob(torch.zeros(7, 3)).shape, base.sample(7).shape
         (torch.Size([7]), torch.Size([7, 3]))
     """
 
@@ -146,35 +147,35 @@ class AutoregressiveMixture(Base):
         self.conditioner, self.frame = conditioner, frame
         self.conditional = MixtureConditional(components, least_scale)
         with torch.no_grad():
-            self._spread(conditioner.last.bias.view(self.features, 3, components))
+            self._initialize_outputs(conditioner.last.bias.view(self.features, 3, components))
 
     @torch.no_grad()
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
-        """Bring a fresh law to a mean ``(D,)`` and covariance ``(D, D)``."""
+        """Match a mean ``(D,)`` and a covariance ``(D, D)`` before training."""
         self.frame.initialize(mean, covariance)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         self.check_points(z)
-        own = self._own(context)
-        y, log_scale = self.frame.standardize_terms(z, context)
-        return self._log_density(y, own) - log_scale.sum(-1)
+        seen = self._checked_context(context)
+        y, log_scale = self.frame.latents_and_log_scale(z, context)
+        return self._log_density(y, seen) - log_scale.sum(-1)
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
-        own = self._own(context)
-        lead = self.lead(n, own)
-        spread = None if own is None else own.expand(*lead, self.context)
+        seen = self._checked_context(context)
+        lead = self.lead(n, seen)
+        expanded = None if seen is None else seen.expand(*lead, self.context)
         with torch.no_grad():
-            y = self._draw(lead, spread)
-        sources = (*self.parameters(), *(() if own is None else (own,)))
+            y = self._draw(lead, expanded)
+        sources = (*self.parameters(), *(() if seen is None else (seen,)))
         if torch.is_grad_enabled() and any(t.requires_grad for t in sources):
-            y = self._follow(y, spread)
-        return self.frame.push(y, context)
+            y = self._with_implicit_gradients(y, expanded)
+        return self.frame.from_noise(y, context)
 
-    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        own = self._own(context)
-        y = self.frame.standardize(z, context)
-        below, above = self.conditional.below(y, self.conditioner(y, own).to(y.dtype))
-        return noise_between(below, above)
+    def latents(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        seen = self._checked_context(context)
+        y = self.frame.latents(z, context)
+        below, above = self.conditional.tail_probabilities(y, self.conditioner(y, seen).to(y.dtype))
+        return normal_from_tails(below, above)
 
     def config(self) -> dict[str, Any]:
         return {
@@ -183,7 +184,8 @@ class AutoregressiveMixture(Base):
             "least_scale": self.conditional.least_scale,
         }
 
-    def _own(self, context: Tensor | None) -> Tensor | None:
+    def _checked_context(self, context: Tensor | None) -> Tensor | None:
+        """The context that the network sees; None if it sees none."""
         if not self.context:
             return None
         if context is None:
@@ -192,6 +194,7 @@ class AutoregressiveMixture(Base):
         return context
 
     def _log_density(self, y: Tensor, context: Tensor | None) -> Tensor:
+        """Log-density ``(...)`` in the coordinates of the frame."""
         if done := fused.layer(self.conditioner, self.conditional, y, context):
             return done[1]
         parameters = self.conditioner(y, context).to(y.dtype)
@@ -199,36 +202,37 @@ class AutoregressiveMixture(Base):
         return log_density
 
     def _draw(self, lead: tuple[int, ...], context: Tensor | None) -> Tensor:
-        share = torch.rand(*lead, self.features, dtype=self.dtype, device=self.device)
-        if done := fused.layer(self.conditioner, self.conditional, share, context, inverse=True):
+        """Draw samples ``(*lead, D)`` in the coordinates of the frame, without gradients."""
+        uniform = torch.rand(*lead, self.features, dtype=self.dtype, device=self.device)
+        if done := fused.layer(self.conditioner, self.conditional, uniform, context, inverse=True):
             return done[0]
-        points = share.reshape(-1, self.features)
+        points = uniform.reshape(-1, self.features)
         flat = None if context is None else context.reshape(-1, self.context)
         y, _ = self.conditioner.incremental(points, flat).solve(self.conditional, points)
         return y.reshape(*lead, self.features)
 
-    def _follow(self, y: Tensor, context: Tensor | None) -> Tensor:
-        """The same points with the gradients of the implicit function."""
+    def _with_implicit_gradients(self, y: Tensor, context: Tensor | None) -> Tensor:
+        """Attach implicit reparameterization gradients to samples, in the coordinates of the frame."""
         flat = None if context is None else context.reshape(-1, self.context)
         points = y.reshape(-1, self.features)
-        following = self.conditioner.incremental(points, flat)
-        moved: list[Tensor] = []
+        network = self.conditioner.incremental(points, flat)
+        values: list[Tensor] = []
         for value in points.unbind(-1):
-            parameters = following.parameters().to(y.dtype)
+            parameters = network.parameters().to(y.dtype)
             density = self.conditional.forward(value, parameters)[1].exp().detach()
-            below, above = self.conditional.below(value, parameters)
-            # Minus what lies above has the same derivatives as what lies below, and keeps the digits in the upper tail.
-            share = torch.where(below.detach() > 0.5, -above, below)
-            value = value - (share - share.detach()) / density
-            moved.append(value)
-            following.append(value)
-        return torch.stack(moved, -1).reshape(y.shape)
+            below, above = self.conditional.tail_probabilities(value, parameters)
+            # In the upper half use minus the survival function: same derivatives, but accurate in the upper tail.
+            probability = torch.where(below.detach() > 0.5, -above, below)
+            value = value - (probability - probability.detach()) / density
+            values.append(value)
+            network.append(value)
+        return torch.stack(values, -1).reshape(y.shape)
 
-    def _spread(self, bias: Tensor) -> None:
-        """Equal weights, locations at normal quantiles, scales below one: nearly a standard Gaussian."""
+    def _initialize_outputs(self, bias: Tensor) -> None:
+        """Set equal weights, locations at normal quantiles and scales below 1: nearly a standard Gaussian."""
         components = self.conditional.components
         within = _WITHIN if components > 1 else 1.0
         if components > 1:
-            nodes = ndtri((torch.arange(components, dtype=torch.float64) + 0.5) / components)
-            bias[:, 1] = nodes * (math.sqrt(1.0 - within**2) / nodes.square().mean().sqrt())
+            quantiles = ndtri((torch.arange(components, dtype=torch.float64) + 0.5) / components)
+            bias[:, 1] = quantiles * (math.sqrt(1.0 - within**2) / quantiles.square().mean().sqrt())
         bias[:, 2] = math.log(within - self.conditional.least_scale)

@@ -1,4 +1,4 @@
-"""The standard normal distribution function, with all its digits in both tails."""
+"""The standard normal distribution function and its inverse, accurate in both tails."""
 
 import torch
 from torch import Tensor
@@ -6,11 +6,16 @@ from torch.special import erfc, ndtri
 
 
 def normal_cdf(value: Tensor) -> Tensor:
-    """Probability ``(...)`` of a standard normal value below; torch's own ``ndtr`` has no digits far below the mean."""
+    """Distribution function ``(...)`` of the standard normal; unlike torch's ``ndtr``, accurate far below the mean."""
     probability: Tensor = 0.5 * erfc(-(0.5**0.5) * value)
     return probability
 
 
-def noise_between(below: Tensor, above: Tensor) -> Tensor:
-    """Standard normal values ``(...)`` with these probabilities below and above; the smaller one decides."""
-    return torch.copysign(-ndtri(torch.minimum(below, above).clamp(max=0.5)), below - above)
+def normal_from_tail(tail: Tensor, sign: Tensor) -> Tensor:
+    """Standard normal value ``(...)`` with a probability ``tail`` beyond it, on the side that a sign gives."""
+    return torch.copysign(-ndtri(tail.clamp(max=0.5)), sign)
+
+
+def normal_from_tails(below: Tensor, above: Tensor) -> Tensor:
+    """Standard normal value ``(...)`` with these probabilities below and above it, computed from the smaller one."""
+    return normal_from_tail(torch.minimum(below, above), below - above)

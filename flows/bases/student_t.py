@@ -9,7 +9,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pushforward.flows.bases.base import LocationScale
-from pushforward.flows.bases.heavy_tailed import from_tail, log_gamma_rsample, to_numpy
+from pushforward.flows.bases.normal import normal_from_tail
+from pushforward.flows.bases.sampling import log_gamma_rsample
+
+_LEAST_DEGREES = 0.5
+"""Below half a degree of freedom, samples overflow float32."""
 
 
 class StudentT(LocationScale):
@@ -21,7 +25,7 @@ class StudentT(LocationScale):
         features: Number of features.
         context: Number of context features, which move location and scale.
         trainable: Whether location, scale and degrees of freedom are parameters.
-        degrees: Degrees of freedom to start from, above 0.5.
+        degrees: Initial degrees of freedom, above 0.5.
 
     References:
         - Laszkiewicz et al. (2022), Marginal Tail-Adaptive Normalizing Flows, https://arxiv.org/abs/2206.10311.
@@ -35,7 +39,7 @@ class StudentT(LocationScale):
             raise ValueError(f"StudentT: expected finite degrees above {_LEAST_DEGREES}; got {degrees}")
         self._degrees = degrees
         above = degrees - _LEAST_DEGREES
-        self.keep("raw_degrees", torch.full((features,), above + math.log(-math.expm1(-above))), trainable)
+        self.add_tensor("raw_degrees", torch.full((features,), above + math.log(-math.expm1(-above))), trainable)
 
     @property
     def degrees(self) -> Tensor:
@@ -51,17 +55,18 @@ class StudentT(LocationScale):
     def standard_rsample(self, lead: tuple[int, ...]) -> Tensor:
         half = 0.5 * self.degrees
         normal = torch.randn(*lead, self.features, dtype=half.dtype, device=half.device)
-        # A normal over the root of chi-squared / degrees, which is Gamma(half) / half.
+        # A normal divided by the root of chi-squared / degrees, which is Gamma(half) / half.
         return normal * (0.5 * (half.log() - log_gamma_rsample(half, lead))).exp()
 
-    def standard_noise(self, y: Tensor) -> Tensor:
+    def standard_latents(self, y: Tensor) -> Tensor:
         from scipy import special
 
-        tail = special.stdtr(to_numpy(self.degrees), -np.abs(to_numpy(y)))
-        return from_tail(torch.from_numpy(tail).to(y), y)
+        degrees, values = (t.detach().cpu().numpy() for t in (self.degrees, y))
+        tail = special.stdtr(degrees, -np.abs(values))
+        return normal_from_tail(torch.from_numpy(tail).to(y), y)
 
     def standard_moments(self) -> tuple[Tensor, Tensor]:
-        # With two degrees of freedom or fewer there is no variance to match: the scale becomes that of a few more.
+        # With 2 degrees of freedom or fewer the variance is infinite, so the scale is matched as if there were 2.1.
         degrees = self.degrees.clamp(min=2.1)
         return torch.zeros_like(degrees), (degrees / (degrees - 2.0)).sqrt()
 
@@ -70,7 +75,7 @@ class StudentT(LocationScale):
 
 
 def _log_gamma_ratio(x: Tensor) -> Tensor:
-    """``lgamma(x + 1/2) - lgamma(x)``, by its asymptotic series where the difference would lose its digits."""
+    """``lgamma(x + 1/2) - lgamma(x)``, by its asymptotic series where the difference would cancel."""
     near, far = x.clamp(max=30.0), x.clamp(min=30.0)
     square = far.square().reciprocal()
     series = 0.5 * far.log() + (-1 / 8 + (1 / 192 - square / 640) * square) / far
@@ -78,11 +83,7 @@ def _log_gamma_ratio(x: Tensor) -> Tensor:
 
 
 def _log_one_plus_square(y: Tensor) -> Tensor:
-    """``log(1 + y²)`` without the overflow of the square."""
+    """``log(1 + y²)`` without overflow of the square."""
     size = y.abs()
     near, far = size.clamp(max=1.0), size.clamp(min=1.0)
     return torch.where(size < 1.0, near.square().log1p(), 2.0 * far.log() + far.square().reciprocal().log1p())
-
-
-_LEAST_DEGREES = 0.5
-"""Below half a degree of freedom, samples overflow float32."""

@@ -1,4 +1,4 @@
-"""A network whose weights are one vector and an argument."""
+"""A network that takes its weights as an argument, as one vector."""
 
 import math
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class WeightedNetwork(nn.Module):
-    """A fully connected network whose weights are an argument: one vector for all of them, many vectors at a time.
+    """Fully connected ReLU network that takes its weights as an argument: many vectors of all weights at a time.
 
-    Weights are in units of their fan-in: a layer multiplies by ``w / sqrt(inputs)``, so that weights of unit size
-    make outputs of the size of the inputs. Biases are as they are. Hidden units are rectified linear.
+    Weights are in units of their fan-in: a layer multiplies by ``w / sqrt(inputs)``, so that weights of unit size give
+    outputs of the size of the inputs. Biases are not scaled.
 
     Args:
         inputs: Number of inputs.
@@ -29,17 +29,21 @@ class WeightedNetwork(nn.Module):
         self.size = sum((a + 1) * b for a, b in self.layers)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        h, place = x, 0
+        h, start = x, 0
         for layer, (a, b) in enumerate(self.layers):
-            matrix, bias = weights[:, place : place + a * b], weights[:, place + a * b : place + (a + 1) * b]
-            place += (a + 1) * b
+            matrix, bias = weights[:, start : start + a * b], weights[:, start + a * b : start + (a + 1) * b]
+            start += (a + 1) * b
             h = h @ (matrix.unflatten(1, (a, b)) / math.sqrt(a)) + bias.unsqueeze(1)
             if layer < len(self.layers) - 1:
                 h = h.relu()
         return h
 
     def groups(self, each_input: bool) -> Tensor:
-        """Number of the group ``(size,)`` of each weight: weights and biases of each layer, or of each input."""
+        """Group index ``(size,)`` of each weight.
+
+        The weights of a layer are one group and its biases another; with ``each_input``, the weights of the first layer
+        are one group per input.
+        """
         found, last = [], -1
         for layer, (a, b) in enumerate(self.layers):
             of_input = torch.arange(a if each_input and layer == 0 else 1)
@@ -48,10 +52,11 @@ class WeightedNetwork(nn.Module):
             found += [weights, torch.full((b,), last)]
         return torch.cat(found)
 
-    def start(self) -> Tensor:
-        """Sizes ``(size,)`` of weights to start from, in units of the prior's standard deviation.
+    def initial_scales(self) -> Tensor:
+        """Initial scales ``(size,)`` of the weights, in units of the prior's standard deviation.
 
-        Biases are zero, so that all units see the data; the last layer is small: training begins near a constant.
+        Biases start at zero, so that all units see the data; the last layer is small, so that training starts near a
+        constant function.
         """
         found = []
         for layer, (a, b) in enumerate(self.layers):

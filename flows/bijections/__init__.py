@@ -1,1 +1,1 @@
-"""Invertible layers, forward from data to base."""
+"""Invertible layers; forward maps data to base."""

@@ -1,4 +1,4 @@
-"""The masked autoregressive pattern, with an inverse that costs about one forward pass."""
+"""The masked autoregressive layer, with an inverse that costs about one forward pass."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from pushforward.flows.univariate.base import Univariate
 class MaskedAutoregressive(Bijection):
     r"""Autoregressive layer: :math:`z_d = f(x_d; \theta_d(x_{<d}, c))`.
 
-    The forward direction is one evaluation of the conditioner. The inverse knows its features one by one; it keeps
-    every activation of the conditioner, so that all :math:`D` steps together cost about one forward pass and not
-    :math:`D` of them. Gradients flow through both directions at the cost of one backward pass.
+    The forward direction evaluates the conditioner once. The inverse computes the features one by one; it keeps all
+    activations of the conditioner, so that the :math:`D` steps together cost about one forward pass instead of
+    :math:`D`. The gradient of each direction costs one backward pass.
 
     Args:
-        conditioner: Masked network with ``univariate.size`` outputs a feature.
+        conditioner: Masked network with ``univariate.size`` outputs per feature.
         univariate: Map applied to each feature.
 
     References:
@@ -49,7 +49,7 @@ class MaskedAutoregressive(Bijection):
         context = context if self.context else None
         if done := fused.layer(self.conditioner, self.univariate, x, context):
             return done[0], done[1]
-        # Under autocast the conditioner may answer in half precision; the map itself is computed in that of the points.
+        # Under autocast the conditioner may return half precision; the map keeps the precision of the points.
         parameters = self.conditioner(x, context).to(x.dtype)
         z, log_derivative = self.univariate.forward(x, parameters)
         return z, log_derivative.sum(-1)

@@ -1,8 +1,8 @@
-"""The contract of an invertible layer, and the three ways to combine layers.
+"""The contract of an invertible layer, and three layers made of others: ``Chain``, ``Inverse``, ``NflowsTransform``.
 
-Direction is decided here, once: ``forward`` maps **data to base**, because that is what maximum likelihood
-evaluates; ``inverse`` maps base to data. Both return ``(value, log_det)``, where ``log_det`` is the logarithm of
-the absolute determinant of the Jacobian of the map *just applied*.
+``forward`` maps **data to base**, because that is what maximum likelihood evaluates; ``inverse`` maps base to data.
+Both return ``(value, log_det)``, where ``log_det`` is the logarithm of the absolute determinant of the Jacobian of the
+map *just applied*.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pushforward.flows.checks import check_shape
 
 if TYPE_CHECKING:
-    # nflows carries no types: to a type checker its Transform is the Module it derives from.
+    # nflows has no type annotations: for a type checker its Transform is the Module it derives from.
     from torch.nn import Module as Transform
 else:
     from nflows.transforms import Transform
@@ -24,19 +24,19 @@ else:
 class Bijection(Transform):
     r"""An invertible, differentiable map :math:`z = f(x)`, optionally depending on a context :math:`c`.
 
-    It subclasses ``nflows.transforms.Transform``, so a bijection can stand wherever nflows takes a transform.
+    It subclasses ``nflows.transforms.Transform``, so nflows accepts it as a transform.
 
     A subclass implements ``forward`` and ``inverse``, calls ``self.check_points`` first in both, and returns from
-    ``config`` the arguments that rebuild it. Kernels hold no data-dependent Python branching, no boolean-mask
-    indexing and no ``.item()``: they compile without a graph break and work under ``torch.func.vmap``.
+    ``config`` the arguments that rebuild it. The code has no data-dependent Python branching, no boolean-mask indexing
+    and no ``.item()``, so it compiles without a graph break and works under ``torch.func.vmap``.
 
     Args:
         features: Number of features :math:`D` of a point.
-        context: Number of context features :math:`C`; 0 means the map ignores any context it is given.
+        context: Number of context features :math:`C`; with 0 the map ignores the context.
 
     Shape:
         points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-determinant ``(...)``; any number of
-        leading dimensions, also none, also empty. dtype and device of the output are those of the input.
+        leading dimensions, including none and empty ones. The output has the dtype and device of the input.
     """
 
     def __init__(self, features: int, context: int = 0) -> None:
@@ -71,7 +71,7 @@ class Bijection(Transform):
     def forward_and_score(
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Map data to base, and the score of a density with them; see :meth:`inverse_and_score`."""
+        """Map data to base, and the score of a density too; see :meth:`inverse_and_score`."""
         with without_dropout(self):
             z, log_det = self.forward(x, context)
             return z, log_det, differentiate_points(self.inverse, z, score, context)
@@ -79,26 +79,27 @@ class Bijection(Transform):
     def inverse_and_score(
         self, z: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Map base to data, and the score of a density with them.
+        r"""Map base to data, and the score of a density too.
 
-        A density of score :math:`s` at :math:`z` becomes, by :math:`x = g(z)`, one of score
-        :math:`(\partial g / \partial z)^{-T} (s - \nabla_z \log |\det g'(z)|)` at :math:`x`. That is the gradient, by
-        the points alone, of :math:`\langle s, f(x) \rangle + \log |\det f'(x)|` for the inverse :math:`f` of
-        :math:`g`; so it is computed, with :math:`s` held fixed. Layer by layer this gives the score of a flow at its
-        own samples without a second pass through all layers.
+        The score is the gradient of the log-density with respect to the point. If a density has the score :math:`s` at
+        :math:`z`, the density of :math:`x = g(z)` has the score
+        :math:`(\partial g / \partial z)^{-T} (s - \nabla_z \log |\det g'(z)|)` at :math:`x`. It is computed as the
+        gradient with respect to :math:`x` of :math:`\langle s, f(x) \rangle + \log |\det f'(x)|`, where :math:`f` is
+        the inverse of :math:`g` and :math:`s` is held fixed. Layer by layer this gives the score of a flow at its own
+        samples without a second pass through all layers.
 
-        No dropout is applied, also not while training: both directions, points and score belong to one density.
+        Dropout is not applied, not even in training mode: points and score must belong to the same density.
 
-        A subclass overrides this where the other direction can share what this one has computed; here it is evaluated.
+        This default evaluates the other direction too. A subclass overrides it if both directions can share work.
 
         Args:
             z: Points ``(..., features)``.
-            score: Score ``(..., features)`` at them.
+            score: Score ``(..., features)`` at these points.
             context: Context ``(..., context)``.
 
         Returns:
-            The points and the log-determinant as ``inverse``, with their gradients, and the score ``(..., features)``,
-            which carries none.
+            The points and the log-determinant as ``inverse``, with gradients, and the score ``(..., features)``
+            without gradients.
 
         References:
             - Vaitl et al. (2024), Fast and unified path gradient estimators for normalizing flows,
@@ -109,11 +110,11 @@ class Bijection(Transform):
             return x, log_det, differentiate_points(self.forward, x, score, context)
 
     def config(self) -> dict[str, Any]:
-        """Arguments that rebuild this bijection (without its weights), JSON values and modules only."""
+        """Arguments that rebuild this bijection, without its weights: JSON values and modules only."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to rebuild it: override config()")
 
     def check_points(self, points: Tensor, context: Tensor | None) -> None:
-        """Raise a ``ValueError`` that names both shapes if points or context do not fit."""
+        """Raise a ``ValueError`` with the expected and the given shape if points or context do not fit."""
         check_shape(type(self).__name__, "points", points, self.features)
         if self.context:
             if context is None:
@@ -127,32 +128,34 @@ def differentiate_points(
     score: Tensor,
     context: Tensor | None,
 ) -> Tensor:
-    """Gradient ``(..., D)`` of ``<score, value> + log_det`` of a map by its points; all else is held fixed."""
+    """Gradient ``(..., D)`` of ``<score, value> + log_det`` of a map with respect to its points only."""
     with torch.enable_grad():
-        own = points.detach().requires_grad_()
-        value, log_det = apply(own, None if context is None else context.detach())
-        towards = (score.detach().expand_as(value), torch.ones_like(log_det))
-        return pull_back((value, log_det), (own,), towards)[0]
+        leaf = points.detach().requires_grad_()
+        value, log_det = apply(leaf, None if context is None else context.detach())
+        cotangents = (score.detach().expand_as(value), torch.ones_like(log_det))
+        return pull_back((value, log_det), (leaf,), cotangents)[0]
 
 
 def pull_back(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], towards: Sequence[Tensor], *, retain_graph: bool = False
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor], *, retain_graph: bool = False
 ) -> tuple[Tensor, ...]:
-    """Gradients of the inner products of outputs and ``towards`` by the inputs; zeros where nothing depends on them.
+    """Vector-Jacobian products: gradients of ``<outputs, cotangents>`` with respect to the inputs.
 
-    A constant is a good answer of a map or a density, like the log-determinant of a permutation, and
-    ``torch.autograd.grad`` refuses it.
+    Unlike ``torch.autograd.grad`` it accepts outputs that are constants, such as the log-determinant of a permutation,
+    and returns zeros for inputs that no output depends on.
     """
-    followed = [(output, along) for output, along in zip(outputs, towards, strict=True) if output.requires_grad]
-    if not followed:
+    tracked = [
+        (output, cotangent) for output, cotangent in zip(outputs, cotangents, strict=True) if output.requires_grad
+    ]
+    if not tracked:
         return tuple(torch.zeros_like(given) for given in inputs)
-    ends, alongs = zip(*followed, strict=True)
-    return torch.autograd.grad(ends, inputs, alongs, retain_graph=retain_graph, materialize_grads=True)
+    kept_outputs, kept_cotangents = zip(*tracked, strict=True)
+    return torch.autograd.grad(kept_outputs, inputs, kept_cotangents, retain_graph=retain_graph, materialize_grads=True)
 
 
 @contextlib.contextmanager
 def without_dropout(module: nn.Module) -> Iterator[None]:
-    """Switch the dropout of a module off for a while; everything else stays in the mode it is in."""
+    """Switch off all dropout inside a module within the block; everything else keeps its mode."""
     active = [m for m in module.modules() if isinstance(m, _DROPOUTS) and m.training]
     for dropout in active:
         dropout.eval()
@@ -167,15 +170,15 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 class NflowsTransform(Bijection):
-    """An nflows transform under this contract.
+    """An nflows transform wrapped as a bijection.
 
     nflows takes exactly one batch dimension; this wrapper folds any leading dimensions into one and back. ``Chain``
-    and ``Flow`` wrap by themselves.
+    and ``Flow`` wrap transforms automatically.
 
     Args:
         transform: Any ``nflows.transforms.Transform``.
-        features: Number of features of its points.
-        context: Number of context features it needs, 0 if none.
+        features: Number of features.
+        context: Number of context features that the transform needs, 0 if none.
     """
 
     def __init__(self, transform: nn.Module, features: int, context: int = 0) -> None:
@@ -193,19 +196,19 @@ class NflowsTransform(Bijection):
         self.check_points(points, context)
         lead = points.shape[:-1]
         if not self.context:
-            context = None  # an nflows transform made without a context fails if it is given one
+            context = None  # an nflows transform built without context raises if it gets one
         if context is not None:
             lead = torch.broadcast_shapes(lead, context.shape[:-1])
             points = points.expand(*lead, self.features)
             context = context.expand(*lead, context.shape[-1]).reshape(-1, context.shape[-1])
-        if 0 in lead:  # nflows cannot split an empty batch
+        if 0 in lead:  # nflows raises on an empty batch
             return points, points.new_zeros(lead)
         value, log_det = apply(points.reshape(-1, self.features), context)
         return value.reshape(*lead, self.features), log_det.reshape(lead)
 
 
 def as_bijection(transform: nn.Module, features: int, context: int = 0) -> Bijection:
-    """Return a bijection as it is, and an nflows transform wrapped in ``NflowsTransform``."""
+    """Return a bijection unchanged, or wrap an nflows transform in ``NflowsTransform``."""
     if isinstance(transform, Bijection):
         return transform
     if isinstance(transform, Transform) and hasattr(transform, "inverse"):
@@ -214,12 +217,12 @@ def as_bijection(transform: nn.Module, features: int, context: int = 0) -> Bijec
 
 
 class Chain(Bijection):
-    """Several bijections applied one after the other: the first one touches the data.
+    """A sequence of bijections; the first one is applied to the data.
 
     Args:
-        bijections: Bijections or nflows transforms, data end first; empty for the identity.
-        features: Number of features; needed only where no member states it.
-        context: Number of context features; by default the largest that a member states.
+        bijections: Bijections or nflows transforms, starting at the data; an empty list is the identity.
+        features: Number of features; needed only if no member is a ``Bijection``.
+        context: Number of context features; by default the largest of the members.
 
     Example:
         >>> from pushforward.flows import Permutation
@@ -231,13 +234,13 @@ class Chain(Bijection):
     def __init__(
         self, bijections: Sequence[nn.Module], *, features: int | None = None, context: int | None = None
     ) -> None:
-        stated = [b for b in bijections if isinstance(b, Bijection)]
+        members = [b for b in bijections if isinstance(b, Bijection)]
         if features is None:
-            if not stated:
+            if not members:
                 raise ValueError("Chain: expected features, because no member states them; got none")
-            features = stated[0].features
+            features = members[0].features
         if context is None:
-            context = max((b.context for b in stated), default=0)
+            context = max((b.context for b in members), default=0)
         super().__init__(features, context)
         self.bijections = nn.ModuleList(as_bijection(b, features, context) for b in bijections)
         for i, member in enumerate(self.bijections):
@@ -258,7 +261,7 @@ class Chain(Bijection):
         self.check_points(z, context)
         total = z.new_zeros(z.shape[:-1])
         for bijection in reversed(self.bijections):
-            assert isinstance(bijection, Bijection)  # for the type checker: ModuleList forgets it
+            assert isinstance(bijection, Bijection)  # for mypy: a ModuleList holds any Module
             z, log_det = bijection.inverse(z, context)
             total = total + log_det
         return z, total
@@ -269,7 +272,7 @@ class Chain(Bijection):
         self.check_points(x, context)
         total = x.new_zeros(x.shape[:-1])
         for bijection in self.bijections:
-            assert isinstance(bijection, Bijection)  # for the type checker: ModuleList forgets it
+            assert isinstance(bijection, Bijection)  # for mypy: a ModuleList holds any Module
             x, log_det, score = bijection.forward_and_score(x, score, context)
             total = total + log_det
         return x, total, score
@@ -280,7 +283,7 @@ class Chain(Bijection):
         self.check_points(z, context)
         total = z.new_zeros(z.shape[:-1])
         for bijection in reversed(self.bijections):
-            assert isinstance(bijection, Bijection)  # for the type checker: ModuleList forgets it
+            assert isinstance(bijection, Bijection)  # for mypy: a ModuleList holds any Module
             z, log_det, score = bijection.inverse_and_score(z, score, context)
             total = total + log_det
         return z, total, score
@@ -290,10 +293,10 @@ class Chain(Bijection):
 
 
 class Inverse(Bijection):
-    """A bijection run the other way round.
+    """A bijection with its two directions exchanged.
 
     Args:
-        bijection: The bijection to turn round.
+        bijection: The bijection to invert.
     """
 
     def __init__(self, bijection: Bijection) -> None:

@@ -1,4 +1,4 @@
-"""The coupling pattern: one part of the features passes through and steers the map of the other part."""
+"""The coupling layer: a part of the features is unchanged and determines the map of the other part."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ class Coupling(Bijection):
     Args:
         conditioner: Network from the identity features to ``len(B) * univariate.size`` parameters.
         univariate: Map applied to each transformed feature.
-        transformed: For every feature, whether it is transformed; at least one is.
+        transformed: For each feature, whether it is transformed; at least one is.
 
     References:
         - Dinh et al. (2017), https://arxiv.org/abs/1605.08803, section 3.
@@ -39,29 +39,23 @@ class Coupling(Bijection):
 
     def __init__(self, conditioner: ResidualNet, univariate: Univariate, *, transformed: Sequence[bool]) -> None:
         super().__init__(len(transformed), conditioner.context)
-        transformed_features = [i for i, moves in enumerate(transformed) if moves]
-        identity_features = [i for i, moves in enumerate(transformed) if not moves]
-        if not transformed_features:
+        a = [i for i, is_transformed in enumerate(transformed) if not is_transformed]
+        b = [i for i, is_transformed in enumerate(transformed) if is_transformed]
+        if not b:
             raise ValueError("Coupling: expected at least one transformed feature; got none")
-        if (
-            conditioner.inputs != len(identity_features)
-            or conditioner.outputs != len(transformed_features) * univariate.size
-        ):
+        if conditioner.inputs != len(a) or conditioner.outputs != len(b) * univariate.size:
             raise ValueError(
-                f"Coupling: expected a conditioner from {len(identity_features)} inputs to "
-                f"{len(transformed_features)} x {univariate.size} outputs; "
+                f"Coupling: expected a conditioner from {len(a)} inputs to {len(b)} x {univariate.size} outputs; "
                 f"got {conditioner.inputs} to {conditioner.outputs}"
             )
         self.conditioner = conditioner
         self.univariate = univariate
-        self.transformed = [bool(moves) for moves in transformed]
-        self.identity_features, self.transformed_features = tuple(identity_features), tuple(transformed_features)
+        self.transformed = [bool(is_transformed) for is_transformed in transformed]
+        self.identity_features, self.transformed_features = tuple(a), tuple(b)
         merge = torch.empty(len(transformed), dtype=torch.long)
-        merge[torch.tensor(identity_features + transformed_features)] = torch.arange(len(transformed))
-        self.register_buffer("_identity_index", torch.tensor(identity_features, dtype=torch.long), persistent=False)
-        self.register_buffer(
-            "_transformed_index", torch.tensor(transformed_features, dtype=torch.long), persistent=False
-        )
+        merge[torch.tensor(a + b)] = torch.arange(len(transformed))
+        self.register_buffer("_identity_index", torch.tensor(a, dtype=torch.long), persistent=False)
+        self.register_buffer("_transformed_index", torch.tensor(b, dtype=torch.long), persistent=False)
         self.register_buffer("_merge", merge, persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -92,13 +86,10 @@ class Coupling(Bijection):
         context = context if self.context else None
         if done := self._fused(points, context, inverse):
             return done[0], done[1]
-        identity_features, transformed_features = (
-            points[..., self._identity_index],
-            points[..., self._transformed_index],
-        )
+        a, b = points[..., self._identity_index], points[..., self._transformed_index]
         apply = self.univariate.inverse if inverse else self.univariate.forward
-        moved, log_derivative = apply(transformed_features, self._parameters_of(identity_features, context))
-        return self._merged(identity_features, moved), log_derivative.sum(-1)
+        value, log_derivative = apply(b, self._parameters_of(a, context))
+        return self._merged(a, value), log_derivative.sum(-1)
 
     def _transform_with_score(
         self, points: Tensor, score: Tensor, context: Tensor | None, *, inverse: bool
@@ -109,43 +100,45 @@ class Coupling(Bijection):
             return done[0], done[1], done[2]
         forward, back = self.univariate.forward, self.univariate.inverse
         apply, undo = (back, forward) if inverse else (forward, back)
-        identity_features, transformed_features = (
-            points[..., self._identity_index],
-            points[..., self._transformed_index],
-        )
-        followed = torch.is_grad_enabled()
+        a, b = points[..., self._identity_index], points[..., self._transformed_index]
+        with_grad = torch.is_grad_enabled()
         with torch.enable_grad(), without_dropout(self.conditioner):
             # Both directions have the same identity features, so one evaluation of the conditioner serves both.
-            own = (
-                identity_features
-                if followed and identity_features.requires_grad
-                else identity_features.detach().requires_grad_()
-            )
-            parameters = self._parameters_of(own, context)
-        with torch.set_grad_enabled(followed):
-            moved, log_derivative = apply(transformed_features, parameters)
-        score = score.detach().expand(*moved.shape[:-1], self.features)
+            source = a if with_grad and a.requires_grad else a.detach().requires_grad_()
+            parameters = self._parameters_of(source, context)
+        with torch.set_grad_enabled(with_grad):
+            value, log_derivative = apply(b, parameters)
+        score = score.detach().expand(*value.shape[:-1], self.features)
         with torch.enable_grad():
-            at = [moved.detach().requires_grad_(), parameters.detach().requires_grad_()]
-            value, log_back = undo(*at)
-            towards = (score[..., self._transformed_index], torch.ones_like(log_back))
-            by_value, by_parameters = pull_back((value, log_back), at, towards)
-        scored = score[..., self._identity_index]
+            leaves = [value.detach().requires_grad_(), parameters.detach().requires_grad_()]
+            back_value, back_log_derivative = undo(*leaves)
+            cotangents = (score[..., self._transformed_index], torch.ones_like(back_log_derivative))
+            score_b, g_parameters = pull_back((back_value, back_log_derivative), leaves, cotangents)
+        score_a = score[..., self._identity_index]
         if self.identity_features:
-            scored = scored + pull_back((parameters,), (own,), (by_parameters,), retain_graph=followed)[0]
-        return self._merged(identity_features, moved), log_derivative.sum(-1), self._merged(scored, by_value)
+            score_a = score_a + pull_back((parameters,), (source,), (g_parameters,), retain_graph=with_grad)[0]
+        return self._merged(a, value), log_derivative.sum(-1), self._merged(score_a, score_b)
 
     def _fused(self, points: Tensor, context: Tensor | None, inverse: bool, score: Tensor | None = None) -> Any:
-        sides = {"identity_features": self.identity_features, "transformed_features": self.transformed_features}
-        return fused.layer(self.conditioner, self.univariate, points, context, inverse=inverse, score=score, **sides)
+        return fused.layer(
+            self.conditioner,
+            self.univariate,
+            points,
+            context,
+            inverse=inverse,
+            identity_features=self.identity_features,
+            transformed_features=self.transformed_features,
+            score=score,
+        )
 
-    def _parameters_of(self, identity_features: Tensor, context: Tensor | None) -> Tensor:
-        # Under autocast the conditioner may answer in half precision; the map is computed in that of the points.
-        parameters: Tensor = self.conditioner(identity_features, context).to(identity_features.dtype)
+    def _parameters_of(self, a: Tensor, context: Tensor | None) -> Tensor:
+        """Parameters ``(..., len(B), size)`` of the maps, from the identity features."""
+        # Under autocast the conditioner may return half precision; the map keeps the precision of the points.
+        parameters: Tensor = self.conditioner(a, context).to(a.dtype)
         each: Tensor = parameters.unflatten(-1, (-1, self.univariate.size))
         return each
 
-    def _merged(self, identity_features: Tensor, moved: Tensor) -> Tensor:
-        # A context may have brought leading dimensions that the identity part has not seen.
-        identity_features = identity_features.expand(*moved.shape[:-1], identity_features.shape[-1])
-        return torch.cat([identity_features, moved], dim=-1)[..., self._merge]
+    def _merged(self, a: Tensor, b: Tensor) -> Tensor:
+        """All features in their order, from the identity and the transformed ones."""
+        a = a.expand(*b.shape[:-1], a.shape[-1])  # the context may have more leading dimensions than the points
+        return torch.cat([a, b], dim=-1)[..., self._merge]

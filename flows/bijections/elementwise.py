@@ -1,4 +1,4 @@
-"""An elementwise layer: every feature has a univariate map with trainable parameters of its own."""
+"""An elementwise layer: each feature has a univariate map with its own trainable parameters."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +11,19 @@ from pushforward.flows.univariate.base import Univariate
 
 
 class Elementwise(Bijection):
-    r"""Elementwise layer :math:`z_d = f(x_d; \theta_d)`: the map of a feature sees that feature alone.
+    r"""Elementwise layer :math:`z_d = f(x_d; \theta_d)`, without a network.
 
-    At the data end it takes the shape of the marginals off the layers behind it, at little cost: no network is
-    evaluated. Behind a coupling, and on the features that this one passes through, it is the "unconditional transform"
-    of the spline couplings of Durkan et al. (2019). Starts as the identity.
+    As the first layer it models the shape of the marginals, at little cost. After a coupling, applied to the features
+    that the coupling leaves unchanged, it is the "unconditional transform" of the spline couplings of Durkan et al.
+    (2019). It starts as the identity.
 
     Args:
         features: Number of features :math:`D`.
         univariate: The map.
-        mapped: For every feature, whether it is mapped; the others stay as they are. None maps all of them.
+        mapped: For each feature, whether it is mapped; the others are unchanged. None maps all of them.
 
     Cost:
-        One evaluation of the map for every point and mapped feature, in both directions.
+        One evaluation of the map per point and mapped feature, in both directions.
 
     References:
         - Durkan et al. (2019), Neural Spline Flows, https://arxiv.org/abs/1906.04032, appendix B.1.
@@ -41,19 +41,19 @@ class Elementwise(Bijection):
 
     def __init__(self, features: int, univariate: Univariate, *, mapped: Sequence[bool] | None = None) -> None:
         super().__init__(features)
-        chosen = [True] * features if mapped is None else [bool(one) for one in mapped]
-        if len(chosen) != features or not any(chosen):
+        is_mapped = [True] * features if mapped is None else [bool(one) for one in mapped]
+        if len(is_mapped) != features or not any(is_mapped):
             raise ValueError(
                 f"Elementwise: expected mapped of {features} truth values, at least one of them true; got {mapped}"
             )
         self.univariate = univariate
-        self.mapped = chosen
-        places = [i for i, one in enumerate(chosen) if one]
-        # What is mapped stands behind what is not, until it is put back.
-        merge = [features + places.index(i) if one else i for i, one in enumerate(chosen)]
-        self.register_buffer("_mapped", torch.tensor(places, dtype=torch.long), persistent=False)
+        self.mapped = is_mapped
+        indices = [i for i, one in enumerate(is_mapped) if one]
+        # Positions of the output's features in the concatenation of all inputs and the mapped features.
+        merge = [features + indices.index(i) if one else i for i, one in enumerate(is_mapped)]
+        self.register_buffer("_mapped", torch.tensor(indices, dtype=torch.long), persistent=False)
         self.register_buffer("_merge", torch.tensor(merge, dtype=torch.long), persistent=False)
-        self.raw = nn.Parameter(univariate.identity(len(places)))
+        self.raw = nn.Parameter(univariate.identity(len(indices)))
         """Parameters of the maps ``(mapped features, univariate.size)``."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -71,5 +71,5 @@ class Elementwise(Bijection):
         if all(self.mapped):
             value, log_derivative = apply(points, self.raw)
             return value, log_derivative.sum(-1)
-        moved, log_derivative = apply(points.index_select(-1, self._mapped), self.raw)
-        return torch.cat([points, moved], dim=-1).index_select(-1, self._merge), log_derivative.sum(-1)
+        value, log_derivative = apply(points.index_select(-1, self._mapped), self.raw)
+        return torch.cat([points, value], dim=-1).index_select(-1, self._merge), log_derivative.sum(-1)

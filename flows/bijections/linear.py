@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.bijections.base import Bijection
-from pushforward.flows.kernels.elementwise import differentiate, must_be_formula, usable
+from pushforward.flows.kernels.elementwise import differentiate, needs_formula, usable
 
 
 class Permutation(Bijection):
@@ -42,7 +42,7 @@ class Permutation(Bijection):
 
     @classmethod
     def random(cls, features: int) -> "Permutation":
-        """A random order, drawn from torch's global generator; for two features or more never the identity."""
+        """A random order from torch's global generator; never the identity if there are two features or more."""
         order = torch.randperm(features)
         while features > 1 and bool((order == torch.arange(features)).all()):
             order = torch.randperm(features)
@@ -73,11 +73,14 @@ class Permutation(Bijection):
 class LULinear(Bijection):
     r"""Trainable linear map :math:`z = LUx + b`, :math:`L` unit lower and :math:`U` upper triangular.
 
-    The diagonal of :math:`U` is kept positive by an exponential, so the log-determinant is the sum of its logarithms.
-    Starts as the identity. Cost: :math:`O(D^2)` a point in both directions; the inverse is two triangular solves.
+    An exponential keeps the diagonal of :math:`U` positive, so the log-determinant is the sum of its logarithms. The
+    layer starts as the identity.
 
     Args:
         features: Number of features :math:`D`.
+
+    Cost:
+        :math:`O(D^2)` per point in both directions; the inverse is two triangular solves.
 
     References:
         - Kingma & Dhariwal (2018), Glow, https://arxiv.org/abs/1807.03039, section 3.2.
@@ -102,7 +105,7 @@ class LULinear(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
         lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
-        # One matrix of all points: a batch of one-row systems would copy the factors once a point.
+        # All points in one matrix: a batch of one-row systems would copy the factors for each point.
         y = (z - self.bias).reshape(-1, self.features)
         # y = x U^T L^T, solved from the right: first for x U^T, then for x.
         y = torch.linalg.solve_triangular(lower.transpose(-1, -2), y, upper=True, left=False, unitriangular=True)
@@ -112,7 +115,7 @@ class LULinear(Bijection):
     def forward_and_score(
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.no_grad():  # the score of z times the matrix is that of x
+        with torch.no_grad():  # score of z = score of x times the inverse matrix
             lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
             rows = torch.linalg.solve_triangular(upper, score.reshape(-1, self.features), upper=True, left=False)
             rows = torch.linalg.solve_triangular(lower, rows, upper=False, left=False, unitriangular=True)
@@ -123,8 +126,8 @@ class LULinear(Bijection):
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():
             lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
-            mapped = score @ (lower @ upper)
-        return *self.inverse(z), mapped
+            score = score @ (lower @ upper)
+        return *self.inverse(z), score
 
     def config(self) -> dict[str, Any]:
         return {"features": self.features}
@@ -136,13 +139,13 @@ def _factors(lower: Tensor, upper: Tensor, log_diagonal: Tensor) -> tuple[Tensor
 
 
 def _product(x: Tensor, lower: Tensor, upper: Tensor, log_diagonal: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Points ``(..., D)`` times the matrix, and the log-determinant ``()`` of all of them."""
+    """Points ``(..., D)`` times the matrix plus the bias, and the log-determinant ``()``, the same for all points."""
     lower, upper = _factors(lower, upper, log_diagonal)
     return x @ (lower @ upper).transpose(-1, -2) + bias, log_diagonal.sum()
 
 
 class _Product(torch.autograd.Function):
-    """The same with a gradient by hand: on small matrices, autograd's bookkeeping takes longer than the products."""
+    """``_product`` with a hand-written gradient: for small matrices autograd takes longer than the products."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,7 +160,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if must_be_formula(gradients):
+        if needs_formula(gradients):
             return tuple(differentiate(_product, ctx.saved_tensors, gradients))
         x, (unit, scaled, matrix), (gz, g_log) = ctx.saved_tensors[0], ctx.factors, gradients
         g_matrix = gz.t() @ x

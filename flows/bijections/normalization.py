@@ -1,4 +1,4 @@
-"""Elementwise affine bijections that bring features to unit scale."""
+"""Affine layers that bring features to zero mean and unit scale."""
 
 import math
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.bijections.base import Bijection
-from pushforward.flows.kernels.elementwise import differentiate, must_be_formula, usable
+from pushforward.flows.kernels.elementwise import differentiate, needs_formula, usable
 
 
 class Standardize(Bijection):
-    r"""Fixed shift and scale, :math:`z = (x - m) / s`: the units of the data inside the model.
+    r"""Fixed shift and scale, :math:`z = (x - m) / s`, from the units of the data to standardized ones.
 
-    The constants are kept in float64 whatever the flow's dtype, because a column such as a year or an identifier may
-    need more digits than float32 has; the result has the dtype of the points.
+    The constants are float64 whatever the flow's dtype, because a column such as a year or an identifier may need more
+    digits than float32 has; the result has the dtype of the points.
 
     Args:
-        mean: Shift :math:`m` of every feature, in data units.
-        scale: Positive scale :math:`s` of every feature, in data units.
+        mean: Shift :math:`m` of each feature, in data units.
+        scale: Positive scale :math:`s` of each feature, in data units.
     """
 
     def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
@@ -28,14 +28,14 @@ class Standardize(Bijection):
             raise ValueError(f"Standardize: expected {len(mean)} positive scales; got {list(scale)}")
         if not all(math.isfinite(m) for m in mean):
             raise ValueError(f"Standardize: expected finite means; got {list(mean)}")
-        # Plain attributes and not buffers: .float() on the flow must not round them.
+        # Plain attributes, not buffers: .float() on the flow must not round them.
         self._mean = torch.tensor([float(m) for m in mean], dtype=torch.float64)
         self._scale = torch.tensor([float(s) for s in scale], dtype=torch.float64)
         self._log_det = -float(self._scale.log().sum())
 
     @property
     def log_det(self) -> float:
-        """Log-determinant of the map, the same at every point: ``nll_standardized - nll``, in nats."""
+        """Log-determinant of the map, equal at all points, in nats: ``nll_standardized - nll``."""
         return self._log_det
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -66,10 +66,10 @@ class Standardize(Bijection):
 
 
 class ActNorm(Bijection):
-    r"""Trainable :math:`z = (x - m) e^{-s}`, set from the first training batch so that its output is standardised.
+    r"""Trainable :math:`z = (x - m) e^{-s}`, initialized so that the first training batch comes out standardized.
 
-    The first call of ``forward`` in training mode sets the parameters; before that it is the identity. Whether that
-    has happened is part of the saved state, so a loaded layer is never set a second time.
+    The first call of ``forward`` in training mode sets the parameters; before that the layer is the identity. The
+    saved state records whether that has happened, so a loaded layer is never initialized again.
 
     Args:
         features: Number of features.
@@ -85,12 +85,12 @@ class ActNorm(Bijection):
         self.shift = nn.Parameter(torch.zeros(features))
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
-        # What the buffer says, as a Python value: asking a tensor would break a compiled graph and stall a GPU.
+        # The same as a Python value: reading a tensor would break a compiled graph and stall a GPU.
         self._is_initialized = False
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set shift and scale from points ``(..., features)``; at least two points."""
+        """Set shift and scale from points ``(..., features)``; a single point changes nothing."""
         rows = x.detach().reshape(-1, self.features)
         if len(rows) < 2:
             return
@@ -119,7 +119,7 @@ class ActNorm(Bijection):
     def forward_and_score(
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        z, log_det = self.forward(x)  # first: it may set the scale
+        z, log_det = self.forward(x)  # this comes first, because it may set the scale
         return z, log_det, score * torch.exp(self.log_scale.detach())
 
     def inverse_and_score(
@@ -136,12 +136,12 @@ class ActNorm(Bijection):
 
 
 def _normalize(x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalised points ``(..., D)``, and the log-determinant ``()`` of all of them."""
+    """Normalized points ``(..., D)``, and the log-determinant ``()``, the same for all points."""
     return (x - shift) * torch.exp(-log_scale), -log_scale.sum()
 
 
 class _Normalization(torch.autograd.Function):
-    """The same with a gradient by hand: autograd's bookkeeping takes longer than the arithmetic."""
+    """``_normalize`` with a hand-written gradient: autograd's bookkeeping takes longer than the arithmetic."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +152,7 @@ class _Normalization(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, log_scale = ctx.saved_tensors
-        if must_be_formula(gradients):
+        if needs_formula(gradients):
             return tuple(differentiate(_normalize, (x, shift, log_scale), gradients))
         gz, g_log = gradients
         gx = gz * ctx.scale

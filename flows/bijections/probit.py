@@ -1,4 +1,4 @@
-"""The open box to all of space by the normal quantile function."""
+"""The map from an open box to all of space by the normal quantile function."""
 
 import math
 
@@ -11,13 +11,13 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class Probit(Box):
-    r"""Map the open box to all of space, :math:`z = \Phi^{-1}((x - l) / (h - l))`, feature by feature.
+    r"""Elementwise map from an open box to all of space, :math:`z = \Phi^{-1}((x - l) / (h - l))`.
 
-    The standard Gaussian is pushed forward to the uniform law on the box. So a density that does not vanish at the
-    walls has Gaussian tails behind this map, where a ``Logit`` gives it those of a logistic law, which are heavier than
-    those of a flow with a Gaussian base.
+    It maps the uniform distribution on the box to the standard Gaussian. So a density that does not vanish at the
+    faces of the box gets Gaussian tails, which a flow with a Gaussian base fits well; ``Logit`` gives it the heavier
+    tails of a logistic distribution.
 
-    Points without an image, and arguments, are those of a ``Box``.
+    Arguments, and the result for points outside, are those of ``Box``.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -25,7 +25,7 @@ class Probit(Box):
         low, high = self._low.to(x), self._high.to(x)
         inside = (x > low) & (x < high)
         x = torch.where(inside, x, 0.5 * low + 0.5 * high)
-        # From the nearer end, whose digits count.
+        # The distance to the nearer end keeps its digits.
         upper = x > 0.5 * low + 0.5 * high
         tail = torch.special.ndtri(torch.where(upper, high - x, x - low) / (high - low))
         z = torch.where(upper, -tail, tail)

@@ -1,4 +1,4 @@
-r"""Laws on a restricted support as bases: the bijections that open the support up, and the pushed law."""
+"""Bijections from an open box or a half-line to all of space, for features with a restricted support."""
 
 import math
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from pushforward.flows.bijections.base import Bijection
 
 
 class Box(Bijection):
-    r"""An open box to all of space, feature by feature; what such maps have in common.
+    r"""Base class of elementwise maps from an open box to all of space.
 
-    Points outside of the box or on its faces have no image: they map to 0 with a log-determinant of ``-inf``, so that
-    their density is zero and nothing becomes NaN. The inverse never leaves the box: where a point would round to a
-    face it is the number next to it.
+    Points outside the box or on its faces have no image: they map to 0 with a log-determinant of ``-inf``, so that
+    their density is zero and nothing becomes NaN. The inverse stays inside the box: a value that would round to a face
+    becomes the floating-point number next to it.
 
     Args:
         features: Number of features.
-        low: Lower end :math:`l` of every feature, or one for all.
-        high: Upper end :math:`h` of every feature, or one for all.
+        low: Lower end :math:`l` of each feature, or one number for all.
+        high: Upper end :math:`h` of each feature, or one number for all.
     """
 
     def __init__(self, features: int, low: float | Sequence[float] = 0.0, high: float | Sequence[float] = 1.0) -> None:
@@ -29,12 +29,12 @@ class Box(Bijection):
         lows, highs = ends(name, "low", low, features), ends(name, "high", high, features)
         if not all(a < b for a, b in zip(lows, highs, strict=True)):
             raise ValueError(f"{name}: expected every low below its high; got {lows} and {highs}")
-        # Plain attributes and not buffers: .float() on the flow must not round them.
+        # Plain attributes, not buffers: .float() on the flow must not round them.
         self._low, self._high = torch.tensor(lows, dtype=torch.float64), torch.tensor(highs, dtype=torch.float64)
 
     @property
     def domain(self) -> list[tuple[float, float]]:
-        """The open interval of each feature that is mapped to the line."""
+        """For each feature, the open interval that is mapped to the line."""
         return list(zip(self._low.tolist(), self._high.tolist(), strict=True))
 
     def config(self) -> dict[str, Any]:
@@ -42,9 +42,9 @@ class Box(Bijection):
 
 
 class Logit(Box):
-    r"""The open box to all of space, :math:`z = \log(x - l) - \log(h - x)`, feature by feature.
+    r"""Elementwise map from an open box to all of space, :math:`z = \log(x - l) - \log(h - x)`.
 
-    Points without an image, and arguments, are those of a ``Box``.
+    Arguments, and the result for points outside, are those of ``Box``.
     """
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ class Logit(Box):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
         low, high = self._low.to(z), self._high.to(z)
-        # From the nearer end, whose digits count.
+        # The distance to the nearer end keeps its digits.
         share = (high - low) * torch.sigmoid(-z.abs())
         x = torch.where(z < 0, low + share, high - share)
         x = torch.maximum(torch.minimum(x, torch.nextafter(high, low)), above(low))
@@ -68,14 +68,14 @@ class Logit(Box):
 
 
 class Log(Bijection):
-    r"""A half-line to the line, :math:`z = \log(x - l)`, feature by feature; with :math:`l = 0` the positive numbers.
+    r"""Elementwise map from a half-line to the line, :math:`z = \log(x - l)`.
 
-    Points at or below the end have no image: they map to 0 with a log-determinant of ``-inf``. The inverse stays
-    between the number next to the end and the largest finite one.
+    Points at or below :math:`l` have no image: they map to 0 with a log-determinant of ``-inf``. The inverse stays
+    between the floating-point number next to :math:`l` and the largest finite one.
 
     Args:
         features: Number of features.
-        low: Lower end :math:`l` of every feature, or one for all.
+        low: Lower end :math:`l` of each feature, or one number for all.
     """
 
     def __init__(self, features: int, low: float | Sequence[float] = 0.0) -> None:
@@ -84,7 +84,7 @@ class Log(Bijection):
 
     @property
     def domain(self) -> list[tuple[float, float]]:
-        """The open interval of each feature that is mapped to the line."""
+        """For each feature, the open interval that is mapped to the line."""
         return [(low, math.inf) for low in self._low.tolist()]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ class Log(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
         low = self._low.to(z)
-        # Half of the largest number, so that adding a low end cannot overflow.
+        # At most half of the largest number, so that adding the lower end cannot overflow.
         x = low + z.clamp(max=math.log(torch.finfo(z.dtype).max) - math.log(2.0)).exp()
         return torch.maximum(x, above(low)), z.sum(-1)
 
@@ -106,7 +106,7 @@ class Log(Bijection):
 
 
 def ends(where: str, what: str, value: float | Sequence[float], features: int) -> list[float]:
-    """One finite number for each feature."""
+    """Return one finite number per feature, or raise a ``ValueError`` that names the argument ``what``."""
     ends = [float(value)] * features if isinstance(value, int | float) else [float(end) for end in value]
     if len(ends) != features or not all(math.isfinite(end) for end in ends):
         raise ValueError(f"{where}: expected {what} as one finite number or {features} of them; got {value}")
@@ -114,5 +114,5 @@ def ends(where: str, what: str, value: float | Sequence[float], features: int) -
 
 
 def above(low: Tensor) -> Tensor:
-    """The number next to the lower end; above zero the smallest normal one, whose logarithm is known."""
+    """The next number above a lower end; above zero the smallest normal number, as denormals have fewer digits."""
     return torch.maximum(torch.nextafter(low, torch.full_like(low, torch.inf)), low + torch.finfo(low.dtype).tiny)

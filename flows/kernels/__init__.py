@@ -1,1 +1,1 @@
-"""Layers as kernels in C for the CPU and as CUDA graphs, built when they are first needed."""
+"""Fast layers: kernels in C on a CPU, CUDA graphs on a GPU; both are built when they are first needed."""

@@ -1,8 +1,8 @@
-"""Sampling on a GPU as CUDA graphs: an inverse is recorded once and replayed.
+"""Fast sampling on a GPU: an inverse is recorded as a CUDA graph and replayed.
 
 An autoregressive inverse is thousands of small operations, and launching one takes longer than computing it. A graph
-launches all of them at once. It reads the weights where they lie, so an optimiser's steps are seen; one whose weights
-have been moved or replaced is thrown away. A Python attribute of a layer that is changed by hand is not seen.
+launches all of them at once. It reads the weights from their memory, so it follows an optimizer's steps; if weights are
+moved or replaced, the graph is dropped. A change of a layer's Python attributes by hand is not noticed.
 """
 
 import contextlib
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from pushforward.flows.kernels.elementwise import is_observed
 
-_LEAST, _MOST = 256, 16_384  # points of a graph; beyond, a GPU is busy enough for launches not to matter
+MIN_POINTS, MAX_POINTS = 256, 16_384
+"""Points of one graph. With more points the launches take little beside the computation."""
 
 Points = tuple[Tensor, Tensor]
 
 
 class Bijection(Protocol):
-    """What a graph asks of a bijection; the class itself is built on this package."""
+    """The interface that a graph needs; the class ``Bijection`` itself imports this package."""
 
     context: int
 
@@ -31,20 +32,21 @@ class Bijection(Protocol):
         ...
 
     def modules(self) -> Iterator[nn.Module]:
-        """The bijection and everything inside."""
+        """The bijection and all modules inside it."""
         ...
 
 
 def inverse(bijection: Bijection, z: Tensor, context: Tensor | None) -> Points:
-    """Evaluate ``bijection.inverse(z, context)``, by a graph where that is possible and pays.
+    """Evaluate ``bijection.inverse(z, context)``, by a graph if possible.
 
-    The second call for a number of points, rounded up to a power of two, is recorded: that takes as long as a few.
+    The second call with a number of points, rounded up to a power of two, records the graph: that takes as long as a
+    few calls.
     """
-    if not _possible(z, context):
+    if not is_possible(z, context):
         return bijection.inverse(z, context)
-    graphs = _graphs.setdefault(bijection, _Graphs())
+    graphs = GRAPHS.setdefault(bijection, BijectionGraphs())
     found = None
-    if graphs.lock.acquire(blocking=False):  # or another thread is at the buffers
+    if graphs.lock.acquire(blocking=False):  # otherwise another thread is using the buffers
         try:
             found = graphs.find(bijection, z, context)
         finally:
@@ -52,8 +54,8 @@ def inverse(bijection: Bijection, z: Tensor, context: Tensor | None) -> Points:
     return bijection.inverse(z, context) if found is None else found
 
 
-def _possible(z: Tensor, context: Tensor | None) -> bool:
-    """Whether these are plain tensors on a GPU, and nobody follows the operations."""
+def is_possible(z: Tensor, context: Tensor | None) -> bool:
+    """Whether these are ordinary GPU tensors, and the operations are neither observed nor differentiated."""
     return not (
         is_observed()
         or z.device.type != "cuda"
@@ -65,14 +67,19 @@ def _possible(z: Tensor, context: Tensor | None) -> bool:
     )
 
 
-class _Graphs:  # of one bijection, valid for one state of its modules
+class BijectionGraphs:
+    """The graphs of one bijection, valid for one state of its modules.
+
+    ``graphs`` maps sizes and dtypes to graphs; None marks one that could not be recorded.
+    """
+
     def __init__(self) -> None:
         self.lock, self.seen = threading.Lock(), set[Any]()
         self.state: tuple[Any, ...] | None = None
-        self.graphs: dict[Any, _Graph | None] = {}  # None: it cannot be recorded
+        self.graphs: dict[Any, _Graph | None] = {}
 
     def find(self, bijection: Bijection, z: Tensor, context: Tensor | None) -> Points | None:
-        """The inverse by a graph; None if there is no graph, or not yet."""
+        """Evaluate the inverse by a graph; None if there is none, or not yet."""
         state = _state(bijection)
         if state != self.state:
             self.state, self.graphs, self.seen = state, {}, set()
@@ -85,7 +92,7 @@ class _Graphs:  # of one bijection, valid for one state of its modules
             lead = torch.broadcast_shapes(lead, context.shape[:-1])
             context = context.expand(*lead, context.shape[-1]).reshape(-1, context.shape[-1])
         rows = z.expand(*lead, z.shape[-1]).reshape(-1, z.shape[-1])
-        size = min(_MOST, max(_LEAST, 1 << (len(rows) - 1).bit_length()))
+        size = min(MAX_POINTS, max(MIN_POINTS, 1 << (len(rows) - 1).bit_length()))
         key = (size, *_kind(rows), *(() if context is None else _kind(context)))
         if key not in self.seen:
             self.seen.add(key)
@@ -93,7 +100,7 @@ class _Graphs:  # of one bijection, valid for one state of its modules
         if key not in self.graphs:
             try:
                 self.graphs[key] = _Graph(bijection, rows, context, size)
-            except RuntimeError:  # also the errors of the device, and of its memory
+            except RuntimeError:  # includes CUDA errors and out of memory
                 self.graphs[key] = None
         graph = self.graphs[key]
         if graph is None:
@@ -105,19 +112,24 @@ class _Graphs:  # of one bijection, valid for one state of its modules
         return x.reshape(*lead, x.shape[-1]), log_det.reshape(lead)
 
 
-_graphs: weakref.WeakKeyDictionary[Bijection, _Graphs] = weakref.WeakKeyDictionary()
+GRAPHS: weakref.WeakKeyDictionary[Bijection, BijectionGraphs] = weakref.WeakKeyDictionary()
+"""The graphs of all bijections that are alive."""
 
 
-class _Graph:  # of a fixed number of points, with buffers for what goes in and what comes out
+class _Graph:
+    """A graph for a fixed number of points, with buffers for its inputs and outputs."""
+
     def __init__(self, bijection: Bijection, rows: Tensor, context: Tensor | None, size: int) -> None:
-        # The buffers are written in later calls too, which tensors of inference mode would not allow.
-        with torch.inference_mode(False), torch.no_grad(), _constants_on(bijection, rows.device) as self.constants:
+        # Later calls write the buffers, which would fail for tensors made in inference mode.
+        with torch.inference_mode(False), torch.no_grad(), constants_on(bijection, rows.device) as self.constants:
             self.z = rows.new_zeros(size, rows.shape[-1])
             self.context = None if context is None else context.new_zeros(size, context.shape[-1])
-            self.replay, (self.x, self.log_det) = _record(lambda: bijection.inverse(self.z, self.context), rows.device)
+            self.replay, (self.x, self.log_det) = record_graph(
+                lambda: bijection.inverse(self.z, self.context), rows.device
+            )
 
     def __call__(self, rows: Tensor, context: Tensor | None, x: Tensor, log_det: Tensor) -> None:
-        """Write the inverse of at most as many rows; what an earlier call has left behind them is padding."""
+        """Write the inverse of at most ``size`` rows; the buffers' other rows keep old values and are ignored."""
         self.z[: len(rows)] = rows
         if self.context is not None and context is not None:
             self.context[: len(rows)] = context
@@ -126,23 +138,26 @@ class _Graph:  # of a fixed number of points, with buffers for what goes in and 
         log_det.copy_(self.log_det[: len(rows)])
 
 
-def _record(work: Callable[[], Points], device: torch.device) -> tuple[Callable[[], object], Points]:
-    """Record work into a graph: what replays it, and where its results will lie."""
+def record_graph(work: Callable[[], Points], device: torch.device) -> tuple[Callable[[], object], Points]:
+    """Record work as a CUDA graph; return the function that replays it, and the tensors that hold its results."""
     with torch.cuda.device(device):
         (stream := torch.cuda.Stream()).wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            work()  # what happens once in a process, such as making cuBLAS's workspace, must not be recorded
+            work()  # one-time work, such as creating cuBLAS's workspace, must not be recorded
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads, such as a logger that asks for the memory in use, may go on meanwhile.
+        # thread_local: other threads, such as one that logs the memory in use, may call CUDA meanwhile.
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             results = work()
     return graph.replay, results
 
 
 @contextlib.contextmanager
-def _constants_on(bijection: Bijection, device: torch.device) -> Iterator[list[Tensor]]:
-    """Have the plain tensors of all modules on the device: a copy from main memory cannot be recorded."""
+def constants_on(bijection: Bijection, device: torch.device) -> Iterator[list[Tensor]]:
+    """Move the plain tensor attributes of all modules to the device within the block, and yield the moved ones.
+
+    A copy from CPU memory cannot be recorded.
+    """
     found = [(vars(m), k, v) for m in bijection.modules() for k, v in vars(m).items() if isinstance(v, Tensor)]
     moved = [value.to(device) for *_, value in found]
     for (attributes, name, _), value in zip(found, moved, strict=True):
@@ -155,7 +170,7 @@ def _constants_on(bijection: Bijection, device: torch.device) -> Iterator[list[T
 
 
 def _state(bijection: Bijection) -> tuple[Any, ...] | None:
-    """What a graph depends on besides its inputs; None if there are hooks, which a graph would not call."""
+    """Everything a graph depends on besides its inputs; None if there are hooks, which a graph would not call."""
     modules = list(bijection.modules())
     if any(m._forward_hooks or m._forward_pre_hooks for m in modules):
         return None
@@ -165,7 +180,7 @@ def _state(bijection: Bijection) -> tuple[Any, ...] | None:
 
 
 def _kind(tensor: Tensor) -> tuple[Any, ...]:
-    """What buffers and kernels depend on; a stream has its own graph, or two would share the buffers."""
+    """What buffers and operations depend on; each stream has its own graph, as two must not share buffers."""
     products = torch.backends.cuda.matmul
     precision = getattr(products, "fp32_precision", None) or products.allow_tf32
     stream = torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0

@@ -1,4 +1,4 @@
-/* Maps without a network: values (points,) with parameters (points, size) each.
+/* Univariate maps without a network: values (points,) with parameters (points, size).
  *
  * Included once for each type of tensor.
  */

@@ -1,4 +1,4 @@
-"""Univariate maps as single operations of autograd, computed by the kernels in C."""
+"""Univariate maps as single autograd operations, computed by the kernels in C."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def usable(*tensors: Tensor | None) -> bool:
-    """Whether a kernel may be called with these tensors: plain ones of one kind, in main memory, in plain autograd.
+    """Whether a kernel may be called with these tensors: ordinary CPU tensors of one dtype, in ordinary autograd.
 
-    Whoever traces, compiles, batches or watches operations must see those of torch.
+    Tracing, compilation, batching and operation counters need to see torch's own operations.
     """
     return not (
         is_observed() or torch.is_autocast_enabled("cpu") or not are_plain(*tensors) or native.library() is None
@@ -22,7 +22,7 @@ def usable(*tensors: Tensor | None) -> bool:
 
 
 def is_observed() -> bool:
-    """Whether somebody traces, compiles, batches or watches operations."""
+    """Whether operations are being traced, compiled, batched or counted, or differentiated in forward mode."""
     return (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
@@ -33,7 +33,7 @@ def is_observed() -> bool:
 
 
 def are_plain(*tensors: Tensor | None) -> bool:
-    """Whether these are tensors of one kind, in main memory, whose numbers are what is found there."""
+    """Whether these are ordinary CPU tensors of one dtype, so that a kernel can read their memory."""
     dtype = None
     for tensor in tensors:
         if tensor is None:
@@ -57,15 +57,15 @@ PLAIN = (Tensor, torch.nn.Parameter)
 def apply_map(
     formula: Formula, kernel: native.Map, size: int, values: Tensor, parameters: Tensor, *, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """Evaluate a map with a kernel.
+    """Evaluate a univariate map by a kernel.
 
     Args:
-        formula: The same in torch's operations, for derivatives of derivatives.
-        kernel: Which map it is.
-        size: Parameters of one map.
-        values: ``(...)``.
-        parameters: ``(..., size)``, broadcasting against the values.
-        inverse: Whether the map is inverted.
+        formula: The same map in torch's operations, for second derivatives.
+        kernel: Description of the map for the kernel.
+        size: Number of parameters of one map.
+        values: Values ``(...)``.
+        parameters: Parameters ``(..., size)``, broadcasting against the values.
+        inverse: Whether to invert the map.
 
     Returns:
         The mapped values and the log-derivatives of the map just applied, ``(...)``.
@@ -86,6 +86,8 @@ def _forward(values: Tensor, parameters: Tensor, kernel: native.Map, size: int, 
 
 
 class _Map(torch.autograd.Function):
+    """A univariate map evaluated by a kernel; second derivatives use the formula."""
+
     @staticmethod
     def forward(
         ctx: Any, values: Tensor, parameters: Tensor, formula: Formula, kernel: native.Map, size: int, inverse: bool
@@ -98,7 +100,7 @@ class _Map(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, parameters, result = ctx.saved_tensors
-        if must_be_formula(gradients):
+        if needs_formula(gradients):
             return (*differentiate(ctx.formula, (values, parameters), gradients), None, None, None, None)
         gz, gl = (g.contiguous() for g in gradients)
         points, parameters = (result if ctx.inverse else values).contiguous(), parameters.contiguous()
@@ -109,21 +111,26 @@ class _Map(torch.autograd.Function):
         return g_values, g_parameters, None, None, None, None
 
 
-def must_be_formula(gradients: tuple[Tensor, ...]) -> bool:
-    """Whether a backward pass needs torch's operations: somebody will differentiate it once more, or watches it."""
+def needs_formula(gradients: tuple[Tensor, ...]) -> bool:
+    """Whether a backward pass must use torch's operations: it will be differentiated again, or is observed."""
     return torch.is_grad_enabled() or is_observed() or not are_plain(*gradients)
 
 
 def differentiate(
     formula: Callable[..., tuple[Tensor, ...]], inputs: tuple[Tensor | None, ...], gradients: tuple[Tensor, ...]
 ) -> list[Tensor | None]:
-    """Gradients of a formula; None where none is asked for.
+    """Gradients of a formula in torch's operations; None for inputs that need none.
 
-    They can themselves be differentiated if gradients are enabled.
+    If gradients are enabled the result can be differentiated again.
+
+    Args:
+        formula: A function of the inputs.
+        inputs: Its arguments.
+        gradients: Gradients with respect to its outputs.
     """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        # A gradient must end at its own input, though one may have been computed from another or be the same tensor.
+        # Views, because one input may be the same tensor as another, or computed from it: gradients must stay apart.
         own = [None if t is None else t.view_as(t) for t in inputs]
         outputs = [(o, g) for o, g in zip(formula(*own), gradients, strict=True) if o.requires_grad]
         wanted = [t for t in own if t is not None and t.requires_grad]

@@ -1,8 +1,8 @@
-/* The kernels of layers on a CPU, built by native.py with whatever C compiler there is.
+/* Kernels of layers on a CPU, compiled by build.py.
  *
- * Everything is compiled twice, for float and for double tensors; computations inside the univariate maps are in double
- * either way. Memory comes from arenas that belong to a thread and are kept from call to call. All functions return 0,
- * or 1 if there was not enough memory.
+ * Everything is compiled twice, for float and for double tensors; the univariate maps compute in double in both cases.
+ * Memory comes from arenas, which belong to a thread and are kept between calls. The functions called from Python
+ * return 0, or 1 if there is not enough memory, except adamw.
  */
 #include <pthread.h>
 #include <stddef.h>
@@ -21,11 +21,11 @@
 #include "vector.h"
 
 #define MOST_BLOCKS 16
-/* As in spline.py: smallest width, height and slope, and what softplus needs to be 1 - LEAST at zero. */
+/* As in rational_quadratic.py: smallest width, height and slope; softplus(SLOPE_AT_ZERO) = 1 - LEAST. */
 #define LEAST 1e-3
 #define SLOPE_AT_ZERO 0.539742417236952
 
-/* Rows of one block of a product: with four vectors each, as many as there are registers for. */
+/* Rows per block of a product: with four vectors each, as many as fit into the registers. */
 #if defined(__AVX512F__) || defined(__aarch64__)
 #define ROW_BLOCK 4
 #else
@@ -36,33 +36,33 @@ enum { AFFINE, SPLINE, MIXTURE }; /* as in native.py */
 
 typedef struct {
     int64_t kind;
-    int64_t bins; /* of a spline, or the components of a mixture */
-    double bound; /* of the interval, of the log-scale, or the least scale of a component */
-    int64_t learned; /* 1: the outermost slopes of a spline are parameters, and go on outside */
+    int64_t bins; /* bins of a spline, or components of a mixture */
+    double bound; /* bound of the interval, of the log-scale, or smallest scale of a component */
+    int64_t learned; /* 1: the outermost slopes of a spline are parameters, and the lines outside have them */
 } map;
 
-/* One call of a kernel, laid out as native.py does it. */
+/* The arguments of a kernel; the same layout as Call in native.py. */
 typedef struct {
     int64_t points, features, threads;
     int64_t inputs, hidden, blocks; /* of the network */
-    int64_t values, size;           /* features that are mapped, and parameters of each map */
-    int64_t inverse;      /* the maps are inverted */
-    int64_t sequential;   /* the inputs are the results of the inverted maps: one feature after the other */
+    int64_t values, size;           /* number of mapped features, and of parameters of each map */
+    int64_t inverse;      /* 1: invert the maps */
+    int64_t sequential;   /* 1: the network reads the results of the inverted maps, feature by feature */
     map map;
-    const int64_t *identity_features, *transformed_features; /* of a coupling: the features that the network reads, those that are mapped */
-    const int64_t *known; /* known[d]: hidden units that read the first d inputs only; NULL: no masks */
-    void *const *tensors; /* input layer, blocks, output layer: weight, bias[, term][, keep] each; see NAME(open) */
+    const int64_t *identity_features, *transformed_features; /* coupling: features read, features mapped */
+    const int64_t *known; /* known[d]: number of hidden units that read only the first d inputs; NULL: no masks */
+    void *const *tensors; /* weights, biases, context terms, dropout factors of all layers; see NAME(open) */
     void *const *g_tensors, *const *g_terms;
 } call;
 
-/* Memory that is taken piece by piece and given back all at once, when the arena is opened again. */
+/* Memory that is taken piece by piece and freed all at once, when the arena is opened again. */
 typedef struct spill {
     struct spill *next;
 } spill;
 typedef struct {
     char *start;
     size_t size, used, wanted;
-    spill *spills; /* pieces that did not fit; next time there will be room for them */
+    spill *spills; /* pieces that did not fit; the arena grows by their size when it is opened again */
     int failed;
 } arena;
 
@@ -79,7 +79,7 @@ static void drop_spills(arena *a) {
     }
 }
 
-/* A thread ends: its arenas go with it. */
+/* Free the arenas of a thread that ends. */
 static void free_arenas(void *owned) {
     for (arena *a = owned; a < (arena *)owned + 2; a++) {
         drop_spills(a);

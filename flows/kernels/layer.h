@@ -1,23 +1,24 @@
-/* One layer: a residual network from some features to the parameters of univariate maps, and these maps on some features.
+/* One layer: a residual network computes the parameters of univariate maps, which are applied to some features.
  *
- * Included once for each type of tensor. An autoregressive layer has a masked network that reads all features, and maps
- * all of them; the network of a coupling layer is full, reads the features that pass through, and maps the others. Points are handled in tiles;
- * a tile goes through the whole layer before the next one starts, so activations stay in the cache.
+ * Included once for each type of tensor. In an autoregressive layer the network is masked and reads all features, and
+ * all features are mapped. In a coupling layer the network is not masked and reads the identity features, and the
+ * others are mapped. A tile of points passes through the whole layer before the next one starts, so activations stay in
+ * the cache.
  */
 
-/* A linear layer, as the forward and the backward pass read its weight where it lies. */
+/* A linear layer; forward and backward pass read its weight in place. */
 typedef struct {
     long rows, columns; /* outputs, inputs */
     NAME(matrix) weight, transposed;
     const REAL *bias;
-    long offset; /* of its gradient in a thread's sums: weight (rows, padded(columns)), then bias */
+    long offset; /* of its gradient in a thread's sums: weight (rows, padded(columns)), then bias (rows) */
 } NAME(linear);
 
 typedef struct {
     NAME(linear) first, one[MOST_BLOCKS], two[MOST_BLOCKS], last;
-    const REAL *terms[MOST_BLOCKS + 1]; /* (points, hidden): what the context adds; NULL: nothing */
-    const REAL *keeps[MOST_BLOCKS];     /* (points, hidden): factors of dropout; NULL: none */
-    long sums;                          /* length of all gradients of weights and biases */
+    const REAL *terms[MOST_BLOCKS + 1]; /* (points, hidden): what the context adds; NULL: no context */
+    const REAL *keeps[MOST_BLOCKS];     /* (points, hidden): factors of dropout; NULL: no dropout */
+    long sums;                          /* total length of the gradients of weights and biases */
 } NAME(network);
 
 static NAME(linear) NAME(linear_of)(long rows, long columns, void *const *tensors, const long *to, const long *from,
@@ -29,7 +30,7 @@ static NAME(linear) NAME(linear_of)(long rows, long columns, void *const *tensor
     return l;
 }
 
-/* Lay out the network described by a call; the ranges of the masks come from known (see MaskedResidualNet). */
+/* Set up the network of a call; the ranges of the masks follow from known (see MaskedResidualNet). */
 static void NAME(open)(const call *c, NAME(network) * n, arena *memory) {
     long *first_to = NULL, *first_from = NULL, *within_to = NULL, *within_from = NULL, *last_to = NULL,
          *last_from = NULL;
@@ -66,8 +67,8 @@ static void NAME(open)(const call *c, NAME(network) * n, arena *memory) {
     n->sums = offset;
 }
 
-/* The network on one tile: inputs (inputs, TILE) to parameters (outputs, TILE). Activations are stored one after the
- * other, as the backward pass reads them: of the input layer, then of both layers of every block. */
+/* Evaluate the network on one tile: inputs (inputs, TILE) to parameters (outputs, TILE). Activations are stored in the
+ * order in which the backward pass reads them: of the input layer, then of both layers of each block. */
 static void NAME(evaluate)(const NAME(network) * n, const call *c, long start, long count, const REAL *inputs,
                            REAL *activations, REAL *h, REAL *g, REAL *swap, REAL *parameters) {
     const long hidden = c->hidden, size = hidden * TILE;
@@ -96,7 +97,7 @@ static void NAME(evaluate)(const NAME(network) * n, const call *c, long start, l
     NAME(add_bias)(parameters, n->last.rows, n->last.bias, NULL);
 }
 
-/* The univariate maps on one tile: values to out, and the sum of their log-derivatives. */
+/* Apply the univariate maps to one tile: values to out, and the sum of their log-derivatives to log_det. */
 static void NAME(map_tile)(const call *c, const REAL *values, const REAL *parameters, REAL *out, REAL *log_det) {
     for (long i = 0; i < TILE; i += VD) {
         vd total = all(0.0), result, log_derivative;
@@ -111,7 +112,7 @@ static void NAME(map_tile)(const call *c, const REAL *values, const REAL *parame
     }
 }
 
-/* The hidden units start to stop, whose inputs are known: columns features, and all units before stop. */
+/* Compute the hidden units start to stop; their inputs are the first columns features and all units before stop. */
 static void NAME(advance)(const NAME(network) * n, const call *c, long start, long stop, long columns, const REAL *x,
                           const REAL *terms, REAL *activations, REAL *h, REAL *g) {
     const long count = stop - start, hidden = c->hidden, size = hidden * TILE, at = start * TILE;
@@ -134,8 +135,8 @@ static void NAME(advance)(const NAME(network) * n, const call *c, long start, lo
     }
 }
 
-/* The inverse of an autoregressive layer on one tile, feature by feature: z to x, both (values, TILE). Every hidden unit
- * and every parameter is computed once, when the last feature it reads becomes known. */
+/* Invert an autoregressive layer on one tile, feature by feature: z to x, both (values, TILE). Each hidden unit and
+ * each parameter is computed once, when the last feature it reads becomes known. */
 static void NAME(solve)(const NAME(network) * n, const call *c, const REAL *z, const REAL *terms, REAL *activations,
                         REAL *h, REAL *g, REAL *parameters, REAL *x, REAL *log_det) {
     const long hidden = c->hidden;
@@ -158,8 +159,8 @@ static void NAME(solve)(const NAME(network) * n, const call *c, const REAL *z, c
     }
 }
 
-/* z (points, features) and log_det (points,) from x. With saved, activations and parameters of every tile are kept there
- * for the backward pass. */
+/* Compute z (points, features) and log_det (points,) from x. If saved is not NULL, activations and parameters of each
+ * tile are written there for the backward pass. */
 int NAME(layer_forward)(const call *c, const REAL *x, REAL *z, REAL *log_det, REAL *saved) {
     NAME(network) n;
     arena *shared = open_arena(0);
@@ -202,8 +203,8 @@ int NAME(layer_forward)(const call *c, const REAL *x, REAL *z, REAL *log_det, RE
     return failed;
 }
 
-/* Gradients of a linear layer from the tile of its output's gradient; x_t is its transposed input. sums may be NULL:
- * nobody wants them. */
+/* Add the gradients of a linear layer's weight and bias to sums, from the gradient of its output on one tile. x_t is
+ * memory for the transposed input. Nothing is computed if sums is NULL. */
 INLINE void NAME(weight_gradient)(const NAME(linear) * l, const REAL *g, const REAL *input, REAL *x_t, REAL *sums) {
     if (!sums) return;
     const long ld = NAME(padded)(l->columns);
@@ -212,7 +213,7 @@ INLINE void NAME(weight_gradient)(const NAME(linear) * l, const REAL *g, const R
     NAME(sum_of_rows)(g, l->rows, sums + l->offset + l->rows * ld);
 }
 
-/* The sums of all threads; the masked part of a weight has none. */
+/* Add up the sums of all threads; the masked part of a weight has gradient zero. */
 static void NAME(write_gradient)(const NAME(linear) * l, const REAL *sums, long threads, long stride, REAL *gw, REAL *gb) {
     const long ld = NAME(padded)(l->columns);
 #pragma omp for schedule(static) nowait
@@ -230,8 +231,8 @@ static void NAME(write_gradient)(const NAME(linear) * l, const REAL *sums, long 
     }
 }
 
-/* The network backwards on one tile: g_parameters (outputs, TILE) in, gradients of the weights added to sums, that of
- * the inputs written to g_inputs. */
+/* Backward pass of the network on one tile: from g_parameters (outputs, TILE), add the gradients of the weights to sums
+ * and write the gradient of the inputs to g_inputs. */
 static void NAME(evaluate_backward)(const NAME(network) * n, const call *c, long start, long count, const REAL *inputs,
                                     const REAL *activations, REAL *g_parameters, REAL *dh, REAL *dg, REAL *x_t,
                                     REAL *swap, REAL *sums, REAL *g_inputs) {
@@ -262,15 +263,15 @@ static void NAME(evaluate_backward)(const NAME(network) * n, const call *c, long
     NAME(product)(n->first.columns, &n->first.transposed, dh, g_inputs, 0);
 }
 
-/* solve backwards on one tile, feature by feature: gx (values, TILE) in and the gradient of z out, by the implicit
- * function. A back substitution with the triangular Jacobian, for the cost of one backward pass. dh (blocks + 1) and
- * dg (blocks) hold the gradients of all pre-activations. */
+/* Backward pass of solve on one tile, feature by feature, by the implicit function theorem: gx (values, TILE) holds the
+ * gradient of x on entry and that of z on return. It is a back substitution with the triangular Jacobian, for the cost
+ * of one backward pass. dh (blocks + 1) and dg (blocks) hold the gradients of all pre-activations. */
 static void NAME(solve_backward)(const NAME(network) * n, const call *c, const REAL *x, const REAL *activations,
                                  const REAL *parameters, const REAL *g_log, REAL *gx, REAL *gp, REAL *dh, REAL *dg) {
     const long hidden = c->hidden, size = hidden * TILE, outputs = c->values * c->size, blocks = c->blocks;
     const int64_t *known = c->known;
     for (long d = c->values - 1; d >= -1; d--) {
-        /* The units that read feature d last: all that they feed is done. */
+        /* The units whose last input is feature d: everything that reads them is done. */
         const long start = d >= 0 ? known[d] : 0, count = known[d + 1] - start, at = start * TILE;
         const long row = (d + 1) * c->size;
         if (count) {
@@ -299,7 +300,7 @@ static void NAME(solve_backward)(const NAME(network) * n, const call *c, const R
     }
 }
 
-/* What solve_backward leaves to do: gradients of the weights and of the terms. */
+/* Gradients of the weights and of the context terms, after solve_backward. */
 static void NAME(solve_gradients)(const NAME(network) * n, const call *c, long start, long count, const REAL *x,
                                   const REAL *activations, const REAL *gp, const REAL *dh, const REAL *dg, REAL *x_t,
                                   REAL *sums) {
@@ -318,9 +319,9 @@ static void NAME(solve_gradients)(const NAME(network) * n, const call *c, long s
         }
 }
 
-/* Gradient gx of gz . z + gl . log_det, from what layer_forward saved. x is the data end of the layer: what a forward
- * call read, and the result of an inverse one. Both directions save the same, so that one may be differentiated after
- * the other was evaluated. Without g_tensors only gx is computed, for half the products. */
+/* Gradient gx of gz . z + gl . log_det, from what layer_forward saved. x is the layer's value on the data side: the
+ * input of a forward call, and the result of an inverse one. Both directions save the same, so that one may be
+ * differentiated after the other was evaluated. If g_tensors is NULL only gx is computed, with half the products. */
 int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REAL *gl, const REAL *saved, REAL *gx) {
     NAME(network) n;
     arena *shared = open_arena(0);
@@ -376,13 +377,13 @@ int NAME(layer_backward)(const call *c, const REAL *x, const REAL *gz, const REA
             NAME(evaluate_backward)(&n, c, start, count, inputs, activations, gp, dh, dg, x_t, swap, sums, g_inputs);
             if (c->identity_features) {
                 NAME(from_tile)(gv, count, c->values, c->features, c->transformed_features, to);
-                /* The features that pass through: what z passes on, and what the network says. */
+                /* The identity features: the gradient of z plus that of the network's input. */
                 NAME(to_tile)(g_from, count, c->inputs, c->features, c->identity_features, inputs);
                 NAME(add)(g_inputs, c->inputs * TILE, inputs);
             } else NAME(add)(g_inputs, c->inputs * TILE, gv);
             NAME(from_tile)(g_inputs, count, c->inputs, c->features, c->identity_features, to);
         }
-        /* The loop has ended for all threads: their sums are added up. */
+        /* All threads have finished the loop, so their sums can be added up. */
         void *const *t = c->g_tensors;
         if (wanted) {
             NAME(write_gradient)(&n.first, all_sums, threads, stride, t[0], t[1]);

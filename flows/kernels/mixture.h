@@ -1,8 +1,9 @@
-/* A mixture of Gaussians on one vector of points, as a conditional of an autoregressive law: its log-density stands where
- * that of a map's derivative would, and the point itself stays what it is.
+/* A mixture of Gaussians on one vector of points, a conditional of an autoregressive distribution. It has the interface
+ * of a univariate map: its log-density takes the place of the log-derivative, and the value itself is unchanged.
  *
- * Included once for each type of tensor. Parameters of a point, TILE apart: logits, locations and logarithms of scales
- * beyond the least one, of all components each. Formulas and symbols are those of autoregressive_mixture.py.
+ * Included once for each type of tensor. The parameters of a point lie TILE apart: the logits of all components, their
+ * locations, and the logarithms of their scales minus the smallest scale. Formulas and symbols are those of
+ * made_mog.py.
  */
 #define LOG_ROOT_2PI 0.91893853320467274178
 #define MOST_LOG_SCALE 30.0
@@ -13,8 +14,8 @@ INLINE vd NAME(component_scale)(const REAL *raw, const map *m, vd *derivative) {
     return scale + m->bound;
 }
 
-/* Logarithms of each component's weight times its density, but for what is common to all; the largest of them, and the
- * largest logit. */
+/* Logarithm of each component's weight times its density, without the constants common to all components; the largest
+ * of these, and the largest logit. */
 INLINE void NAME(mixture_joint)(const REAL *p, vd x, const map *m, vd *joint, vd *largest, vd *largest_logit) {
     const long count = m->bins;
     vd most = all(-1e300), most_logit = LOAD(p), unused;
@@ -94,7 +95,8 @@ SEPARATE vd NAME(normal_quantile)(vd p) {
     return choose(absolute(q) <= 0.425, central, choose(q < 0.0, -far, far));
 }
 
-/* A point drawn by a number u between 0 and 1: it chooses a component, and what is left of it the place within. */
+/* Draw a point from a number u between 0 and 1: u selects a component, and its position within that component's share
+ * is the probability of the point. */
 SEPARATE void NAME(mixture_draw)(const REAL *p, vd u, const map *m, vd *x, vd *minus_log_density) {
     const long count = m->bins;
     vd weight[count], most = LOAD(p), total = all(0.0), unused;
@@ -110,7 +112,7 @@ SEPARATE void NAME(mixture_draw)(const REAL *p, vd u, const map *m, vd *x, vd *m
         location = choose(reached, LOAD(p + (count + k) * TILE), location);
         scale = choose(reached, NAME(component_scale)(p + (2 * count + k) * TILE, m, &unused), scale);
     }
-    /* Half a step of the random numbers: without it the first one would stand for a point infinitely far out. */
+    /* Half the spacing of the random numbers, because u = 0 would give an infinite point. */
     vd least = at_most((sizeof(REAL) == 4 ? 0x1p-25 : 0x1p-54) * total / own, 0.5);
     vd share = at_most(larger((u - start) / own, least), 1.0 - 0x1p-53);
     *x = location + scale * NAME(normal_quantile)(share);

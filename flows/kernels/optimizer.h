@@ -1,18 +1,18 @@
-/* One step of AdamW over many tensors, with the gradient's norm clipped and the weights averaged.
+/* One step of AdamW for many tensors, with gradient clipping by norm and an exponential moving average of the weights.
  *
- * Included once for each type of tensor. Doing all of it in two passes matters: the tensors of an optimiser together are
- * larger than a cache, and most of the time goes to reading them.
+ * Included once for each type of tensor. It takes two passes over memory: the tensors of an optimizer together are
+ * larger than a cache, and most of the time is spent reading them.
  */
 
 typedef struct {
     REAL *weight;
     const REAL *gradient;
-    REAL *mean, *square, *average; /* running means of gradient and squared gradient; averaged weights or NULL */
+    REAL *mean, *square, *average; /* running means of gradient and squared gradient; averaged weights, or NULL */
     int64_t size;
-    double decay; /* of the weight */
+    double decay; /* weight decay */
 } NAME(parameter);
 
-/* The part of a tensor that lies between two positions in the row of all tensors. */
+/* For each tensor, its part between two positions in the concatenation of all tensors. */
 #define EACH_PART(tensors, count, begin, end, p, first, last)                                                       \
     for (int64_t i_ = 0, at_ = 0; i_ < count && at_ < end; at_ += tensors[i_].size, i_++)                           \
         for (NAME(parameter) *p = &tensors[i_]; p; p = NULL)                                                        \
@@ -20,7 +20,8 @@ typedef struct {
                          once_ = first < last;                                                                      \
                  once_; once_ = 0)
 
-/* Returns the norm of the gradient. A norm that is not finite leaves everything as it is. */
+/* Returns the norm of the gradient. If it is not finite, nothing is changed. most: largest norm, beyond it the gradient
+ * is scaled down; averaging: decay of the averaged weights. */
 double NAME(adamw)(NAME(parameter) * tensors, int64_t count, double rate, double beta1, double beta2, double epsilon,
                    double step, double most, double averaging, int64_t threads) {
     int64_t total = 0;

@@ -1,7 +1,7 @@
-/* Matrix products of one tile, and transpositions between tensors and tiles.
+/* Matrix products on one tile, and transposition between tensors and tiles.
  *
- * Included once for each type of tensor. A tile holds TILE points side by side for every row (a feature, a hidden unit
- * or a parameter), so that a product reads and writes whole vectors and its accumulators stay in registers.
+ * Included once for each type of tensor. A tile has one row per feature, hidden unit or parameter, of TILE points side
+ * by side, so that a product reads and writes whole vectors and its accumulators stay in registers.
  */
 
 typedef REAL NAME(vr) __attribute__((vector_size(VECTOR_BYTES)));
@@ -10,15 +10,16 @@ typedef REAL NAME(vr_memory) __attribute__((vector_size(VECTOR_BYTES), aligned(s
 
 enum { NAME(LANES) = VECTOR_BYTES / sizeof(REAL) };
 
-/* A matrix read by a product: entry (r, k) lies at start[r * down + k * right]. Row r is zero outside the columns from[r]
- * to to[r], both ascending with r (NULL: from 0, to columns); what is stored there is not read. */
+/* A matrix in memory: entry (r, k) is start[r * down + k * right]. Row r is zero outside the columns from[r] to to[r],
+ * both ascending with r (NULL: from 0, to columns); the values stored there are not read. */
 typedef struct {
     const REAL *start;
     long down, right, columns;
     const long *from, *to;
 } NAME(matrix);
 
-/* rows x (vectors x LANES) block of out (+)= w[:, from:to] a[from:to, :]. Sizes are constants where it is inlined. */
+/* A block of rows x (vectors x LANES): out (+)= w[:, from:to] a[from:to, :]. Sizes are constants where it is
+ * inlined. */
 INLINE void NAME(block)(const int rows, const int vectors, long from, long to, const REAL *w, long down, long right,
                         const REAL *a, long lda, REAL *out, long ldo, int accumulate) {
     NAME(vr) sum[rows][vectors];
@@ -39,7 +40,8 @@ INLINE void NAME(block)(const int rows, const int vectors, long from, long to, c
     }
 }
 
-/* count rows of out (+)= w a, starting at row r: the columns that all of them read together, the others one by one. */
+/* count rows of out (+)= w a, from row r on: columns that all of these rows read in one block, the others row by
+ * row. */
 INLINE void NAME(group)(const int count, const int vectors, const NAME(matrix) * w, long r, const REAL *a, long lda,
                         REAL *out, long ldo, int accumulate) {
     const REAL *start = w->start + r * w->down;
@@ -56,7 +58,7 @@ INLINE void NAME(group)(const int count, const int vectors, const NAME(matrix) *
     }
 }
 
-/* All rows, up to four vectors wide. */
+/* All rows of out (+)= w a, one to four vectors wide. */
 #define PRODUCT(name, vectors)                                                                                      \
     static void NAME(name)(long rows, const NAME(matrix) * w, const REAL *a, long lda, REAL *out, long ldo,         \
                            int accumulate) {                                                                        \
@@ -72,23 +74,24 @@ PRODUCT(product_3, 3)
 PRODUCT(product_4, 4)
 #undef PRODUCT
 
-/* A tile of out (rows, TILE) (+)= w a. */
+/* out (+)= w a for one tile: out is (rows, TILE). */
 static void NAME(product)(long rows, const NAME(matrix) * w, const REAL *a, REAL *out, int accumulate) {
     NAME(product_4)(rows, w, a, TILE, out, TILE, accumulate);
 }
 
-/* The same for count rows from start on, none of which has a range: all read the columns first to last. */
+/* The same for count rows from start on, which all read the columns first to last. */
 static void NAME(product_of)(const NAME(matrix) * w, long start, long count, long first, long last, const REAL *a,
                              REAL *out, int accumulate) {
     const NAME(matrix) part = {w->start + start * w->down + first * w->right, w->down, w->right, last - first, NULL, NULL};
     NAME(product)(count, &part, a + first * TILE, out, accumulate);
 }
 
-/* gw (rows x columns) += g x^T summed over the points of a tile; transposed is x^T, ldt wide, zero beyond columns. */
+/* gw (rows, columns) += g x^T, summed over the points of a tile; transposed is x^T, with rows of length ldt that are
+ * zero beyond columns. */
 static void NAME(outer)(long rows, long columns, const long *to, const REAL *g, const REAL *transposed, long ldt,
                         REAL *gw) {
-    /* The loop over columns is outside, so that a block of transposed stays in the nearest cache. Rows that read none
-     * of the block are left out. */
+    /* The outer loop runs over columns, so that a block of transposed stays in the L1 cache. Rows that are masked in
+     * the whole block are skipped. */
     for (long c = 0; c < columns; c += 4 * NAME(LANES)) {
         long start = 0;
         if (to)
@@ -106,8 +109,8 @@ static void NAME(outer)(long rows, long columns, const long *to, const REAL *g, 
 
 INLINE long NAME(padded)(long columns) { return (columns + NAME(LANES) - 1) / NAME(LANES) * NAME(LANES); }
 
-/* Columns of points (count, stride) into a tile (columns, TILE): all of them, or those that which lists. What is missing
- * of a full tile becomes zero. */
+/* Copy columns of points (count, stride) to a tile (columns, TILE): the first ones, or those that which lists. The rest
+ * of an incomplete tile is zero. */
 static void NAME(to_tile)(const REAL *points, long count, long columns, long stride, const int64_t *which, REAL *tile) {
     for (long c = 0; c < columns; c++) {
         const REAL *from = points + (which ? which[c] : c);
@@ -124,7 +127,7 @@ static void NAME(from_tile)(const REAL *tile, long count, long columns, long str
 }
 
 /* Transpose a square block of LANES vectors: each of log2(LANES) rounds interleaves the first half of the rows with the
- * second one, a perfect shuffle of the block's entries. */
+ * second half, a perfect shuffle of the block's entries. */
 INLINE void NAME(transpose_block)(const REAL *from, long ld_from, REAL *to, long ld_to) {
     enum { N = NAME(LANES) };
     NAME(vr) a[N], b[N];
@@ -142,7 +145,7 @@ INLINE void NAME(transpose_block)(const REAL *from, long ld_from, REAL *to, long
     UNROLL for (int r = 0; r < N; r++) *(NAME(vr_memory) *)(to + r * ld_to) = a[r];
 }
 
-/* A tile (rows, TILE) transposed: (TILE, padded(rows)), zero in the padding. */
+/* Transpose a tile (rows, TILE) to (TILE, padded(rows)), with zeros in the padding. */
 static void NAME(transpose_tile)(const REAL *restrict tile, long rows, REAL *restrict out) {
     const long ld = NAME(padded)(rows), whole = rows / NAME(LANES) * NAME(LANES);
     for (long start = 0; start < whole; start += NAME(LANES))
@@ -162,7 +165,7 @@ static void NAME(sum_of_rows)(const REAL *tile, long rows, REAL *sums) {
     }
 }
 
-/* The loops below have no choice inside them, or they would not become vector instructions. */
+/* The loops below have no branches, because the compiler would not vectorize them otherwise. */
 
 static void NAME(add_bias)(REAL *tile, long rows, const REAL *bias, const REAL *term) {
     for (long r = 0; r < rows; r++) {
@@ -179,12 +182,12 @@ static void NAME(scale)(REAL *restrict tile, long n, const REAL *restrict factor
     for (long i = 0; i < n; i++) tile[i] *= factors[i];
 }
 
-/* A NaN is not rectified away, so that a broken point stays recognisable. */
+/* ReLU that keeps NaN, so that a bad point remains visible. */
 static void NAME(rectify)(const REAL *restrict tile, long n, REAL *restrict active) {
     for (long i = 0; i < n; i++) active[i] = tile[i] < 0 ? 0 : tile[i];
 }
 
-/* The gradient before the rectifier, from the one after it. */
+/* Backward pass of rectify, in place. */
 static void NAME(rectify_backward)(REAL *restrict gradient, long n, const REAL *restrict active) {
     for (long i = 0; i < n; i++) gradient[i] = active[i] > 0 ? gradient[i] : 0;
 }

@@ -1,22 +1,22 @@
 /* The univariate maps on one vector of points, in both directions, and their gradients.
  *
  * Included once for each type of tensor. The parameters of a map lie TILE apart, the points of a tile side by side.
- * Formulas and symbols are those of spline.py and univariate.py.
+ * Formulas and symbols are those of rational_quadratic.py and affine.py.
  */
 
 typedef struct {
     vd x0, width, y0, height, d0, d1;       /* the bin: left knot, width, lower knot, height, slopes at both knots */
-    vd share_x, share_y, upto_x, upto_y;    /* the softmax's weight of the bin, and of all bins before it */
+    vd share_x, share_y, upto_x, upto_y;    /* softmax of the bin, and its sum over all bins before */
     vd slope0, slope1;                      /* derivatives of the slopes with respect to their raw parameters */
-    vl number;                              /* of the bin */
+    vl number;                              /* number of the bin */
     vd largest_x, largest_y, total_x, total_y;
 } NAME(bin);
 
-/* Find the bin of v among the widths, or of a value of the map among the heights. */
+/* Find the bin of v: by the widths, or with of_heights by the heights. */
 INLINE void NAME(find)(const REAL *p, vd v, const map *m, int of_heights, NAME(bin) * b) {
     const long bins = m->bins;
     const double least = 2.0 * m->bound * LEAST, rest = 2.0 * m->bound * (1.0 - LEAST * (double)bins);
-    /* Without slopes at the ends there is one number less before that of the first inner knot. */
+    /* ends: 1 if the parameters begin with the slope at the left end; inner: number of the knot of the first slope. */
     const long ends = m->learned != 0, inner = 1 - ends;
     const REAL *px = p, *py = p + bins * TILE, *pd = p + 2 * bins * TILE;
     vd ex[bins], ey[bins];
@@ -41,7 +41,7 @@ INLINE void NAME(find)(const REAL *p, vd v, const map *m, int of_heights, NAME(b
     for (long k = 0; k < bins; k++) {
         vd knot = of_heights ? cy * scale_y : cx * scale_x;
         vl reached = v >= knot + (least * (double)k - m->bound);
-        if (k == 0) reached = ~(vl)all(0.0); /* also for a NaN: every point has a bin */
+        if (k == 0) reached = ~(vl)all(0.0); /* every point has a bin, also NaN */
         wx = choose(reached, ex[k], wx), wy = choose(reached, ey[k], wy);
         fx = choose(reached, cx, fx), fy = choose(reached, cy, fy);
         raw0 = k >= inner ? choose(reached, LOAD(pd + (k - inner) * TILE), raw0) : raw0;
@@ -56,7 +56,7 @@ INLINE void NAME(find)(const REAL *p, vd v, const map *m, int of_heights, NAME(b
     b->width = wx * scale_x + least, b->height = wy * scale_y + least;
     b->x0 = fx * scale_x + (least * position - m->bound);
     b->y0 = fy * scale_y + (least * position - m->bound);
-    /* The outermost slopes are one, unless they are learned: no bin has these numbers. */
+    /* The outermost slopes are one unless they are learned; then no bin has these two numbers. */
     vl first = number == -ends, last = number == bins - inner;
     vd d0 = softplus(raw0 + SLOPE_AT_ZERO, &b->slope0) + LEAST, d1 = softplus(raw1 + SLOPE_AT_ZERO, &b->slope1) + LEAST;
     b->d0 = choose(first, all(1.0), d0), b->d1 = choose(last, all(1.0), d1);
@@ -65,13 +65,13 @@ INLINE void NAME(find)(const REAL *p, vd v, const map *m, int of_heights, NAME(b
 
 INLINE vl NAME(is_inside)(vd v, const map *m) { return (v > -m->bound) & (v < m->bound); }
 
-/* Where the line outside begins, and its slope; b is the bin of the clamped value, the first or the last one. */
+/* Start and slope of the line outside; b is the bin of the clamped value, so the first or the last one. */
 INLINE vd NAME(end)(vd v, const map *m) { return choose(v < 0.0, all(-m->bound), all(m->bound)); }
 INLINE vd NAME(end_slope)(vd v, const NAME(bin) * b, const map *m) {
     return m->learned ? choose(v < 0.0, b->d0, b->d1) : all(1.0);
 }
 
-/* Into the interval; a NaN becomes an end of it, and is put back by the choice between inside and outside. */
+/* Clamp to the interval; NaN becomes an end of it, and the later choice between inside and outside restores it. */
 INLINE vd NAME(clamped)(vd v, const map *m) {
     return choose(v > -m->bound, choose(v < m->bound, v, all(m->bound)), all(-m->bound));
 }
@@ -114,9 +114,9 @@ SEPARATE void NAME(spline_inverse)(const REAL *p, vd z, const map *m, vd *x, vd 
 
 /* Gradients at x of gz z + gl log_derivative, with respect to x (returned) and to the parameters (written to gp).
  *
- * With inverted, the map is the inverse one, x is its result, and gz, gl belong to x and to the inverse's
- * log-derivative: the implicit function turns them into cotangents of the forward map, and the gradient returned is
- * that of z. */
+ * With inverted, the map is the inverse, x is its result, and gz, gl are the gradients of x and of the inverse's
+ * log-derivative. The implicit function theorem turns them into cotangents of the forward map, and the gradient
+ * returned is that of z. */
 SEPARATE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *m, int inverted, REAL *gp) {
     const long bins = m->bins;
     NAME(bin) b;
@@ -138,7 +138,7 @@ SEPARATE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *
         vd total = choose(inside, gz - gl * log_t * inverse_width, gz);
         gz = -total / choose(inside, slope * rho_t, outer), gl = -gl;
     }
-    vd plain = gz, gouter = all(0.0); /* outside, the map is a line */
+    vd plain = gz, gouter = all(0.0); /* gouter: gradient of the slope of the line outside */
     if (m->learned) gouter = choose(inside, gouter, gz * (x - NAME(end)(x, m)) + gl / outer);
     gz = choose(inside, gz, all(0.0)), gl = choose(inside, gl, all(0.0));
     vd gz_height = gz * b.height;
@@ -152,7 +152,7 @@ SEPARATE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *
     vd gh = gz * rho + gs * inverse_width, gy0 = gz;
     vd result = choose(inside, -gx0, plain * outer);
     gd0 += choose(x < 0.0, gouter, all(0.0)), gd1 += choose(x < 0.0, all(0.0), gouter);
-    /* The softmax: bins before this one move its knot, the bin itself its size. */
+    /* Backward through the softmax: the bins before this one determine its knot, the bin itself its size. */
     const double rest = 2.0 * m->bound * (1.0 - LEAST * (double)bins);
     vd mean_x = gx0 * b.upto_x + gw * b.share_x, mean_y = gy0 * b.upto_y + gh * b.share_y;
     vd scale_x = rest / b.total_x, scale_y = rest / b.total_y;
@@ -166,7 +166,7 @@ SEPARATE vd NAME(spline_backward)(const REAL *p, vd x, vd gz, vd gl, const map *
         STORE(gpx + k * TILE, ex * scale_x * (ax - mean_x));
         STORE(gpy + k * TILE, ey * scale_y * (ay - mean_y));
     }
-    /* A knot's slope belongs to the bins on both sides of it; those of fixed slopes at the ends are not stored. */
+    /* The slope at a knot belongs to the bins on both sides of it; fixed slopes at the ends have no gradient. */
     for (long knot = m->learned ? 0 : 1, last = bins - knot; knot <= last; knot++, gpd += TILE)
         STORE(gpd, choose(b.number == knot - 1, gd1, choose(b.number == knot, gd0, all(0.0))));
     return inverted ? -plain : result;

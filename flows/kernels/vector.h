@@ -1,8 +1,8 @@
-/* Vectors of doubles, and the elementary functions of them.
+/* Vectors of doubles, and elementary functions of them.
  *
- * GCC's vector extensions: gcc and clang lower them to whatever the processor has. Values are computed in double
- * precision whatever the type of the tensors, which costs little beside their traffic and keeps the log-determinant
- * of a steep spline exact to the last digits of float32.
+ * gcc and clang compile GCC's vector extensions to the vector instructions of the processor. Values are computed in
+ * double precision whatever the type of the tensors: this costs little compared to memory traffic, and keeps the
+ * log-determinant of a steep spline exact to the last digits of float32.
  */
 #include <stdint.h>
 
@@ -23,7 +23,7 @@ typedef float vf_half __attribute__((vector_size(VECTOR_BYTES / 2)));
 enum { VD = VECTOR_BYTES / 8 };
 
 #define INLINE static inline __attribute__((always_inline))
-#define SEPARATE static __attribute__((noinline)) /* large and called in many places: once is enough to compile */
+#define SEPARATE static __attribute__((noinline)) /* large and called often: inlining would take long to compile */
 #define UNROLL _Pragma("GCC unroll 16")
 
 INLINE vd all(double value) { return value - (vd){0}; }
@@ -33,7 +33,7 @@ INLINE vd load_f32(const float *p) { return __builtin_convertvector(*(const vf_m
 INLINE void store_f64(double *p, vd value) { *(vd_memory *)p = value; }
 INLINE void store_f32(float *p, vd value) { *(vf_memory *)p = __builtin_convertvector(value, vf_half); }
 
-/* The comparisons are written so that a NaN passes through. */
+/* The comparisons are written so that NaN is kept. */
 INLINE vd at_least(vd x, double least) { return choose(x < least, all(least), x); }
 INLINE vd at_most(vd x, double most) { return choose(x > most, all(most), x); }
 INLINE vd larger(vd a, vd b) { return choose(a < b, b, a); }
@@ -41,7 +41,7 @@ INLINE vd absolute(vd x) { return (vd)((vl)x & INT64_MAX); }
 
 /* e^x: reduction by multiples of ln 2, Taylor series to degree 13 on |r| <= ln(2)/2 (error below 1e-17). */
 INLINE vd exponential(vd x) {
-    /* Added to a double below 2^51, it leaves the nearest integer in the low bits, plus the bias of an exponent. */
+    /* Adding it to a double below 2^51 leaves the nearest integer, plus the bias of an exponent, in the low bits. */
     const double magic = 0x1.8p52 + 1023.0;
     x = at_most(at_least(x, -708.0), 709.0);
     vd shifted = x * 0x1.71547652b82fep0 + magic;
@@ -61,10 +61,11 @@ INLINE vd exponential(vd x) {
     p = p * r + 0.5;
     p = p * r + 1.0;
     p = p * r + 1.0;
-    return p * (vd)((vl)shifted << 52); /* times 2^n; a product, so that every NaN remains one */
+    return p * (vd)((vl)shifted << 52); /* times 2^n; a product, so that NaN is kept */
 }
 
-/* log x of a normal positive x, NaN of an infinite one or a NaN: x = 2^n m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)). */
+/* log x for normal positive x; NaN for infinity and NaN. x = 2^n m with m in [sqrt(1/2), sqrt(2)), and
+ * log m = 2 atanh((m - 1) / (m + 1)). */
 INLINE vd logarithm(vd x) {
     const int64_t root_half = 0x3fe6a09e667f3bcdLL;
     vl n = ((vl)x - root_half) >> 52;
@@ -106,7 +107,7 @@ INLINE vd softplus(vd x, vd *derivative) {
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (NAME(vi)){__VA_ARGS__})
 #endif
 
-/* The entries of two vectors in turns: of their first halves, and of their second ones. */
+/* Interleave the entries of two vectors: of their first halves, and of their second halves. */
 #define FIRST_OF_2(a, b) SHUFFLE(a, b, 0, 2)
 #define SECOND_OF_2(a, b) SHUFFLE(a, b, 1, 3)
 #define FIRST_OF_4(a, b) SHUFFLE(a, b, 0, 4, 1, 5)

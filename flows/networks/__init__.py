@@ -1,1 +1,1 @@
-"""Networks that turn features and context into the parameters of univariate maps."""
+"""Networks that compute the parameters of univariate maps from features and context."""

@@ -1,4 +1,4 @@
-"""Networks that turn points and context into parameters of univariate maps."""
+"""The masked network of an autoregressive layer, and what such a layer requires of its network."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.checks import check_at_least, check_dropout
-from pushforward.flows.networks.incremental import Affinity, Incremental, IncrementalPass
+from pushforward.flows.networks.incremental import Incremental, IncrementalPass, LinearWeights
 from pushforward.flows.networks.residual import MaskedLinear, ResidualBlock, evaluate, layer_tensors
 
 
 class MaskedConditioner(Protocol):
-    """What an autoregressive layer asks of its network, a module.
+    r"""The interface of a network for an autoregressive layer.
 
-    Outputs ``(..., features, outputs_per_feature)`` for feature :math:`d` depend on points ``(..., features)`` by the
-    features before :math:`d` only, and on the context; zeros at first make the layer start as the identity.
+    Its outputs ``(..., features, outputs_per_feature)`` for feature :math:`d` depend only on the features before
+    :math:`d` and on the context. Outputs that are zero at initialization make the layer start as the identity.
     """
 
     features: int
@@ -35,22 +35,22 @@ class MaskedConditioner(Protocol):
         ...
 
     def config(self) -> dict[str, Any]:
-        """Arguments that rebuild this network (without its weights)."""
+        """Arguments that rebuild this network, without its weights."""
         ...
 
 
 class MaskedResidualNet(nn.Module):
-    r"""Residual network whose outputs for feature :math:`d` see the features before :math:`d`, and the context.
+    r"""Masked residual network: outputs for feature :math:`d` depend on the features before :math:`d` and the context.
 
-    Every hidden unit has a degree: a unit of degree :math:`k` reads the first :math:`k` features only. Units are
-    sorted by degree, which makes every mask block triangular and lets ``incremental`` evaluate the network one
-    feature at a time for the cost of a single pass.
+    A hidden unit of degree :math:`k` reads only the first :math:`k` features. Units are sorted by degree, which makes
+    every mask block triangular and lets ``incremental`` evaluate the network one feature at a time for the cost of a
+    single pass.
 
     Args:
         features: Number of features :math:`D`.
         outputs_per_feature: Number of outputs :math:`P` of each feature.
         context: Number of context features.
-        hidden: Width.
+        hidden: Number of hidden units per layer.
         blocks: Number of residual blocks of two linear layers each.
         dropout: Probability of zeroing an activation while training.
 
@@ -89,7 +89,7 @@ class MaskedResidualNet(nn.Module):
         self.last = MaskedLinear(hidden, features * outputs_per_feature, outputs[:, None] > degrees)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
-        # known[d]: how many hidden units may be evaluated once the first d features are known.
+        # known[d]: number of hidden units that can be evaluated once the first d features are known.
         self.known = tuple(int((degrees <= d).sum()) for d in range(features + 1))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -99,28 +99,28 @@ class MaskedResidualNet(nn.Module):
         """Start an evaluation one feature at a time.
 
         Args:
-            like: Any tensor ``(points, ...)`` with the number, dtype and device of the points to come; under
-                ``torch.vmap``, batched if they are.
+            like: Any tensor ``(points, ...)`` that gives the number, dtype and device of the points; under
+                ``torch.vmap`` it must be batched if they are.
             context: Context ``(points, context)``.
         """
         if self.context and context is None:
             raise ValueError(f"{type(self).__name__}: expected context of shape (..., {self.context}); got none")
 
-        def layer(linear: MaskedLinear, of_context: nn.Linear | None = None) -> Affinity:
-            term = None if of_context is None else of_context(context).t()
-            return Affinity(linear.masked_weight(), linear.bias, term)
+        def weights(linear: MaskedLinear, of_context: nn.Linear | None = None) -> LinearWeights:
+            context_term = None if of_context is None else of_context(context).t()
+            return LinearWeights(linear.masked_weight(), linear.bias, context_term)
 
-        body: list[Any] = list(self.body)  # to mypy, the members of a ModuleList are any Module
+        body: list[Any] = list(self.body)  # for mypy: a ModuleList holds any Module
         return IncrementalPass(
             self.known,
-            layer(self.first, self.first_context),
-            [(layer(block.first, block.context), layer(block.second)) for block in body],
-            layer(self.last),
+            weights(self.first, self.first_context),
+            [(weights(block.first, block.context), weights(block.second)) for block in body],
+            weights(self.last),
             like,
         )
 
     def masks(self) -> tuple[Tensor, ...] | None:
-        """Masks of the weights among ``tensors``; None without masks."""
+        """Masks of the weights in the order of ``tensors``; None without masks."""
         body: list[Any] = list(self.body)
         inner = [layer.mask for block in body for layer in (block.first, block.second)]
         return (self.first.mask, *inner, self.last.mask)
@@ -128,22 +128,23 @@ class MaskedResidualNet(nn.Module):
     def tensors(
         self, lead: Sequence[int], context: Tensor | None = None, *, dropout: bool = True
     ) -> tuple[Tensor | None, ...]:
-        """What an evaluation of points ``(*lead, ...)`` depends on, besides the points.
+        """All tensors that an evaluation of points ``(*lead, ...)`` depends on, except the points.
 
         Args:
-            lead: Leading dimensions, those of the context included.
+            lead: Leading dimensions of points and context, broadcast.
             context: Context ``(..., context)``.
-            dropout: Whether to apply dropout, if this is training.
+            dropout: Whether to apply dropout if the network is in training mode.
 
         Returns:
-            Weight, bias and term of the input layer; for each block weight, bias, term, and factors of the first
-            layer, weight and bias of the second; weight and bias of the output layer. A term ``(points, hidden)`` is
-            what the context adds, factors ``(points, hidden)`` are what dropout multiplies with; each may be None.
+            Weight, bias and context term of the input layer; for each block weight, bias, context term and dropout
+            factors of the first layer, then weight and bias of the second; weight and bias of the output layer. The
+            context term ``(points, hidden)`` is added to the layer's output, the dropout factors ``(points, hidden)``
+            multiply the activations; each may be None.
         """
         return layer_tensors(self, lead, context, dropout=dropout)
 
     def config(self) -> dict[str, Any]:
-        """Arguments that rebuild this network (without its weights)."""
+        """Arguments that rebuild this network, without its weights."""
         return {
             "features": self.features,
             "outputs_per_feature": self.outputs_per_feature,
@@ -155,7 +156,7 @@ class MaskedResidualNet(nn.Module):
 
 
 def _hidden_degrees(features: int, hidden: int, context: int) -> Tensor:
-    """Ascending degrees of the hidden units, spread evenly; degree 0 where only context (or nothing) is read."""
+    """Ascending degrees of the hidden units, spread evenly; degree 0 reads only the context (or nothing)."""
     lowest = 0 if context or features == 1 else 1
     count = features - lowest  # degrees lowest .. features - 1; a unit of degree D would reach no output
     return lowest + torch.arange(hidden) * count // hidden

@@ -1,4 +1,4 @@
-"""Residual networks: from features and context to the parameters of a univariate map."""
+"""Residual networks, and the parts that they share with masked ones."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from pushforward.flows.checks import check_at_least, check_dropout
 
 
 class ResidualNet(nn.Module):
-    """Pre-activation residual network, with context added to the input and to every block.
+    """Pre-activation residual network; the context is added to the input layer and to each block.
 
-    The last layer starts at zero, so the univariate maps it feeds start as the identity.
+    The last layer starts at zero, so the univariate maps start as the identity.
 
     Args:
-        inputs: Number of input features; 0 makes the output depend on the context only.
+        inputs: Number of input features; with 0 the output depends only on the context.
         outputs: Number of outputs.
         context: Number of context features.
-        hidden: Width.
+        hidden: Number of hidden units per layer.
         blocks: Number of residual blocks of two linear layers each.
         dropout: Probability of zeroing an activation while training.
 
@@ -48,7 +48,7 @@ class ResidualNet(nn.Module):
         check_dropout(name, dropout)
         self.inputs, self.outputs, self.context = inputs, outputs, context
         self.hidden, self.blocks, self.dropout = hidden, blocks, dropout
-        # A layer without inputs is its bias; nn.Linear(0, n) would warn and leave the bias unset.
+        # nn.Linear(0, n) would warn and leave the bias uninitialized.
         self.first = nn.Linear(inputs, hidden) if inputs else _Constant(hidden)
         self.first_context = nn.Linear(context, hidden, bias=False) if context else None
         self.body = nn.ModuleList(ResidualBlock(hidden, context, dropout) for _ in range(blocks))
@@ -57,13 +57,13 @@ class ResidualNet(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     known = None
-    """Nothing is masked."""
+    """Not masked; see ``MaskedResidualNet.known``."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return evaluate(self, x, context)
 
     def masks(self) -> tuple[Tensor, ...] | None:
-        """Masks of the weights among ``tensors``; None without masks."""
+        """Masks of the weights in the order of ``tensors``; None without masks."""
         return None
 
     def tensors(
@@ -73,7 +73,7 @@ class ResidualNet(nn.Module):
         return layer_tensors(self, lead, context, dropout=dropout)
 
     def config(self) -> dict[str, Any]:
-        """Arguments that rebuild this network (without its weights)."""
+        """Arguments that rebuild this network, without its weights."""
         return {
             "inputs": self.inputs,
             "outputs": self.outputs,
@@ -85,7 +85,7 @@ class ResidualNet(nn.Module):
 
 
 def evaluate(net: Any, x: Tensor, context: Tensor | None) -> Tensor:
-    """Input layer, blocks, output layer: what both networks do, masked or not."""
+    """Evaluate a residual network, masked or not: input layer, blocks, output layer."""
     h = net.first(x)
     if net.first_context is not None:
         h = h + net.first_context(context)
@@ -96,28 +96,28 @@ def evaluate(net: Any, x: Tensor, context: Tensor | None) -> Tensor:
 
 
 def layer_tensors(net: Any, lead: Sequence[int], context: Tensor | None, *, dropout: bool) -> tuple[Tensor | None, ...]:
-    """The tensors of a network in the order of the kernels; see ``MaskedResidualNet.tensors``."""
+    """Collect the tensors of a network in the order of the kernels; see ``MaskedResidualNet.tensors``."""
     if net.context and context is None:
         raise ValueError(f"{type(net).__name__}: expected context of shape (..., {net.context}); got none")
 
-    def term(layer: nn.Linear | None) -> Tensor | None:
+    def context_term(layer: nn.Linear | None) -> Tensor | None:
         return None if layer is None else layer(context).expand(*lead, -1).reshape(-1, net.hidden)
 
     first: Any = net.first
-    found: list[Tensor | None] = [first.weight, first.bias, term(net.first_context)]
-    body: list[Any] = list(net.body)  # to mypy, the members of a ModuleList are any Module
+    found: list[Tensor | None] = [first.weight, first.bias, context_term(net.first_context)]
+    body: list[Any] = list(net.body)  # for mypy: a ModuleList holds any Module
     for block in body:
-        keep = None
+        factors = None
         if dropout and net.training and net.dropout:
             shape = math.prod(lead), net.hidden
-            keep = block.first.weight.new_empty(shape).bernoulli_(1.0 - net.dropout).div_(1.0 - net.dropout)
-        found += [block.first.weight, block.first.bias, term(block.context), keep]
+            factors = block.first.weight.new_empty(shape).bernoulli_(1.0 - net.dropout).div_(1.0 - net.dropout)
+        found += [block.first.weight, block.first.bias, context_term(block.context), factors]
         found += [block.second.weight, block.second.bias]
     return (*found, net.last.weight, net.last.bias)
 
 
 class _Constant(nn.Module):
-    """A linear layer without inputs: its bias, whatever the leading dimensions."""
+    """A linear layer without inputs: it returns its bias, expanded to the leading dimensions."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class _Constant(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Residual block; with a mask, its two layers keep to it."""
+    """Residual block of two linear layers, both with the given mask."""
 
     def __init__(self, hidden: int, context: int, dropout: float, mask: Tensor | None = None) -> None:
         super().__init__()
@@ -146,14 +146,14 @@ class ResidualBlock(nn.Module):
 
 
 def _shrink(linear: nn.Linear) -> None:
-    """Start a residual branch small, so that a deep stack starts near a linear map."""
+    """Scale down the last layer of a residual branch, so that a deep network starts close to a linear map."""
     with torch.no_grad():
         linear.weight.mul_(0.1)
         nn.init.zeros_(linear.bias)
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer some of whose weights are always zero.
+    """A linear layer with some weights fixed at zero.
 
     Args:
         inputs: Number of inputs.
@@ -165,10 +165,11 @@ class MaskedLinear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, mask: Tensor) -> None:
         super().__init__(inputs, outputs)
-        # Not saved: the sizes determine it.
+        # Not saved, because the sizes of the network determine it.
         self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
 
     def masked_weight(self) -> Tensor:
+        """The weight ``(outputs, inputs)``, zero where the mask is."""
         return self.weight * self.mask
 
     def forward(self, x: Tensor) -> Tensor:

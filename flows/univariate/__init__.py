@@ -1,1 +1,1 @@
-"""Invertible maps of the real line, whose parameters a network gives."""
+"""Invertible maps of the real line with parameters from a network."""

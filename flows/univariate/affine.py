@@ -1,4 +1,4 @@
-"""The affine map of the line, with a bounded log-scale."""
+"""The affine map of the real line, with a bounded log-scale."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ from pushforward.flows.univariate.base import Univariate
 class Affine(Univariate):
     r"""Scale and shift, :math:`z = e^{s} x + t` with :math:`s = S \tanh(a / S)`.
 
-    The bound :math:`S` keeps one layer from multiplying by more than :math:`e^S`, which is what makes deep affine
-    flows overflow; within a fraction of :math:`S` it does nothing.
+    The bound :math:`S` keeps a layer from multiplying by more than :math:`e^S`, because deep affine flows would
+    overflow otherwise. For :math:`|a|` much smaller than :math:`S` it has no effect.
 
     Args:
         log_scale_bound: The bound :math:`S` on the log-scale.

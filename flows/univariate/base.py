@@ -1,7 +1,7 @@
-"""Univariate maps: pure functions of a value and its parameters, used by every pattern of layer.
+"""Univariate maps: pure functions of a value and its parameters, used by all kinds of layers.
 
-A map is an immutable object with no weights of its own. Parameters that are all zero make it the identity, so a
-conditioner whose last layer starts at zero makes a layer that starts as the identity.
+A map is an immutable object without weights. With all parameters zero it is the identity, so a layer starts as the
+identity if the last layer of its conditioner starts at zero.
 """
 
 from abc import ABC, abstractmethod
@@ -15,11 +15,10 @@ from pushforward.flows.kernels import native
 
 
 class Univariate(ABC):
-    """A strictly increasing map of the real line, given by a vector of parameters.
+    """A strictly increasing map of the real line with a vector of parameters.
 
-    A subclass is a frozen dataclass that implements ``size`` and ``forward``; it overrides ``inverse`` where there
-    is a formula. Without one, the inverse is found by a bracketed root search, with the gradient of the implicit
-    function.
+    A subclass is a frozen dataclass that implements ``size`` and ``forward``, and overrides ``inverse`` if there is a
+    formula. Otherwise the inverse is a bracketed root search, with its gradient by the implicit function theorem.
 
     Shape:
         values ``(...)``, parameters ``(..., size)``, log-derivative ``(...)``.
@@ -39,7 +38,7 @@ class Univariate(ABC):
         return invert(self, z, parameters)
 
     def kernel(self) -> native.Map | None:
-        """How the kernels in C know this map; None if they do not."""
+        """The description of this map for the kernels in C; None if they do not implement it."""
         return None
 
     def identity(self, *shape: int) -> Tensor:
@@ -56,16 +55,16 @@ def invert(
 ) -> tuple[Tensor, Tensor]:
     """Invert an increasing map by doubling a bracket, halving it, and two guarded Newton steps.
 
-    The number of steps is fixed, so the search compiles; it covers roots up to ``2**doublings`` away from ``z`` and
-    ends at the accuracy of the dtype. The gradient is that of the implicit function:
+    The number of steps is fixed, so the search compiles. It finds roots up to ``2**doublings`` away from ``z``, to the
+    accuracy of the dtype. The gradient follows from the implicit function theorem:
     ``dx = (dz - df/dparameters dparameters) / f'(x)``.
 
     Args:
         univariate: The map.
         z: Values ``(...)`` to invert.
         parameters: Parameters ``(..., size)``.
-        doublings: Steps of the bracket's expansion.
-        halvings: Steps of bisection.
+        doublings: Number of doublings of the bracket.
+        halvings: Number of bisection steps.
 
     Returns:
         The roots ``(...)`` and the log-derivative of the inverse map there.
@@ -87,10 +86,10 @@ def invert(
         x = 0.5 * (low + high)
         for _ in range(2):
             value, log_derivative = univariate.forward(x, parameters)
-            # A Newton step may leave the bracket where the derivative jumps: then it is not taken.
+            # A Newton step that leaves the bracket, as it may where the derivative jumps, is not taken.
             step = x - (value - z) * torch.exp(-log_derivative)
             x = torch.where((step >= low) & (step <= high), step, x)
-    # One more Newton step with gradients: its value changes nothing, its derivative is the implicit function's.
+    # One more Newton step, with gradients: it leaves the value as it is and gives the implicit function's derivative.
     value, log_derivative = univariate.forward(x, parameters)
     x = x - (value - z) * torch.exp(-log_derivative.detach())
     return x, -univariate.forward(x, parameters)[1]

@@ -1,4 +1,4 @@
-r"""Decoders of an autoencoder: laws :math:`p(x \mid z)` of a row given its latent point, features independent."""
+r"""Decoders of an autoencoder: distributions :math:`p(x \mid z)` of a row given its latent vector."""
 
 import math
 from typing import Any
@@ -14,16 +14,16 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class Decoder(nn.Module):
-    """A law of rows given latent points; a network turns a latent point into its parameters.
+    """A distribution of rows given latent vectors, with independent features; a network computes its parameters.
 
     A subclass implements ``observe``, ``log_prob``, ``mean`` and ``sample``.
 
     Args:
-        net: Network from latent points ``(..., L)`` to the parameters of the law ``(..., D * parameters)``.
+        net: Network from latent vectors ``(..., L)`` to parameters of the distribution ``(..., D * parameters)``.
         features: Number of features :math:`D` of a row.
 
     Shape:
-        rows ``(..., D)`` and latent points ``(..., L)`` with leading dimensions that broadcast, log-likelihoods
+        rows ``(..., D)`` and latent vectors ``(..., L)`` with leading dimensions that broadcast, log-likelihoods
         ``(...)`` in nats.
     """
 
@@ -35,23 +35,23 @@ class Decoder(nn.Module):
         self.features = features
 
     def observe(self, x: Tensor) -> Tensor:
-        """Check rows, and return them as the values that the law is about.
+        """Check rows, and return them as values that the decoder can produce.
 
         Raises:
-            ValueError: If the shape or a value is not one that the law gives.
+            ValueError: If a shape does not fit, or a value is outside of the support.
         """
         raise NotImplementedError
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
-        """Log-likelihood ``(...)`` of rows from ``observe``, given latent points."""
+        """Log-likelihood ``(...)`` of rows from ``observe``, given latent vectors."""
         raise NotImplementedError
 
     def mean(self, z: Tensor) -> Tensor:
-        """Expected row ``(..., D)``."""
+        """Expected row ``(..., D)`` given a latent vector."""
         raise NotImplementedError
 
     def sample(self, z: Tensor) -> Tensor:
-        """Draw a row ``(..., D)`` for each latent point, without gradients."""
+        """Draw a row ``(..., D)`` for each latent vector, without gradients."""
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Decoder(nn.Module):
         return {"net": self.net, "features": self.features}
 
     def _parameters_of(self, z: Tensor, each: int) -> Tensor:
-        """Parameters ``(..., D, each)`` of the law."""
+        """Parameters ``(..., D, each)`` of the distribution."""
         flat = self.net(z)
         check_shape(type(self).__name__, "outputs of the network", flat, self.features * each)
         return torch.unflatten(flat, -1, (self.features, each))
@@ -71,15 +71,15 @@ class Decoder(nn.Module):
 
 
 class BernoulliDecoder(Decoder):
-    """Independent coins: a row is zeros and ones.
+    """Independent Bernoulli features: a row is zeros and ones.
 
-    Intensities in [0, 1] are no outcomes of coins, so ``observe`` makes them so: by a threshold at 1/2, or by a draw,
-    anew in every call ("dynamic binarisation"). Zeros and ones stay what they are either way.
+    ``observe`` turns intensities in [0, 1] into zeros and ones: by a threshold at 1/2, or by a random draw in every
+    call ("dynamic binarisation"). Zeros and ones stay as they are either way.
 
     Args:
         net: Network to ``D`` logits.
         features: Number of features.
-        stochastic: Draw intensities instead of rounding them; likelihoods are then of the drawn rows.
+        stochastic: Binarise intensities at random instead of rounding them; likelihoods are those of the binary rows.
     """
 
     def __init__(self, net: nn.Module, features: int, *, stochastic: bool = False) -> None:
@@ -109,13 +109,13 @@ class BernoulliDecoder(Decoder):
 class GaussianDecoder(Decoder):
     r"""Continuous columns: :math:`x_d \sim N(\mu_d(z), \sigma_d^2)` with a learned :math:`\sigma` for each feature.
 
-    Densities are those of rows in the units of the data; the network works in standardised ones.
+    Densities are in the units of the data; the network works in standardised units.
 
     Args:
         net: Network to ``D`` standardised means.
         features: Number of features.
-        standardize: The data's location and scale; None for data that are standardised.
-        least_scale: Smallest standard deviation in standardised units. Without one, a feature that the latent point
+        standardize: Location and scale of the data; None if the data are standardised.
+        least_scale: Smallest standard deviation in standardised units. Without it, a feature that the latent vector
             determines would have an unbounded density.
     """
 
@@ -148,8 +148,8 @@ class GaussianDecoder(Decoder):
         log_det: Tensor | float = 0.0
         if self.standardize is not None:
             x, log_det = self.standardize(x)
-        noise = (x - self._parameters_of(z, 1).squeeze(-1)) / scale
-        return log_det - (0.5 * noise.square() + scale.log() + _HALF_LOG_2PI).sum(-1)
+        residual = (x - self._parameters_of(z, 1).squeeze(-1)) / scale
+        return log_det - (0.5 * residual.square() + scale.log() + _HALF_LOG_2PI).sum(-1)
 
     def mean(self, z: Tensor) -> Tensor:
         return self._in_data_units(self._parameters_of(z, 1).squeeze(-1))
@@ -167,10 +167,10 @@ class GaussianDecoder(Decoder):
 
 
 class CountDecoder(Decoder):
-    """What decoders of integers 0 to K - 1 share; a subclass gives the log-probabilities of all K values.
+    """Base class of decoders for integers 0 to K - 1; a subclass gives the log-probabilities of all K values.
 
     Args:
-        net: Network to the parameters of the law.
+        net: Network to the parameters of the distribution.
         features: Number of features.
         values: Number of values :math:`K`.
     """
@@ -197,7 +197,7 @@ class CountDecoder(Decoder):
 
     @torch.no_grad()
     def sample(self, z: Tensor) -> Tensor:
-        # The largest of independently Gumbel-distributed logits: a draw without a loop over features.
+        # The Gumbel-max trick: a draw without a loop over features.
         logits = self.log_probabilities(z)
         gumbel = -torch.empty_like(logits).exponential_().log()
         return (logits + gumbel).argmax(-1).to(z.dtype)
@@ -207,7 +207,7 @@ class CountDecoder(Decoder):
 
 
 class CategoricalDecoder(CountDecoder):
-    """Integers 0 to K - 1 with a probability each: any law of a feature, and nothing known about neighbours.
+    """Integers 0 to K - 1 with a free probability each; neighbouring values are not treated as similar.
 
     Args:
         net: Network to ``D * K`` logits.
@@ -226,13 +226,13 @@ class CategoricalDecoder(CountDecoder):
 
 
 class LogisticDecoder(CountDecoder):
-    r"""Integers 0 to K - 1 in their order: a logistic law rounded to them, its tails in the first and the last.
+    r"""Ordered integers 0 to K - 1: a logistic distribution rounded to them, with its tails in the first and the last.
 
-    :math:`P(k) = \sigma((k + \tfrac12 - \mu) / s) - \sigma((k - \tfrac12 - \mu) / s)`. Two parameters a feature where
-    ``CategoricalDecoder`` has K: better where rows are few and values are ordered.
+    :math:`P(k) = \sigma((k + \tfrac12 - \mu) / s) - \sigma((k - \tfrac12 - \mu) / s)`. It has two parameters per
+    feature where ``CategoricalDecoder`` has K, which is better for few rows of ordered values.
 
     Args:
-        net: Network to ``D * 2`` parameters: location in units of K around the middle value, logarithm of the scale.
+        net: Network to ``D * 2`` parameters: location in units of K around the middle value, and log-scale.
         features: Number of features.
         values: Number of values :math:`K`.
 
@@ -242,24 +242,26 @@ class LogisticDecoder(CountDecoder):
     """
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
-        location, log_scale = self._location_and_log_scale(z)
+        location, log_scale = self.location_and_log_scale(z)
         return self._log_mass(x.to(location.dtype), location, log_scale).sum(-1)
 
     def log_probabilities(self, z: Tensor) -> Tensor:
-        location, log_scale = self._location_and_log_scale(z)
+        location, log_scale = self.location_and_log_scale(z)
         k = torch.arange(self.values, dtype=location.dtype, device=location.device)
         return self._log_mass(k, location[..., None], log_scale[..., None])
 
-    def _location_and_log_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def location_and_log_scale(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Location and log-scale ``(..., D)`` of the logistic distribution before it is rounded."""
         location, log_scale = self._parameters_of(z, 2).unbind(-1)
-        # A scale of K / 8 where the network says 0: all values are likely at first. Beyond the bounds a law is one
-        # value, or as good as uniform.
+        # An output of 0 means a scale of K / 8: all values are likely at first. Beyond the bounds the distribution is a
+        # single value, or nearly uniform.
         wide = math.log(self.values / 8)
         middle = 0.5 * (self.values - 1)
         return middle + self.values * location, (wide + log_scale).clamp(-5.0, wide + 5.0)
 
     def _log_mass(self, k: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): no difference of nearly equal numbers.
+        """Log-probability of integers ``k``."""
+        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), which does not cancel.
         inverse = (-log_scale).exp()
         upper, lower = (k + 0.5 - location) * inverse, (k - 0.5 - location) * inverse
         first, last = k == 0, k == self.values - 1

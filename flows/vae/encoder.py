@@ -1,4 +1,4 @@
-"""The network that reads rows for the posterior over latent points."""
+"""The encoder of an autoencoder: a network from rows to the context of the posterior."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from pushforward.flows.bijections.normalization import Standardize
 
 
 class Encoder(nn.Module):
-    """Network that reads rows in the units of the data.
+    """A network that takes rows in the units of the data.
 
     Args:
         net: Network from standardised rows ``(..., D)`` to the posterior's context ``(..., C)``.
-        standardize: The data's location and scale; None to hand rows on as they are.
+        standardize: Location and scale of the data; None to leave rows as they are.
     """
 
     def __init__(self, net: nn.Module, standardize: Standardize | None = None) -> None:

@@ -1,8 +1,8 @@
-"""The ``pushforward`` command: thin, and fast to start.
+"""The ``pushforward`` command.
 
-Every command is imported when it is called, and imports what it needs when it runs, so that ``--help`` costs no torch.
-Errors that a user can cause end in one line and the exit code of their kind: 1 failed, 2 usage or configuration, 3 bad
-data, 4 diverged, 130 and 143 for signals.
+Every command is imported when it is called, and imports its libraries when it runs, so that ``--help`` does not import
+torch. A user's mistake ends with one line and an exit code: 1 failed, 2 usage or configuration, 3 bad data, 4 diverged,
+130 and 143 for signals.
 """
 
 import atexit
@@ -15,25 +15,25 @@ from typing import Any
 import click
 
 from pushforward import __version__
-from pushforward.commands.common import say
+from pushforward.commands.common import print_message
 from pushforward.commands.group import COMMAND, CommandGroup
 from pushforward.common.errors import UserError
 
-# Module below pushforward.commands, and what the list of commands says.
+# Module in pushforward.commands, and the description in the list of commands.
 _COMMANDS = {
     "fit": ("fit", "Fit a density to data."),
     "sample": ("rows", "Draw synthetic rows."),
-    "score": ("rows", "Log-densities of the rows of a table."),
-    "evaluate": ("runs", "Say what a fitted density is worth."),
-    "report": ("pages", "Write a run as one HTML page."),
+    "score": ("rows", "Compute the log-density of each row of a table."),
+    "evaluate": ("runs", "Evaluate a fitted density: test NLL beside baselines, samples, latents, inversion errors."),
+    "report": ("pages", "Write an HTML report about a run."),
     "compare": ("pages", "Compare runs on the same test rows."),
-    "runs": ("runs", "List the runs there are."),
-    "benchmark": ("benchmark", "Compare methods on many data sets, beside published numbers."),
-    "sweep": ("sweep", "Search for the best parameters."),
-    "gradients": ("gradients", "Measure gradient estimators while a flow learns a target."),
-    "wandb": ("wandb", "Upload runs to Weights & Biases; make a dashboard there."),
-    "datasets": ("datasets", "List the data sets there are; download them."),
-    "recipes": ("recipes", "List configurations of the literature, ready to fit."),
+    "runs": ("runs", "List runs."),
+    "benchmark": ("benchmark", "Compare methods on many data sets with published results."),
+    "sweep": ("sweep", "Search for the best hyperparameters."),
+    "gradients": ("gradients", "Measure gradient estimators while a flow is fitted to a target density."),
+    "wandb": ("wandb", "Upload runs to Weights & Biases; create a dashboard there."),
+    "datasets": ("datasets", "List and download data sets."),
+    "recipes": ("recipes", "List configurations from the literature."),
 }
 
 
@@ -61,16 +61,16 @@ class _Commands(CommandGroup):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
-            # The reader has gone, as in `| head`. Python would complain once more while flushing at exit.
+            # The reader has closed the pipe, as in `| head`. Python would print an error when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
         except KeyboardInterrupt:
-            say("interrupted")
+            print_message("interrupted")
             ctx.exit(130)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            say(f"{ctx.meta.get(COMMAND, ctx.info_name)}: {_one_line(error)}")
+            print_message(f"{ctx.meta.get(COMMAND, ctx.info_name)}: {_one_line(error)}")
             ctx.exit(error.exit_code if isinstance(error, UserError) else 1)
 
 
@@ -79,8 +79,7 @@ class _Commands(CommandGroup):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Fit, score, sample and evaluate densities with normalizing flows."""
-    # Imports make a million objects that stay: to look through them for those that nobody uses any more, again and
-    # again while they come and once more at the end, takes over a second.
+    # Imports create a million objects that stay. Garbage collections during imports and at exit take over a second.
     if gc.get_threshold()[0] < 100_000:
         gc.set_threshold(100_000, 20, 20)
         atexit.register(gc.freeze)

@@ -1,6 +1,6 @@
-"""What a user's mistakes lead to: one line on stderr, the exit code of its kind, and nothing half-written.
+"""Mistakes of users: one line on stderr, the right exit code, and no incomplete files.
 
-One table: name -> (arguments, exit code, the exact line). Changing a message is a reviewed change.
+The table holds name -> (arguments, exit code, exact message), so that a change of a message is a reviewed change.
 """
 
 import shutil
@@ -302,19 +302,19 @@ def assert_one_line(done: Result, code: int, line: str) -> None:
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistake(name: str, here: Path) -> None:
+def test_a_mistake_is_one_line_and_changes_no_file(name: str, here: Path) -> None:
     arguments, code, line = MISTAKES[name]
     names = {"RUN": "runs/plain", "CONDITIONAL": "runs/conditional"}
     before = snapshot(here)
     done = invoke([part.format(**names) for part in arguments.split()])
-    if "runs here" in line:  # in what order they are listed is another test's matter
+    if "runs here" in line:  # another test checks their order
         assert "runs/plain" in done.stderr
         assert "runs/conditional" in done.stderr
         assert_one_line(done, code, done.stderr.removeprefix("pushforward ").strip())
         assert done.stderr.startswith("pushforward " + line.partition("{")[0])
     else:
         assert_one_line(done, code, line.format(**names))
-    assert snapshot(here) == before  # no run folder, no partial file, nothing touched
+    assert snapshot(here) == before  # no run folder, no incomplete file
 
 
 USAGE = {
@@ -331,7 +331,7 @@ USAGE = {
 
 
 @pytest.mark.parametrize("name", USAGE)
-def test_usage(name: str, here: Path) -> None:
+def test_wrong_usage_is_explained(name: str, here: Path) -> None:
     arguments, line = USAGE[name]
     before = snapshot(here)
     done = invoke(arguments)
@@ -343,7 +343,7 @@ def test_usage(name: str, here: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("command", ["fit moons", "fit moons --dry-run", "score runs/plain points.csv"])
-def test_no_cuda(command: str, here: Path) -> None:
+def test_a_missing_cuda_device_is_one_line(command: str, here: Path) -> None:
     before = snapshot(here)
     done = invoke(f"{command} --device cuda")
     name = command.split()[0]
@@ -353,7 +353,7 @@ def test_no_cuda(command: str, here: Path) -> None:
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("command", ["score runs/plain points.csv --out s.csv", "sample runs/plain -n 3 --out s.csv"])
-def test_flipped_byte(file: str, command: str, here: Path) -> None:
+def test_a_damaged_model_is_one_line(file: str, command: str, here: Path) -> None:
     path = Path("runs/plain/model") / file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -363,7 +363,7 @@ def test_flipped_byte(file: str, command: str, here: Path) -> None:
         "model.safetensors": "damaged: its checksum is not the one in config.json",
         "config.json": "damaged or edited: its checksum does not match its contents",
     }[file]
-    alternative = "damaged: not a model description"  # where the flipped byte breaks the JSON
+    alternative = "damaged: not a model description"  # if the changed byte breaks the JSON
     assert done.stderr in (
         f"pushforward {command.split()[0]}: {path}: {reason}\n",
         f"pushforward {command.split()[0]}: {path}: {alternative}\n",
@@ -373,19 +373,19 @@ def test_flipped_byte(file: str, command: str, here: Path) -> None:
     assert not Path("s.csv").exists()
 
 
-def test_model_missing(here: Path) -> None:
+def test_a_missing_model_is_one_line(here: Path) -> None:
     shutil.rmtree("runs/plain/model")
     done = invoke("score runs/plain points.csv")
     assert_one_line(done, 1, "score: runs/plain/model/config.json: cannot be read: No such file or directory")
 
 
-def test_debug_shows_the_traceback(here: Path) -> None:
+def test_debug_raises_the_error(here: Path) -> None:
     done = invoke("--debug fit none.csv")
     assert type(done.exception).__name__ == "DataError"
 
 
-def test_constant_in_the_training_part(here: Path) -> None:
-    """A column that varies in the file and not among the rows that are learned from: no run folder either."""
+def test_a_column_that_is_constant_in_training_is_an_error(here: Path) -> None:
+    """A column that varies in the file but not in the training rows: no run folder is made."""
     Path("rare.csv").write_text("a,b\n" + "".join(f"{k},{int(k == 3)}\n" for k in range(20)))
     codes = set()
     for seed in range(12):

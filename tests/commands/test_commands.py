@@ -1,4 +1,4 @@
-"""The command: what stands on stdout, what is written, and that its outputs fit together."""
+"""The commands: what they print and write, and that their outputs agree."""
 
 import json
 import math
@@ -48,7 +48,7 @@ def invoke(*arguments: str | Path, code: int = 0) -> Result:
 
 
 def one_object(done: Result) -> dict[str, Any]:
-    """The one JSON object, alone on stdout; NaN and Infinity are no JSON."""
+    """Return the only JSON object on stdout; NaN and Infinity are not JSON."""
     assert done.stdout.count("\n") == 1
 
     def refuse(constant: str) -> None:
@@ -60,7 +60,7 @@ def one_object(done: Result) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of counts, prices with two decimals, float32 and plain numbers, and a run fitted to it."""
+    """A table with counts, prices with two decimals, float64 and float32 numbers, and a run fitted to it."""
     folder = tmp_path_factory.mktemp("cli")
     generator = np.random.default_rng(0)
     z = generator.standard_normal((ROWS, 4))
@@ -87,8 +87,8 @@ def test_fit_prints_one_object(folder: Path) -> None:
     assert read_metrics(folder / "run" / "metrics.jsonl")[-1]["kind"] == "summary"
 
 
-def test_fit_of_a_toy_in_a_process(tmp_path: Path) -> None:
-    """The command as it is typed: stdout holds the object alone, all else is on stderr, no pickle of warnings."""
+def test_fit_prints_only_the_object_on_stdout(tmp_path: Path) -> None:
+    """As typed by a user: one JSON object on stdout, everything else on stderr, no Python warnings."""
     command = [sys.executable, "-m", "pushforward", "fit", "moons", "data.rows=500", "--json", "--wandb", "off"]
     done = subprocess.run([*command, *TINY[:-1]], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
@@ -102,7 +102,7 @@ def test_fit_of_a_toy_in_a_process(tmp_path: Path) -> None:
     assert "500 rows x 2 columns" in done.stderr
 
 
-def test_fit_in_words(folder: Path, tmp_path: Path) -> None:
+def test_fit_prints_a_summary(folder: Path, tmp_path: Path) -> None:
     done = invoke("fit", folder / "table.csv", "--out", tmp_path / "run", *TINY)
     assert re.search(r"^test NLL -?\d+\.\d{4} ± \d+\.\d{4} nats$", done.stdout, re.MULTILINE)
     assert f"run       {tmp_path / 'run'}" in done.stdout
@@ -112,13 +112,13 @@ def test_fit_in_words(folder: Path, tmp_path: Path) -> None:
 def parts(folder: Path) -> dict[str, Any]:
     table = parquet.read_table(folder / "table.parquet")
     indices = split(table.num_rows, 0)
-    # As text, a 32-bit number would be written with fewer digits, which read as another 64-bit number.
+    # As text, a float32 is written with fewer digits, which would be read as another float64.
     table = table.set_column(3, "single", table["single"].cast(pa.float64()))
     return {name: table.take(getattr(indices, name)) for name in ("train", "validation", "test")}
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_score_is_the_nll_of_the_fit(part: str, folder: Path, tmp_path: Path) -> None:
+def test_score_agrees_with_the_nll_of_the_fit(part: str, folder: Path, tmp_path: Path) -> None:
     csv.write_csv(parts(folder)[part], tmp_path / "part.csv")
     parquet.write_table(parts(folder)[part], tmp_path / "part.parquet")
     results = json.loads((folder / "fit.json").read_text())
@@ -132,8 +132,8 @@ def test_score_is_the_nll_of_the_fit(part: str, folder: Path, tmp_path: Path) ->
         assert -np.mean(scores["log_prob"].to_numpy()) == pytest.approx(results[key], rel=1e-12)
 
 
-def test_scores_follow_their_rows(folder: Path, tmp_path: Path) -> None:
-    """Shuffled rows, shuffled columns, another column, all rows or one: a row has one score."""
+def test_the_score_of_a_row_does_not_depend_on_the_table(folder: Path, tmp_path: Path) -> None:
+    """Shuffled rows and columns, an additional column, and a single row give the same scores."""
     table = parquet.read_table(folder / "table.parquet").slice(0, 50)
     order = np.random.default_rng(1).permutation(50)
     shuffled = table.take(order).select(["single", "plain", "count", "price, net"])
@@ -153,7 +153,7 @@ def test_scores_follow_their_rows(folder: Path, tmp_path: Path) -> None:
     assert c == pytest.approx([a[7]], rel=1e-12)
 
 
-def test_score_destinations(folder: Path, tmp_path: Path) -> None:
+def test_score_writes_to_stdout_csv_or_parquet(folder: Path, tmp_path: Path) -> None:
     arguments = ("score", folder / "run", folder / "table.csv")
     stdout = invoke(*arguments).stdout
     done = invoke(*arguments, "--out", tmp_path / "s.csv")
@@ -168,8 +168,8 @@ def test_score_destinations(folder: Path, tmp_path: Path) -> None:
     assert one_object(invoke(*arguments, "--json"))["out"] is None
 
 
-def test_score_into_a_link_and_a_pipe(folder: Path, tmp_path: Path) -> None:
-    """A link keeps pointing where it does; a pipe is written to and not replaced, as a device must not be."""
+def test_score_writes_through_links_and_into_pipes(folder: Path, tmp_path: Path) -> None:
+    """A link stays a link; a pipe is written to and not replaced, like a device."""
     (tmp_path / "there.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to("there.csv")
     invoke("score", folder / "run", folder / "table.csv", "--out", tmp_path / "link.csv")
@@ -186,7 +186,7 @@ def test_score_into_a_link_and_a_pipe(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "pipe", "there.csv"]
 
 
-def test_draws_average_over_the_cell(folder: Path) -> None:
+def test_draws_average_over_dequantized_rows(folder: Path) -> None:
     once = invoke("score", folder / "run", folder / "table.csv").stdout.splitlines()[1:]
     often = invoke("score", folder / "run", folder / "table.csv", "--draws", "8").stdout.splitlines()[1:]
     assert once != often
@@ -211,10 +211,10 @@ def test_samples_look_like_the_table(folder: Path, tmp_path: Path) -> None:
     for name in original.column_names:
         a, b = original[name].to_numpy(), drawn[name].to_numpy()
         assert abs(a.mean() - b.mean()) < 5 * a.std() * math.sqrt(1 / len(a) + 1 / len(b))
-        assert text[name].to_numpy() == pytest.approx(b, rel=1e-6)  # both formats hold the same rows
+        assert text[name].to_numpy() == pytest.approx(b, rel=1e-6)  # both formats have the same rows
 
 
-def test_samples_can_be_scored_and_learned(folder: Path, tmp_path: Path) -> None:
+def test_samples_can_be_scored_and_fitted(folder: Path, tmp_path: Path) -> None:
     sampled(folder, tmp_path / "s.csv")
     found = one_object(invoke("score", folder / "run", tmp_path / "s.csv", "--json"))
     results = json.loads((folder / "fit.json").read_text())
@@ -222,13 +222,13 @@ def test_samples_can_be_scored_and_learned(folder: Path, tmp_path: Path) -> None
     invoke("fit", tmp_path / "s.csv", "--dry-run")
 
 
-def test_same_seed_same_rows(folder: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_rows(folder: Path, tmp_path: Path) -> None:
     first = sampled(folder, tmp_path / "a.csv", "--seed", "4")
     assert first.equals(sampled(folder, tmp_path / "b.csv", "--seed", "4"))
     assert not first.equals(sampled(folder, tmp_path / "c.csv", "--seed", "5"))
 
 
-def test_samples_go_into_the_run(folder: Path) -> None:
+def test_samples_are_written_to_the_run_by_default(folder: Path) -> None:
     found = one_object(invoke("sample", folder / "run", "-n", "7", "--json"))
     assert found == {
         "run": str(folder / "run"),
@@ -239,7 +239,7 @@ def test_samples_go_into_the_run(folder: Path) -> None:
     assert len(Path(found["out"]).read_text().splitlines()) == 8
 
 
-def test_given(folder: Path, tmp_path: Path) -> None:
+def test_given_sets_the_context_columns(folder: Path, tmp_path: Path) -> None:
     arguments = ("fit", folder / "table.parquet", "--out", tmp_path / "run", *TINY)
     invoke(*arguments, "data.context=[count, 'price, net']", "data.drop=single")
     given = ("--given", "count=12", "--given", "price, net=49.5")
@@ -252,7 +252,7 @@ def test_given(folder: Path, tmp_path: Path) -> None:
     assert len(set(drawn["plain"].to_pylist())) == 5
     scored = invoke("score", tmp_path / "run", folder / "table.csv")
     assert len(scored.stdout.splitlines()) == ROWS + 1
-    # Rows drawn for one context are not written over those drawn for another.
+    # Rows for different contexts are written to different files.
     paths = set()
     for value in ("12", "13"):
         command = ("sample", tmp_path / "run", "-n", "5", "--given", f"count={value}", "--given", "price, net=50")
@@ -260,7 +260,7 @@ def test_given(folder: Path, tmp_path: Path) -> None:
     assert len(paths) == 2
 
 
-def test_evaluate(folder: Path, tmp_path: Path) -> None:
+def test_evaluate_agrees_with_the_fit(folder: Path, tmp_path: Path) -> None:
     results = json.loads((folder / "fit.json").read_text())
     found = one_object(invoke("evaluate", folder / "run", "--json"))
     assert found["test"]["nll"] == pytest.approx(results["test_nll"], rel=1e-12)
@@ -274,15 +274,15 @@ def test_evaluate(folder: Path, tmp_path: Path) -> None:
     done = invoke("evaluate", folder / "run", tmp_path / "other.csv")
     assert f"test        {results['val_nll']:.3f}" in done.stdout
     assert "Gaussian mixture" in done.stdout
-    # Another table says nothing of the run's own test rows.
+    # The evaluation on another table does not replace that on the test rows.
     assert json.loads((folder / "run" / "evaluation.json").read_text()) == recorded
 
 
-def test_datasets() -> None:
-    words = invoke("datasets").stdout.splitlines()
+def test_datasets_are_listed() -> None:
+    lines = invoke("datasets").stdout.splitlines()
     entries = json.loads(invoke("datasets", "--json").stdout)["datasets"]
-    assert words[0].split() == ["name", "kind", "rows", "columns", "where", "what", "it", "is"]
-    assert [line.split()[0] for line in words[1:]] == [entry["name"] for entry in entries]
+    assert lines[0].split() == ["name", "kind", "rows", "columns", "where", "description"]
+    assert [line.split()[0] for line in lines[1:]] == [entry["name"] for entry in entries]
     assert {"name", "kind", "rows", "columns", "where", "description"} == set(entries[0])
     listed = {entry["name"]: entry for entry in entries}
     assert "moons" in listed
@@ -291,10 +291,10 @@ def test_datasets() -> None:
         None,
         2,
     )
-    assert ["target:funnel", "target", "-", "10"] in [line.split()[:4] for line in words]
+    assert ["target:funnel", "target", "-", "10"] in [line.split()[:4] for line in lines]
 
 
-def test_runs(folder: Path, tmp_path: Path) -> None:
+def test_runs_are_listed(folder: Path, tmp_path: Path) -> None:
     found = json.loads(invoke("runs", "--root", folder, "--json").stdout)["runs"]
     results = json.loads((folder / "fit.json").read_text())
     assert found[0]["name"] == "run"
@@ -305,7 +305,9 @@ def test_runs(folder: Path, tmp_path: Path) -> None:
     assert json.loads(invoke("runs", "--root", tmp_path, "--json").stdout) == {"runs": []}
 
 
-def test_dry_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dry_run_prints_the_resolved_configuration(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = one_object(invoke("fit", folder / "table.csv", "flow=maf", "--dry-run", "--json"))
     assert (found["features"], found["train"], found["validation"], found["test"]) == (4, 320, 40, 40)
@@ -315,7 +317,7 @@ def test_dry_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "# dataset: table, features: 4" in words
     (tmp_path / "resolved.yaml").write_text(words)
     again = invoke("fit", "-c", tmp_path / "resolved.yaml", "--dry-run").stdout
-    assert again == words  # what is printed is a configuration that says the same
+    assert again == words  # the printed configuration resolves to itself
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resolved.yaml"]
 
 
@@ -332,7 +334,7 @@ def test_print_config_reproduces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_order_of_precedence(tmp_path: Path) -> None:
-    """Options win over key=value, which win over files, of which later ones win."""
+    """Options precede key=value, key=value precedes files, later files precede earlier ones."""
     (tmp_path / "a.yaml").write_text("seed: 1\ntrain: {steps: 1, batch_size: 1}\ndata: circles\n")
     (tmp_path / "b.yaml").write_text("train.steps: 2\n")
     files = ("-c", tmp_path / "a.yaml", "-c", tmp_path / "b.yaml")
@@ -357,7 +359,6 @@ LIGHT = (
 
 
 def test_light_commands_do_not_import_torch() -> None:
-    """Nor anything else that takes its time."""
     program = """
 import sys
 from pushforward.cli import main
@@ -386,7 +387,7 @@ def test_runs_does_not_import_torch(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["fit", "score", "sample", "evaluate", "datasets", "runs"])
-def test_help(command: str) -> None:
+def test_help_of_every_command(command: str) -> None:
     assert command in invoke("--help").stdout
     text = invoke(command, "--help").stdout
     assert "--json" in text
@@ -396,19 +397,19 @@ def test_help(command: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"), [("fti", "fit"), ("smaple", "sample"), ("dataset", "datasets"), ("eval", "evaluate")]
 )
-def test_nearest_command(typed: str, meant: str) -> None:
+def test_a_mistyped_command_gets_a_suggestion(typed: str, meant: str) -> None:
     assert f"no command '{typed}'; did you mean '{meant}'?" in invoke(typed, code=2).stderr
 
 
-def test_far_off_command() -> None:
+def test_an_unknown_command_gets_no_suggestion() -> None:
     assert "Error: no command 'xyzzy'\n" in invoke("xyzzy", code=2).stderr
 
 
-def test_output_to_a_full_disk(folder: Path, tmp_path: Path) -> None:
-    """A disk that is full behind a redirection is an error in one line, not a remark of the interpreter."""
+def test_a_full_disk_behind_a_redirection_is_one_line(folder: Path, tmp_path: Path) -> None:
+    """An error message of the command, not of the interpreter."""
     if not Path("/dev/full").is_char_device():
-        pytest.skip("no /dev/full, which is a disk that is full")
-    few = tmp_path / "few.parquet"  # so little that it stays in Python's buffer until the end
+        pytest.skip("no /dev/full")
+    few = tmp_path / "few.parquet"  # few enough rows to stay in Python's buffer until the end
     parquet.write_table(parquet.read_table(folder / "table.parquet").slice(0, 5), few)
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "pushforward", "score", str(folder / "run"), str(few)]
@@ -418,8 +419,8 @@ def test_output_to_a_full_disk(folder: Path, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_leaves(folder: Path) -> None:
-    """As in ``| head``: nobody reads any more, which is no error of ours."""
+def test_a_closed_pipe_is_no_error(folder: Path) -> None:
+    """As in ``| head``."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "pushforward", "score", str(folder / "run"), str(folder / "table.csv")]

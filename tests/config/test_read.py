@@ -1,4 +1,4 @@
-"""Configuration: what is read, what is refused, and with which words."""
+"""Reading the configuration: accepted values, error messages, round trips."""
 
 import subprocess
 import sys
@@ -103,7 +103,7 @@ def test_accepted(case: str) -> None:
     assert type(value) is type(expected)
 
 
-def test_source_is_needed() -> None:
+def test_the_data_source_is_required() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config()
     assert str(caught.value) == "data.source: expected the name of a data set, or a file; got nothing"
@@ -142,7 +142,7 @@ def test_file_errors_name_the_line(case: str, tmp_path: Path) -> None:
     assert str(caught.value) == f"{path} line {message}"
 
 
-def test_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:
+def test_files_that_are_missing_or_not_yaml(tmp_path: Path) -> None:
     missing, broken, binary = tmp_path / "none.yaml", tmp_path / "b.yaml", tmp_path / "c.yaml"
     broken.write_text("seed: 1\nflow: [a\n")
     binary.write_bytes(b"seed: \xff\n")
@@ -190,7 +190,7 @@ def test_flat_has_every_key_with_a_description() -> None:
     assert all(value is None or isinstance(value, str | int | float | bool) for value in RICH.flat().values())
 
 
-def test_frozen() -> None:
+def test_the_configuration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_config("moons").train.steps = 3
 

@@ -1,4 +1,4 @@
-"""Recipes: that each is what it says, that it can be found, overridden and fitted, and the keys that came with them."""
+"""Recipes: published sizes, comments, the list, overriding and fitting, and the keys that recipes need."""
 
 import fnmatch
 import json
@@ -30,7 +30,7 @@ from pushforward.flows import (
     members_of,
 )
 from pushforward.train.architecture import build_model, idle_keys
-from pushforward.train.defaults import resolve, settings
+from pushforward.train.defaults import resolve, train_options
 from tests.fixtures.paths import ROOT
 
 FEATURES = {"power": 6, "gas": 8, "hepmass": 21, "miniboone": 43, "bsds300": 63}
@@ -56,13 +56,13 @@ PUBLISHED_MAF = {
     "maf/miniboone": (5, 512),
     "maf/bsds300": (5, 512),
 }
-# Keys that change nothing in flows of these names.
-OF_SPLINES = {"bins", "bound", "tails", "unconditional"}
-MEANINGLESS = {
+# Keys without effect for these flows.
+SPLINE_KEYS = {"bins", "bound", "tails", "unconditional"}
+IDLE = {
     "nsf-ar": {"components"},
     "nsf-c": {"components", "conditioner"},
-    "maf": {"components", *OF_SPLINES},
-    "made-mog": {"layers", "linear", *OF_SPLINES},
+    "maf": {"components", *SPLINE_KEYS},
+    "made-mog": {"layers", "linear", *SPLINE_KEYS},
 }
 LITERATURE = [name for name in recipe_names() if not name.startswith("ours/")]
 
@@ -103,37 +103,41 @@ def test_mixture_recipes_have_the_sizes_of_the_scripts(data: str) -> None:
     assert (train.batch_size, train.steps, train.learning_rate) == (512, 400_000, 5e-4)
 
 
-def test_there_is_one_of_each_family_for_every_set() -> None:
+def test_every_family_has_a_recipe_for_every_data_set() -> None:
     assert {*PUBLISHED, *PUBLISHED_MAF} <= set(recipe_names())
     for family in {name.partition("/")[0] for name in LITERATURE}:
         assert {name.partition("/")[2] for name in LITERATURE if name.startswith(f"{family}/")} == set(FEATURES)
 
 
 @pytest.mark.parametrize("name", LITERATURE)
-def test_a_recipe_leaves_nothing_open(name: str) -> None:
+def test_a_recipe_has_no_auto(name: str) -> None:
     family, _, data = name.partition("/")
     config = config_of(name)
     assert (config.data.source, config.data.dequantize) == (data, "off")
     assert config.flow.name == family
-    told = config.flat()
-    left = {key for key in told if key.startswith("flow.") and told[key] == "auto"}
-    assert left <= {f"flow.{key}" for key in MEANINGLESS[family]}
+    keys = config.flat()
+    left = {key for key in keys if key.startswith("flow.") and keys[key] == "auto"}
+    assert left <= {f"flow.{key}" for key in IDLE[family]}
     for key in ("objective", "steps", "batch_size", "learning_rate", "warmup", "weight_decay", "validate_every"):
-        assert told[f"train.{key}"] != "auto"
+        assert keys[f"train.{key}"] != "auto"
     assert not idle_keys(config.flow)
-    # As published: no warm-up, no averaged weights, no early stop; the cosine belongs to the loop.
+    # As published: no warm-up, no weight averaging, no early stopping; the loop has the cosine.
     assert (config.train.warmup, config.train.ema_decay, config.train.patience) == (0, 0.0, 1.0)
     resolved = resolve(config, rows=TRAINING_ROWS[data], features=FEATURES[data], is_toy=False)
     assert resolved.train.seconds == "auto"  # the steps are the only budget
-    loop = settings(resolved.train)
-    assert (loop.steps, loop.seconds, loop.validate_every) == (config.train.steps, None, config.train.validate_every)
-    assert {k: v for k, v in resolved.flat().items() if told[k] != "auto"} == {
-        k: v for k, v in told.items() if v != "auto"
+    options = train_options(resolved.train)
+    assert (options.steps, options.seconds, options.validate_every) == (
+        config.train.steps,
+        None,
+        config.train.validate_every,
+    )
+    assert {k: v for k, v in resolved.flat().items() if keys[k] != "auto"} == {
+        k: v for k, v in keys.items() if v != "auto"
     }
 
 
 @pytest.mark.parametrize("name", LITERATURE)
-def test_a_recipe_says_what_it_is(name: str) -> None:
+def test_the_comments_of_a_recipe_are_complete(name: str) -> None:
     text = read_recipe(name)
     comments = [line for line in text.splitlines() if line.startswith("#")]
     assert text.splitlines()[: len(comments)] == comments  # before everything else
@@ -146,18 +150,18 @@ def test_a_recipe_says_what_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("data", FEATURES)
-def test_our_own_are_told_apart(data: str) -> None:
-    """They leave nothing open either, say what they are to beat, and that nobody has seen them do it."""
+def test_our_own_recipes_are_marked(data: str) -> None:
+    """They have no auto either, and say that they have not been run."""
     config = config_of(f"ours/{data}")
-    told, text = config.flat(), read_recipe(f"ours/{data}")
-    assert {key for key in told if key.startswith("flow.") and told[key] == "auto"} == set()
+    keys, text = config.flat(), read_recipe(f"ours/{data}")
+    assert {key for key in keys if key.startswith("flow.") and keys[key] == "auto"} == set()
     assert not idle_keys(config.flow)
     assert text.startswith(f"# Our own, for {data.upper()}: ")
-    assert "not run on this set yet" in text.splitlines()[0]
+    assert "not run on this data set yet" in text.splitlines()[0]
     assert "published log-likelihood" not in text
     assert all(len(line) <= 120 for line in text.splitlines())
     resolved = resolve(config, rows=TRAINING_ROWS[data], features=FEATURES[data], is_toy=False)
-    assert settings(resolved.train).steps == config.train.steps
+    assert train_options(resolved.train).steps == config.train.steps
     model = build_model(resolved.flow, FEATURES[data], seed=0)
     assert len(members_of(model)) == config.flow.members
     assert all(isinstance(member.base, AutoregressiveMixture) for member in members_of(model))
@@ -181,7 +185,7 @@ def test_a_recipe_builds_the_published_layers(name: str) -> None:
     assert flow.log_prob(torch.randn(5, 43)).isfinite().all()
 
 
-def test_what_follows_takes_precedence(tmp_path: Path) -> None:
+def test_later_files_and_overrides_win(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("flow: {layers: 3, hidden: 17}\n")
     config = load_config("moons", ["recipe:nsf-ar/power", own], ["flow.hidden=5", "train.seconds=9"], seed=4)
@@ -191,7 +195,7 @@ def test_what_follows_takes_precedence(tmp_path: Path) -> None:
     assert (before.flow.layers, before.flow.hidden) == (10, 256)
 
 
-def test_the_command_prints_it_resolved(tmp_path: Path) -> None:
+def test_commands_print_recipes(tmp_path: Path) -> None:
     done = invoke("fit", "-c", "recipe:nsf-c/gas", "train.batch_size=64", "--print-config")
     path = tmp_path / "printed.yaml"
     path.write_text(done.stdout)
@@ -201,7 +205,7 @@ def test_the_command_prints_it_resolved(tmp_path: Path) -> None:
     assert load_config(files=[path]) == config_of("nsf-c/gas")
 
 
-def test_the_list() -> None:
+def test_the_list_of_recipes() -> None:
     found = json.loads(invoke("recipes", "--json").stdout)["recipes"]
     assert [one["name"] for one in found] == recipe_names() == sorted(recipe_names())
     first = next(one for one in found if one["name"] == "nsf-ar/power")
@@ -209,7 +213,7 @@ def test_the_list() -> None:
     assert first == {"name": "nsf-ar/power", "data": "power", "flow": "nsf-ar", "steps": 400_000, "about": about}
     lines = invoke("recipes").stdout.splitlines()
     assert len(lines) == 1 + len(list_recipes())
-    assert lines[0].split() == ["name", "data", "flow", "steps", "what", "it", "is"]
+    assert lines[0].split() == ["name", "data", "flow", "steps", "description"]
     assert json.loads(invoke("recipes", "maf/gas", "--json").stdout) == {
         "name": "maf/gas",
         "text": read_recipe("maf/gas"),
@@ -226,7 +230,7 @@ def test_the_list() -> None:
         ("", "known: made-mog/bsds300, "),
     ],
 )
-def test_an_unknown_one_names_the_nearest(name: str, hint: str) -> None:
+def test_an_unknown_recipe_names_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("moons", [f"recipe:{name}"])
     message = str(caught.value)
@@ -238,7 +242,7 @@ def test_an_unknown_one_names_the_nearest(name: str, hint: str) -> None:
         assert done.stderr == f"pushforward {command[0]}: {message}\n"
 
 
-def test_the_list_does_not_wait_for_torch() -> None:
+def test_the_list_imports_no_heavy_packages() -> None:
     code = (
         "import sys; sys.argv = ['pushforward', 'recipes']\n"
         "from pushforward.cli import main\n"
@@ -250,7 +254,7 @@ def test_the_list_does_not_wait_for_torch() -> None:
     assert done.stdout.endswith("heavy: []\n")
 
 
-def test_every_file_is_in_the_wheel() -> None:
+def test_every_recipe_is_in_the_wheel() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["pushforward.config"]
     for name in recipe_names():
@@ -258,7 +262,7 @@ def test_every_file_is_in_the_wheel() -> None:
         assert any(fnmatch.fnmatch(file.as_posix(), pattern) for pattern in patterns), file
 
 
-def test_a_fit_by_a_recipe(tmp_path: Path) -> None:
+def test_a_fit_with_a_recipe(tmp_path: Path) -> None:
     run = tmp_path / "run"
     small = ("flow.hidden=8", "flow.layers=2", "train.steps=30", "train.validate_every=7", "data.rows=500")
     invoke("fit", "moons", "-c", "recipe:nsf-c/miniboone", *small, "train.evaluate=false", "wandb=off", "--out", run)
@@ -267,12 +271,12 @@ def test_a_fit_by_a_recipe(tmp_path: Path) -> None:
     assert validated == [0, 7, 14, 21, 28, 30]
     config = load_config(files=[run / "config.yaml"])
     assert (config.flow.unconditional, config.flow.linear, config.train.warmup) == ("spline", "around", 0)
-    kinds = (run / "checkpoints" / "start" / "config.json").read_text()  # the result may be a Gaussian
+    kinds = (run / "checkpoints" / "start" / "config.json").read_text()  # the final model may be a Gaussian
     assert kinds.count('"elementwise"') == 2
     assert kinds.count('"lu-linear"') == 3
 
 
-# The keys that came with them
+# The keys that recipes need
 
 
 @pytest.mark.parametrize(
@@ -315,14 +319,14 @@ def test_refused(argument: str, message: str) -> None:
     assert str(caught.value) == message
 
 
-def test_auto_is_what_was_before() -> None:
+def test_auto_of_these_keys() -> None:
     resolved = resolve(load_config("moons"), rows=1000, features=2, is_toy=True)
     flow = resolved.flow
     assert (flow.tails, flow.linear, flow.unconditional, flow.elementwise) == ("linear", "between", "none", False)
-    assert (resolved.train.warmup, settings(resolved.train).validate_every) == (100, None)
+    assert (resolved.train.warmup, train_options(resolved.train).validate_every) == (100, None)
 
 
-def test_options_that_do_not_fit_a_flow_are_a_mistake_of_the_configuration() -> None:
+def test_keys_that_do_not_fit_a_flow_are_refused() -> None:
     done = invoke("fit", "moons", "flow=nsf-ar", "flow.unconditional=spline", "data.rows=500", "--dry-run", code=2)
     assert done.stderr == (
         "pushforward fit: flow: build: expected unconditional none for nsf-ar, which has no couplings; got spline\n"

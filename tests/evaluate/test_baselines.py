@@ -80,7 +80,7 @@ def test_mixture_finds_the_modes_and_beats_one_gaussian() -> None:
     assert mixture.label == f"Gaussian mixture ({components})"
     assert mixture.parameters == components - 1 + components * 5
     assert mixture.nll.nll < fitted["gaussian"].nll.nll - 0.3
-    # The entropy of the law itself: two far Gaussians and a coin.
+    # The entropy of the true distribution: two distant Gaussians of equal weight.
     exact = math.log(2) + math.log(2 * math.pi * math.e) + math.log(50.0)
     assert mixture.nll.nll == pytest.approx(exact, abs=0.12)
     assert fitted["kde"].nll.nll == pytest.approx(exact, abs=0.2)
@@ -94,7 +94,7 @@ def test_mixture_stays_single_where_more_is_worse() -> None:
     np.testing.assert_allclose(fitted["gaussian-mixture"].log_probs, fitted["gaussian"].log_probs, atol=1e-3)
 
 
-def test_mixture_stops_in_time_and_says_so() -> None:
+def test_mixture_stops_in_time_and_reports_it() -> None:
     fitted = by_name(fit_baselines(bimodal(300, 8), bimodal(100, 9), bimodal(50, 10), seed=0, seconds=0.0))
     assert fitted["gaussian-mixture"].detail.startswith("1 component ")
     assert "no time for 2" in fitted["gaussian-mixture"].detail
@@ -112,7 +112,7 @@ def test_bandwidth_is_near_the_best_for_the_test_rows_too() -> None:
     assert 0.05 < float(found.group(1)) < 0.5
 
 
-def test_kernel_density_gives_no_false_credit_in_thin_regions() -> None:
+def test_kernel_density_is_exact_in_regions_of_low_density() -> None:
     generator = np.random.default_rng(22)
     train, validation, test = (generator.standard_normal((n, 10)) for n in (1_500, 200, 300))
     test[:100] *= 3.0
@@ -121,11 +121,11 @@ def test_kernel_density_gives_no_false_credit_in_thin_regions() -> None:
     found = re.search(r"bandwidth ([\d.]+) standard deviations", kde.detail)
     assert found is not None
     exact = kernel_log_densities((train - mean) / std, (test - mean) / std, np.array([float(found.group(1))]))[0]
-    # The bandwidth is printed with three digits, so that far rows agree to a few percent only.
+    # The bandwidth is printed with three digits, so distant rows only agree to a few percent.
     np.testing.assert_allclose(kde.log_probs, exact - np.log(std).sum(), rtol=0.02)
 
 
-def test_subsampling_is_said_and_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_subsampling_is_reported_and_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "SELECTION_ROWS", 50)
     parts = bimodal(500, 17), bimodal(120, 18), bimodal(60, 19)
     first, again, other = (by_name(fit_baselines(*parts, seed=seed, max_rows=200)) for seed in (0, 0, 1))
@@ -135,7 +135,7 @@ def test_subsampling_is_said_and_seeded(monkeypatch: pytest.MonkeyPatch) -> None
     assert first["gaussian"].rows_used == 500
     np.testing.assert_array_equal(first["kde"].log_probs, again["kde"].log_probs)
     assert not np.array_equal(first["kde"].log_probs, other["kde"].log_probs)
-    # There is time here to fit the chosen size to all rows, if validation prefers it.
+    # There is time to fit the chosen size to all rows, if that improves validation.
     assert first["gaussian-mixture"].rows_used in (200, 500)
     assert f"{first['gaussian-mixture'].rows_used}" in first["gaussian-mixture"].detail
 

@@ -1,4 +1,4 @@
-"""Calibration and extreme rows: numbers against laws where the answer is known, pictures that can be opened."""
+"""Calibration and extreme rows: numbers against known distributions, and the pictures."""
 
 import json
 from pathlib import Path
@@ -17,29 +17,29 @@ def normals(rows: int, features: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((rows, features))
 
 
-def of_law(rows: int = 5_000, scale: float = 1.0) -> Calibration:
-    """Noise of the given scale; held-out rows of N(3, 2^2), samples of the same law."""
-    noise = normals(rows, 2) * scale
-    return calibrate(noise, 3.0 + 2.0 * normals(rows, 2, 1), 3.0 + 2.0 * normals(2 * rows, 2, 2), ["a", "b"])
+def calibration(rows: int = 5_000, scale: float = 1.0) -> Calibration:
+    """Calibrate latents of the given scale, with held-out rows and samples of N(3, 2^2)."""
+    latents = normals(rows, 2) * scale
+    return calibrate(latents, 3.0 + 2.0 * normals(rows, 2, 1), 3.0 + 2.0 * normals(2 * rows, 2, 2), ["a", "b"])
 
 
-def test_pit_of_normal_noise_is_uniform() -> None:
-    counts = np.array(of_law().pit_counts)
+def test_pit_of_normal_latents_is_uniform() -> None:
+    counts = np.array(calibration().pit_counts)
     assert counts.shape == (2, PIT_BINS)
     assert counts.sum(axis=1).tolist() == [5_000, 5_000]
     assert all(stats.chisquare(row).pvalue > 1e-4 for row in counts)
 
 
-def test_pit_of_noise_that_is_too_narrow_piles_up_in_the_middle() -> None:
+def test_pit_of_latents_that_are_too_narrow_peaks_in_the_middle() -> None:
     scale = 0.5
-    edges = np.array(of_law(scale=scale).pit_edges)
+    edges = np.array(calibration(scale=scale).pit_edges)
     expected = 5_000 * np.diff(stats.norm.cdf(stats.norm.ppf(edges) / scale))
-    for row in of_law(scale=scale).pit_counts:
+    for row in calibration(scale=scale).pit_counts:
         assert stats.chisquare(row, expected * sum(row) / expected.sum()).pvalue > 1e-4
 
 
-def test_quantiles_are_those_of_both_sides() -> None:
-    found = of_law(100_000)
+def test_quantiles_of_held_out_rows_and_samples() -> None:
+    found = calibration(100_000)
     assert found.levels == list(LEVELS)
     expected = 3.0 + 2.0 * stats.norm.ppf(LEVELS)
     for side in (found.held_out, found.samples):
@@ -55,24 +55,24 @@ def test_few_rows_have_few_bins_and_no_tails() -> None:
 
 
 def test_rows_that_are_not_finite_are_left_out() -> None:
-    noise = normals(100, 1)
-    noise[:10] = np.nan
-    found = calibrate(noise, normals(100, 1), normals(100, 1), ["a"])
+    latents = normals(100, 1)
+    latents[:10] = np.nan
+    found = calibrate(latents, normals(100, 1), normals(100, 1), ["a"])
     assert sum(found.pit_counts[0]) == 90
-    with pytest.raises(ValueError, match=r"calibrate: expected finite noise of shape \(rows, 1\); got \(100, 1\)"):
-        calibrate(noise * np.nan, normals(100, 1), normals(100, 1), ["a"])
+    with pytest.raises(ValueError, match=r"calibrate: expected finite latents of shape \(rows, 1\); got \(100, 1\)"):
+        calibrate(latents * np.nan, normals(100, 1), normals(100, 1), ["a"])
     with pytest.raises(ValueError, match=r"calibrate: expected finite samples of shape \(rows, 1\); got \(100, 2\)"):
         calibrate(normals(100, 1), normals(100, 1), normals(100, 2), ["a"])
 
 
 def test_calibration_is_strict_json() -> None:
-    written = json.loads(json.dumps(of_law().to_dict(), allow_nan=False))
+    written = json.loads(json.dumps(calibration().to_dict(), allow_nan=False))
     assert set(written) == {"rows", "columns", "pit", "quantiles"}
     assert len(written["quantiles"]["samples"][1]) == len(written["quantiles"]["levels"])
 
 
 @pytest.mark.parametrize("features", [1, 3, 30])
-def test_pictures_show_every_column_or_the_worst(features: int, tmp_path: Path) -> None:
+def test_pictures_of_few_and_many_columns(features: int, tmp_path: Path) -> None:
     names = [f"column {i}" for i in range(features)]
     found = calibrate(normals(300, features), normals(300, features, 1), normals(900, features, 2), names)
     for draw in (quantiles, pit):

@@ -1,4 +1,4 @@
-"""Scores of a fitted density: each against an answer known in closed form."""
+"""Metrics of a fitted density against closed forms."""
 
 import json
 import math
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pushforward.common.files import json_safe
 from pushforward.evaluate import (
     Nll,
+    SplitRows,
     classifier_two_sample_test,
     compare_samples,
     draw_samples,
@@ -34,7 +35,7 @@ from pushforward.flows import build
 
 
 class Affine(nn.Module):
-    """Data to base: ``(x - loc - context) / scale``, with faults that can be switched on."""
+    """The map ``(x - loc - context) / scale`` from data to base, with optional errors."""
 
     def __init__(self, loc: Tensor, scale: Tensor, *, log_det_factor: float = 1.0, bias: float = 0.0) -> None:
         super().__init__()
@@ -53,12 +54,12 @@ class Affine(nn.Module):
 
 
 class StandardNormal:
-    def standardize(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+    def latents(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return z
 
 
 class GaussianFlow(nn.Module):
-    """An exact diagonal Gaussian in the shape of a flow; counts its passes."""
+    """An exact diagonal Gaussian with the interface of a flow; records its largest batch."""
 
     def __init__(self, loc: list[float], scale: list[float], dtype: torch.dtype = torch.float64, **faults: Any) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class GaussianFlow(nn.Module):
         self.largest_batch = 0
 
     def latents(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.base.standardize(self.bijection(x, context)[0])
+        return self.base.latents(self.bijection(x, context)[0])
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         self.largest_batch = max(self.largest_batch, len(x))
@@ -89,7 +90,8 @@ class GaussianFlow(nn.Module):
 LOC, SCALE = [1.0, -2.0, 0.5], [0.5, 2.0, 3.0]
 
 
-def rows_of_the_law(n: int, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def true_samples(n: int, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Draw samples of the distribution of ``GaussianFlow(LOC, SCALE)``."""
     return np.random.default_rng(seed).normal(LOC, SCALE, (n, 3))
 
 
@@ -97,22 +99,22 @@ def rows_of_the_law(n: int, seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def test_nll_of_a_gaussian_is_its_entropy_within_the_standard_error() -> None:
-    score = nll(GaussianFlow(LOC, SCALE), rows_of_the_law(20_000, 0))
+    score = nll(GaussianFlow(LOC, SCALE), true_samples(20_000, 0))
     entropy = sum(0.5 * math.log(2 * math.pi * math.e * scale**2) for scale in SCALE)
-    # -log p has variance D/2 under the law itself.
+    # -log p has variance D/2 under p itself.
     assert score.se == pytest.approx(math.sqrt(1.5 / 20_000), rel=0.03)
     assert abs(score.nll - entropy) < 4 * score.se
     assert (score.rows, score.non_finite) == (20_000, 0)
 
 
 def test_log_prob_equals_scipy_row_by_row() -> None:
-    x = rows_of_the_law(50, 1)
+    x = true_samples(50, 1)
     expected = stats.norm(LOC, SCALE).logpdf(x).sum(axis=1)
     np.testing.assert_allclose(log_prob(GaussianFlow(LOC, SCALE), x).numpy(), expected, rtol=1e-12)
 
 
 def test_streaming_equals_one_pass_and_bounds_the_batch() -> None:
-    flow, x = GaussianFlow(LOC, SCALE), torch.from_numpy(rows_of_the_law(103, 2))
+    flow, x = GaussianFlow(LOC, SCALE), torch.from_numpy(true_samples(103, 2))
     context = torch.linspace(0, 1, 103, dtype=torch.float64)[:, None].expand(103, 3)
     streamed = log_prob(flow, x, context, batch_size=10)
     assert flow.largest_batch == 10
@@ -138,7 +140,7 @@ def test_log_prob_keeps_dtype_and_gives_no_gradient(dtype: torch.dtype) -> None:
 def test_log_prob_evaluates_without_dropout_and_restores_every_mode() -> None:
     flow = GaussianFlow(LOC, SCALE).train()
     flow.bijection.eval()  # frozen by its owner
-    x = rows_of_the_law(200, 3)
+    x = true_samples(200, 3)
     assert torch.equal(log_prob(flow, x), log_prob(flow, x))
     assert (flow.training, flow.dropout.training, flow.bijection.training) == (True, True, False)
 
@@ -179,7 +181,7 @@ def test_paired_difference_shows_zero_density_on_either_side() -> None:
 
 
 def test_kl_to_truth_of_two_gaussians() -> None:
-    x = rows_of_the_law(40_000, 5)
+    x = true_samples(40_000, 5)
     true = stats.norm(LOC, SCALE).logpdf(x).sum(axis=1)
     other = [0.6, 2.0, 3.0]
     kl, se = kl_to_truth(true, log_prob(GaussianFlow(LOC, other), x))
@@ -194,7 +196,7 @@ def test_kl_to_truth_of_two_gaussians() -> None:
         (lambda: paired_difference(np.zeros(2), np.zeros(3)), "expected as many rows on both sides; got 2 and 3"),
         (lambda: log_prob(GaussianFlow(LOC, SCALE), np.zeros((2, 3)), batch_size=0), "batch_size of at least 1; got 0"),
         (lambda: log_prob(GaussianFlow(LOC, SCALE), np.array(1.0)), "got a single number"),
-        (lambda: latent_normality(np.zeros(3)), r"noise of shape \(rows, features\); got \(3,\)"),
+        (lambda: latent_normality(np.zeros(3)), r"latents of shape \(rows, features\); got \(3,\)"),
         (lambda: latent_normality(np.full((3, 1), np.nan)), "at least two finite rows; got 0"),
         (lambda: round_trip(GaussianFlow(LOC, SCALE), np.zeros(3)), r"shape \(rows, features\); got \(3,\)"),
         (
@@ -220,7 +222,7 @@ def test_sliced_wasserstein_of_shifted_gaussians(sizes: tuple[int, int]) -> None
     generator = np.random.default_rng(6)
     shift = np.array([2.0, 1.0, 0.0, -1.0])
     x, y = (generator.standard_normal((size, 4)) for size in sizes)
-    # W2 of a shift along a direction is the shift seen from it: E (theta . shift)^2 = |shift|^2 / D.
+    # W2 of a shift projected on a direction theta is |theta . shift|, and E (theta . shift)^2 = |shift|^2 / D.
     exact = math.sqrt(shift @ shift / 4)
     assert sliced_wasserstein(x, y + shift, projections=2_000, seed=0) == pytest.approx(exact, rel=0.04)
     assert sliced_wasserstein(x, y, seed=0) < 0.06
@@ -233,7 +235,7 @@ def test_sliced_wasserstein_in_one_dimension_equals_scipy_for_unequal_sizes() ->
     assert sliced_wasserstein(x, y, order=1, projections=3, seed=0) == pytest.approx(expected, rel=1e-12)
 
 
-def test_classifier_cannot_tell_the_same_law_and_can_tell_a_shift() -> None:
+def test_classifier_finds_a_shift_and_no_difference_within_one_distribution() -> None:
     generator = np.random.default_rng(8)
     x, y = generator.standard_normal((800, 3)), generator.standard_normal((1_000, 3))
     same = classifier_two_sample_test(x, y, seed=0)
@@ -265,8 +267,8 @@ def test_correlation_difference_sees_the_sign_and_survives_constant_columns() ->
     assert correlation_difference(x[:, None], x[:, None]) == 0.0
 
 
-def test_compare_samples_is_free_of_units_and_reads_beside_its_reference() -> None:
-    x, y, reference = (rows_of_the_law(800, seed) for seed in (12, 13, 14))
+def test_compare_samples_does_not_depend_on_units_and_exceeds_its_reference_for_a_bad_fit() -> None:
+    x, y, reference = (true_samples(800, seed) for seed in (12, 13, 14))
     names = ["a", "b", "c"]
     report = compare_samples(x, y, reference, names, seed=0)
     units = np.array([1e3, 1e-3, 1.0])
@@ -279,10 +281,10 @@ def test_compare_samples_is_free_of_units_and_reads_beside_its_reference() -> No
     assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["c2st"]["rows"] == 800
 
 
-def test_compare_samples_counts_what_is_not_finite() -> None:
-    x = rows_of_the_law(60, 15)
+def test_compare_samples_counts_samples_that_are_not_finite() -> None:
+    x = true_samples(60, 15)
     x[3, 1] = np.nan
-    report = compare_samples(x, rows_of_the_law(60, 16), rows_of_the_law(60, 17), ["a", "b", "c"], seed=0)
+    report = compare_samples(x, true_samples(60, 16), true_samples(60, 17), ["a", "b", "c"], seed=0)
     assert (report.non_finite, report.rows) == (1, 59)
     assert "1 samples, left out" in report.lines()[-1]
 
@@ -291,19 +293,19 @@ def test_compare_samples_counts_what_is_not_finite() -> None:
 
 
 def test_latents_of_the_true_flow_are_normal() -> None:
-    eps = latents(GaussianFlow(LOC, SCALE), rows_of_the_law(3_000, 18))
-    report = latent_normality(eps)
+    z = latents(GaussianFlow(LOC, SCALE), true_samples(3_000, 18))
+    report = latent_normality(z)
     assert min(*report.ks_p_value, report.radius_ks_p_value) > 0.001
     assert max(map(abs, report.mean)) < 0.08
     assert report.max_correlation < 0.08
-    assert report.ks[0] == pytest.approx(stats.kstest(eps[:, 0], "norm").statistic)
+    assert report.ks[0] == pytest.approx(stats.kstest(z[:, 0], "norm").statistic)
 
 
 def test_latents_show_a_wide_column_and_a_correlation() -> None:
-    eps = np.random.default_rng(19).standard_normal((3_000, 3))
-    eps[:, 1] *= 1.2
-    eps[:, 2] = 0.8 * eps[:, 0] + 0.6 * eps[:, 2]
-    report = latent_normality(torch.from_numpy(eps))
+    z = np.random.default_rng(19).standard_normal((3_000, 3))
+    z[:, 1] *= 1.2
+    z[:, 2] = 0.8 * z[:, 0] + 0.6 * z[:, 2]
+    report = latent_normality(torch.from_numpy(z))
     assert report.ks_p_value[1] < 1e-4 < 1e-2 < report.ks_p_value[2]
     assert report.max_correlation == pytest.approx(0.8, abs=0.03)
     assert report.radius_ks_p_value < 1e-4
@@ -319,7 +321,7 @@ def test_latents_of_one_feature() -> None:
 
 
 def test_round_trip_measures_in_standard_deviations() -> None:
-    x = rows_of_the_law(400, 21)
+    x = true_samples(400, 21)
     exact = round_trip(GaussianFlow(LOC, SCALE), x, float32=True)
     assert max(exact.points, exact.log_det) < 1e-12
     assert exact.points_float32 is not None
@@ -329,7 +331,7 @@ def test_round_trip_measures_in_standard_deviations() -> None:
 
 
 def test_log_det_error_catches_what_a_round_trip_cannot() -> None:
-    x, doubled = rows_of_the_law(20, 22), GaussianFlow(LOC, SCALE, log_det_factor=2.0)
+    x, doubled = true_samples(20, 22), GaussianFlow(LOC, SCALE, log_det_factor=2.0)
     assert round_trip(doubled, x).log_det < 1e-12
     assert log_det_error(doubled, x).error == pytest.approx(math.log(0.5 * 2.0 * 3.0))
     exact = log_det_error(GaussianFlow(LOC, SCALE), x, float32=True)
@@ -341,7 +343,7 @@ def test_log_det_error_catches_what_a_round_trip_cannot() -> None:
 
 def test_inversion_leaves_the_flow_alone_and_takes_context() -> None:
     flow = GaussianFlow(LOC, SCALE).train()
-    x = rows_of_the_law(10, 23)
+    x = true_samples(10, 23)
     assert round_trip(flow, x, x, float32=True).points < 1e-12
     assert log_det_error(flow, x, x, float32=True).error < 1e-12
     assert flow.training
@@ -350,7 +352,7 @@ def test_inversion_leaves_the_flow_alone_and_takes_context() -> None:
 
 
 def test_a_round_trip_that_fails_stays_visible() -> None:
-    assert math.isnan(round_trip(GaussianFlow(LOC, SCALE, bias=math.nan), rows_of_the_law(5, 24)).points)
+    assert math.isnan(round_trip(GaussianFlow(LOC, SCALE, bias=math.nan), true_samples(5, 24)).points)
 
 
 # ---- the report ----------------------------------------------------------------------------------------------
@@ -358,15 +360,13 @@ def test_a_round_trip_that_fails_stays_visible() -> None:
 
 @pytest.fixture(scope="module")
 def report() -> EvaluationReport:
-    train, validation, test = rows_of_the_law(3_000, 25), rows_of_the_law(800, 26), rows_of_the_law(1_000, 27)
+    train, validation, test = true_samples(3_000, 25), true_samples(800, 26), true_samples(1_000, 27)
     return evaluate_flow(
         GaussianFlow(LOC, SCALE),
-        train,
-        validation,
-        test,
+        SplitRows(train, validation, test),
         columns=["a", "b", "c"],
         standardize_log_det=float(np.log(train.std(axis=0)).sum()),
-        truth_log_prob=lambda x: np.asarray(stats.norm(LOC, SCALE).logpdf(x).sum(axis=1)),
+        true_log_prob=lambda x: np.asarray(stats.norm(LOC, SCALE).logpdf(x).sum(axis=1)),
         samples=2_000,
         float32=True,
     )
@@ -381,7 +381,7 @@ def test_report_of_the_true_flow(report: EvaluationReport) -> None:
     for baseline in report.baselines:
         gain, se = report.gains[baseline.name]
         assert gain == pytest.approx(baseline.nll.nll - report.test.nll)
-        assert gain > -3 * se  # nothing is truly better than the truth
+        assert gain > -3 * se  # nothing is better than the true distribution
     assert report.gains["kde"][0] > 3 * report.gains["kde"][1]
     assert report.samples is not None
     assert abs(report.samples.c2st.accuracy - 0.5) < 4 * report.samples.c2st.se
@@ -394,7 +394,13 @@ def test_report_is_json_and_text(report: EvaluationReport) -> None:
     assert set(out["gains"]) == {"gaussian", "gaussian-mixture", "kde"}
     assert out["kl_to_truth_se"] >= 0
     text = "\n".join(report.lines())
-    for part in ("Kernel density", f"{report.test.nll:.4f}", "KL(truth || flow)", "chi-squared(3)", "in float32"):
+    for part in (
+        "Kernel density",
+        f"{report.test.nll:.4f}",
+        "KL(true distribution || flow)",
+        "chi-squared(3)",
+        "in float32",
+    ):
         assert part in text
     assert max(map(len, report.lines()[:5])) <= 100
 
@@ -404,15 +410,14 @@ def test_report_with_context_and_with_zero_density() -> None:
         def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
             return super().log_prob(x, context).masked_fill(x[..., 0] > 1.5, -math.inf)
 
-    x = rows_of_the_law(90, 28)
+    x = true_samples(90, 28)
     context = np.random.default_rng(29).standard_normal((90, 3))
-    parts = [slice(0, 40), slice(40, 60), slice(60, 90)]
+    train, validation, test = (x[part] + context[part] for part in (slice(0, 40), slice(40, 60), slice(60, 90)))
     report = evaluate_flow(
         Bounded(LOC, SCALE),
-        *(x[part] + context[part] for part in parts),
+        SplitRows(train, validation, test, (context[:40], context[40:60], context[60:])),
         columns=["a", "b", "c"],
         standardize_log_det=0.0,
-        contexts=(context[:40], context[40:60], context[60:]),
     )
     assert report.baselines == []
     assert report.samples is not None
@@ -420,7 +425,7 @@ def test_report_with_context_and_with_zero_density() -> None:
     assert report.test.nll == math.inf
     assert report.to_dict()["test"] == {"nll": None, "se": None, "rows": 30, "non_finite": report.test.non_finite}
     assert report.latent is not None
-    assert max(map(abs, report.latent.mean)) < 0.8  # without the context it would be the sum of two laws
+    assert max(map(abs, report.latent.mean)) < 0.8  # ignoring the context would give the sum of two normal variables
 
 
 def test_evaluation_leaves_random_states_alone_and_repeats() -> None:
@@ -441,7 +446,7 @@ def test_evaluate_a_real_flow(features: int) -> None:
         flow = build("nsf-ar", features=features, layers=2, hidden=16).double()
     x = np.random.default_rng(30).standard_normal((120, features))
     report = evaluate_flow(
-        flow, x[:60], x[60:80], x[80:], columns=["a", "b"][:features], standardize_log_det=0.0, samples=200
+        flow, SplitRows(x[:60], x[60:80], x[80:]), columns=["a", "b"][:features], standardize_log_det=0.0, samples=200
     )
     assert report.log_det.error < 1e-8
     assert report.round_trip.points < 1e-6
@@ -449,7 +454,7 @@ def test_evaluate_a_real_flow(features: int) -> None:
     assert report.lines()
 
 
-def test_json_safe_refuses_what_it_does_not_know() -> None:
+def test_json_safe_rejects_unknown_types() -> None:
     assert json_safe([np.float32(np.nan), Nll(1.0, math.inf, 2), {1: (np.bool_(True), None)}]) == [
         None,
         {"nll": 1.0, "se": None, "rows": 2, "non_finite": 0},
@@ -459,8 +464,8 @@ def test_json_safe_refuses_what_it_does_not_know() -> None:
         json_safe(object())
 
 
-def test_log_prob_takes_read_only_reversed_and_whole_numbers() -> None:
-    flow, x = GaussianFlow(LOC, SCALE), rows_of_the_law(6, 31)
+def test_log_prob_takes_read_only_reversed_and_integer_arrays() -> None:
+    flow, x = GaussianFlow(LOC, SCALE), true_samples(6, 31)
     frozen = x.copy()
     frozen.flags.writeable = False
     assert torch.equal(log_prob(flow, frozen), log_prob(flow, x))

@@ -14,7 +14,7 @@ INF, NAN = math.inf, math.nan
 
 
 def normals(scale: float, n: int, log_z: float = 0.0, features: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Log-weights of exp(log_z) N(0, I) over N(0, scale^2 I): at points of the latter, and at points of the former."""
+    """Log-weights of exp(log_z) N(0, I) over N(0, scale^2 I), for samples of the latter and of the former."""
     generator = np.random.default_rng(0)
     noise = generator.standard_normal((2, n, features))
 
@@ -27,13 +27,13 @@ def normals(scale: float, n: int, log_z: float = 0.0, features: int = 1) -> tupl
 @pytest.mark.parametrize("scale", [0.9, 1.0, 1.3, 2.0])
 def test_both_ess_are_the_closed_form_of_two_gaussians(scale: float) -> None:
     exact = math.sqrt(2 * scale**2 - 1) / scale**2  # (E_q w)^2 / E_q w^2
-    on_flow, on_truth = normals(scale, 200_000, log_z=700.0)
-    assert reverse_ess(on_flow) == pytest.approx(exact, abs=0.01)
-    assert forward_ess(on_truth, log_z=700.0) == pytest.approx(exact, abs=0.01)
+    from_flow, from_target = normals(scale, 200_000, log_z=700.0)
+    assert reverse_ess(from_flow) == pytest.approx(exact, abs=0.01)
+    assert forward_ess(from_target, log_z=700.0) == pytest.approx(exact, abs=0.01)
     if scale**2 < 2:  # otherwise E_p[(q / p)^2] is infinite
-        assert forward_ess(on_truth) == pytest.approx(exact, abs=0.01)
+        assert forward_ess(from_target) == pytest.approx(exact, abs=0.01)
     if scale == 1.0:
-        assert reverse_ess(on_flow) == forward_ess(on_truth) == 1.0
+        assert reverse_ess(from_flow) == forward_ess(from_target) == 1.0
 
 
 @pytest.mark.parametrize("log_z", [-800.0, 0.0, 800.0])
@@ -43,7 +43,7 @@ def test_log_z_of_a_gaussian_integral_within_its_error(log_z: float) -> None:
     assert abs(estimate - log_z) < 4 * se
 
 
-def test_the_error_is_what_repetition_finds() -> None:
+def test_the_standard_error_agrees_with_repetitions() -> None:
     scale, n = 1.5, 500
     log_w = normals(scale, n * 2000)[0].reshape(2000, n)
     found = np.array([log_z_estimate(part) for part in log_w])
@@ -57,33 +57,33 @@ def test_log_z_of_known_targets() -> None:
     for name, features, deviation in (("gaussian", 2, 1.3), ("double-well", None, 2.0), ("gaussian-mixture", 4, 1.4)):
         target = load_target(name, features)
         assert target.log_z is not None
-        law = Normal(torch.zeros(target.features).double(), deviation)
-        x = law.sample((100_000,))
-        log_w = target.log_prob(x) - law.log_prob(x).sum(-1)
+        flow = Normal(torch.zeros(target.features).double(), deviation)
+        x = flow.sample((100_000,))
+        log_w = target.log_prob(x) - flow.log_prob(x).sum(-1)
         estimate, se = log_z_estimate(log_w)
         assert se < 0.02
         assert abs(estimate - target.log_z) < 4 * se
-        truth = target.sample(100_000, seed=1)
-        assert truth is not None
-        forward = forward_ess(target.log_prob(truth) - law.log_prob(truth).sum(-1), target.log_z)
+        exact = target.sample(100_000, seed=1)
+        assert exact is not None
+        forward = forward_ess(target.log_prob(exact) - flow.log_prob(exact).sum(-1), target.log_z)
         assert forward == pytest.approx(reverse_ess(log_w), rel=0.05)
 
 
 def test_only_forward_sees_a_missing_mode() -> None:
-    # The truth has halves at -6 and 6, the flow the right one only: w is 1/2 all over it, and vast on the left.
+    # The target has modes at -6 and 6, the flow only the right one: there w is 1/2, and huge on the left.
     generator = np.random.default_rng(3)
     right = 6 + generator.standard_normal(2000)
-    truth = np.where(generator.random(2000) < 0.5, -1, 1) * (6 + generator.standard_normal(2000))
+    exact = np.where(generator.random(2000) < 0.5, -1, 1) * (6 + generator.standard_normal(2000))
 
     def log_w(x: np.ndarray) -> np.ndarray:
         return np.asarray(np.logaddexp(0.0, -12 * x) - math.log(2))
 
     assert reverse_ess(log_w(right)) == pytest.approx(1.0, abs=1e-3)
     assert log_z_estimate(log_w(right))[0] == pytest.approx(-math.log(2), abs=1e-3)
-    assert forward_ess(log_w(truth)) < 1e-20
+    assert forward_ess(log_w(exact)) < 1e-20
 
 
-def test_plain_sums_agree() -> None:
+def test_direct_sums_agree() -> None:
     log_w = np.random.default_rng(1).normal(size=50)
     w = np.exp(log_w)
     log_sum = float(np.logaddexp.reduce(log_w))
@@ -129,13 +129,13 @@ def test_one_weight_and_none() -> None:
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 0.8, 1.2])
-def test_pareto_k_of_a_pareto_law(k: float) -> None:
+def test_pareto_k_of_a_pareto_distribution(k: float) -> None:
     # The log of a Pareto variable of index 1 / k is exponential of mean k.
     log_w = k * np.random.default_rng(2).exponential(size=100_000) + 900
     assert pareto_k(log_w) == pytest.approx(k, abs=0.15)
 
 
-def test_pareto_k_tells_a_narrow_flow_from_a_wide_one() -> None:
+def test_pareto_k_is_large_for_a_narrow_flow_only() -> None:
     # For N(0, 1) over N(0, s^2) with s < 1, P(w > t) falls as t^(-1 / (1 - s^2)); for s > 1 weights are bounded.
     assert pareto_k(normals(0.4, 100_000)[0]) == pytest.approx(1 - 0.16, abs=0.2)
     assert pareto_k(normals(0.4, 100_000)[0]) > 0.7

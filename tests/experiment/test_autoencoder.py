@@ -1,4 +1,4 @@
-"""Fits of autoencoders, end to end: what the command prints, and what the run folder can do."""
+"""Fits of autoencoders, end to end: output of the command, files and uses of the run folder."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from pushforward.cli import main
 from pushforward.common.errors import ConfigError
 from pushforward.config.read import load_config
 from pushforward.evaluate.density import FittedDensity
-from pushforward.experiment import autoencoder as autoencoder_fitting
+from pushforward.experiment import autoencoder
 from pushforward.experiment.autoencoder import plan_autoencoder
 from pushforward.experiment.result import Fit
 from pushforward.experiment.rows import fit, resume
@@ -34,7 +34,7 @@ def invoke(*arguments: str | Path, code: int = 0) -> Result:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    """An autoencoder that has learned something of the digits."""
+    """An autoencoder trained on the digits."""
     config = load_config("digits", overrides=(*SMALL, "train.objective=elbo", "train.steps=150"))
     return fit(config, out=tmp_path_factory.mktemp("vae") / "run", quiet=True)
 
@@ -49,7 +49,7 @@ def test_results_and_record(digits: Fit) -> None:
     )
     rows = [row for row in read_metrics(digits.run.metrics) if row["kind"] == "validation"]
     assert rows[-1]["best/val_loss"] < 0.8 * rows[0]["val/loss"]
-    # 512 points a row bound more tightly than the 64 of validation.
+    # 512 samples a row give a tighter bound than the 64 of validation.
     assert results["val_nll"] < rows[-1]["best/val_loss"] + 0.1
     assert {path.name for path in digits.run.pictures.glob("*.png")} == {
         "latent-plane.png",
@@ -59,7 +59,7 @@ def test_results_and_record(digits: Fit) -> None:
     assert "at most" in "\n".join(digits.lines())
     assert (results["validation_rows_scored"], results["test_rows_scored"]) == (180, 180)
     assert results["test_nll_standardized"] is None
-    # Dashboards find the numbers under the names that other fits give them.
+    # Dashboards use the same names for all kinds of fits.
     (summary,) = [row for row in read_metrics(digits.run.metrics) if row["kind"] == "summary"]
     assert summary["test/nll"] == results["test_nll"]
     assert summary["test/nll_se"] == results["test_nll_se"]
@@ -71,7 +71,7 @@ def test_samples_and_scores(digits: Fit, tmp_path: Path) -> None:
     invoke("sample", digits.run.path, "-n", "40", "--out", tmp_path / "new.csv")
     rows = np.loadtxt(tmp_path / "new.csv", delimiter=",", skiprows=1)
     assert rows.shape == (40, 61)
-    assert set(np.unique(rows)) <= set(range(17))  # whole numbers, as the table has
+    assert set(np.unique(rows)) <= set(range(17))  # whole numbers, as in the table
     invoke("score", digits.run.path, tmp_path / "new.csv", "--out", tmp_path / "scores.csv")
     scores = np.loadtxt(tmp_path / "scores.csv", skiprows=1)
     assert np.allclose(FittedDensity.load(digits.run.model).log_prob(rows), scores)
@@ -79,7 +79,7 @@ def test_samples_and_scores(digits: Fit, tmp_path: Path) -> None:
     invoke("report", digits.run.path)
 
 
-def test_a_resumed_fit_goes_on(tmp_path: Path) -> None:
+def test_a_resumed_fit_continues(tmp_path: Path) -> None:
     keys = (*SMALL, "train.objective=iwae", "train.importance_samples=4", "train.evaluate=false")
     fit(load_config("iris", overrides=(*keys, "train.steps=20")), out=tmp_path / "run", quiet=True)
     longer = resume(tmp_path / "run", ("train.steps=30",), quiet=True)
@@ -88,7 +88,7 @@ def test_a_resumed_fit_goes_on(tmp_path: Path) -> None:
         resume(tmp_path / "run", ("vae.latent=2",), quiet=True)
 
 
-def test_a_resumed_fit_forgets_the_pictures_of_the_model_before(tmp_path: Path) -> None:
+def test_a_resumed_fit_removes_the_pictures_of_the_previous_model(tmp_path: Path) -> None:
     keys = (*SMALL, "train.objective=elbo")
     run = fit(load_config("iris", overrides=(*keys, "train.steps=5")), out=tmp_path / "run", quiet=True).run
     assert (run.pictures / "corner.png").exists()
@@ -98,7 +98,7 @@ def test_a_resumed_fit_forgets_the_pictures_of_the_model_before(tmp_path: Path) 
     assert not (run.samples / "samples.csv").exists()
 
 
-def test_a_gradient_that_is_none_of_a_bound_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_gradient_that_bounds_do_not_have_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     keys = (*SMALL, "train.objective=elbo", "train.evaluate=false")
     run = fit(load_config("iris", overrides=(*keys, "train.steps=5")), out=tmp_path / "run", quiet=True).run
     before = run.config.read_bytes()
@@ -108,14 +108,14 @@ def test_a_gradient_that_is_none_of_a_bound_is_refused_before_anything_is_writte
     assert run.status == "finished"
 
 
-def test_a_resumed_fit_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_failure_of_a_resumed_fit_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = (*SMALL, "train.objective=elbo", "train.evaluate=false")
     run = fit(load_config("iris", overrides=(*keys, "train.steps=5")), out=tmp_path / "run", quiet=True).run
 
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(autoencoder_fitting, "BoundObjective", fails)
+    monkeypatch.setattr(autoencoder, "BoundObjective", fails)
     with pytest.raises(RuntimeError, match="no memory"):
         resume(run.path, ("train.steps=10",), quiet=True)
     assert run.status == "failed"
@@ -123,9 +123,9 @@ def test_a_resumed_fit_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert (state["dataset"], state["flow"]) == ("iris", "vae")
 
 
-def test_of_many_rows_some_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autoencoder_fitting, "_MOST_TEST_ROWS", 11)
-    monkeypatch.setattr(autoencoder_fitting, "_SCORED_AT_A_TIME", 4)
+def test_some_of_many_rows_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoencoder, "MOST_TEST_ROWS", 11)
+    monkeypatch.setattr(autoencoder, "ROWS_AT_A_TIME", 4)
     keys = (*SMALL, "train.objective=elbo", "train.steps=5", "train.evaluate=false")
     done = fit(load_config("iris", overrides=keys), out=tmp_path / "run", quiet=True)
     scores = parquet.read_table(done.run.test_scores).to_pydict()
@@ -138,33 +138,33 @@ def test_of_many_rows_some_are_scored(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_signal_ends_the_scoring_after_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autoencoder_fitting, "_SCORED_AT_A_TIME", 4)
+    monkeypatch.setattr(autoencoder, "ROWS_AT_A_TIME", 4)
     planned = plan_autoencoder(load_config("iris", overrides=(*SMALL, "train.objective=elbo")))
     density = FittedDensity(cast(Flow, planned.model), planned.prepared.dataset.schema, [0.0] * 4)
     numbers = planned.prepared.splits.test
-    asked: list[int] = []
+    calls: list[int] = []
 
     def stop() -> str:
-        asked.append(1)
-        return "sigterm" if len(asked) == 2 else ""
+        calls.append(1)
+        return "sigterm" if len(calls) == 2 else ""
 
-    kept, scores = autoencoder_fitting._score(density, planned.prepared, numbers, 12, stop)
-    assert (len(kept), len(scores), len(asked)) == (8, 8, 2)
+    kept, scores = autoencoder.score_rows(density, planned.prepared, numbers, 12, stop)
+    assert (len(kept), len(scores), len(calls)) == (8, 8, 2)
     assert kept[0] == numbers[0]
-    assert kept[-1] >= numbers[-3]  # every piece is of the whole table
+    assert kept[-1] >= numbers[-3]  # every piece is spread over the whole table
     np.testing.assert_allclose(density.log_prob(planned.prepared.dataset.rows[kept]), scores)
 
 
-def test_what_is_no_flow_of_rows_is_not_evaluated(digits: Fit, tmp_path: Path) -> None:
+def test_autoencoders_and_targets_are_not_evaluated_like_flows(digits: Fit, tmp_path: Path) -> None:
     keys = ("flow=nsf-ar", "flow.layers=1", "flow.hidden=16", "train.batch_size=64", "train.evaluate=false")
     config = load_config("target:u1", overrides=(*keys, "train.steps=3", "wandb=off"))
     target = fit(config, out=tmp_path / "target", quiet=True)
     table = tmp_path / "rows.csv"
     table.write_text("a\n1\n")
-    for done, told in ((digits, "fit of an autoencoder"), (target, "fit to a target")):
+    for done, message in ((digits, "fit of an autoencoder"), (target, "fit to a target")):
         for data in ((), (table,)):
             refused = invoke("evaluate", done.run.path, *data, code=2)
-            assert told in refused.stderr
+            assert message in refused.stderr
             assert "pushforward score" in refused.stderr
             assert len(refused.stderr.strip().splitlines()) == 1
         page = done.run.report.read_text()
@@ -172,7 +172,7 @@ def test_what_is_no_flow_of_rows_is_not_evaluated(digits: Fit, tmp_path: Path) -
         assert "pushforward evaluate" not in page
 
 
-def test_decoders_follow_from_the_columns(tmp_path: Path) -> None:
+def test_the_decoder_follows_from_the_columns(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 2, (300, 5))
     np.savetxt(tmp_path / "bits.csv", rows, fmt="%d", delimiter=",", header="a,b,c,d,e", comments="")
     keys = (*SMALL, "train.objective=elbo", "train.steps=5", "train.evaluate=false", "--json")
@@ -182,12 +182,12 @@ def test_decoders_follow_from_the_columns(tmp_path: Path) -> None:
         invoke("fit", tmp_path / "bits.csv", *keys, "vae.decoder=categorical", "--out", tmp_path / "categories").stdout
     )
     assert found["decoder"] == "categorical"
-    # Five fair coins cost 5 log 2 nats, and no bound says less.
+    # Five fair coins have an entropy of 5 log 2 nats, and no bound is below it.
     assert found["test_nll"] > 5 * np.log(2) - 0.5
 
 
 @pytest.mark.parametrize(
-    ("keys", "told", "code"),
+    ("keys", "message", "code"),
     [
         (("iris", "vae.decoder=categorical"), r"vae.decoder=categorical is for whole numbers", 3),
         (("digits", "vae.decoder=bernoulli"), r"is for 0 and 1.*take vae.decoder=logistic", 3),
@@ -196,9 +196,9 @@ def test_decoders_follow_from_the_columns(tmp_path: Path) -> None:
         (("iris", "vae.prior=flow"), r"vae.prior: expected gaussian, realnvp", 2),
     ],
 )
-def test_what_cannot_be(keys: tuple[str, ...], told: str, code: int, tmp_path: Path) -> None:
+def test_invalid_configurations_are_refused(keys: tuple[str, ...], message: str, code: int, tmp_path: Path) -> None:
     for more in ((), ("--dry-run",)):
         done = invoke("fit", *keys, "train.objective=elbo", "wandb=off", "--out", tmp_path / "run", *more, code=code)
-        assert re.search(told, done.stderr), done.stderr
+        assert re.search(message, done.stderr), done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""A fit from end to end, in process: the same numbers everywhere, and everything in the run folder."""
+"""Fits to rows from end to end, in process: numbers, files of the run folder, failures, resuming."""
 
 import json
 import math
@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pyarrow import parquet
 
 from pushforward.common.errors import ConfigError, DataError
 from pushforward.config.read import load_config
 from pushforward.config.schema import FLOWS
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import nll
+from pushforward.experiment import evaluation, session
 from pushforward.experiment.evaluation import evaluate_run
 from pushforward.experiment.result import Fit
 from pushforward.experiment.rows import fit, plan, resume
 from pushforward.flows import NAMES, Gaussian, ModelFileError, build, save
 from pushforward.runs.folder import RunFolder
+from pushforward.runs.row_scores import rows_fingerprint
 from pushforward.tracking.jsonl import MetricsFile, read_metrics
 from pushforward.train.data import prepare
 from pushforward.train.device import choose_device
@@ -49,7 +52,7 @@ def normals(n: int, width: int, seed: int = 0) -> np.ndarray[Any, Any]:
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    """A flow that has learned something of the moons: no Gaussian was kept in its place."""
+    """A flow that is significantly better than a Gaussian on the moons."""
     out = tmp_path_factory.mktemp("fit") / "run"
     config = load_config("moons", overrides=(*TINY, *LEARNS, "train.steps=150"))
     done = fit(config, out=out, quiet=True)
@@ -57,7 +60,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     return done
 
 
-def test_results(fitted: Fit) -> None:
+def test_results_are_complete_and_written(fitted: Fit) -> None:
     results = fitted.results
     assert results["run"] == str(fitted.run.path)
     assert (results["dataset"], results["features"], results["rows"]) == ("moons", 2, 3000)
@@ -69,8 +72,8 @@ def test_results(fitted: Fit) -> None:
     assert fitted.report is None
 
 
-def test_validation_nll_is_that_of_evaluation(fitted: Fit) -> None:
-    """The loop (float32, standardised), the results and the density read from disk give one number."""
+def test_the_validation_nll_is_the_same_everywhere(fitted: Fit) -> None:
+    """In the loop (float32, standardised), in the results and from the saved density."""
     rows = [row for row in read_metrics(fitted.run.metrics) if row["kind"] == "validation"]
     prepared = plan(load_config(files=[fitted.run.config])).prepared
     loaded = FittedDensity.load(fitted.run.model)
@@ -80,7 +83,7 @@ def test_validation_nll_is_that_of_evaluation(fitted: Fit) -> None:
     assert nll(loaded.flow, prepared.test.rows).nll == pytest.approx(fitted.results["test_nll"], rel=1e-12)
 
 
-def test_standardised_nll(fitted: Fit) -> None:
+def test_the_standardised_nll_differs_by_the_log_scales(fitted: Fit) -> None:
     prepared = plan(load_config(files=[fitted.run.config])).prepared
     shift = float(np.log(prepared.train.rows.std(axis=0)).sum())
     assert fitted.results["test_nll"] - fitted.results["test_nll_standardized"] == pytest.approx(shift, abs=1e-9)
@@ -98,13 +101,13 @@ def test_metrics_add_up_in_data_units(fitted: Fit) -> None:
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
 
 
-def test_first_validation_is_the_gaussian(fitted: Fit) -> None:
+def test_the_first_validation_is_the_gaussian(fitted: Fit) -> None:
     prepared = plan(load_config(files=[fitted.run.config])).prepared
     x, y = prepared.train.rows, prepared.validation.rows
-    law = torch.distributions.MultivariateNormal(
+    gaussian = torch.distributions.MultivariateNormal(
         torch.tensor(x.mean(0)), torch.tensor(np.cov(x.T, ddof=0)), validate_args=False
     )
-    expected = -float(law.log_prob(torch.tensor(y)).mean())
+    expected = -float(gaussian.log_prob(torch.tensor(y)).mean())
     assert read_metrics(fitted.run.metrics)[0]["val/nll"] == pytest.approx(expected, abs=2e-3)
 
 
@@ -131,7 +134,7 @@ def test_files_of_a_run(fitted: Fit) -> None:
     assert (state["status"], state["dataset"], state["flow"], state["steps"]) == ("finished", "moons", "nsf-ar", 150)
 
 
-def test_recorded_configuration_is_complete_and_gives_the_same_fit(fitted: Fit, tmp_path: Path) -> None:
+def test_the_recorded_configuration_gives_the_same_fit(fitted: Fit, tmp_path: Path) -> None:
     config = load_config(files=[fitted.run.config])
     assert config.flow.name == "nsf-ar"
     assert "auto" not in config.flow.model_dump().values()
@@ -140,9 +143,9 @@ def test_recorded_configuration_is_complete_and_gives_the_same_fit(fitted: Fit, 
         assert again.results[key] == fitted.results[key]
 
 
-def test_seeds(tmp_path: Path) -> None:
+def test_the_seed_decides_all_numbers(tmp_path: Path) -> None:
     first = tiny("circles", tmp_path / "a", "flow.dropout=0.1")
-    torch.manual_seed(123)  # where the process was before does not matter
+    torch.manual_seed(123)  # the random state of the process does not matter
     torch.randn(7)
     again = tiny("circles", tmp_path / "b", "flow.dropout=0.1")
     other = tiny("circles", tmp_path / "c", "flow.dropout=0.1", "seed=1")
@@ -152,8 +155,8 @@ def test_seeds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("offset", "scale"), [(1.7e9, 1000.0), (-3.0, 1e-6), (0.0, 1e12)])
-def test_units_of_the_data(offset: float, scale: float, tmp_path: Path) -> None:
-    """Shifting and scaling the table changes the NLL by the logarithm of the scale, and nothing else."""
+def test_the_nll_follows_the_units_of_the_data(offset: float, scale: float, tmp_path: Path) -> None:
+    """Shifting and scaling the table changes the NLL by the logarithm of the scale only."""
     x = np.round(normals(400, 2), 6)
     base = tiny(table(tmp_path / "x.csv", dict(zip("ab", x.T, strict=True))), tmp_path / "r1", "data.dequantize=off")
     moved = tiny(
@@ -166,7 +169,7 @@ def test_units_of_the_data(offset: float, scale: float, tmp_path: Path) -> None:
     assert moved.results["test_nll_standardized"] == pytest.approx(base.results["test_nll_standardized"], abs=1e-3)
 
 
-def test_gaussian_data_keep_the_gaussian(tmp_path: Path) -> None:
+def test_the_gaussian_is_kept_for_gaussian_data(tmp_path: Path) -> None:
     x = normals(2000, 3) @ np.array([[1.0, 0.5, 0.2], [0, 1, 0.3], [0, 0, 1]])
     done = tiny(table(tmp_path / "g.csv", dict(zip("abc", x.T, strict=True))), tmp_path / "run")
     assert done.results["flow"] == "gaussian"
@@ -175,20 +178,20 @@ def test_gaussian_data_keep_the_gaussian(tmp_path: Path) -> None:
     assert json.loads(done.run.state.read_text())["flow"] == "gaussian"
 
 
-def test_whole_numbers_are_spread_over_their_cells(tmp_path: Path) -> None:
-    """Counts: the density stays that of unit cells instead of rising without bound."""
+def test_whole_numbers_are_dequantized(tmp_path: Path) -> None:
+    """The density of counts is that of bins of width one, and does not grow without bound."""
     counts = np.random.default_rng(0).binomial(20, 0.5, size=(500, 2)).astype(float)
     path = table(tmp_path / "counts.csv", {"a": counts[:, 0], "b": counts[:, 1]}, fmt="%d")
     done = tiny(path, tmp_path / "run")
     entropy = 2 * 0.5 * math.log(2 * math.pi * math.e * 5.0)
     assert done.results["train_nll"] == pytest.approx(entropy, abs=0.15)
     prepared = prepare(plan(load_config(str(path))).prepared.dataset, load_config(str(path)).data, 0)
-    assert prepared.cells.tolist() == [1, 1]
-    points = prepared.training_points(torch.device("cpu"))
-    recorded = prepared.standardize.inverse(points.x.double())[0]
-    assert (recorded - recorded.round()).abs().max() < 1e-5  # the loop adds its noise to whole numbers
-    assert points.cell is not None
-    assert (points.cell.numpy() * prepared.train.rows.std(axis=0)).tolist() == pytest.approx([1, 1], rel=1e-6)
+    assert prepared.bin_widths.tolist() == [1, 1]
+    rows = prepared.training_rows(torch.device("cpu"))
+    recorded = prepared.standardize.inverse(rows.x.double())[0]
+    assert (recorded - recorded.round()).abs().max() < 1e-5  # the loop adds noise to whole numbers
+    assert rows.bin_widths is not None
+    assert (rows.bin_widths.numpy() * prepared.train.rows.std(axis=0)).tolist() == pytest.approx([1, 1], rel=1e-6)
     off = tiny(path, tmp_path / "off", "data.dequantize=off")
     assert json.loads(off.run.schema.read_text())["cells"] == [0, 0]
     assert "their likelihoods are overstated" in off.run.log.read_text()
@@ -211,7 +214,7 @@ def test_every_flow(name: str, tmp_path: Path) -> None:
     assert np.array_equal(x, done.density.sample(20, seed=1))
 
 
-def test_context(tmp_path: Path) -> None:
+def test_a_conditional_fit(tmp_path: Path) -> None:
     c = normals(1500, 1)[:, 0]
     columns = {"c": c, "y": 3 * c + 0.2 * normals(1500, 1, seed=1)[:, 0]}
     path = table(tmp_path / "xy.csv", columns)
@@ -238,7 +241,7 @@ def test_no_test_rows(tmp_path: Path) -> None:
 
 
 def test_evaluation_and_pictures_of_a_tiny_table(tmp_path: Path) -> None:
-    """Twelve rows leave one to test on: whatever can be said is said, and the rest is left out."""
+    """Twelve rows leave one test row: the evaluation has what one row allows."""
     path = table(tmp_path / "twelve.csv", dict(zip("abc", normals(12, 3).T, strict=True)))
     done = tiny(path, tmp_path / "run", "train.evaluate=true")
     assert done.run.status == "finished"
@@ -252,9 +255,7 @@ def test_evaluation_and_pictures_of_a_tiny_table(tmp_path: Path) -> None:
     }
 
 
-def test_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.experiment import session
-
+def test_a_divergence_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(*_: Any, **__: Any) -> None:
         raise DivergedError("the loss is not finite at step 25")
 
@@ -267,8 +268,6 @@ def test_divergence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_failure_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.experiment import session
-
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of luck")
 
@@ -289,7 +288,7 @@ def test_bad_data_leave_no_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_devices() -> None:
+def test_names_of_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("gpu", "cuda:99", "tpu0", ""):
@@ -297,8 +296,8 @@ def test_devices() -> None:
             choose_device(name)
 
 
-def after(steps: int, action: Callable[[], None]) -> Callable[..., None]:
-    """A stand-in for ``MetricsFile.log`` that does something once the fit has come to a step."""
+def from_step(steps: int, action: Callable[[], None]) -> Callable[..., None]:
+    """A replacement of ``MetricsFile.log`` that does something from a step on."""
     log = MetricsFile.log
 
     def logged(self: MetricsFile, metrics: Any, step: int, **rest: Any) -> None:
@@ -310,7 +309,7 @@ def after(steps: int, action: Callable[[], None]) -> Callable[..., None]:
 
 
 def test_checkpoints_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder of checkpoints becomes a file in mid-fit: one warning, and the model is written."""
+    """If the folder of checkpoints becomes a file during the fit, there is one warning, and the model is written."""
     run = RunFolder(tmp_path / "run")
 
     def replace() -> None:
@@ -318,7 +317,7 @@ def test_checkpoints_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
             run.checkpoints.rename(tmp_path / "gone")
             run.checkpoints.write_text("")
 
-    monkeypatch.setattr(MetricsFile, "log", after(5, replace))
+    monkeypatch.setattr(MetricsFile, "log", from_step(5, replace))
     done = tiny("moons", run.path, "train.checkpoint_seconds=1e-6")
     assert done.run.status == "finished"
     assert done.results["steps"] == 20
@@ -328,15 +327,18 @@ def test_checkpoints_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     FittedDensity.load(run.model)
 
 
-@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full, which is a disk that is full")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full, which behaves like a full disk")
 def test_metrics_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full for the metrics in mid-fit: one warning, the fit goes on, the model is written."""
+    """If the disk is full for the metrics during the fit, there is one warning, and the model is written."""
     written = MetricsFile.log
 
     def full(self: MetricsFile, metrics: Any, step: int, **rest: Any) -> None:
         if step == 10:
+            path = os.path.realpath(tmp_path / "run" / "metrics.jsonl")
+            links = Path("/proc/self/fd").iterdir()
+            opened = next(int(link.name) for link in links if os.path.realpath(link) == path)
             descriptor = os.open("/dev/full", os.O_WRONLY)
-            os.dup2(descriptor, self._file.fileno())
+            os.dup2(descriptor, opened)
             os.close(descriptor)
         written(self, metrics, step, **rest)
 
@@ -346,14 +348,12 @@ def test_metrics_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert done.results["steps"] == 20
     assert [row["step"] for row in read_metrics(done.run.metrics)][-1] < 10
     warned = [line for line in done.run.log.read_text().splitlines() if "warning" in line]
-    assert len(warned) <= 2  # /dev/full has a second error of its own, for syncing
+    assert len(warned) <= 2  # /dev/full raises another error for syncing
     text = "no space left on device; the fit goes on, and writes what is missing at its end"
     assert warned[0].endswith(f"{done.run.path}: {text}")
 
 
 def test_a_picture_that_fails_does_not_fail_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.experiment import evaluation
-
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("no ink\nat all")
 
@@ -371,7 +371,7 @@ def test_a_picture_that_fails_does_not_fail_the_fit(tmp_path: Path, monkeypatch:
 
 def test_a_flow_without_columns_is_not_a_fitted_density(tmp_path: Path) -> None:
     save(build("gaussian", 2), tmp_path)
-    with pytest.raises(ModelFileError, match="a flow without the columns it stands for; got no schema and cells"):
+    with pytest.raises(ModelFileError, match="expected a model with a schema and bin widths; got a flow without"):
         FittedDensity.load(tmp_path)
 
 
@@ -386,7 +386,7 @@ def test_resume_with_a_larger_budget(tmp_path: Path) -> None:
     assert load_config(files=[more.run.config]).train.steps == 60
     assert more.results["val_nll"] <= first.results["val_nll"] + 1e-9
     assert more.run.status == "finished"
-    # Nothing is left to do: the same numbers, no further step.
+    # Without a larger budget: the same numbers, no further step.
     same = resume(tmp_path / "run", quiet=True)
     assert same.results["steps"] == 60
     assert same.results["test_nll"] == more.results["test_nll"]
@@ -405,12 +405,12 @@ def test_resume_with_other_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x\.csv: no such file"):
         resume(tmp_path / "run", quiet=True)
     assert (done.run.state.read_text(), done.run.metrics.read_bytes()) == before
-    done.run.claim()  # the failed attempts have let go of it
+    done.run.claim()  # the failed attempts have released it
     done.run.release()
 
 
-def test_the_start_is_the_gaussian_also_where_integers_determine_each_other(tmp_path: Path) -> None:
-    # Recorded values of c = a + b have a singular covariance; with noise over their cells they have not.
+def test_the_initial_gaussian_for_whole_numbers_that_determine_each_other(tmp_path: Path) -> None:
+    # Recorded values with c = a + b have a singular covariance; dequantized values do not.
     generator = np.random.default_rng(0)
     a, b = generator.integers(0, 20, 1500), generator.integers(0, 20, 1500)
     lines = ["a,b,c", *(f"{x},{y},{x + y}" for x, y in zip(a, b, strict=True))]
@@ -419,15 +419,17 @@ def test_the_start_is_the_gaussian_also_where_integers_determine_each_other(tmp_
     start = next(row["val/nll"] for row in read_metrics(fitted.run.metrics) if "val/nll" in row)
     prepared = prepare(plan(load_config(files=[fitted.run.config])).prepared.dataset, fitted_data(fitted), 0)
     train, validation = prepared.train.rows, prepared.validation.rows
-    law = torch.distributions.MultivariateNormal(torch.tensor(train.mean(0)), torch.tensor(np.cov(train.T, ddof=0)))
-    assert start == pytest.approx(-float(law.log_prob(torch.tensor(validation)).mean()), abs=0.3)
+    gaussian = torch.distributions.MultivariateNormal(
+        torch.tensor(train.mean(0)), torch.tensor(np.cov(train.T, ddof=0))
+    )
+    assert start == pytest.approx(-float(gaussian.log_prob(torch.tensor(validation)).mean()), abs=0.3)
 
 
 def fitted_data(fitted: Fit) -> Any:
     return load_config(files=[fitted.run.config]).data
 
 
-def test_rows_of_a_table_are_not_compared_with_the_law_of_a_toy(tmp_path: Path) -> None:
+def test_rows_of_a_table_are_not_compared_with_the_distribution_of_a_toy(tmp_path: Path) -> None:
     fitted = tiny("moons", tmp_path / "run", "train.steps=5", "data.rows=2000")
     rows = np.random.default_rng(0).normal(size=(50, 2))
     (tmp_path / "other.csv").write_text("x1,x2\n" + "\n".join(f"{x!r},{y!r}" for x, y in rows.tolist()))
@@ -447,7 +449,7 @@ def test_a_run_is_resumed_from_another_folder_and_with_auto(tmp_path: Path, monk
     assert load_config(files=[again.run.config]).train.patience != "auto"
 
 
-def test_the_configuration_knows_the_flows_there_are() -> None:
+def test_the_configuration_has_the_names_of_all_flows() -> None:
     assert FLOWS == NAMES
 
 
@@ -456,7 +458,7 @@ def test_sizes_that_cannot_be_built_are_configuration_errors(tmp_path: Path) -> 
         plan(load_config("moons", overrides=["flow=nsf-ar", "flow.bins=501", "data.rows=500"]))
 
 
-def test_a_watcher_sees_every_validation_and_may_end_the_fit(tmp_path: Path) -> None:
+def test_the_watch_callback_gets_every_validation_and_can_end_the_fit(tmp_path: Path) -> None:
     seen: list[tuple[float, float]] = []
 
     def watch(fraction: float, nll: float) -> str:
@@ -473,7 +475,7 @@ def test_a_watcher_sees_every_validation_and_may_end_the_fit(tmp_path: Path) -> 
     assert [row["val/nll"] for row in rows] == [nll for _, nll in seen]
 
 
-def test_the_seed_of_the_data_is_that_of_the_fit_or_its_own() -> None:
+def test_the_seed_of_the_data_can_differ_from_that_of_the_fit() -> None:
     keys = ("data.rows=500", "flow=gaussian")
     first, again, other = (
         plan(load_config("moons", overrides=(*keys, *more))).prepared.test.rows
@@ -483,37 +485,33 @@ def test_the_seed_of_the_data_is_that_of_the_fit_or_its_own() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_evaluation_says_which_rows_are_worst_and_keeps_every_score(tmp_path: Path) -> None:
-    from pyarrow import parquet
-
+def test_evaluation_lists_the_worst_rows_and_stores_all_scores(tmp_path: Path) -> None:
     values = normals(400, 2)
     values[17] = [9.0, -9.0]
     source = table(tmp_path / "x.csv", {"a": values[:, 0], "b": values[:, 1]})
     done = tiny(source, tmp_path / "run", "data.test_fraction=0.5")
-    # A run from before these files is completed by evaluating it.
+    # Evaluating a run adds missing files.
     fingerprint, written = done.results["test_rows_sha256"], parquet.read_table(done.run.test_scores)
     done.run.test_scores.unlink()
     done.run.write_json("results.json", {**done.results, "test_rows_sha256": None})
     evaluate_run(done.run)
     assert json.loads(done.run.results.read_text())["test_rows_sha256"] == fingerprint
-    evaluation = json.loads((done.run.path / "evaluation.json").read_text())
+    evaluated = json.loads((done.run.path / "evaluation.json").read_text())
     scores = parquet.read_table(done.run.test_scores)
     rows, log_probs = scores["row"].to_numpy(), scores["log_prob"].to_numpy()
     assert len(rows) == 200
     assert -log_probs.mean() == pytest.approx(done.results["test_nll"])
-    worst, best = evaluation["extreme_rows"]["worst"][0], evaluation["extreme_rows"]["best"][0]
+    worst, best = evaluated["extreme_rows"]["worst"][0], evaluated["extreme_rows"]["best"][0]
     assert worst["row"] == rows[log_probs.argmin()]
     assert (best["row"], best["log_prob"]) == (rows[log_probs.argmax()], log_probs.max())
     assert list(worst["values"].values()) == pytest.approx(values[worst["row"]].tolist())
-    assert sum(evaluation["calibration"]["pit"]["counts"][0]) == 200
-    assert {baseline["name"] for baseline in evaluation["baselines"]} == {"gaussian", "gaussian-mixture", "kde"}
+    assert sum(evaluated["calibration"]["pit"]["counts"][0]) == 200
+    assert {baseline["name"] for baseline in evaluated["baselines"]} == {"gaussian", "gaussian-mixture", "kde"}
     np.testing.assert_array_equal(written["row"].to_numpy(), rows)
     np.testing.assert_allclose(written["log_prob"].to_numpy(), log_probs, atol=1e-4)
 
 
-def test_the_fingerprint_is_of_names_values_and_order() -> None:
-    from pushforward.runs.row_scores import rows_fingerprint
-
+def test_the_fingerprint_of_rows_depends_on_names_values_and_order() -> None:
     rows = normals(5, 2)
     found = {
         rows_fingerprint(("a", "b"), rows),

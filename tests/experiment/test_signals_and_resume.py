@@ -1,4 +1,4 @@
-"""Fits that are stopped, killed, resumed and disturbed: real processes, real signals."""
+"""Fits that are stopped, killed and resumed, with real processes and signals."""
 
 import json
 import os
@@ -12,11 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from pushforward.cli import main
+from pushforward.config.read import load_config
 from pushforward.evaluate.density import FittedDensity
-from pushforward.experiment.rows import resume
+from pushforward.experiment import evaluation
+from pushforward.experiment.rows import fit, resume
 from pushforward.runs.folder import RunFolder
-from pushforward.tracking.jsonl import read_metrics
+from pushforward.tracking.jsonl import MetricsFile, read_metrics
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 
@@ -32,7 +36,7 @@ SMALL = (
 
 
 class Command:
-    """A running ``pushforward`` that ends with the test."""
+    """A running ``pushforward`` process, which ends with the test."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -52,7 +56,7 @@ class Command:
         return self.process.returncode
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for the process to come to a point that its files show."""
+        """Wait for a condition on the files of the process."""
         limit = time.monotonic() + 60
         while not condition():
             assert self.process.poll() is None, self.process.communicate()[1]
@@ -87,15 +91,15 @@ def steps(run: RunFolder) -> list[tuple[str, int]]:
     return [(row["kind"], row["step"]) for row in read_metrics(run.metrics) if row["kind"] in ("train", "validation")]
 
 
-def has_come_to(run: RunFolder, step: int) -> Callable[[], bool]:
-    def there() -> bool:
+def reaches(run: RunFolder, step: int) -> Callable[[], bool]:
+    def reached() -> bool:
         return run.metrics.exists() and any(s >= step for _, s in steps(run))
 
-    return there
+    return reached
 
 
 def assert_continuous(run: RunFolder, last: int, *, log_every: int = 25) -> None:
-    """Rows of training come at every multiple, no row is repeated, and steps never go back."""
+    """Check that there is a training row at every multiple, no row twice, and steps in order."""
     seen = steps(run)
     assert [step for _, step in seen] == sorted(step for _, step in seen)
     assert len(seen) == len(set(seen))
@@ -111,8 +115,6 @@ def assert_scorable(run: RunFolder) -> dict[str, Any]:
 
 
 def fit_in_process(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
-    from pushforward.config.read import load_config
-    from pushforward.experiment.rows import fit
 
     return fit(load_config("moons", overrides=(*SMALL, *overrides)), out=folder / name, quiet=True).results
 
@@ -127,17 +129,19 @@ def fit_in_process(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
 def test_signal_then_resume(
     number: signal.Signals, code: int, reason: str, start: Start, run: RunFolder, tmp_path: Path
 ) -> None:
-    """A signal saves the best weights; the resumed fit reaches what the uninterrupted one does."""
-    # Slow enough to be hit: checkpoints after every step.
-    fit = start("fit", "moons", "--out", "run", "--json", *SMALL, "train.steps=300", "train.checkpoint_seconds=1e-6")
-    fit.until(has_come_to(run, 40))
-    fit.process.send_signal(number)
-    assert fit.wait() == code
-    stopped = json.loads(fit.stdout)
-    assert fit.stdout.count("\n") == 1
+    """A signal saves the best weights; the resumed fit equals the uninterrupted one."""
+    # Checkpoints after every step make the fit slow enough.
+    command = start(
+        "fit", "moons", "--out", "run", "--json", *SMALL, "train.steps=300", "train.checkpoint_seconds=1e-6"
+    )
+    command.until(reaches(run, 40))
+    command.process.send_signal(number)
+    assert command.wait() == code
+    stopped = json.loads(command.stdout)
+    assert command.stdout.count("\n") == 1
     assert stopped["stop_reason"] == reason
     assert 40 <= stopped["steps"] < 300
-    assert "go on with: pushforward fit --resume run" in fit.stderr
+    assert "continue with: pushforward fit --resume run" in command.stderr
     assert run.status == "stopped"
     assert assert_scorable(run)["steps"] == stopped["steps"]
     assert_continuous(run, stopped["steps"])
@@ -156,11 +160,11 @@ def test_signal_then_resume(
 
 @pytest.mark.slow
 def test_kill_then_resume(start: Start, run: RunFolder, tmp_path: Path) -> None:
-    """SIGKILL leaves the last checkpoint, a record that is whole up to the kill, and a run that says killed."""
-    fit = start("fit", "moons", "--out", "run", *SMALL, "train.steps=400", "train.checkpoint_seconds=0.05")
-    fit.until(lambda: (run.checkpoints / "last.pt").exists() and has_come_to(run, 60)())
-    fit.process.kill()
-    assert fit.wait() == -signal.SIGKILL
+    """SIGKILL leaves the last checkpoint, complete metrics up to the kill, and the status killed."""
+    command = start("fit", "moons", "--out", "run", *SMALL, "train.steps=400", "train.checkpoint_seconds=0.05")
+    command.until(lambda: (run.checkpoints / "last.pt").exists() and reaches(run, 60)())
+    command.process.kill()
+    assert command.wait() == -signal.SIGKILL
     assert run.status == "killed"
     before = steps(run)
     assert not run.results.exists()
@@ -178,30 +182,25 @@ def test_kill_then_resume(start: Start, run: RunFolder, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_second_interrupt_and_second_process(start: Start, run: RunFolder) -> None:
-    """While a fit runs, nobody else may go on with it; two interrupts end it at once, and it can be resumed."""
-    fit = start("fit", "moons", "--out", "run", *SMALL, "train.seconds=50", "train.checkpoint_seconds=0.05")
-    fit.until(lambda: (run.checkpoints / "last.pt").exists() and has_come_to(run, 50)())
+    """No other process can resume a running fit; two interrupts end it at once, and it can be resumed."""
+    command = start("fit", "moons", "--out", "run", *SMALL, "train.seconds=50", "train.checkpoint_seconds=0.05")
+    command.until(lambda: (run.checkpoints / "last.pt").exists() and reaches(run, 50)())
     second = start("fit", "--resume", "run")
     third = start("fit", "moons", "--out", "run", *SMALL, "train.steps=5")
     assert second.wait() == 1
     assert second.stderr.endswith("fit: run: in use by another process\n")
     assert third.wait() == 2
     assert run.status == "running"
-    # Stopped between the two, so that both are waiting when it goes on.
-    fit.process.send_signal(signal.SIGINT)
-    fit.process.send_signal(signal.SIGINT)
-    assert fit.wait() == 130
+    command.process.send_signal(signal.SIGINT)
+    command.process.send_signal(signal.SIGINT)
+    assert command.wait() == 130
     assert run.status == "stopped"
     resumed = start("fit", "--resume", "run", "--json", "train.seconds=5")
     assert resumed.wait() == 0
     assert_scorable(run)
 
 
-def test_damaged_and_missing_checkpoints(tmp_path: Path, run: RunFolder) -> None:
-    from click.testing import CliRunner
-
-    from pushforward.cli import main
-
+def test_damaged_and_missing_checkpoints_are_refused(tmp_path: Path, run: RunFolder) -> None:
     fit_in_process(tmp_path, "run", "train.steps=20")
     last = run.checkpoints / "last.pt"
     good = last.read_bytes()
@@ -227,7 +226,7 @@ def test_damaged_and_missing_checkpoints(tmp_path: Path, run: RunFolder) -> None
     assert (code, line.count("\n")) == (1, 1)
     assert "damaged: its checksum" in line
     start_weights.write_bytes(weights)
-    # None of the attempts has touched the run, and with its checkpoint back it goes on.
+    # The attempts did not change the run, and with its checkpoint it can be resumed.
     assert (run.state.read_text(), run.metrics.read_bytes()) == (state, metrics)
     done = CliRunner().invoke(main, ["fit", "--resume", str(run.path), "train.steps=30", "--json"])
     assert done.exit_code == 0
@@ -235,16 +234,13 @@ def test_damaged_and_missing_checkpoints(tmp_path: Path, run: RunFolder) -> None
 
 
 def test_signal_during_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fit is whole by then: the run is finished, what is left of the pictures is skipped, the code says why."""
-    from pushforward.config.read import load_config
-    from pushforward.experiment import evaluation
-    from pushforward.experiment.rows import fit
+    """The run is finished by then; the remaining pictures are skipped, and the signal is reported."""
 
-    whole = evaluation.evaluate_prepared
+    evaluate_really = evaluation.evaluate_prepared
 
     def evaluate(*arguments: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return whole(*arguments, **options)
+        return evaluate_really(*arguments, **options)
 
     monkeypatch.setattr(evaluation, "evaluate_prepared", evaluate)
     before = signal.getsignal(signal.SIGTERM)
@@ -258,9 +254,6 @@ def test_signal_during_the_evaluation(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_interrupt_twice_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushforward.config.read import load_config
-    from pushforward.experiment.rows import fit
-    from pushforward.tracking.jsonl import MetricsFile
 
     written = MetricsFile.log
 
@@ -276,5 +269,5 @@ def test_interrupt_twice_in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run = RunFolder.open(tmp_path / "run")
     assert run.status == "stopped"
     assert steps(run)[-1][1] == 3
-    run.claim()  # it has been let go of
+    run.claim()  # the lock was released
     run.release()

@@ -1,4 +1,4 @@
-"""Fits to targets, end to end: what the command prints, what the run folder holds, and what a bad target is told."""
+"""Fits to targets, end to end: output of the command, files of the run folder, errors of bad targets."""
 
 import json
 import math
@@ -27,7 +27,7 @@ from pushforward.train.objectives.gradient_estimators import ESTIMATORS
 from pushforward.train.objectives.target import TargetObjective
 
 SMALL = ("flow=nsf-ar", "flow.layers=1", "flow.hidden=16", "train.batch_size=128", "wandb=off")
-PAGE = "train.evaluate=false"
+QUICK = "train.evaluate=false"
 
 
 def invoke(*arguments: str | Path, code: int = 0) -> Result:
@@ -37,7 +37,7 @@ def invoke(*arguments: str | Path, code: int = 0) -> Result:
 
 
 def small(source: str, out: Path, *overrides: str) -> Fit:
-    return fit(load_config(source, overrides=(*SMALL, PAGE, "train.steps=30", *overrides)), out=out, quiet=True)
+    return fit(load_config(source, overrides=(*SMALL, QUICK, "train.steps=30", *overrides)), out=out, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ def double_well(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     return fit(load_config("target:double-well", overrides=keys), out=out, quiet=True)
 
 
-def test_both_wells_and_the_constant(double_well: Fit) -> None:
+def test_both_wells_and_the_normalising_constant(double_well: Fit) -> None:
     results = double_well.results
     assert abs(results["log_z"] - 10.293480) < 0.05
     assert abs(results["log_z"] - 10.293480) < 5 * results["log_z_se"]
     assert results["elbo"] < results["log_z"]
     assert results["reverse_ess"] > 0.7
-    assert results["forward_ess"] > 0.5  # which it is not where a well is missing
+    assert results["forward_ess"] > 0.5  # it is small if a well is missing
     assert results["pareto_k"] < 0.7
     kl = results["test_nll"] - results["entropy"]
     assert results["kl_to_truth"] == pytest.approx(kl, abs=6 * (results["test_nll_se"] + results["kl_to_truth_se"]))
@@ -74,7 +74,7 @@ def test_the_density_is_normalised_and_the_run_reads_back(double_well: Fit) -> N
     assert min(row["val/loss"] for row in validations) == validations[-1]["best/val_loss"]
     assert {path.name for path in double_well.run.pictures.glob("*.png")} == {"density.png", "weights.png"}
     page = run_page(read_run(double_well.run))
-    for text in ("Forward ESS", "log Z", "KL to the truth", "Weights"):
+    for text in ("Forward ESS", "log Z", "KL divergence", "Weights"):
         assert text in page
     assert "Calibration" not in page
     assert "evaluate run" not in page
@@ -100,7 +100,7 @@ def test_samples_and_scores_of_the_run(double_well: Fit, tmp_path: Path) -> None
         ("many-well", ("train.objective=iwae", "target.features=4", "flow=maf")),
     ],
 )
-def test_every_objective(source: str, keys: tuple[str, ...], tmp_path: Path) -> None:
+def test_every_objective_learns(source: str, keys: tuple[str, ...], tmp_path: Path) -> None:
     done = small(f"target:{source}", tmp_path / "run", *keys)
     rows = [row for row in read_metrics(done.run.metrics) if row["kind"] == "validation"]
     assert rows[-1]["best/val_loss"] < rows[0]["val/loss"]
@@ -119,7 +119,7 @@ def test_fits_are_compared_on_the_same_exact_samples(double_well: Fit, tmp_path:
 
 def test_json_of_the_command(tmp_path: Path) -> None:
     done = invoke(
-        "fit", "target:u1", *SMALL, PAGE, "train.steps=5", "--json", "--out", tmp_path / "run"
+        "fit", "target:u1", *SMALL, QUICK, "train.steps=5", "--json", "--out", tmp_path / "run"
     )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout)
     assert {"log_z", "log_z_se", "reverse_ess", "forward_ess", "log_z_known", "elbo", "steps", "features"} <= set(found)
@@ -128,9 +128,9 @@ def test_json_of_the_command(tmp_path: Path) -> None:
     assert [run["dataset"] for run in listed] == ["target:u1"]
 
 
-def test_a_resumed_fit_is_the_same_fit(tmp_path: Path) -> None:
+def test_a_resumed_fit_continues(tmp_path: Path) -> None:
     first = small("target:u1", tmp_path / "parts", "train.steps=12", "train.checkpoint_seconds=1e-6")
-    # The checkpoint of the last step, with a longer budget, goes on from there.
+    # A larger budget continues from the checkpoint of the last step.
     longer = resume(tmp_path / "parts", ("train.steps=20",), quiet=True)
     assert (first.results["steps"], longer.results["steps"]) == (12, 20)
     with pytest.raises(ConfigError, match="target: a resumed fit keeps its target"):
@@ -155,7 +155,7 @@ def elsewhere(x): return (-0.5 * x.square().sum(-1)).to("meta")
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("nan", r"nan.*\[[-\d., e]+\]"),
         ("wrong_shape", r"expected log-densities of shape \(512,\).*got \(512, 2\)"),
@@ -167,54 +167,54 @@ def elsewhere(x): return (-0.5 * x.square().sum(-1)).to("meta")
         ("absent", "has no 'absent'"),
     ],
 )
-def test_bad_targets(name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "laws_for_a_test.py").write_text(MODULE)
+def test_bad_targets(name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "targets_for_a_test.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    done = invoke("fit", f"target:laws_for_a_test:{name}", "target.features=2", *SMALL, "train.steps=5", code=3)
+    done = invoke("fit", f"target:targets_for_a_test:{name}", "target.features=2", *SMALL, "train.steps=5", code=3)
     last = done.stderr.strip().splitlines()[-1]
-    assert re.search(told, last), last
+    assert re.search(message, last), last
     assert "Traceback" not in done.output
-    assert not (tmp_path / "runs").exists()  # nothing was begun
+    assert not (tmp_path / "runs").exists()  # no run was started
 
 
-def test_a_function_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "laws_for_a_fit.py").write_text(MODULE)
+def test_a_function_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "targets_for_a_fit.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     done = invoke(
-        "fit", "target:laws_for_a_fit:good", "target.features=2", *SMALL, "train.steps=150", "--json", "--out", "run"
+        "fit", "target:targets_for_a_fit:good", "target.features=2", *SMALL, "train.steps=150", "--json", "--out", "run"
     )  # fmt: skip
     found = json.loads(done.stdout)
     assert found["log_z"] == pytest.approx(math.log(2 * math.pi), abs=0.02)
     assert found["forward_ess"] is None
     assert (tmp_path / "run/pictures/density.png").exists()
-    invoke("fit", "target:laws_for_a_fit:good", *SMALL, code=3)
+    invoke("fit", "target:targets_for_a_fit:good", *SMALL, code=3)
 
 
 @pytest.mark.parametrize(
     ("name", "log_z", "keys"),
     [
-        ("far_below", math.log(2 * math.pi) - 1e6, ("train.steps=150",)),  # the constant says nothing of the shape
+        ("far_below", math.log(2 * math.pi) - 1e6, ("train.steps=150",)),  # a large constant does not matter
         ("single", math.log(2 * math.pi), ("train.steps=100",)),  # float32 only
         ("detached", math.log(2 * math.pi), ("train.steps=100", "train.gradient=score-function")),
     ],
 )
-def test_functions_that_are_not_textbook(
+def test_unusual_functions(
     name: str, log_z: float, keys: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "laws_for_more.py").write_text(MODULE)
+    (tmp_path / "more_targets.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    words = (f"target:laws_for_more:{name}", "target.features=2", *SMALL, PAGE, *keys)
-    found = json.loads(invoke("fit", *words, "--json", "--out", "run").stdout)
+    arguments = (f"target:more_targets:{name}", "target.features=2", *SMALL, QUICK, *keys)
+    found = json.loads(invoke("fit", *arguments, "--json", "--out", "run").stdout)
     assert found["log_z"] == pytest.approx(log_z, abs=0.1)
     assert found["reverse_ess"] > 0.8
 
 
-def test_no_density_on_one_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points without density count as bad, not infinitely so: weights that are better than the first ones are kept."""
-    (tmp_path / "laws_for_a_half.py").write_text(MODULE)
+def test_a_density_that_is_zero_on_one_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples without density give a finite loss, so that weights better than the initial ones are kept."""
+    (tmp_path / "half_target.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    words = ("target:laws_for_a_half:half", "target.features=2", *SMALL, PAGE, "train.steps=60")
-    invoke("fit", *words, "--out", "run")
+    arguments = ("target:half_target:half", "target.features=2", *SMALL, QUICK, "train.steps=60")
+    invoke("fit", *arguments, "--out", "run")
     rows = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["kind"] == "validation"]
     assert all(math.isfinite(row["val/loss"]) for row in rows)
     assert rows[-1]["best/val_loss"] < rows[0]["val/loss"]
@@ -228,7 +228,7 @@ def test_a_resumed_fit_keeps_what_it_minimises(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told", "code"),
+    ("arguments", "message", "code"),
     [
         (("target:u1", "train.objective=mle"), "is for rows; a target is fitted by reverse-kl", 2),
         (("moons", "train.objective=reverse-kl"), "needs a target", 2),
@@ -245,9 +245,11 @@ def test_a_resumed_fit_keeps_what_it_minimises(tmp_path: Path) -> None:
         (("target:u1", "train.gradient=pathwise"), "expected auto, path, path-wise or score-function", 2),
     ],
 )
-def test_what_cannot_be(arguments: tuple[str, ...], told: str, code: int, tmp_path: Path) -> None:
+def test_invalid_configurations_are_refused(
+    arguments: tuple[str, ...], message: str, code: int, tmp_path: Path
+) -> None:
     done = invoke("fit", *arguments, "wandb=off", "--out", tmp_path / "run", code=code)
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
@@ -257,12 +259,12 @@ def test_dry_run_of_a_target() -> None:
     assert facts["config"]["train"]["objective"] == "reverse-kl"
 
 
-def test_validation_is_the_same_every_time_and_leaves_the_random_state() -> None:
+def test_validation_is_deterministic_and_leaves_the_random_state() -> None:
     target = load_target("target:gaussian-mixture", 3)
     flow = build("nsf-c", 3, layers=1, hidden=8).eval()
     for name in ("reverse-kl", "alpha", "forward-kl", "iwae"):
         objective = TargetObjective(
-            target, TrainConfig(objective=name), 64, validation_points=200, device=torch.device("cpu"), seed=1
+            target, TrainConfig(objective=name), 64, validation_samples=200, device=torch.device("cpu"), seed=1
         )  # fmt: skip
         before = torch.get_rng_state()
         first, second = objective.validate(flow), objective.validate(flow)
@@ -272,41 +274,50 @@ def test_validation_is_the_same_every_time_and_leaves_the_random_state() -> None
 
 def test_annealing_ends_at_the_target() -> None:
     target = load_target("target:double-well")
-    told = TrainConfig(annealing=0.5)
-    objective = TargetObjective(target, told, 64, validation_points=50, device=torch.device("cpu"), seed=0)
+    config = TrainConfig(annealing=0.5)
+    objective = TargetObjective(target, config, 64, validation_samples=50, device=torch.device("cpu"), seed=0)
     powers = [power for spent in (0.0, 0.25, 0.5, 1.0) if isinstance(power := objective.draw(spent), float)]
     assert powers == sorted(powers)
     assert powers[0] < 0.05 < powers[1] < powers[2] == 1.0
     x = torch.randn(5, 2)
-    assert torch.equal(objective._log_target(1.0, x), target.log_prob(x))
+    assert torch.equal(objective.log_target(1.0, x), target.log_prob(x))
     at_once = TargetObjective(
-        target, TrainConfig(annealing=0), 64, validation_points=50, device=torch.device("cpu"), seed=0
+        target, TrainConfig(annealing=0), 64, validation_samples=50, device=torch.device("cpu"), seed=0
     )  # fmt: skip
     assert at_once.draw(0.0) == 1.0
 
 
-def test_all_estimators_are_keys() -> None:
+def test_all_estimators_are_values_of_train_gradient() -> None:
     known = {"auto", *ESTIMATORS} - {"score-function-bare"}
     for name in known:
         load_config("target:u1", overrides=[f"train.gradient={name}"])
 
 
-def test_nan_that_comes_late_names_its_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "late_law.py").write_text(
+def test_a_late_nan_names_its_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "late_target.py").write_text(
         "import torch\ncalls = 0\n"
-        "def law(x):\n"
+        "def density(x):\n"
         "    global calls\n    calls += 1\n"
         "    return (torch.nan if calls > 20 else -0.5) * x.square().sum(-1)\n"
     )
     monkeypatch.chdir(tmp_path)
-    words = ("target:late_law:law", "target.features=2", *SMALL, PAGE, "train.steps=200", "train.log_every=100")
-    done = invoke("fit", *words, "--out", "run", code=3)
-    assert re.search(r"late_law:law: the log-density is nan at \[.*\], a point that the flow has come to", done.stderr)
+    arguments = (
+        "target:late_target:density",
+        "target.features=2",
+        *SMALL,
+        QUICK,
+        "train.steps=200",
+        "train.log_every=100",
+    )
+    done = invoke("fit", *arguments, "--out", "run", code=3)
+    assert re.search(
+        r"late_target:density: the log-density is nan at \[.*\], a sample of the flow in training", done.stderr
+    )
     assert json.loads((tmp_path / "run/state.json").read_text())["status"] == "failed"
 
 
-def test_a_dry_run_asks_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "laws_for_dry.py").write_text(MODULE)
+def test_a_dry_run_checks_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "targets_for_dry_run.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
-    invoke("fit", "target:laws_for_dry:nan", "target.features=2", "--dry-run", code=3)
-    invoke("fit", "target:laws_for_dry:good", "target.features=2", "--dry-run")
+    invoke("fit", "target:targets_for_dry_run:nan", "target.features=2", "--dry-run", code=3)
+    invoke("fit", "target:targets_for_dry_run:good", "target.features=2", "--dry-run")

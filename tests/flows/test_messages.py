@@ -1,4 +1,4 @@
-"""What a user is told: one table of calls and the exact words. Changing a message is a reviewed change."""
+"""Error messages of flows, word by word."""
 
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +59,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: build("maf", 2, 3).sample(5),
         "Flow: expected context of shape (..., 3); got none",
     ),
-    "flow: context not wanted": (
+    "flow: context not accepted": (
         lambda: build("maf", 2).log_prob(torch.zeros(5, 2), torch.zeros(5, 3)),
         "Flow: expected no context; got one of shape (5, 3)",
     ),
@@ -116,7 +116,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: RationalQuadraticSpline(bound=-1.0),
         "RationalQuadraticSpline: expected bound above 0; got -1.0",
     ),
-    "coupling: nothing moves": (
+    "coupling: no transformed feature": (
         lambda: Coupling(ResidualNet(2, 2), Affine(), transformed=[False, False]),
         "Coupling: expected at least one transformed feature; got none",
     ),

@@ -1,4 +1,4 @@
-"""Ensembles: flows averaged in probability, everywhere a single flow can stand."""
+"""Mixtures of flows: densities averaged in probability, usable wherever a single flow is."""
 
 import copy
 import math
@@ -17,8 +17,8 @@ from torch.testing import assert_close
 from pushforward.cli import main
 from pushforward.datasets.tables.schema import Column, Schema
 from pushforward.evaluate.density import FittedDensity
-from pushforward.evaluate.evaluation import evaluate_flow
-from pushforward.evaluate.inversion import LogDetError, RoundTrip, log_det_error, round_trip, worst
+from pushforward.evaluate.evaluation import SplitRows, evaluate_flow
+from pushforward.evaluate.inversion import LogDetError, RoundTrip, largest_errors, log_det_error, round_trip
 from pushforward.flows import (
     Chain,
     Flow,
@@ -42,7 +42,7 @@ WEIGHTS = (0.5, 0.3, 0.2)
 
 
 def gaussian(mean: float, scale: float, features: int = 2, context: int = 0) -> Flow:
-    """A Gaussian alone; its context moves the mean and the logarithm of the scale by half of itself."""
+    """A Gaussian without layers; half of the context is added to the mean and to the log-scale."""
     flow = Flow(Gaussian(features, context), Chain([], features=features)).double()
     with torch.no_grad():
         for name, parameter in flow.base.named_parameters():
@@ -52,16 +52,16 @@ def gaussian(mean: float, scale: float, features: int = 2, context: int = 0) -> 
 
 
 def three(perturb: Perturb, context: int = 0) -> Mixture:
-    """Different flows; the last one does not see the context."""
+    """Three different flows; the last one does not see the context."""
     names = ("nsf-ar", "maf", "made-mog")
     flows = [build(name, 3, context if name != "made-mog" else 0, layers=1, hidden=8, components=3) for name in names]
-    ensemble = Mixture(flows, WEIGHTS)
-    perturb(ensemble, 0.5)
-    return ensemble.double().eval()
+    mixture = Mixture(flows, WEIGHTS)
+    perturb(mixture, 0.5)
+    return mixture.double().eval()
 
 
 def apart() -> Mixture:
-    """Gaussians that hardly overlap: a sample says which one it is of."""
+    """Gaussians that hardly overlap: a sample shows which member it is from."""
     return Mixture([gaussian(-10.0, 0.5), gaussian(0.0, 2.0), gaussian(10.0, 1.0)], WEIGHTS)
 
 
@@ -69,19 +69,19 @@ def apart() -> Mixture:
 
 
 @pytest.mark.parametrize("context", [0, 2])
-def test_log_prob_is_the_logarithm_of_the_mean(context: int, perturb: Perturb) -> None:
-    ensemble = three(perturb, context)
+def test_log_prob_is_the_log_of_the_weighted_mean_density(context: int, perturb: Perturb) -> None:
+    mixture = three(perturb, context)
     x, given = torch.randn(4, 5, 3, dtype=F64), torch.randn(5, context, dtype=F64) if context else None
-    each = [m.log_prob(x, given if m.context else None) for m in ensemble.members]
+    each = [m.log_prob(x, given if m.context else None) for m in mixture.members]
     by_hand = sum(w * log_prob.exp() for w, log_prob in zip(WEIGHTS, each, strict=True))
-    assert_close(ensemble.log_prob(x, given), torch.as_tensor(by_hand).log(), rtol=1e-12, atol=1e-12)
-    assert_close(ensemble(x, given), ensemble.log_prob(x, given), rtol=0, atol=0)
-    joint = ensemble.joint_log_prob(x, given)
+    assert_close(mixture.log_prob(x, given), torch.as_tensor(by_hand).log(), rtol=1e-12, atol=1e-12)
+    assert_close(mixture(x, given), mixture.log_prob(x, given), rtol=0, atol=0)
+    joint = mixture.joint_log_prob(x, given)
     assert joint.shape == (4, 5, 3)
-    assert_close(joint.logsumexp(-1), ensemble.log_prob(x, given))
-    # Far out, where every density is zero as a number, its logarithm is that of the heaviest member.
+    assert_close(joint.logsumexp(-1), mixture.log_prob(x, given))
+    # Far out every density underflows to zero, but the log-density stays finite.
     far = torch.full((3,), 1e3, dtype=F64)
-    assert bool(ensemble.log_prob(far, None if given is None else given[0]).isfinite())
+    assert bool(mixture.log_prob(far, None if given is None else given[0]).isfinite())
 
 
 def test_weights_are_normalised_and_equal_by_default() -> None:
@@ -94,20 +94,20 @@ def test_weights_are_normalised_and_equal_by_default() -> None:
     assert members_of(flows[0]) == [flows[0]]
 
 
-def test_what_is_averaged_stays_a_density() -> None:
-    ensemble = apart()
+def test_density_integrates_to_one() -> None:
+    mixture = apart()
     line = torch.linspace(-40, 40, 801, dtype=F64)
     grid = torch.cartesian_prod(line, line)
     with torch.no_grad():
-        assert float(ensemble.log_prob(grid).exp().sum() * 0.1**2) == pytest.approx(1.0, abs=1e-8)
+        assert float(mixture.log_prob(grid).exp().sum() * 0.1**2) == pytest.approx(1.0, abs=1e-8)
 
 
-def test_functorch_and_compiling(perturb: Perturb) -> None:
-    ensemble = three(perturb)
+def test_functorch_and_compile_work(perturb: Perturb) -> None:
+    mixture = three(perturb)
     x = torch.randn(4, 3, dtype=F64, requires_grad=True)
     with native.disabled():
-        scores = torch.func.vmap(torch.func.grad(ensemble.log_prob))(x)
-    (expected,) = torch.autograd.grad(ensemble.log_prob(x).sum(), x)
+        scores = torch.func.vmap(torch.func.grad(mixture.log_prob))(x)
+    (expected,) = torch.autograd.grad(mixture.log_prob(x).sum(), x)
     assert_close(scores, expected)
     two = Mixture([gaussian(0.0, 1.0), gaussian(1.0, 2.0)])
     y = x.detach()[:, :2]
@@ -117,27 +117,27 @@ def test_functorch_and_compiling(perturb: Perturb) -> None:
 # Samples
 
 
-def test_members_have_their_shares_of_the_samples() -> None:
-    ensemble = apart()
+def test_samples_come_from_members_in_proportion_to_their_weights() -> None:
+    mixture = apart()
     n = 20_000
     for lead in (n, (4, n // 4)):
-        x = ensemble.sample(lead)
+        x = mixture.sample(lead)
         assert x.shape == (*(lead if isinstance(lead, tuple) else (lead,)), 2)
         rows = x.reshape(-1, 2)
-        member = ensemble.joint_log_prob(rows).argmax(-1)
+        member = mixture.joint_log_prob(rows).argmax(-1)
         counts = torch.bincount(member, minlength=3).numpy()
         assert stats.chisquare(counts, n * np.array(WEIGHTS)).pvalue > 1e-4
-        # They come in no order: neighbours are independent.
+        # Samples come in random order: neighbours are independent.
         same = float((member[1:] == member[:-1]).double().mean())
         assert same == pytest.approx(sum(w * w for w in WEIGHTS), abs=0.02)
         assert float(rows[member == 0].std()) == pytest.approx(0.5, rel=0.03)
 
 
-def test_each_row_of_the_context_gets_its_own_point() -> None:
-    """The first and the last member move with the context, the second one does not see it."""
-    ensemble = Mixture([gaussian(0.0, 0.01, 2, 1), gaussian(-50.0, 0.01), gaussian(100.0, 0.01, 2, 1)], WEIGHTS)
+def test_each_row_of_the_context_gets_its_own_samples() -> None:
+    """The first and the last member depend on the context, the second one does not."""
+    mixture = Mixture([gaussian(0.0, 0.01, 2, 1), gaussian(-50.0, 0.01), gaussian(100.0, 0.01, 2, 1)], WEIGHTS)
     given = torch.arange(12.0, dtype=F64).view(3, 4, 1)
-    x = ensemble.sample(500, given)
+    x = mixture.sample(500, given)
     assert x.shape == (500, 3, 4, 2)
     seen, unseen = 0.01 * torch.exp(0.5 * given), torch.full_like(given, 0.01)
     places = ((0.5 * given, seen), (torch.full_like(given, -50.0), unseen), (100.0 + 0.5 * given, seen))
@@ -149,32 +149,32 @@ def test_each_row_of_the_context_gets_its_own_point() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 @pytest.mark.parametrize("context", [0, 2])
 def test_shapes_and_dtype(context: int, dtype: torch.dtype, perturb: Perturb) -> None:
-    ensemble = three(perturb, context).to(dtype)
+    mixture = three(perturb, context).to(dtype)
     for n, lead in (((), ()), (4, (4,)), ((2, 5), (2, 5)), (0, (0,))):
         for rows in ((), (6,), (0,)) if context else ((),):
             given = torch.randn(*rows, context, dtype=dtype) if context else None
-            x = ensemble.rsample(n, given)
+            x = mixture.rsample(n, given)
             assert (x.shape, x.dtype) == ((*lead, *rows, 3), dtype)
-            log_prob = ensemble.log_prob(x, given)
+            log_prob = mixture.log_prob(x, given)
             assert (log_prob.shape, log_prob.dtype) == ((*lead, *rows), dtype)
-            assert ensemble.latents(x, given).shape == x.shape
-            assert not ensemble.sample(n, given).requires_grad
-            x, log_prob = ensemble.sample_and_log_prob(n, given)
-            assert_close(log_prob, ensemble.log_prob(x, given).detach())
+            assert mixture.latents(x, given).shape == x.shape
+            assert not mixture.sample(n, given).requires_grad
+            x, log_prob = mixture.sample_and_log_prob(n, given)
+            assert_close(log_prob, mixture.log_prob(x, given).detach())
     if context:  # broadcasting, also where a member does not see the context
         x, given = torch.randn(4, 1, 3, dtype=dtype), torch.randn(5, context, dtype=dtype)
-        together = ensemble.log_prob(x, given)
+        together = mixture.log_prob(x, given)
         assert together.shape == (4, 5)
-        assert_close(together[2, 3], ensemble.log_prob(x[2, 0], given[3]), rtol=1e-4, atol=1e-4)
-        assert ensemble.latents(x, given).shape == (4, 5, 3)
+        assert_close(together[2, 3], mixture.log_prob(x[2, 0], given[3]), rtol=1e-4, atol=1e-4)
+        assert mixture.latents(x, given).shape == (4, 5, 3)
 
 
 def test_gradients_of_samples_are_those_of_the_members() -> None:
-    ensemble = apart()
-    x = ensemble.rsample(3_000)
-    member = ensemble.joint_log_prob(x).argmax(-1)
+    mixture = apart()
+    x = mixture.rsample(3_000)
+    member = mixture.joint_log_prob(x).argmax(-1)
     x.sum().backward()
-    for m, flow in enumerate(ensemble.members):
+    for m, flow in enumerate(mixture.members):
         own = x[member == m].detach()
         base = flow.base
         assert isinstance(base, Gaussian)
@@ -184,80 +184,80 @@ def test_gradients_of_samples_are_those_of_the_members() -> None:
         assert_close(base.log_scale.grad, (own - base.location.detach()).sum(0), rtol=1e-6, atol=1e-6)
 
 
-# The noise behind points
+# Latents
 
 
-def normal(noise: Tensor) -> float:
-    """The least p-value of the columns."""
-    return float(min(stats.kstest(column.detach().numpy(), "norm").pvalue for column in noise.T))
+def least_p_value(latents: Tensor) -> float:
+    """The least p-value of tests of normality of the columns."""
+    return float(min(stats.kstest(column.detach().numpy(), "norm").pvalue for column in latents.T))
 
 
 @pytest.mark.parametrize("context", [0, 2])
-def test_latent_noise_is_normal_for_its_samples_and_no_others(context: int, perturb: Perturb) -> None:
-    ensemble = three(perturb, context)
+def test_latents_are_normal_for_samples_of_the_mixture_only(context: int, perturb: Perturb) -> None:
+    mixture = three(perturb, context)
     given = torch.tensor([0.5, -1.0], dtype=F64) if context else None
-    x = ensemble.sample(5_000, given)
-    noise = ensemble.latents(x, given).detach()
-    assert normal(noise) > 1e-4
-    assert float((torch.corrcoef(noise.T) - torch.eye(3, dtype=F64)).abs().max()) < 0.07
-    alone = [m.latents(x, given if m.context else None) for m in ensemble.members]
-    assert all(normal(noise) < 1e-4 for noise in alone)
-    wrong = ensemble.members[0].sample(5_000, given)
-    assert normal(ensemble.latents(wrong, given)) < 1e-4
+    x = mixture.sample(5_000, given)
+    latents = mixture.latents(x, given).detach()
+    assert least_p_value(latents) > 1e-4
+    assert float((torch.corrcoef(latents.T) - torch.eye(3, dtype=F64)).abs().max()) < 0.07
+    alone = [m.latents(x, given if m.context else None) for m in mixture.members]
+    assert all(least_p_value(latents) < 1e-4 for latents in alone)
+    wrong = mixture.members[0].sample(5_000, given)
+    assert least_p_value(mixture.latents(wrong, given)) < 1e-4
 
 
-def test_the_member_behind_a_point_is_drawn_from_its_posterior() -> None:
-    ensemble = Mixture([gaussian(0.0, 1.0), gaussian(1.0, 1.0)], [0.5, 0.5])
+def test_latents_use_a_member_drawn_with_its_posterior_probability() -> None:
+    mixture = Mixture([gaussian(0.0, 1.0), gaussian(1.0, 1.0)], [0.5, 0.5])
     x = torch.full((2,), 0.25, dtype=F64)
-    first = float(ensemble.joint_log_prob(x).detach().softmax(-1)[0])
-    for share, member in ((first - 1e-9, 0), (first + 1e-9, 1), (0.0, 0), (1.0, 1)):
-        noise = ensemble.latents(x, None, torch.tensor(share, dtype=F64))
-        assert_close(noise, ensemble.members[member].latents(x))
-    drawn = ensemble.latents(x.expand(4_000, 2))
+    first = float(mixture.joint_log_prob(x).detach().softmax(-1)[0])
+    for uniform, member in ((first - 1e-9, 0), (first + 1e-9, 1), (0.0, 0), (1.0, 1)):
+        latents = mixture.latents(x, None, torch.tensor(uniform, dtype=F64))
+        assert_close(latents, mixture.members[member].latents(x))
+    drawn = mixture.latents(x.expand(4_000, 2))
     assert float((drawn[:, 0] == drawn[:, 0].max()).double().mean()) == pytest.approx(first, abs=0.04)
 
 
-# Copies, files, mistakes
+# Saving, dtypes, errors
 
 
 @pytest.mark.parametrize("context", [0, 2])
-def test_what_is_read_is_what_was_written(context: int, tmp_path: Path, perturb: Perturb) -> None:
-    ensemble = three(perturb, context).float()
-    save(ensemble, tmp_path, extra={"a": 1})
+def test_a_saved_mixture_is_loaded_unchanged(context: int, tmp_path: Path, perturb: Perturb) -> None:
+    mixture = three(perturb, context).float()
+    save(mixture, tmp_path, extra={"a": 1})
     twin = load(tmp_path)
     assert isinstance(twin, Mixture)
     assert not twin.training
-    assert twin.weights == ensemble.weights
+    assert twin.weights == mixture.weights
     x, given = torch.randn(8, 3), torch.randn(8, context) if context else None
-    assert_close(twin(x, given), ensemble(x, given), rtol=0, atol=0)
-    assert_close(twin.state_dict(), ensemble.state_dict(), rtol=0, atol=0)
-    assert_close(copy.deepcopy(ensemble)(x, given), ensemble(x, given), rtol=0, atol=0)
+    assert_close(twin(x, given), mixture(x, given), rtol=0, atol=0)
+    assert_close(twin.state_dict(), mixture.state_dict(), rtol=0, atol=0)
+    assert_close(copy.deepcopy(mixture)(x, given), mixture(x, given), rtol=0, atol=0)
     with pytest.raises(ModelFileError) as error:
         load_model(tmp_path, Flow)
     assert str(error.value) == f"{tmp_path / 'config.json'}: expected a Flow; got Mixture"
 
 
 def test_dtype_and_device(perturb: Perturb) -> None:
-    ensemble = three(perturb)
+    mixture = three(perturb)
     x = torch.randn(5, 3, dtype=F64)
-    exact = ensemble.log_prob(x)
-    assert_close(ensemble.float().log_prob(x.float()).double(), exact, rtol=1e-4, atol=1e-4)
-    # The weights are numbers and not tensors: going to single precision and back loses nothing of them.
+    exact = mixture.log_prob(x)
+    assert_close(mixture.float().log_prob(x.float()).double(), exact, rtol=1e-4, atol=1e-4)
+    # The weights are Python numbers: conversion to single precision and back does not change them.
     assert_close(apart().float().double().log_prob(x[:, :2]), apart().log_prob(x[:, :2]), rtol=0, atol=1e-6)
-    assert ensemble.weights == list(WEIGHTS)
-    meta = ensemble.to("meta")
+    assert mixture.weights == list(WEIGHTS)
+    meta = mixture.to("meta")
     assert meta.log_prob(x.float().to("meta")).device.type == "meta"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_lives_on_a_gpu(perturb: Perturb) -> None:
-    ensemble = three(perturb)
+def test_works_on_a_gpu(perturb: Perturb) -> None:
+    mixture = three(perturb)
     x = torch.randn(5, 3, dtype=F64)
-    exact = ensemble.log_prob(x)
-    ensemble.cuda()
-    assert_close(ensemble.log_prob(x.cuda()).cpu(), exact)
-    assert ensemble.sample(300).device.type == ensemble.latents(x.cuda()).device.type == "cuda"
+    exact = mixture.log_prob(x)
+    mixture.cuda()
+    assert_close(mixture.log_prob(x.cuda()).cpu(), exact)
+    assert mixture.sample(300).device.type == mixture.latents(x.cuda()).device.type == "cuda"
 
 
 MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
@@ -307,27 +307,27 @@ MISTAKES: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_named(mistake: str) -> None:
+def test_mistakes_are_errors_with_a_clear_message(mistake: str) -> None:
     call, said = MISTAKES[mistake]
     with pytest.raises(ValueError, match=f"^{said}$"):
         call()
 
 
-# Members that are built alike
+# Members of build_mixture
 
 
-def test_members_have_weights_and_orders_of_their_own() -> None:
-    ensemble = build_mixture("made-mog", 6, members=4, hidden=8, components=3, base="full")
+def test_members_have_different_weights_and_orders_of_features() -> None:
+    mixture = build_mixture("made-mog", 6, members=4, hidden=8, components=3, base="full")
     orders = []
-    for flow in ensemble.members:
+    for flow in mixture.members:
         (first,) = flow.bijection.children().__next__().children()
         assert isinstance(first, Permutation)
         orders.append(tuple(first.order))
         assert flow.base.config()["frame"].covariance == "full"
     assert len(set(orders)) > 1
-    firsts = [flow.base.state_dict()["conditioner.first.weight"] for flow in ensemble.members]
+    firsts = [flow.base.state_dict()["conditioner.first.weight"] for flow in mixture.members]
     assert not torch.equal(firsts[0], firsts[1])
-    assert ensemble.weights == [0.25] * 4
+    assert mixture.weights == [0.25] * 4
     torch.manual_seed(3)
     first_built = build_mixture("nsf-ar", 3, 2, members=2, layers=1, hidden=4)
     torch.manual_seed(3)
@@ -337,94 +337,95 @@ def test_members_have_weights_and_orders_of_their_own() -> None:
     assert not any(isinstance(m, Permutation) for m in one.modules())
 
 
-def test_layers_of_an_ensemble_are_its_members(perturb: Perturb) -> None:
-    ensemble = three(perturb)
-    assert list(named_layers(ensemble)) == ["member-00", "member-01", "member-02"]
-    ensemble.log_prob(torch.randn(5, 3, dtype=F64)).sum().backward()
-    norms = gradient_norms(named_layers(ensemble))
-    for name, member in zip(norms, ensemble.members, strict=True):
+def test_the_layers_of_a_mixture_are_its_members(perturb: Perturb) -> None:
+    mixture = three(perturb)
+    assert list(named_layers(mixture)) == ["member-00", "member-01", "member-02"]
+    mixture.log_prob(torch.randn(5, 3, dtype=F64)).sum().backward()
+    norms = gradient_norms(named_layers(mixture))
+    for name, member in zip(norms, mixture.members, strict=True):
         squares = torch.stack([p.grad.square().sum() for p in member.parameters() if p.grad is not None])
         assert_close(norms[name], squares.sum().sqrt())
-    assert log_det_terms(ensemble, torch.randn(5, 3, dtype=F64)) == {}
+    assert log_det_terms(mixture, torch.randn(5, 3, dtype=F64)) == {}
 
 
-# Where a fitted flow stands
+# Evaluation, fitted densities, runs
 
 
-def test_worst_of_several() -> None:
+def test_worst_error_of_several_members() -> None:
     trips = [RoundTrip(1e-9, 3e-9, 10), RoundTrip(2e-9, 1e-9, 10)]
-    assert worst(trips) == RoundTrip(2e-9, 3e-9, 10)
+    assert largest_errors(trips) == RoundTrip(2e-9, 3e-9, 10)
     single = [RoundTrip(1e-9, 1e-9, 10, 1e-5, 2e-5), RoundTrip(1e-9, 1e-9, 10, 3e-5, 1e-5)]
-    assert worst(single) == RoundTrip(1e-9, 1e-9, 10, 3e-5, 2e-5)
-    broken = worst([LogDetError(1e-9, 8), LogDetError(math.nan, 8), LogDetError(2.0, 8)])
+    assert largest_errors(single) == RoundTrip(1e-9, 1e-9, 10, 3e-5, 2e-5)
+    broken = largest_errors([LogDetError(1e-9, 8), LogDetError(math.nan, 8), LogDetError(2.0, 8)])
     assert math.isnan(broken.error)
     assert (broken.rows, broken.error_float32) == (8, None)
-    assert worst(trips[:1]) == trips[0]
+    assert largest_errors(trips[:1]) == trips[0]
 
 
 @pytest.mark.parametrize("context", [0, 2])
-def test_report(context: int, perturb: Perturb) -> None:
-    """Inversion is that of the worst member; noise is judged as that of the ensemble."""
-    ensemble = three(perturb, context)
+def test_evaluation_of_a_mixture(context: int, perturb: Perturb) -> None:
+    """Inversion errors are those of the worst member; latents are those of the mixture."""
+    mixture = three(perturb, context)
     given = torch.randn(300, context, dtype=F64) if context else None
-    x = ensemble.sample((), given) if context else ensemble.sample(300)
-    parts = [part.numpy() for part in x.split([150, 50, 100])]
+    x = mixture.sample((), given) if context else mixture.sample(300)
+    train, validation, test = (part.numpy() for part in x.split([150, 50, 100]))
     contexts: Any = None if given is None else tuple(part.numpy() for part in given.split([150, 50, 100]))
-    told: dict[str, Any] = {"columns": ["a", "b", "c"], "standardize_log_det": 0.0, "contexts": contexts}
-    told |= {"baselines": False, "samples": 200}
-    report = evaluate_flow(ensemble, *parts, **told, float32=True)
-    test, seen = parts[2], None if contexts is None else contexts[2]
-    log_prob = ensemble.log_prob(torch.from_numpy(test), None if seen is None else torch.from_numpy(seen))
+    options: dict[str, Any] = {"columns": ["a", "b", "c"], "standardize_log_det": 0.0}
+    options |= {"baselines": False, "samples": 200}
+    rows = SplitRows(train, validation, test, contexts)
+    report = evaluate_flow(mixture, rows, **options, float32=True)
+    seen = None if contexts is None else contexts[2]
+    log_prob = mixture.log_prob(torch.from_numpy(test), None if seen is None else torch.from_numpy(seen))
     assert report.test.nll == pytest.approx(-float(log_prob.detach().mean()))
-    tried = np.sort(np.random.default_rng(0).permutation(100))
-    own = [seen[tried] if m.context and seen is not None else None for m in ensemble.members]
+    checked = np.sort(np.random.default_rng(0).permutation(100))
+    own = [seen[checked] if m.context and seen is not None else None for m in mixture.members]
     trips = [
-        round_trip(m, test[tried], c, std=parts[0].std(axis=0), float32=True)
-        for m, c in zip(ensemble.members, own, strict=True)
+        round_trip(m, test[checked], c, std=train.std(axis=0), float32=True)
+        for m, c in zip(mixture.members, own, strict=True)
     ]
-    assert report.round_trip == worst(trips)
+    assert report.round_trip == largest_errors(trips)
     assert len({trip.points for trip in trips}) > 1
     assert 0.0 < report.round_trip.points < 1e-8
-    dets = [log_det_error(m, test[tried], c, float32=True) for m, c in zip(ensemble.members, own, strict=True)]
-    assert report.log_det == worst(dets)
+    dets = [log_det_error(m, test[checked], c, float32=True) for m, c in zip(mixture.members, own, strict=True)]
+    assert report.log_det == largest_errors(dets)
     assert report.latent is not None
     assert report.calibration is not None
-    # A single wrong member shows, though the others are right.
-    broken = copy.deepcopy(ensemble)
-    honest = broken.members[1].bijection.forward
+    # A single wrong member is found, though the others are right.
+    broken = copy.deepcopy(mixture)
+    original = broken.members[1].bijection.forward
 
-    def off(x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = honest(x, context)
+    def wrong_forward(x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, log_det = original(x, context)
         return z, log_det + 0.5
 
-    broken.members[1].bijection.forward = off  # type: ignore[method-assign]
-    assert evaluate_flow(broken, *parts, **told).log_det.error == pytest.approx(0.5, abs=1e-6)
+    broken.members[1].bijection.forward = wrong_forward  # type: ignore[method-assign]
+    assert evaluate_flow(broken, rows, **options).log_det.error == pytest.approx(0.5, abs=1e-6)
 
 
-def test_fitted_density(tmp_path: Path, perturb: Perturb) -> None:
-    ensemble = three(perturb).float()
+def test_a_fitted_density_holds_a_mixture(tmp_path: Path, perturb: Perturb) -> None:
+    mixture = three(perturb).float()
     schema = Schema(tuple(Column(name, "double", -9.0, 9.0, None, None, 99, 0.0) for name in "abc"))
-    density = FittedDensity(copy.deepcopy(ensemble), schema, [0.0, 0.0, 0.0])
+    density = FittedDensity(copy.deepcopy(mixture), schema, [0.0, 0.0, 0.0])
     density.save(tmp_path)
     loaded = FittedDensity.load(tmp_path)
     assert isinstance(loaded.flow, Mixture)
     rows = np.random.default_rng(0).normal(size=(20, 3))
-    exact = ensemble.double().log_prob(torch.from_numpy(rows)).detach().numpy()
+    exact = mixture.double().log_prob(torch.from_numpy(rows)).detach().numpy()
     np.testing.assert_allclose(loaded.log_prob(rows), exact, rtol=1e-12)
     np.testing.assert_allclose(density.log_prob(rows, batch_size=7), exact, rtol=1e-12)
     assert np.array_equal(loaded.sample(30, seed=1), density.sample(30, seed=1))
     assert not np.array_equal(loaded.sample(30, seed=1), loaded.sample(30, seed=2))
 
 
-def test_score_and_sample_of_a_run(tmp_path: Path) -> None:
+def test_score_and_sample_commands_on_a_run_with_a_mixture(tmp_path: Path) -> None:
     from pushforward.config.read import load_config
     from pushforward.experiment.rows import fit
 
     keys = ("flow=made-mog", "flow.members=3", "flow.hidden=8", "flow.blocks=1", "flow.components=3")
-    told = load_config(
+    config = load_config(
         "moons", overrides=(*keys, "data.rows=500", "train.steps=30", "train.evaluate=false", "wandb=off")
     )
-    done = fit(told, out=tmp_path / "run", quiet=True)
+    done = fit(config, out=tmp_path / "run", quiet=True)
     assert done.results["flow"] == "made-mog x 3"
     rows = done.density.sample(40, seed=3)
     names = done.density.schema.names

@@ -1,4 +1,4 @@
-"""nflows transforms inside our Flow and Chain: the same densities, and more shapes."""
+"""nflows transforms in Flow and Chain, and bijections in nflows: the same densities, for any leading dimensions."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ from torch.testing import assert_close
 from pushforward.flows import ActNorm, Chain, Flow, Gaussian, NflowsTransform, Permutation, build
 
 pytestmark = [
-    # nflows 0.14 solves its triangular systems by a function that torch deprecates with a plain UserWarning.
+    # nflows 0.14 uses a function that torch deprecates with a plain UserWarning.
     pytest.mark.filterwarnings("ignore:torch.triangular_solve is deprecated:UserWarning"),
 ]
 
@@ -51,23 +51,23 @@ TRANSFORMS: dict[str, Callable[[int], Transform]] = {
 
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_nflows_transform_in_our_flow(name: str, context: int, perturb: Perturb) -> None:
+def test_nflows_transform_in_a_flow(name: str, context: int, perturb: Perturb) -> None:
     transform = TRANSFORMS[name](context).eval()
     perturb(transform)
-    theirs = NflowsFlow(transform, StandardNormal([3])).eval()
-    ours = Flow(Gaussian(3), NflowsTransform(transform, 3, context)).eval()
+    nflows_flow = NflowsFlow(transform, StandardNormal([3])).eval()
+    flow = Flow(Gaussian(3), NflowsTransform(transform, 3, context)).eval()
     x = torch.randn(2, 5, 3)
     given = torch.randn(2, 5, context) if context else None
-    expected = theirs.log_prob(x.reshape(10, 3), None if given is None else given.reshape(10, context))
-    assert_close(ours(x, given), expected.reshape(2, 5))
-    assert_close(ours(x[0, 0], None if given is None else given[0, 0]), expected[0])
-    sample, log_prob = ours.sample_and_log_prob(4, None if given is None else given[0])
+    expected = nflows_flow.log_prob(x.reshape(10, 3), None if given is None else given.reshape(10, context))
+    assert_close(flow(x, given), expected.reshape(2, 5))
+    assert_close(flow(x[0, 0], None if given is None else given[0, 0]), expected[0])
+    sample, log_prob = flow.sample_and_log_prob(4, None if given is None else given[0])
     assert sample.shape == ((4, 5, 3) if context else (4, 3))
-    assert_close(ours(sample, None if given is None else given[0]), log_prob, rtol=1e-3, atol=1e-3)  # float32 splines
+    assert_close(flow(sample, None if given is None else given[0]), log_prob, rtol=1e-3, atol=1e-3)  # float32 splines
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_wrapped_without_being_asked(name: str, perturb: Perturb) -> None:
+def test_transforms_are_wrapped_automatically(name: str, perturb: Perturb) -> None:
     transform = TRANSFORMS[name](0).eval()
     perturb(transform)
     x = torch.randn(5, 3)
@@ -91,12 +91,12 @@ def test_context_goes_only_to_the_members_that_declare_it(perturb: Perturb) -> N
     assert (z.shape, log_det.shape) == ((4, 3), (4,))
 
 
-def test_our_whole_flow_as_an_nflows_transform(perturb: Perturb) -> None:
+def test_a_whole_flow_as_an_nflows_transform(perturb: Perturb) -> None:
     flow = build("nsf-ar", 3, 2, layers=2, hidden=8)
     perturb(flow.bijection)
-    theirs = NflowsFlow(CompositeTransform([flow.bijection, RandomPermutation(3)]), StandardNormal([3]))
+    nflows_flow = NflowsFlow(CompositeTransform([flow.bijection, RandomPermutation(3)]), StandardNormal([3]))
     x, given = torch.randn(6, 3), torch.randn(6, 2)
-    assert_close(theirs.log_prob(x, given), flow(x, given))
-    samples, log_prob = theirs.sample_and_log_prob(4, given)
+    assert_close(nflows_flow.log_prob(x, given), flow(x, given))
+    samples, log_prob = nflows_flow.sample_and_log_prob(4, given)
     assert samples.shape == (6, 4, 3)
-    assert_close(log_prob, flow(samples, given[:, None]), rtol=1e-3, atol=1e-3)  # float32, there and back
+    assert_close(log_prob, flow(samples, given[:, None]), rtol=1e-3, atol=1e-3)  # float32, inverse and forward

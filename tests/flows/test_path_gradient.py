@@ -1,4 +1,4 @@
-"""The score that is carried along with samples, and the path gradient that it gives."""
+"""Path gradients, and the score function that is carried along with samples."""
 
 import contextlib
 import copy
@@ -36,14 +36,14 @@ FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog")
 Perturb = Callable[[Flow], Flow]
 
 
-def made(name: str, perturb: Perturb, features: int = 5, context: int = 0, base: str = "diagonal") -> Flow:
+def built(name: str, perturb: Perturb, features: int = 5, context: int = 0, base: str = "diagonal") -> Flow:
     """A flow in float64, away from the identity."""
     flow = build(name, features, context, layers=3, hidden=16, base=base)
     return perturb(flow).double().eval()
 
 
 def by_definition(bijection: Callable[[Tensor], tuple[Tensor, Tensor]], z: Tensor, score: Tensor) -> Tensor:
-    """J^-T (s - grad log|det J|) of one point, with the whole Jacobian."""
+    """J^-T (s - grad log|det J|) at one point, from the full Jacobian."""
     jacobian = torch.func.jacrev(lambda p: bijection(p)[0])(z)
     log_det = torch.func.grad(lambda p: bijection(p)[1])(z)
     exact: Tensor = torch.linalg.solve(jacobian.T, score - log_det)
@@ -52,7 +52,9 @@ def by_definition(bijection: Callable[[Tensor], tuple[Tensor, Tensor]], z: Tenso
 
 @pytest.mark.parametrize("native_kernels", [True, False])
 @pytest.mark.parametrize("name", CASES)
-def test_score_of_every_bijection(name: str, native_kernels: bool, perturb: Callable[..., torch.nn.Module]) -> None:
+def test_every_bijection_transforms_score_functions(
+    name: str, native_kernels: bool, perturb: Callable[..., torch.nn.Module]
+) -> None:
     bijection = CASES[name]().double().eval()
     perturb(bijection, 0.1)
     features, context = bijection.features, bijection.context
@@ -71,7 +73,7 @@ def test_score_of_every_bijection(name: str, native_kernels: bool, perturb: Call
     assert torch.allclose(log_det, -log_det_back, atol=1e-8)
     assert torch.allclose(score_back, score, atol=1e-7)
     if "NflowsTransform" in name:
-        return  # nflows does not run under functorch
+        return  # nflows does not support functorch
     for i in range(3):
         row = None if given is None else given[i]
         with native.disabled():
@@ -82,8 +84,10 @@ def test_score_of_every_bijection(name: str, native_kernels: bool, perturb: Call
 @pytest.mark.parametrize("native_kernels", [True, False])
 @pytest.mark.parametrize("context", [0, 3])
 @pytest.mark.parametrize("name", FLOWS)
-def test_one_pass_is_two_passes(name: str, context: int, native_kernels: bool, perturb: Perturb) -> None:
-    flow = made(name, perturb, context=context, base="full")
+def test_the_path_gradient_in_one_pass_equals_that_in_two(
+    name: str, context: int, native_kernels: bool, perturb: Perturb
+) -> None:
+    flow = built(name, perturb, context=context, base="full")
     given = torch.randn(9, context, dtype=torch.float64) if context else None
     n = () if context else 9
     weight = torch.randn(9, 5, dtype=torch.float64)
@@ -110,8 +114,8 @@ def test_one_pass_is_two_passes(name: str, context: int, native_kernels: bool, p
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_without_gradients_and_in_float32(name: str, perturb: Perturb) -> None:
-    flow = made(name, perturb)
+def test_path_option_without_gradients_and_in_float32(name: str, perturb: Perturb) -> None:
+    flow = built(name, perturb)
     with torch.no_grad(), torch.random.fork_rng():
         x, log_prob = flow.rsample_and_log_prob(4, path=True)
     with torch.random.fork_rng():
@@ -126,22 +130,22 @@ def test_without_gradients_and_in_float32(name: str, perturb: Perturb) -> None:
 
 @pytest.mark.parametrize("native_kernels", [True, False])
 @pytest.mark.parametrize("name", ["nsf-c", "maf", "iaf"])
-def test_dropout_does_not_come_between_the_directions(name: str, native_kernels: bool, perturb: Perturb) -> None:
-    """While training too, points and score are those of evaluation, and dropout is on again afterwards."""
+def test_path_gradients_are_without_dropout(name: str, native_kernels: bool, perturb: Perturb) -> None:
+    """In training mode too, samples and score functions are those of evaluation; dropout is on again afterwards."""
     flow = perturb(build(name, 4, layers=2, hidden=16, dropout=0.5)).double().train()
-    flow(torch.randn(8, 4, dtype=torch.float64))  # ActNorm sets itself
+    flow(torch.randn(8, 4, dtype=torch.float64))  # initializes ActNorm
     x, score = torch.randn(2, 8, 4, dtype=torch.float64).unbind()
 
     def passes() -> list[Tensor]:
         found = [*flow.bijection.forward_and_score(x, score), *flow.bijection.inverse_and_score(x, score)]
         with torch.random.fork_rng():
             points, log_prob = flow.rsample_and_log_prob(8, path=True)
-        return [*found, points, log_prob, flow.frozen_log_prob(x), flow.score(x)]
+        return [*found, points, log_prob, flow.frozen_log_prob(x), flow.score_function(x)]
 
     with contextlib.nullcontext() if native_kernels else native.disabled():
         trained = passes()
         assert all(m.training for m in flow.modules())
-        if name != "iaf":  # whose inverse never applies it
+        if name != "iaf":  # its log_prob runs the inverse, which never applies dropout
             with torch.random.fork_rng():
                 assert not torch.allclose(flow.log_prob(x), flow.log_prob(x))
         flow.eval()
@@ -151,13 +155,13 @@ def test_dropout_does_not_come_between_the_directions(name: str, native_kernels:
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_frozen_parameters_stay_frozen_and_nothing_is_accumulated(name: str, perturb: Perturb) -> None:
-    flow = made(name, perturb)
+    flow = built(name, perturb)
     for parameter in list(flow.parameters())[::2]:
         parameter.requires_grad_(False)
     flags = [p.requires_grad for p in flow.parameters()]
     x, log_prob = flow.rsample_and_log_prob(5, path=True)
     flow.frozen_log_prob(x)
-    flow.score(x)
+    flow.score_function(x)
     assert all(p.grad is None for p in flow.parameters())
     (log_prob.mean() + x.mean()).backward()
     assert flags == [p.requires_grad for p in flow.parameters()]
@@ -166,12 +170,12 @@ def test_frozen_parameters_stay_frozen_and_nothing_is_accumulated(name: str, per
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_score_is_the_gradient_of_the_density(name: str, perturb: Perturb) -> None:
-    flow = made(name, perturb)
+def test_score_function_is_the_gradient_of_the_log_density(name: str, perturb: Perturb) -> None:
+    flow = built(name, perturb)
     x = torch.randn(5, 5, dtype=torch.float64)
     with native.disabled():
         exact = torch.func.vmap(torch.func.grad(flow.log_prob))(x)
-    assert torch.allclose(flow.score(x), exact, atol=1e-9)
+    assert torch.allclose(flow.score_function(x), exact, atol=1e-9)
     x.requires_grad_()
     (frozen,) = torch.autograd.grad(flow.frozen_log_prob(x).sum(), x)
     assert torch.allclose(frozen, exact, atol=1e-9)
@@ -179,8 +183,8 @@ def test_score_is_the_gradient_of_the_density(name: str, perturb: Perturb) -> No
 
 @pytest.mark.parametrize("native_kernels", [True, False])
 def test_context_is_a_constant_in_the_density(native_kernels: bool, perturb: Perturb) -> None:
-    """Of a conditional flow the score term by the context is dropped too: an encoder gets the path gradient alone."""
-    flow = made("nsf-c", perturb, context=2)
+    """The score term by the context is dropped too: an encoder gets the path gradient only."""
+    flow = built("nsf-c", perturb, context=2)
     context = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
     with contextlib.nullcontext() if native_kernels else native.disabled():
         with torch.random.fork_rng():
@@ -193,8 +197,8 @@ def test_context_is_a_constant_in_the_density(native_kernels: bool, perturb: Per
 
 
 def test_variance_vanishes_where_the_flow_fits(perturb: Perturb) -> None:
-    """The path gradient of KL(q || q) is zero point by point, that of the total one only in the mean."""
-    flow = made("nsf-ar", perturb, features=3)
+    """The path gradient of KL(q || q) is zero for every sample, the total gradient only on average."""
+    flow = built("nsf-ar", perturb, features=3)
     target = copy.deepcopy(flow)
     largest = []
     for path in (True, False):
@@ -207,7 +211,7 @@ def test_variance_vanishes_where_the_flow_fits(perturb: Perturb) -> None:
 
 @dataclass(frozen=True)
 class Shift(Univariate):
-    """An additive map: its log-derivative is a constant."""
+    """An additive map, whose log-derivative is constant."""
 
     @property
     def size(self) -> int:
@@ -222,8 +226,8 @@ class Shift(Univariate):
         return x, x.new_zeros(x.shape)
 
 
-class Bent(Bijection):
-    """A shear: it preserves volumes, and says so with a constant; all else is the default."""
+class Shear(Bijection):
+    """A volume-preserving shear: its log-determinant is a constant tensor, without a graph."""
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
@@ -239,7 +243,7 @@ class Bent(Bijection):
 
 
 class Constant(Bijection):
-    """No bijection at all: neither value nor log-determinant depend on anything."""
+    """Not a bijection: neither value nor log-determinant depend on the points."""
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return torch.ones_like(x), x.new_zeros(x.shape[:-1])
@@ -255,7 +259,7 @@ def shifted_coupling() -> Coupling:
 FLAT: dict[str, Callable[[], torch.nn.Module]] = {
     "random permutation": lambda: RandomPermutation(5),
     "reverse permutation": lambda: ReversePermutation(5),
-    "shear": lambda: Bent(5),
+    "shear": lambda: Shear(5),
     "additive coupling": shifted_coupling,
     "additive autoregressive": lambda: MaskedAutoregressive(MaskedResidualNet(5, 1, hidden=8), Shift()),
 }
@@ -272,23 +276,23 @@ def test_constant_log_determinants(name: str, perturb: Perturb) -> None:
     assert (x.shape, log_prob.shape) == ((0, 5), (0,))
 
 
-def test_nothing_depends_on_the_points() -> None:
+def test_a_map_that_ignores_the_points_gives_a_zero_score_function() -> None:
     x, score = torch.randn(2, 4, 3).unbind()
     assert torch.equal(Constant(3).forward_and_score(x, score)[2], torch.zeros(4, 3))
 
 
 @pytest.mark.parametrize("name", [*BASES, "raw uniform", "constant uniform"])
-def test_every_base(name: str, perturb: Perturb) -> None:
+def test_path_gradients_with_every_base(name: str, perturb: Perturb) -> None:
     if "uniform" in name and name not in BASES:
-        law: Base = Uniform(2, low=-1.0, width=3.0, trainable=name == "raw uniform")
+        base: Base = Uniform(2, low=-1.0, width=3.0, trainable=name == "raw uniform")
     else:
-        law = make_base(name, 2)
-    flow = Flow(law, build("nsf-c", 2, layers=2, hidden=8).bijection)
+        base = make_base(name, 2)
+    flow = Flow(base, build("nsf-c", 2, layers=2, hidden=8).bijection)
     path_gradients_agree(perturb(flow).double().eval())
 
 
 def test_forward_kl_with_a_flat_base(perturb: Perturb) -> None:
-    """A base of constant density has no score: what is left is the score of the target, pulled back."""
+    """A base of constant density has a zero score function; the target's, pulled back, remains."""
     for trainable in (True, False):
         base = Uniform(2, low=-50.0, width=100.0, trainable=trainable)
         flow = perturb(Flow(base, build("nsf-c", 2, layers=2, hidden=8).bijection)).double().eval()
@@ -304,10 +308,10 @@ def test_forward_kl_with_a_flat_base(perturb: Perturb) -> None:
             assert a is None or b is None or torch.allclose(a, b)
 
 
-def test_second_derivatives_raise(perturb: Perturb) -> None:
-    flow = made("maf", perturb)
+def test_second_derivatives_are_an_error(perturb: Perturb) -> None:
+    flow = built("maf", perturb)
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    for weight in (torch.ones(4, dtype=torch.float64), x[:, 0]):  # the second brings a graph of its own
+    for weight in (torch.ones(4, dtype=torch.float64), x[:, 0]):  # the second weight has its own graph
         (first,) = torch.autograd.grad((weight * flow.frozen_log_prob(x)).sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match="no second derivatives"):
             torch.autograd.grad((first + x**2).sum(), x)
@@ -321,5 +325,5 @@ def test_second_derivatives_raise(perturb: Perturb) -> None:
 def test_a_flow_without_layers() -> None:
     flow = Flow(Gaussian(2), Chain([], features=2)).double()
     x, log_prob = flow.rsample_and_log_prob(3, path=True)
-    assert torch.allclose(flow.score(x), -x)
+    assert torch.allclose(flow.score_function(x), -x)
     assert torch.allclose(log_prob, flow.log_prob(x))

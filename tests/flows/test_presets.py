@@ -1,4 +1,4 @@
-"""The named flows: every size works, each starts as a standard Gaussian, and no feature is left out."""
+"""Flows by name: every size works, each starts as a standard Gaussian, and every feature is transformed."""
 
 from collections.abc import Callable
 
@@ -20,18 +20,18 @@ def test_starts_as_a_standard_gaussian(name: str, features: int, base: str, cont
     flow = build(name, features, context, layers=3, hidden=8, base=base).double().eval()
     x = 2 * torch.randn(16, features, dtype=torch.float64)
     given = torch.randn(16, context, dtype=torch.float64) if context else None
-    truth = torch.distributions.Normal(0.0, 1.0)
-    if name == "made-mog":  # nearly: no mixture of narrower components is one
-        x = truth.sample((2_000, features)).double()
+    normal = torch.distributions.Normal(0.0, 1.0)
+    if name == "made-mog":  # nearly: a mixture of narrower components is not exactly Gaussian
+        x = normal.sample((2_000, features)).double()
         given = None if given is None else given[:1].expand(2_000, -1)
-        assert 0.0 < (truth.log_prob(x).sum(-1) - flow(x, given)).mean().item() < 0.02 * features
+        assert 0.0 < (normal.log_prob(x).sum(-1) - flow(x, given)).mean().item() < 0.02 * features
     else:
-        assert_close(flow(x, given), truth.log_prob(x).sum(-1))
+        assert_close(flow(x, given), normal.log_prob(x).sum(-1))
     assert_close(flow.transform_to_base(x, given).sort(-1).values, x.sort(-1).values)
     assert flow.sample(3, None if given is None else given[0]).shape == (3, features)
 
 
-def test_layers_are_as_many_as_asked_for() -> None:
+def test_the_number_of_layers_is_as_configured() -> None:
     for name in NAMES:
         flow = build(name, 3, layers=4, hidden=4)
         count = sum(isinstance(m, Coupling | MaskedAutoregressive) for m in flow.modules())
@@ -51,8 +51,8 @@ def test_options_reach_the_layers() -> None:
         "dropout": 0.25,
     }
     assert flow.base.config() == {"features": 3, "context": 2, "covariance": "full", "trainable": True}
-    coupled = build("nsf-c", 4, 2, layers=1, hidden=7, blocks=3, bins=5, bound=2.5, dropout=0.25)
-    (coupling,) = (m for m in coupled.modules() if isinstance(m, Coupling))
+    coupling_flow = build("nsf-c", 4, 2, layers=1, hidden=7, blocks=3, bins=5, bound=2.5, dropout=0.25)
+    (coupling,) = (m for m in coupling_flow.modules() if isinstance(m, Coupling))
     assert coupling.univariate.config() == {"bins": 5, "bound": 2.5, "tails": "linear"}
     assert coupling.conditioner.config() == {
         "inputs": 2,
@@ -70,7 +70,7 @@ def test_options_reach_the_layers() -> None:
 )
 def test_couplings_transform_every_feature(name: str, features: int, layers: int) -> None:
     flow = build(name, features, layers=layers, hidden=4)
-    columns = list(range(features))  # which column of the data stands where
+    columns = list(range(features))  # the column of the data at each position
     transformed: set[int] = set()
     for member in flow.bijection.children().__next__().children():
         assert isinstance(member, Permutation | Coupling | ActNorm | LULinear)
@@ -83,7 +83,7 @@ def test_couplings_transform_every_feature(name: str, features: int, layers: int
 
 @pytest.mark.parametrize("features", [2, 3, 5])
 @pytest.mark.parametrize("name", ["realnvp", "maf", "iaf", "nsf-c", "nsf-ar"])
-def test_every_column_bends_the_map(name: str, features: int, perturb: Perturb) -> None:
+def test_the_map_is_nonlinear_in_every_column(name: str, features: int, perturb: Perturb) -> None:
     flow = build(name, features, layers=4, hidden=8, blocks=1).double().eval()
     perturb(flow)
     point = torch.randn(features, dtype=torch.float64)
@@ -94,8 +94,8 @@ def test_every_column_bends_the_map(name: str, features: int, perturb: Perturb) 
     assert bool((second.abs().amax(-1) > 1e-6).all())
 
 
-def test_conditioners_start_alike_in_couplings_and_autoregressive_layers() -> None:
-    # Both end in a layer of zeros, so neither pattern starts with larger spline parameters than the other.
+def test_conditioners_of_couplings_and_autoregressive_layers_start_at_zero() -> None:
+    # Both patterns start with the same spline parameters.
     for name in ("nsf-c", "nsf-ar", "realnvp", "maf"):
         for module in build(name, 4, layers=1, hidden=8).modules():
             if isinstance(module, Coupling | MaskedAutoregressive):
@@ -103,7 +103,7 @@ def test_conditioners_start_alike_in_couplings_and_autoregressive_layers() -> No
                 assert not module.conditioner.last.bias.any()
 
 
-def test_the_seed_decides_the_flow() -> None:
+def test_the_same_seed_builds_the_same_flow() -> None:
     torch.manual_seed(5)
     first = build("nsf-c", 6, layers=3, hidden=4)
     torch.manual_seed(5)

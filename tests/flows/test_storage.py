@@ -1,4 +1,4 @@
-"""Models on disk: what is read is what was written, and damage is named."""
+"""Saved models: they are loaded unchanged, and damage is reported."""
 
 import hashlib
 import json
@@ -43,8 +43,8 @@ def flow(perturb: Perturb) -> Flow:
     return made.eval()
 
 
-def resealed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the description and make its checksum right again."""
+def edit_config(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Edit the description of a model and correct its checksum."""
     path = folder / "config.json"
     body = json.loads(path.read_text())
     del body["config_sha256"]
@@ -56,13 +56,13 @@ def resealed(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 @pytest.mark.parametrize("standardized", [False, True])
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_read_is_what_was_written(
+def test_a_saved_flow_is_loaded_unchanged(
     name: str, context: int, standardized: bool, tmp_path: Path, perturb: Perturb
 ) -> None:
     flow = build(name, 3, context, layers=2, hidden=4, base="full")
     perturb(flow)
     x, given = torch.randn(8, 3), torch.randn(8, context) if context else None
-    flow(x, given)  # sets ActNorm
+    flow(x, given)  # initializes ActNorm
     if standardized:
         members = [Standardize([1e9, 0.1, -1 / 3], [1e-7, 2.0, 1e3]), flow.bijection]
         embedding = Standardize([0.1] * context, [3.0] * context) if context else None
@@ -74,12 +74,12 @@ def test_what_is_read_is_what_was_written(
     torch.random.set_rng_state(state)
     assert not twin.training
     assert_close(twin(x, given), flow(x, given), rtol=0, atol=0)
-    twin.train()(x, given)  # a loaded ActNorm is not set a second time
+    twin.train()(x, given)  # a loaded ActNorm is not initialized again
     assert_close(twin.state_dict(), flow.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_dtype_survives_whatever_the_default(dtype: torch.dtype, flow: Flow, tmp_path: Path) -> None:
+def test_dtype_is_kept_whatever_the_default(dtype: torch.dtype, flow: Flow, tmp_path: Path) -> None:
     save(flow.to(dtype), tmp_path)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64 if dtype == torch.float32 else torch.float32)
@@ -100,8 +100,8 @@ def test_loads_on_another_device(flow: Flow, tmp_path: Path) -> None:
     assert_close(load(tmp_path)(x), load(tmp_path, device="cuda")(x.cuda()).cpu(), rtol=1e-5, atol=1e-5)
 
 
-def test_extra_comes_back(flow: Flow, tmp_path: Path) -> None:
-    # Keys that JSON turns into strings sort otherwise than they did.
+def test_extra_values_are_stored(flow: Flow, tmp_path: Path) -> None:
+    # As strings, keys are sorted differently than as numbers.
     save(flow, tmp_path, extra={"columns": ["a", "ü"], "nested": {2: "x", 10: "y"}})
     assert read_extra(tmp_path) == {"columns": ["a", "ü"], "nested": {"2": "x", "10": "y"}}
     load(tmp_path)
@@ -115,7 +115,7 @@ def test_a_second_save_replaces_the_first(flow: Flow, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_reading_unpickles_nothing(flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_does_not_use_pickle(flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("pickle was used")
 
@@ -153,32 +153,32 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "missing weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors", "cannot be read: No such"),
     "missing config": (lambda f: (f / "config.json").unlink(), "config.json", "cannot be read: No such file"),
     "unknown format": (
-        lambda f: resealed(f, lambda body: body.update(format=99, pushforward="9.9")),
+        lambda f: edit_config(f, lambda body: body.update(format=99, pushforward="9.9")),
         "config.json",
         "expected format 1; got 99, written by pushforward 9.9",
     ),
     "unknown kind": (
-        lambda f: resealed(f, lambda body: body["flow"]["base"].update(part="student")),
+        lambda f: edit_config(f, lambda body: body["flow"]["base"].update(part="student")),
         "config.json",
         "unknown part 'student'; did you mean 'student-t'? known: ",
     ),
     "not a flow": (
-        lambda f: resealed(f, lambda body: body.update(flow=body["flow"]["base"])),
+        lambda f: edit_config(f, lambda body: body.update(flow=body["flow"]["base"])),
         "config.json",
         "expected a Flow or a Mixture; got Gaussian",
     ),
     "unknown argument": (
-        lambda f: resealed(f, lambda body: body["flow"]["base"].update(colour="red")),
+        lambda f: edit_config(f, lambda body: body["flow"]["base"].update(colour="red")),
         "config.json",
         "cannot rebuild gaussian: ",
     ),
     "impossible argument": (
-        lambda f: resealed(f, lambda body: body["flow"]["base"].update(features=0)),
+        lambda f: edit_config(f, lambda body: body["flow"]["base"].update(features=0)),
         "config.json",
         "cannot rebuild gaussian: Gaussian: expected features of at least 1",
     ),
     "weights of another architecture": (
-        lambda f: resealed(f, lambda body: body["flow"]["base"].update(covariance="full")),
+        lambda f: edit_config(f, lambda body: body["flow"]["base"].update(covariance="full")),
         "model.safetensors",
         "does not fit the architecture: ",
     ),
@@ -186,7 +186,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_named(damage: str, flow: Flow, tmp_path: Path) -> None:
+def test_damage_is_an_error_that_names_the_file(damage: str, flow: Flow, tmp_path: Path) -> None:
     save(flow, tmp_path)
     spoil, file, said = DAMAGES[damage]
     spoil(tmp_path)
@@ -197,7 +197,7 @@ def test_damage_is_named(damage: str, flow: Flow, tmp_path: Path) -> None:
     assert "\n" not in message
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error_that_names_it(tmp_path: Path) -> None:
     for read in (load, read_extra):
         with pytest.raises(ModelFileError, match=r"config\.json: cannot be read: No such file or directory"):
             read(tmp_path / "nowhere")
@@ -210,7 +210,9 @@ def test_a_folder_that_cannot_be_written_is_an_os_error(flow: Flow, tmp_path: Pa
 
 
 @pytest.mark.parametrize("failing_write", [1, 2])
-def test_nothing_half_written(failing_write: int, flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_partial_file(
+    failing_write: int, flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     writes = 0
     write_bytes = Path.write_bytes
 
@@ -233,7 +235,7 @@ def test_nothing_half_written(failing_write: int, flow: Flow, tmp_path: Path, mo
 
 @register_part("test-scale")
 class Scale(Bijection):
-    """A bijection of a user's own, with an argument of every JSON type."""
+    """A user's own bijection, with an argument of every JSON type."""
 
     def __init__(self, features: int, notes: dict[str, Any], inner: Bijection) -> None:
         super().__init__(features)
@@ -262,7 +264,7 @@ class Shift(Univariate):
         return z, torch.zeros_like(z)
 
 
-def test_registered_parts_of_your_own(tmp_path: Path, perturb: Perturb) -> None:
+def test_your_own_registered_parts_are_saved_and_loaded(tmp_path: Path, perturb: Perturb) -> None:
     notes = {"a": [1, None, True], "b": {"c": 0.5}}
     coupling = Coupling(ResidualNet(1, 1, hidden=4), Shift(2.0), transformed=[True, False])
     flow = Flow(Gaussian(2), Chain([Scale(2, notes, LULinear(2)), coupling]))
@@ -271,8 +273,8 @@ def test_registered_parts_of_your_own(tmp_path: Path, perturb: Perturb) -> None:
     text = (tmp_path / "config.json").read_text()
     assert '"test-scale"' in text
     assert '"test-shift"' in text
-    assert "Scale" not in text  # a class
-    assert __name__ not in text  # a module
+    assert "Scale" not in text  # no class name
+    assert __name__ not in text  # no module name
     twin = load(tmp_path)
     x = torch.randn(4, 2)
     assert_close(twin(x), flow(x), rtol=0, atol=0)
@@ -281,10 +283,10 @@ def test_registered_parts_of_your_own(tmp_path: Path, perturb: Perturb) -> None:
 
 
 class Unregistered(Scale):
-    """Has a ``config`` and no name in files."""
+    """Has a ``config`` but no registered name."""
 
 
-def test_a_part_without_a_name_is_refused(tmp_path: Path) -> None:
+def test_saving_a_part_without_a_name_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="save: Unregistered has no name in saved files; give it one with @register_part"
     ):
@@ -299,7 +301,7 @@ def test_a_name_belongs_to_one_class() -> None:
         register_part("test-scale")(Unregistered)
 
 
-def test_files_hold_no_class_names(tmp_path: Path) -> None:
+def test_registered_names_are_not_class_names(tmp_path: Path) -> None:
     for name in PARTS.names():
         kind = PARTS[name]
         assert kind.__name__ != name, name
@@ -307,11 +309,11 @@ def test_files_hold_no_class_names(tmp_path: Path) -> None:
 
 
 class Undescribed(Bijection):
-    """Says nothing about how to rebuild it."""
+    """Has no ``config``."""
 
 
-@pytest.mark.parametrize("part", [Undescribed(2), NflowsTransform(nn.Identity(), 2)], ids=["ours", "foreign"])
-def test_a_part_that_cannot_be_described_is_refused(part: Bijection, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", [Undescribed(2), NflowsTransform(nn.Identity(), 2)], ids=["bijection", "nflows"])
+def test_saving_a_part_without_config_is_an_error(part: Bijection, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"save: cannot describe {type(part).__name__}; give it a config"):
         save(Flow(Gaussian(2), part), tmp_path / "model")
     assert not list(tmp_path.glob("model/*"))

@@ -1,4 +1,4 @@
-"""The laboratory of gradient estimators: its statistics, the known variances of Gaussians, and the command."""
+"""The study of gradient estimators: its statistics, the exact variances of Gaussians, and the command."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from pushforward.evaluate.plots.gradients import gradient_study
 from pushforward.flows import Flow, Gaussian, build
 from pushforward.gradients.measurement import (
     ALL,
-    LABORATORY,
+    ESTIMATORS,
     gaussian_variances,
     gradient_statistics,
     location_and_scale,
@@ -36,8 +36,8 @@ def invoke(*arguments: str | Path, code: int = 0) -> Result:
     return done
 
 
-def standard(x: Tensor) -> Tensor:
-    """The unnormalised standard Gaussian."""
+def standard_gaussian(x: Tensor) -> Tensor:
+    """Unnormalised log-density of the standard Gaussian."""
     return -0.5 * x.square().sum(-1)
 
 
@@ -51,28 +51,28 @@ def gaussian(location: float, scale: float, base: str = "diagonal") -> Flow:
 
 
 @pytest.mark.parametrize("scale", [0.5, math.sqrt(0.5), 1.3])
-def test_measured_variances_are_the_known_ones(scale: float) -> None:
-    """Below, at and above the scale where the path gradient overtakes the path-wise one."""
-    points = 32
-    known = gaussian_variances(0.0, scale, points)
-    found = measure(gaussian(0.0, scale), standard, points=points, replicates=300, seed=3)
-    for name, behaviour in found.estimators.items():
-        for group, variance in zip(("base.location", "base.log_scale"), known[name], strict=True):
-            row = behaviour.groups[group]
+def test_measured_variances_agree_with_the_exact_ones(scale: float) -> None:
+    """Below, at and above the scale where path and path-wise gradient have the same variance."""
+    samples = 32
+    exact = gaussian_variances(0.0, scale, samples)
+    found = measure(gaussian(0.0, scale), standard_gaussian, samples=samples, replicates=300, seed=3)
+    for name, result in found.estimators.items():
+        for group, variance in zip(("base.location", "base.log_scale"), exact[name], strict=True):
+            row = result.groups[group]
             assert abs(row.variance - variance) < 4 * row.variance_se, (name, group)
             assert 0.4 * math.sqrt(2 / 300) < row.variance_se / row.variance < 0.3
-        mean = behaviour.groups["base.log_scale"]
+        mean = result.groups["base.log_scale"]
         assert abs(mean.norm - abs(scale**2 - 1)) < 4 * mean.norm_se
-        assert behaviour.groups["base.location"].norm < 4 * behaviour.groups["base.location"].norm_se
+        assert result.groups["base.location"].norm < 4 * result.groups["base.location"].norm_se
     path, path_wise = (found.estimators[name].groups[ALL].variance for name in ("path", "path-wise"))
-    # On the same noise the ratio is exact: that of both parameters is the same.
+    # With the same random numbers the ratio is exact, and the same for both parameters.
     assert path / path_wise == pytest.approx((scale**2 - 1) ** 2 / scale**4, rel=1e-6)
     kl = scale**2 / 2 - math.log(scale) - 0.5 - 0.5 * math.log(2 * math.pi)
     assert abs(found.loss - kl) < 4 * found.loss_se
 
 
-def test_no_variance_at_the_optimum() -> None:
-    found = measure(gaussian(0.0, 1.0), standard, points=8, replicates=50)
+def test_the_path_gradient_has_no_variance_at_the_optimum() -> None:
+    found = measure(gaussian(0.0, 1.0), standard_gaussian, samples=8, replicates=50)
     for name in ("path", "path-two-pass"):
         assert found.estimators[name].groups[ALL].variance < 1e-25
         assert found.estimators[name].groups[ALL].norm < 1e-12
@@ -80,26 +80,26 @@ def test_no_variance_at_the_optimum() -> None:
 
 
 @pytest.mark.parametrize(("location", "scale"), [(0.0, 0.5), (0.8, 0.6), (-1.5, 1.4)])
-def test_formulas_against_quadrature(location: float, scale: float) -> None:
-    """One point's gradients written down, and their variances by Gauss-Hermite quadrature, which is exact here."""
+def test_exact_variances_agree_with_quadrature(location: float, scale: float) -> None:
+    """The gradients of one sample are explicit; Gauss-Hermite quadrature gives their variances exactly."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(20)
     eps, share = nodes, weights / weights.sum()
     x = location + scale * eps
     f = -0.5 * eps**2 - math.log(scale) - 0.5 * math.log(2 * math.pi) + 0.5 * x**2
-    score = x - eps / scale  # of log q - log p by the point
-    scores = (eps / scale, eps**2 - 1)  # of log q by location and log-scale
-    one_point = {
+    score = x - eps / scale  # gradient of log q - log p by the sample
+    scores = (eps / scale, eps**2 - 1)  # gradients of log q by location and log-scale
+    one_sample = {
         "path-wise": (x, x * scale * eps - 1),
         "path": (score, score * scale * eps),
         "score-function-bare": (f * scores[0], f * scores[1]),
     }
-    for points in (1, 5):
-        known = gaussian_variances(location, scale, points)
-        for name, gradients in one_point.items():
-            for gradient, variance in zip(gradients, known[name], strict=True):
-                exact = (share @ gradient**2 - (share @ gradient) ** 2) / points
+    for samples in (1, 5):
+        variances = gaussian_variances(location, scale, samples)
+        for name, gradients in one_sample.items():
+            for gradient, variance in zip(gradients, variances[name], strict=True):
+                exact = (share @ gradient**2 - (share @ gradient) ** 2) / samples
                 assert variance == pytest.approx(exact, rel=1e-9), name
-    # Of two points, on a grid of pairs: each is the other's baseline.
+    # Two samples, on a grid of pairs: each is the baseline of the other.
     pairs = np.outer(share, share)
     for k, variance in enumerate(gaussian_variances(location, scale, 2)["score-function"]):
         s = scores[k]
@@ -109,7 +109,7 @@ def test_formulas_against_quadrature(location: float, scale: float) -> None:
     assert "score-function" not in gaussian_variances(location, scale, 1)
 
 
-def test_statistics_against_brute_force() -> None:
+def test_statistics_agree_with_leave_one_out_by_brute_force() -> None:
     g = torch.randn(12, 5, dtype=torch.float64) + torch.tensor([1.0, 0.5, 0.0, 0.0, -0.3]).double()
 
     def plain(rows: np.ndarray[Any, Any]) -> tuple[float, float, float]:
@@ -130,8 +130,8 @@ def test_statistics_against_brute_force() -> None:
     assert found.snr_se == pytest.approx(math.sqrt(ratio + ratio_se) - math.sqrt(ratio))
 
 
-def test_standard_errors_are_those_of_repetition() -> None:
-    """Many studies of twenty replicates: the spread of their numbers is what each of them says it is."""
+def test_standard_errors_agree_with_the_spread_of_repeated_studies() -> None:
+    """Among many studies of twenty replicates, the standard deviation of a number is its reported standard error."""
     location = torch.tensor([0.7, 0.0, 0.2]).double()
     studies = [gradient_statistics(location + torch.randn(20, 3).double()) for _ in range(1_500)]
     for key in ("norm", "variance", "snr"):
@@ -141,18 +141,18 @@ def test_standard_errors_are_those_of_repetition() -> None:
     assert np.mean(squares) == pytest.approx(0.53, abs=4 * float(np.std(squares)) / math.sqrt(1_500))
 
 
-def test_numbers_that_are_not() -> None:
+def test_gradients_that_are_not_finite_or_have_no_variance_give_nan() -> None:
     g = torch.randn(5, 2)
     g[1, 0] = math.nan
     assert all(math.isnan(value) for value in gradient_statistics(g))
-    still = gradient_statistics(torch.ones(5, 2))
-    assert still.variance == 0
-    assert still.norm == pytest.approx(math.sqrt(2))
-    assert math.isnan(still.snr)
+    constant = gradient_statistics(torch.ones(5, 2))
+    assert constant.variance == 0
+    assert constant.norm == pytest.approx(math.sqrt(2))
+    assert math.isnan(constant.snr)
 
 
-def test_a_flow_of_layers() -> None:
-    """Groups are layers and add up; one pass and two are the same; nothing of the flow or of torch changes."""
+def test_groups_are_layers_and_measuring_changes_nothing() -> None:
+    """Variances of layers add up; one pass and two agree; flow and global random state stay as they were."""
     flow = build("realnvp", 3, layers=2, hidden=8).double().train()
     with torch.no_grad():
         for p in flow.parameters():
@@ -160,39 +160,39 @@ def test_a_flow_of_layers() -> None:
     flow.log_prob(torch.randn(64, 3).double())
     next(flow.base.parameters()).requires_grad_(False)
     before, random = copy.deepcopy(flow.state_dict()), torch.get_rng_state()
-    found = measure(flow, standard, points=16, replicates=40)
+    found = measure(flow, standard_gaussian, samples=16, replicates=40)
     assert flow.training
     assert all(torch.equal(v, before[k]) for k, v in flow.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert all(p.grad is None for p in flow.parameters())
-    assert list(found.estimators) == list(LABORATORY)
+    assert list(found.estimators) == list(ESTIMATORS)
     layers = ["00-act-norm", "01-coupling", "02-act-norm", "03-coupling", "base"]
-    for behaviour in found.estimators.values():
-        assert list(behaviour.groups) == [ALL, *layers]
-        parts = sum(behaviour.groups[name].variance for name in layers)
-        assert behaviour.groups[ALL].variance == pytest.approx(parts)
-        assert len(behaviour.milliseconds) == 40
-        low, high = behaviour.quartiles_milliseconds
-        assert 0 < low <= behaviour.median_milliseconds <= high
+    for result in found.estimators.values():
+        assert list(result.groups) == [ALL, *layers]
+        parts = sum(result.groups[name].variance for name in layers)
+        assert result.groups[ALL].variance == pytest.approx(parts)
+        assert len(result.milliseconds) == 40
+        low, high = result.quartiles_milliseconds
+        assert 0 < low <= result.median_milliseconds <= high
     one, two = (found.estimators[name].groups[ALL] for name in ("path", "path-two-pass"))
     assert one.variance == pytest.approx(two.variance, rel=1e-6)
     assert one.norm == pytest.approx(two.norm, rel=1e-6)
-    norms = [behaviour.groups[ALL] for behaviour in found.estimators.values()]
+    norms = [result.groups[ALL] for result in found.estimators.values()]
     best = min(norms, key=lambda row: row.norm_se)
     assert all(abs(row.norm - best.norm) < 4 * math.hypot(row.norm_se, best.norm_se) for row in norms)
     assert [p.numel() for p in parameter_groups(flow)["base"]] == [3]  # the scales, without the frozen locations
 
 
-def test_the_same_seed_is_the_same_study() -> None:
+def test_the_same_seed_gives_the_same_measurement() -> None:
     first, again, other = (
-        measure(gaussian(0.3, 0.7), standard, points=4, replicates=10, seed=seed).estimators["path"].groups
+        measure(gaussian(0.3, 0.7), standard_gaussian, samples=4, replicates=10, seed=seed).estimators["path"].groups
         for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
 
 
-def test_which_flows_are_known() -> None:
+def test_location_and_scale_are_found_for_trainable_gaussians_only() -> None:
     found = location_and_scale(gaussian(0.3, 0.7, base="full"))
     assert found is not None
     assert list(found) == pytest.approx([0.3, 0.7])
@@ -204,20 +204,20 @@ def test_which_flows_are_known() -> None:
     assert location_and_scale(frozen) is None
 
 
-def test_refusals() -> None:
+def test_wrong_arguments_are_refused() -> None:
     flow = gaussian(0.0, 1.0)
     with pytest.raises(ValueError, match="at least 3 replicates; got 2"):
-        measure(flow, standard, replicates=2)
+        measure(flow, standard_gaussian, replicates=2)
     with pytest.raises(ValueError, match="got pathwise"):
-        measure(flow, standard, estimators=["pathwise"])
-    with pytest.raises(ValueError, match="at least 2 points; got 1"):
-        measure(flow, standard, points=1)
-    with pytest.raises(ValueError, match="no parameters that learn"):
-        measure(flow.requires_grad_(False), standard)
+        measure(flow, standard_gaussian, estimators=["pathwise"])
+    with pytest.raises(ValueError, match="at least 2 samples; got 1"):
+        measure(flow, standard_gaussian, samples=1)
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        measure(flow.requires_grad_(False), standard_gaussian)
 
 
-def test_gaussian_on_the_command_line(tmp_path: Path) -> None:
-    """What the page about gradients says: formulas beside measured variances, at the start and after training."""
+def test_the_command_shows_exact_variances_beside_measured_ones(tmp_path: Path) -> None:
+    """As docs/gradients.md says, at the start and after training."""
     out = tmp_path / "study"
     options = ("--scale", "0.5", "--steps", "30", "--checkpoints", "2", "--points", "32", "--replicates", "100")
     done = invoke(*GAUSSIAN, *options, "--out", out)
@@ -246,11 +246,13 @@ def test_gaussian_on_the_command_line(tmp_path: Path) -> None:
     assert json.loads((out / "state.json").read_text())["status"] == "finished"
 
 
-def test_a_flow_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training by one estimator, in a box; the object on stdout; measuring leaves the training as it is."""
-    (tmp_path / "law_in_a_box.py").write_text("def log_density(x):\n    return -x.abs().sum(-1)\n")
+def test_the_number_of_checkpoints_does_not_change_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A density of the user's own on a box; --json prints what gradients.json holds."""
+    (tmp_path / "density_in_a_box.py").write_text("def log_density(x):\n    return -x.abs().sum(-1)\n")
     monkeypatch.chdir(tmp_path)
-    target = ("law_in_a_box:log_density", "target.features=2", "target.bounds=-2,2")
+    target = ("density_in_a_box:log_density", "target.features=2", "target.bounds=-2,2")
     flow = ("flow=realnvp", "flow.layers=2", "flow.hidden=8", "train.batch_size=16", "train.gradient=path-wise")
     results = {}
     for checkpoints in ("2", "3"):
@@ -268,14 +270,14 @@ def test_a_flow_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("wandb_user")
-def test_panels_of_weights_and_biases(wandb_server: WandbServer, tmp_path: Path) -> None:
-    """Every estimator and group is a panel with a point at each checkpoint; the picture is there."""
+def test_weights_and_biases_gets_every_estimator_and_the_picture(wandb_server: WandbServer, tmp_path: Path) -> None:
+    """Each estimator and group is a panel with a value at each checkpoint."""
     out = tmp_path / "study"
     options = ("--steps", "10", "--checkpoints", "2", "--replicates", "5", "--points", "4", "--out", out)
     invoke(*GAUSSIAN[:-1], "online", *options)
     run = wandb_server.run((out / "wandb" / "id").read_text().strip())
     assert (run.state, run.exit_code) == ("finished", 0)
-    for name in LABORATORY:
+    for name in ESTIMATORS:
         for group in (ALL, "base.location", "base.log_scale"):
             rows = [row for row in run.history if f"gradients/{name}/{group}/variance" in row]
             assert [row["global_step"] for row in rows] == [0, 10]
@@ -284,7 +286,7 @@ def test_panels_of_weights_and_biases(wandb_server: WandbServer, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (("gausian",), 3, "did you mean 'gaussian'"),
         (("no_such_module:f", "target.features=2"), 3, "no module 'no_such_module'"),
@@ -298,15 +300,17 @@ def test_panels_of_weights_and_biases(wandb_server: WandbServer, tmp_path: Path)
         ((), 2, "TARGET is missing"),
     ],
 )
-def test_mistakes(arguments: tuple[str, ...], code: int, told: str, tmp_path: Path) -> None:
+def test_mistakes_are_one_line_and_leave_no_folder(
+    arguments: tuple[str, ...], code: int, message: str, tmp_path: Path
+) -> None:
     done = invoke(*arguments, "--out", tmp_path / "study", code=code)
-    assert told in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1 or code == 2
     assert not (tmp_path / "study").exists()
 
 
-def test_picture_of_numbers_that_are_missing(tmp_path: Path) -> None:
-    """A gradient that is not finite is null in the file, and a gap in the picture."""
+def test_the_picture_is_drawn_with_missing_numbers(tmp_path: Path) -> None:
+    """A gradient that is not finite is null in the file and a gap in the picture."""
     done = invoke(
         *GAUSSIAN, "--steps", "0", "--replicates", "5", "--points", "4", "--json", "--out", tmp_path / "study"
     )

@@ -1,4 +1,4 @@
-"""The pages in a real browser: nothing is loaded, nothing is said on the console, nothing is wider than the screen."""
+"""Reports in a real browser: nothing is loaded, the console stays empty, nothing is wider than the screen."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The pages of a toy, of a wide table with long names, of a fit without an end, and of a comparison."""
+    """Reports of a toy, of a wide table with long names, of an unfinished fit, and of a comparison."""
     folder = tmp_path_factory.mktemp("pages")
     small = ["flow=maf", "flow.hidden=8", "flow.layers=1", "train.log_every=2"]
 
@@ -29,18 +29,18 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         return fit(load_config(data, overrides=[*small, *overrides], wandb="off"), out=folder / name, quiet=True).run
 
     toy = run("toy", "moons", "train.steps=60", "data.rows=2000")
-    long = "a-run-with-a-name-that-is-longer-than-a-telephone-is-wide"
-    other = run(long, "moons", "train.steps=40", "data.rows=2000", "train.evaluate=false")
+    long_name = "a-run-with-a-name-that-is-longer-than-a-telephone-is-wide"
+    other = run(long_name, "moons", "train.steps=40", "data.rows=2000", "train.evaluate=false")
     lost = RunFolder.create(folder / "lost")
     lost.write_config(load_config("moons"))
     lost.metrics.write_bytes(toy.metrics.read_bytes()[:1500])
     lost.release()
-    found = {one.name: write_report(one) for one in (toy, wide_run(folder / "wide"), lost)}
-    return found | {"comparison": write_comparison(compare_runs([toy, other]), folder / "comparison.html")}
+    reports = {one.name: write_report(one) for one in (toy, wide_run(folder / "wide"), lost)}
+    return reports | {"comparison": write_comparison(compare_runs([toy, other]), folder / "comparison.html")}
 
 
 def wide_run(path: Path) -> RunFolder:
-    """A run of twenty columns whose names are longer than a telephone is wide."""
+    """Make a run of twenty columns whose names are wider than the screen of a phone."""
     run, rng = RunFolder.create(path), np.random.default_rng(0)
     run.write_config(load_config("/a/folder/that/is/deeper/than/anybody/would/ever/make/one/and/deeper/still/data.csv"))
     names = [f"<b onclick=alert({i})>{'x' * 70}" for i in range(20)]
@@ -76,7 +76,7 @@ def wide_run(path: Path) -> RunFolder:
 def test_pages_look_right(browser: "Browser", pages: dict[str, Path], name: str) -> None:
     looks: dict[str, set[tuple[str, str]]] = {"light": set(), "dark": set()}
     for width, scheme in LOOKS:
-        page, said, asked = visit(browser, pages[name], width, scheme)
+        page, messages, requests = visit(browser, pages[name], width, scheme)
         found = page.evaluate(PROBE)
         where = f"{name} at {width} px, {scheme}"
         assert found["width"] <= width, where
@@ -89,20 +89,20 @@ def test_pages_look_right(browser: "Browser", pages: dict[str, Path], name: str)
         assert all(after <= before + 1 for before, after in zip(found["levels"], found["levels"][1:], strict=False))
         assert found["small"] >= 11, where
         looks[scheme].add((found["ground"], found["text"]))
-        # With everything open there is more that could be too wide.
+        # Unfolded content may be too wide, too.
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, where
         assert page.evaluate(PROBE)["beyond"] == [], where
         assert page.evaluate(GLUED) == [], where
-        assert said == [], where
-        assert [url for url in asked if not url.startswith("data:")] == [pages[name].as_uri()], where
+        assert messages == [], where
+        assert [url for url in requests if not url.startswith("data:")] == [pages[name].as_uri()], where
         page.context.close()
     assert [len(look) for look in looks.values()] == [1, 1]
     assert looks["light"] != looks["dark"]
 
 
-def test_curves_are_read_out_under_the_pointer(browser: "Browser", pages: dict[str, Path]) -> None:
-    page, said, _ = visit(browser, pages["toy"], 1280, "light")
+def test_values_of_curves_are_shown_under_the_pointer(browser: "Browser", pages: dict[str, Path]) -> None:
+    page, messages, _ = visit(browser, pages["toy"], 1280, "light")
     curve = page.locator("#training .chart").first
     curve.scroll_into_view_if_needed()
     curve.hover()
@@ -116,11 +116,11 @@ def test_curves_are_read_out_under_the_pointer(browser: "Browser", pages: dict[s
     assert low - 0.2 * (high - low) <= value
     page.mouse.move(1, 1)
     assert readout.count() == 0
-    assert said == []
+    assert messages == []
     page.context.close()
 
 
-def test_what_a_row_is_about_stays_on_a_telephone(browser: "Browser", pages: dict[str, Path]) -> None:
+def test_the_first_column_stays_visible_on_a_phone(browser: "Browser", pages: dict[str, Path]) -> None:
     for scheme in ("light", "dark"):
         page, _, _ = visit(browser, pages["wide"], 390, scheme)
         box = page.locator("#rows .scroll").first
@@ -128,7 +128,7 @@ def test_what_a_row_is_about_stays_on_a_telephone(browser: "Browser", pages: dic
         before = names.nth(1).bounding_box()
         assert box.evaluate("box => { box.scrollLeft = 300; return box.scrollLeft; }") == 300
         assert names.nth(1).bounding_box() == before
-        # What moves below it does not shine through.
+        # Cells that scroll below it are hidden.
         assert names.nth(1).evaluate("cell => getComputedStyle(cell).backgroundColor") != "rgba(0, 0, 0, 0)"
         page.context.close()
 
@@ -141,36 +141,38 @@ def test_commands_are_never_cut(browser: "Browser", pages: dict[str, Path]) -> N
 
 
 def test_wide_pictures_say_that_they_scroll(browser: "Browser", pages: dict[str, Path]) -> None:
-    for width, is_said in ((390, True), (1280, False)):
+    for width, is_hinted in ((390, True), (1280, False)):
         page, _, _ = visit(browser, pages["toy"], width, "light")
         boxes = page.evaluate("[...document.querySelectorAll('.raster')].map(b => b.scrollWidth > b.clientWidth + 1)")
         hints = page.evaluate("[...document.querySelectorAll('.sideways')].map(hint => hint.checkVisibility())")
-        assert any(boxes) == is_said
+        assert any(boxes) == is_hinted
         assert hints.count(True) == boxes.count(True)
         page.context.close()
 
 
-def test_pages_are_whole_without_scripts(browser: "Browser", pages: dict[str, Path]) -> None:
+def test_pages_are_complete_without_scripts(browser: "Browser", pages: dict[str, Path]) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(pages["toy"].as_uri())
     text = page.locator("main").inner_text()
-    for said in ("KL to the truth", "Gain over the best baseline", "PIT histograms", "Lowest log-density", "Reproduce"):
-        assert said in text
+    for phrase in ("KL divergence", "Gain over the best baseline", "PIT histograms", "Lowest log-density", "Reproduce"):
+        assert phrase in text
     context.close()
 
 
-def test_the_policy_stops_what_would_leave_the_page(browser: "Browser", pages: dict[str, Path], tmp_path: Path) -> None:
+def test_the_security_policy_blocks_injected_content(
+    browser: "Browser", pages: dict[str, Path], tmp_path: Path
+) -> None:
     intruder = '<img src="https://example.org/a.png" alt="a"><script>document.title = "changed"</script></main>'
     changed = tmp_path / "changed.html"
     changed.write_text(pages["lost"].read_text().replace("</main>", intruder))
     page = browser.new_page()
-    said, failed = list[str](), list[str]()
-    page.on("console", lambda message: said.append(message.text))
+    messages, failed = list[str](), list[str]()
+    page.on("console", lambda message: messages.append(message.text))
     page.on("requestfailed", lambda request: failed.append(f"{request.url}: {request.failure}"))
     page.goto(changed.as_uri())
     assert page.title() != "changed"
     assert failed == ["https://example.org/a.png: csp"]
-    assert len(said) == 2
-    assert all("Content Security Policy" in line for line in said)
+    assert len(messages) == 2
+    assert all("Content Security Policy" in line for line in messages)
     page.close()

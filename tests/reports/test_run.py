@@ -1,4 +1,4 @@
-"""The page of a run: whole, closed to the outside, escaped, small, and there for a run in any state."""
+"""The report of a run: complete, self-contained, escaped, small, for a run in any state."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ HOSTILE = '<img src=x onerror=alert(1)> & "größe" \'\u2028'
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A table with a hostile column name, fitted and evaluated."""
+    """A fitted and evaluated run of a table with a hostile column name."""
     folder = tmp_path_factory.mktemp("page")
     x = np.random.default_rng(0).standard_normal((200, 3)) @ np.triu(np.ones((3, 3)))
     header = ",".join(['"' + HOSTILE.replace('"', '""') + '"', "b", "c"])
@@ -50,7 +50,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def copied(run: RunFolder, to: Path) -> RunFolder:
-    """The files that a page is made of, to be changed."""
+    """Copy the files that a report reads, so that a test may change them."""
     for path in run.path.rglob("*"):
         if path.is_file() and path.suffix in (".json", ".jsonl", ".yaml", ".png", ".txt"):
             target = to / path.relative_to(run.path)
@@ -60,7 +60,7 @@ def copied(run: RunFolder, to: Path) -> RunFolder:
 
 
 class Page(HTMLParser):
-    """What matters of a page: elements, text, headings."""
+    """Elements and text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Page(HTMLParser):
 
 
 def check(text: str) -> Page:
-    """Everything that holds of every page."""
+    """Check the properties of every page: valid structure, nothing loaded, accessible."""
     page = Page(text)
     assert page.open == []
     assert {name for name, _ in page.elements} <= {
@@ -137,30 +137,32 @@ def test_a_finished_run(fitted: RunFolder) -> None:
         assert page.text.count(fixed(gain["nats"], decimals, gain["se"], signed=True)) >= 2
     best = min(evaluation["baselines"], key=lambda baseline: baseline["nll"]["nll"])
     assert f"{best['label']}: {significant(best['nll']['nll'])}; paired on the test rows" in page.text
-    for said in ("PIT histograms", "Lowest log-density", "Calibration", "pushforward fit -c 'my run/config.yaml'"):
-        assert said in page.text
+    for phrase in ("PIT histograms", "Lowest log-density", "Calibration", "pushforward fit -c 'my run/config.yaml'"):
+        assert phrase in page.text
     assert str(evaluation["extreme_rows"]["worst"][0]["row"]) in page.text
     steps, values = read_run(fitted).curve("val/nll")
     assert f" at step {steps[values.argmin()]:.0f}" in page.text
     assert len(page.of("img")) >= 2
     assert "Left out" not in page.text
     assert HOSTILE.split(" & ")[0] in page.text
-    # Twenty steps on 160 rows learn no more than a Gaussian knows, which is kept.
+    # After 30 steps on 160 rows the flow is no better than a Gaussian, which replaces it.
     assert "A Gaussian with full covariance." in page.text
-    assert "Both are of the flow that was trained, and not of what was kept in its place." in page.text
+    assert "Both are of the trained flow, which was replaced by another density in the end." in page.text
 
 
 def small_fit(folder: Path, *overrides: str) -> RunFolder:
-    """A table with a column of halves and one of whole numbers, fitted in a few steps."""
+    """Fit a table with a column of halves and one of integers in a few steps."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((300, 4)).cumsum(axis=1)
     x[:, 1], x[:, 3] = np.round(2 * x[:, 1]) / 2, rng.integers(2, 5, 300)
     np.savetxt(folder / "data.csv", x, delimiter=",", header="a,b,c,kind of row", comments="")
-    told = ["train.steps=20", "flow.hidden=8", "flow.blocks=1", "train.log_every=5", *overrides]
-    return fit(load_config(str(folder / "data.csv"), overrides=told, wandb="off"), out=folder / "run", quiet=True).run
+    options = ["train.steps=20", "flow.hidden=8", "flow.blocks=1", "train.log_every=5", *overrides]
+    return fit(
+        load_config(str(folder / "data.csv"), overrides=options, wandb="off"), out=folder / "run", quiet=True
+    ).run
 
 
-def test_what_is_averaged_is_told(tmp_path: Path) -> None:
+def test_averaged_densities_are_listed_with_their_weights(tmp_path: Path) -> None:
     run = small_fit(tmp_path, "flow=made-mog", "flow.members=2", "flow.stacking=true", "train.evaluate=false")
     record = read_run(run)
     parts = parts_of(record)
@@ -177,41 +179,41 @@ def test_what_is_averaged_is_told(tmp_path: Path) -> None:
     assert re.search(rf"2 flows\s+{parts[0].weight:.3f}\b", page.text)
     assert "before it is averaged" in page.text
     assert "Gradient norm of each flow (2)" in page.text
-    assert "How it was chosen" not in page.text  # nothing was left open
+    assert "Model selection" not in page.text  # the configuration names the flow
     candidates = [CandidateResult("made-mog x 2", 3.25, 40), CandidateResult("nsf-ar", 3.5, 50)]
     run.write_json("selection.json", {"flow": "made-mog x 2", "step_seconds": 0.0125, "seconds": 2.5,
                                  "candidates": [asdict(one) for one in candidates]})  # fmt: skip
     chosen = check(run_page(read_run(run))).text
-    for said in ("A step of one flow took 12.5 ms", "The choice took 2.5 s"):
-        assert said in chosen
+    for text in ("A step of one flow took 12.5 ms", "Model selection took 2.5 s"):
+        assert text in chosen
     assert re.search(r"made-mog \u00d7 2\s+3\.250\s+40\s+nsf-ar\s+3\.500\s+50\s", chosen)
-    assert "The kinds were not compared" not in chosen
+    assert "Candidates were not compared" not in chosen
     run.write_json("selection.json", {"flow": "made-mog", "step_seconds": 0.0125, "seconds": 2.5, "candidates": []})
-    assert "The kinds were not compared" in check(run_page(read_run(run))).text
+    assert "Candidates were not compared" in check(run_page(read_run(run))).text
 
 
-def test_a_single_flow_is_said_in_words(tmp_path: Path) -> None:
+def test_a_single_flow_is_described_in_a_sentence(tmp_path: Path) -> None:
     run = small_fit(tmp_path, "flow=maf", "flow.layers=2", "flow.base=student-t", "flow.stacking=false",
                     "train.evaluate=false", "data.context=kind of row")  # fmt: skip
     page = check(run_page(read_run(run)))
-    assert "A masked affine autoregressive flow (base: independent Student t laws)." in page.text
-    assert "What is averaged" not in page.text
+    assert "A masked affine autoregressive flow (base: independent Student t distributions)." in page.text
+    assert "Averaged densities" not in page.text
     assert "before it is averaged" not in page.text
-    # What the page says can be done with a conditional density can be done.
+    # The command for sampling on the page works, also for a conditional density.
     (line,) = re.findall(r"pushforward (sample .*)", page.text)
     assert "--given 'kind of row=2'" in line
     words = shlex.split(line.replace("new.csv", str(tmp_path / "new.csv")))
     done = CliRunner().invoke(main, [str(run.path) if word == "run" else word for word in words])
     assert done.exit_code == 0, done.output
-    assert "in b. Each is spread evenly" in page.text
+    assert "Values repeat in b. Uniform noise of one bin width was added" in page.text
 
 
-def test_values_that_are_not_spread_are_not_said_to_be(tmp_path: Path) -> None:
+def test_no_dequantization_is_mentioned_without_it(tmp_path: Path) -> None:
     run = small_fit(tmp_path, "flow=maf", "flow.layers=1", "train.evaluate=false", "data.dequantize=off")
-    assert "is spread evenly" not in check(run_page(read_run(run))).text
+    assert "Uniform noise" not in check(run_page(read_run(run))).text
 
 
-def test_few_more_are_not_put_aside(fitted: RunFolder) -> None:
+def test_only_many_more_charts_and_columns_are_folded(fitted: RunFolder) -> None:
     record = read_run(fitted)
 
     def drawn(columns: int, levels: list[float]) -> str:
@@ -231,11 +233,11 @@ def test_few_more_are_not_put_aside(fitted: RunFolder) -> None:
     assert "Shown are" not in few
     many = drawn(40, [0.1, 0.5, 0.9])
     assert many.count("The other 28") == 2
-    assert "Shown are 12 of 40 columns." in many  # nothing is known of what is rare
+    assert "Shown are 12 of 40 columns." in many  # without the 1 % and 99 % quantiles no value is rare
     assert "Bold values" not in many
     usual = drawn(40, [0.01, 0.5, 0.99])
-    assert "Bold values are among the lowest or the highest hundredth" in usual
-    assert "Shown are 12 of 40 columns with the most of those." in usual
+    assert "Bold values are among the lowest or highest 1 %" in usual
+    assert "Shown are 12 of 40 columns, those with the most bold values." in usual
 
 
 def test_a_column_has_the_same_decimals(fitted: RunFolder) -> None:
@@ -244,11 +246,11 @@ def test_a_column_has_the_same_decimals(fitted: RunFolder) -> None:
     rows = [{"row": i, "log_prob": -20.0 - i, "values": value} for i, value in enumerate(values)]
     evaluation = {**record.evaluation, "extreme_rows": {"worst": rows, "best": []}}
     text = check(run_page(type(record)(**{**vars(record), "evaluation": evaluation}))).text
-    for said in ("3.00", "0.25", "\u221210.50", "12.346", "1.000", "0.001", "\u221222.00"):
-        assert re.search(rf"\s{re.escape(said)}\s", text), said
+    for phrase in ("3.00", "0.25", "\u221210.50", "12.346", "1.000", "0.001", "\u221222.00"):
+        assert re.search(rf"\s{re.escape(phrase)}\s", text), phrase
 
 
-def test_short_curves_are_not_called_means(tmp_path: Path) -> None:
+def test_short_curves_are_not_smoothed(tmp_path: Path) -> None:
     run = make(tmp_path / "run", STATES["stopped"])
     for count, name in ((20, "training"), (200, "training, rolling mean")):
         rows = [{"step": i, "seconds": i / 10, "kind": "train", "train/nll": 5.0 / (i + 1)} for i in range(count)]
@@ -256,10 +258,10 @@ def test_short_curves_are_not_called_means(tmp_path: Path) -> None:
         run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
         text = str(training(read_run(run)))
         assert f">{name}</li>" in text
-        assert ("Faint: the training batches" in text) == (count == 200)
+        assert ("Faint: single training batches" in text) == (count == 200)
 
 
-def test_no_partial_file_is_left_and_what_is_not_ours_is_kept(fitted: RunFolder, tmp_path: Path) -> None:
+def test_no_partial_file_is_left_and_other_files_are_kept(fitted: RunFolder, tmp_path: Path) -> None:
     ours, mine = tmp_path / "ours.html", tmp_path / "mine.html"
     write_report(fitted, ours)
     write_report(fitted, ours)
@@ -291,12 +293,12 @@ def test_pages_do_not_wait_for_torch() -> None:
 
 
 STATES: dict[str, dict[str, Any]] = {
-    "running": {"status": "running", "said": "The fit is running", "claimed": True, "rows": 3},
-    "starting": {"status": "running", "said": "has no likelihoods", "claimed": True, "rows": 0},
-    "killed": {"status": "running", "said": "is gone without having finished", "rows": 3},
-    "stopped": {"status": "stopped", "said": "was stopped by a signal", "rows": 3},
-    "failed": {"status": "failed", "said": "The fit failed", "rows": 1},
-    "diverged": {"status": "diverged", "said": "The fit diverged", "rows": 2},
+    "running": {"status": "running", "phrase": "The fit is running", "claimed": True, "rows": 3},
+    "starting": {"status": "running", "phrase": "has no likelihoods", "claimed": True, "rows": 0},
+    "killed": {"status": "running", "phrase": "ended before the fit was finished", "rows": 3},
+    "stopped": {"status": "stopped", "phrase": "was stopped by a signal", "rows": 3},
+    "failed": {"status": "failed", "phrase": "The fit failed", "rows": 1},
+    "diverged": {"status": "diverged", "phrase": "The fit diverged", "rows": 2},
 }
 
 
@@ -319,7 +321,7 @@ def make(path: Path, state: dict[str, Any]) -> RunFolder:
 def test_every_state_has_a_page(name: str, tmp_path: Path) -> None:
     run = make(tmp_path / "run", STATES[name])
     page = check(write_report(run).read_text(encoding="utf-8"))
-    assert STATES[name]["said"] in page.text
+    assert STATES[name]["phrase"] in page.text
     assert "The loss is <not> finite" in page.text
     assert "Left out" not in page.text
     assert ("polyline" in {tag for tag, _ in page.elements}) == (STATES[name]["rows"] >= 2)
@@ -357,9 +359,7 @@ def test_missing_and_damaged_files(fitted: RunFolder, tmp_path: Path, name: str,
         ),
     ],
 )
-def test_numbers_and_text_that_nobody_writes(
-    fitted: RunFolder, tmp_path: Path, name: str, content: dict[str, Any]
-) -> None:
+def test_absurd_numbers_and_text(fitted: RunFolder, tmp_path: Path, name: str, content: dict[str, Any]) -> None:
     run = copied(fitted, tmp_path / "run")
     (run.path / name).write_text(json.dumps(content) + "\n")
     check(write_report(run).read_text(encoding="utf-8"))
@@ -374,8 +374,8 @@ def test_numbers_and_text_that_nobody_writes(
 def test_baselines_beside_the_curves_are_those_of_the_validation_rows(fitted: RunFolder, tmp_path: Path) -> None:
     run = copied(fitted, tmp_path / "run")
     evaluation = json.loads((run.path / "evaluation.json").read_text())
-    for place, baseline in enumerate(evaluation["baselines"]):
-        baseline["validation_nll"], baseline["nll"]["nll"] = 4.25 + place / 100, 5.75 + place / 100
+    for i, baseline in enumerate(evaluation["baselines"]):
+        baseline["validation_nll"], baseline["nll"]["nll"] = 4.25 + i / 100, 5.75 + i / 100
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     rows = [row for row in rows if row["kind"] != "reference"]
 
@@ -407,25 +407,25 @@ def test_an_evaluation_of_an_earlier_model(fitted: RunFolder, tmp_path: Path) ->
     gains = [fixed(gain["nats"], decimals, gain["se"], signed=True) for gain in evaluation["gains"].values()]
     run.write_json("evaluation.json", evaluation | {"steps": results["steps"]})
     now = check(write_report(run).read_text(encoding="utf-8")).text
-    assert "before the fit went on" not in now
+    assert "before the fit continued" not in now
     assert gains[0] in now
     new = {"train_nll": 1.2345, "val_nll": 1.3456, "test_nll": 1.4567, "test_nll_se": 0.0123}
     run.write_json("results.json", results | new | {"steps": 5000})
     page = check(write_report(run).read_text(encoding="utf-8"))
-    said = f"of the model at step {results['steps']}, before the fit went on to step 5,000"
-    assert page.text.count(said) == 3  # pictures, calibration and rows
+    phrase = f"of the model at step {results['steps']}, before the fit continued to step 5,000"
+    assert page.text.count(phrase) == 3  # pictures, calibration and rows
     for value in ("1.234", "1.346", "1.457 ± 0.012", "Gaussian", "PIT histograms"):
         assert value in page.text
     old = [measured(evaluation[part]["nll"], evaluation[part]["se"]) for part in ("train", "test")]
-    for text in (*gains, *old, "Gain over", "of a classifier; 0.5", "Inversion"):
+    for text in (*gains, *old, "Gain over", "of a classifier that", "Inversion"):
         assert text not in page.text
     run.results.unlink()
     with open(run.metrics, "a") as file:
         file.write(json.dumps({"step": 4000, "seconds": 9.0, "kind": "train", "train/nll": 2.0}) + "\n")
-    assert "went on to step 4,000" in check(write_report(run).read_text(encoding="utf-8")).text
+    assert "continued to step 4,000" in check(write_report(run).read_text(encoding="utf-8")).text
 
 
-def test_what_is_drawn_elsewhere_are_pictures(fitted: RunFolder) -> None:
+def test_pictures_with_a_chart_on_the_page_exist(fitted: RunFolder) -> None:
     assert {f"{name}.png" for name in DRAWN_ELSEWHERE} <= {path.name for path in fitted.pictures.iterdir()}
 
 
@@ -437,7 +437,7 @@ def test_damaged_sections_are_left_out_with_a_sentence(fitted: RunFolder) -> Non
     assert "Test NLL, best first" in page.text
 
 
-def test_what_there_is_no_evaluation_of(tmp_path: Path) -> None:
+def test_runs_without_evaluation(tmp_path: Path) -> None:
     run = make(tmp_path / "run", STATES["stopped"])
     run.write_json("results.json", {"flow": "maf", "test_nll": 1.5, "test_nll_se": 0.1, "steps": 20, "seconds": 2.0})
     page = check(write_report(run).read_text(encoding="utf-8"))
@@ -492,7 +492,7 @@ def test_long_records_are_thinned_and_keep_their_validation_and_their_end(tmp_pa
     record = read_run(run)
     assert len(record.curve("val/nll")[0]) == len(rows[100::100])
     assert TRAINING_ROWS / 2 < len(record.curve("train/nll")[0]) <= 1.1 * TRAINING_ROWS
-    assert record.every == 2
+    assert record.stride == 2
     assert record.step == rows[-1]["step"]
     assert record.problems == [f"metrics.jsonl: 1 of {len(rows) + 1} lines hold no JSON object"]
     assert "One in 2 of the recorded batches" in check(run_page(record)).text
@@ -511,7 +511,7 @@ def test_a_fit_that_is_running_shows_its_last_picture(fitted: RunFolder, tmp_pat
     run.release()
 
 
-def test_only_html_stays_html() -> None:
+def test_plain_text_is_escaped() -> None:
     assert tag("p", "<b>", Html("<b></b>"), title='"<&') == '<p title="&quot;&lt;&amp;">&lt;b&gt;<b></b></p>'
     text = document("</title><script>x</script>", tag("h1", "</script>"), generator="g")
     assert Page(text).of("script") == [{}]

@@ -1,4 +1,4 @@
-"""Comparing runs: paired differences on the same rows, and nothing else is compared."""
+"""Comparing runs by paired differences on the same rows; runs on different rows are refused."""
 
 import json
 import math
@@ -38,7 +38,7 @@ def make(
     cells: list[float] | None = None,
     **config: Any,
 ) -> RunFolder:
-    """A run with these scores."""
+    """Make a run with these scores."""
     run = RunFolder.create(path)
     run.write_config(load_config(dataset, overrides=[f"{key.replace('__', '.')}={v}" for key, v in config.items()]))
     named = [{"name": name} for name in columns]
@@ -59,7 +59,7 @@ def make(
 
 
 def scores(seed: int, shift: float = 0.0) -> Array:
-    """Log-densities that agree on which rows are hard."""
+    """Return log-densities that are strongly correlated between seeds."""
     hard: Array = -np.square(ROWS).sum(axis=1)
     return hard + 0.1 * np.random.default_rng(seed).standard_normal(len(ROWS)) - shift
 
@@ -73,8 +73,8 @@ def test_differences_are_paired(tmp_path: Path) -> None:
             gap = comparison.difference(i, j)
             assert (gap.nats, gap.se) == pytest.approx(paired_difference(given[j], given[i]), rel=1e-12)
     near, far = comparison.difference(0, 1), comparison.difference(2, 1)
-    assert near.se < comparison.contenders[0].test_nll_se / 5  # what pairing is for
-    assert near.clear
+    assert near.se < comparison.runs[0].test_nll_se / 5  # the gain of pairing
+    assert near.is_clear
     assert far.standard_errors is not None
     assert far.standard_errors > 50
     assert comparison.verdict().startswith(f"b is best, ahead of a by {measured(near.nats, near.se)} nats")
@@ -82,10 +82,10 @@ def test_differences_are_paired(tmp_path: Path) -> None:
     assert comparison.to_dict()["best"] == "b"
 
 
-def test_a_small_difference_is_no_victory(tmp_path: Path) -> None:
+def test_a_small_difference_is_not_clear(tmp_path: Path) -> None:
     comparison = compare_runs([make(tmp_path / "a", scores(1)), make(tmp_path / "b", scores(2))])
     assert comparison.verdict().startswith("No clear winner: ")
-    assert not comparison.difference(0, 1).clear
+    assert not comparison.difference(0, 1).is_clear
     page = comparison_page(comparison)
     assert ">lowest, not clearly<" in page
     assert ">best</span>" not in page
@@ -100,8 +100,8 @@ def test_equal_runs_have_no_winner(tmp_path: Path) -> None:
     assert [row[-1] for row in alike.table()[1:]] == ["no difference"] * 2
     assert alike.to_dict()["best"] is None
     text = comparison_page(alike)
-    for said in (">best<", "standard error)", 'class="strong"', 'class="better"', "has the lowest"):
-        assert said not in text
+    for absent in (">best<", "standard error)", 'class="strong"', 'class="better"', "has the lowest"):
+        assert absent not in text
     assert text.count(">no difference<") >= 4
     assert "a and b give every row the same density" in text
     three = compare_runs([a, c, b])
@@ -116,7 +116,7 @@ def test_differences_without_a_standard_error(tmp_path: Path) -> None:
     assert compare_runs(one).verdict() == "a has the lowest test NLL; the difference has no standard error"
     two = [make(tmp_path / name, np.array([v, v]), rows=ROWS[:2]) for name, v in [("c", -1.0), ("d", -2.0)]]
     assert compare_runs(two).verdict() == "c is best, ahead of d by 1.000 nats, the same on every row"
-    assert compare_runs(two).difference(1, 0).clear
+    assert compare_runs(two).difference(1, 0).is_clear
     impossible = scores(1)
     impossible[3] = -math.inf
     lost, other, found = (
@@ -147,7 +147,7 @@ def test_rows_without_density(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"dataset": "iris", "rows": ROWS + 1}, "data set wine against iris"),
         ({"columns": ("a", "c")}, r"columns \(b, c in one of them only\)"),
@@ -155,18 +155,18 @@ def test_rows_without_density(tmp_path: Path) -> None:
         ({"rows": ROWS[:400]}, "number of test rows 500 against 400"),
         ({"rows": ROWS + 1, "seed": 3}, r"seed of the split 0 against 3 \(data.seed=N fits both on one split\)"),
         ({"rows": ROWS + 1, "data__dequantize": "off"}, "data.dequantize=auto against data.dequantize=off"),
-        ({"rows": ROWS + 1, "cells": [1.0, 0.0]}, "the cells that the values of some columns stand for"),
+        ({"rows": ROWS + 1, "cells": [1.0, 0.0]}, "the bin widths of some columns"),
         ({"rows": ROWS + 1}, "their values"),
     ],
 )
-def test_other_test_rows_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_runs_on_different_test_rows_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     first = make(tmp_path / "a", scores(1))
     other = make(tmp_path / "b", scores(2)[: len(change.get("rows", ROWS))], **change)
-    with pytest.raises(RunUsageError, match=rf"a and .*b were scored on different test rows: {said}$"):
+    with pytest.raises(RunUsageError, match=rf"a and .*b were scored on different test rows: {message}$"):
         compare_runs([first, other])
 
 
-def test_same_seed_of_the_split_is_no_difference(tmp_path: Path) -> None:
+def test_the_same_split_is_not_listed_as_a_difference(tmp_path: Path) -> None:
     runs = [
         make(tmp_path / "a", scores(1), seed=1, data__seed=7),
         make(tmp_path / "b", scores(2), seed=2, data__seed=7),
@@ -198,12 +198,12 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
         compare_runs([first, nothing])
 
 
-def test_labels_tell_runs_apart(tmp_path: Path) -> None:
+def test_labels_are_short_and_unique(tmp_path: Path) -> None:
     paths = ["x/one/fit", "x/two/fit", "x/other", "y/one/fit"]
     assert labels([RunFolder(tmp_path / path) for path in paths]) == ["x/one/fit", "two/fit", "other", "y/one/fit"]
 
 
-def test_the_page(tmp_path: Path) -> None:
+def test_the_page_shows_differences_and_is_escaped(tmp_path: Path) -> None:
     runs = [make(tmp_path / name, scores(i, i / 10), flow__layers=i + 1) for i, name in enumerate(["<b>&", "c", "d"])]
     comparison = compare_runs(runs)
     text = comparison_page(comparison)
@@ -215,16 +215,16 @@ def test_the_page(tmp_path: Path) -> None:
     assert '<th scope="row">flow.layers</th><td>1</td><td>2</td><td>3</td>' in text
     assert "flow.hidden" not in text
     assert text.count("<polyline") == 6  # three runs, against seconds and against steps
-    assert "<polygon" not in text  # three bands could not be told apart
+    assert "<polygon" not in text  # no bands with more than two runs
     two = comparison_page(compare_runs(runs[:2]))
     assert two.count("<polygon") == 4
-    assert two.count("Bands are one standard error to either side.") == 2
-    assert ">data set<" not in text  # it is the same, and is the heading of the page
-    most = int(np.abs(comparison.contenders[0].log_probs - comparison.contenders[1].log_probs).argmax())
-    assert f'<th scope="row" class="number">{NUMBERS[most]:,}</th>' in text
+    assert two.count("Bands show ± one standard error.") == 2
+    assert ">data set<" not in text  # the same for all runs: in the heading of the page
+    largest = int(np.abs(comparison.runs[0].log_probs - comparison.runs[1].log_probs).argmax())
+    assert f'<th scope="row" class="number">{NUMBERS[largest]:,}</th>' in text
 
 
-def test_many_runs_are_compared_with_the_best(tmp_path: Path) -> None:
+def test_many_runs_are_only_compared_with_the_best(tmp_path: Path) -> None:
     comparison = compare_runs([make(tmp_path / f"r{i}", scores(i, (i - 4) ** 2 / 10)) for i in range(MATRIX + 2)])
     text = comparison_page(comparison)
     assert comparison.best == 4
@@ -237,7 +237,7 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name="pushforward")
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_writes_table_page_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "runs" / "a", scores(1, 0.5))
     make(tmp_path / "runs" / "b", scores(2))
@@ -256,7 +256,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert invoke("compare", "a", "nothing").exit_code == 2
 
 
-def test_the_table_is_there_without_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_printed_without_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, seed in (("a", 1), ("b", 2)):
         make(tmp_path / "runs" / name, scores(seed))
@@ -286,12 +286,12 @@ def test_only_an_earlier_comparison_is_replaced(tmp_path: Path) -> None:
     assert mine.read_text() == "mine"
 
 
-def test_fits_leave_what_is_compared(tmp_path: Path) -> None:
+def test_fits_can_be_compared(tmp_path: Path) -> None:
     small = ["train.steps=5", "flow=maf", "flow.hidden=8", "flow.layers=1", "train.evaluate=false"]
     runs = [
         fit(load_config("wine", overrides=[*small, *more], wandb="off"), out=tmp_path / name, quiet=True).run
         for name, more in [("a", ["seed=1", "data.seed=0"]), ("b", ["seed=2", "data.seed=0"])]
     ]
     comparison = compare_runs(runs)
-    for one in comparison.contenders:
+    for one in comparison.runs:
         assert one.test_nll == pytest.approx(json.loads(one.record.run.results.read_text())["test_nll"])

@@ -1,4 +1,4 @@
-"""Run folders: made, refused, opened, listed, and what happens when the process dies."""
+"""Run folders: creating, opening, listing and selecting them, and killed processes."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def make(root: Path, name: str, **facts: object) -> RunFolder:
     return run
 
 
-def test_named_after_label_and_time(root: Path) -> None:
+def test_a_run_is_named_after_label_and_time(root: Path) -> None:
     first = RunFolder.create(None, "my data.csv-maf", root)
     second = RunFolder.create(None, "my data.csv-maf", root)
     assert first.path != second.path
@@ -41,7 +41,7 @@ def test_named_after_label_and_time(root: Path) -> None:
     assert first.status == "running"
 
 
-def test_out_is_exactly_that_folder_and_never_overwritten(tmp_path: Path) -> None:
+def test_out_is_the_run_folder_and_is_never_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     assert RunFolder.create(out).path == out
     with pytest.raises(RunError) as caught:
@@ -52,7 +52,7 @@ def test_out_is_exactly_that_folder_and_never_overwritten(tmp_path: Path) -> Non
     assert RunFolder.create(empty).path == empty
 
 
-def test_out_that_is_a_file_or_below_one(tmp_path: Path) -> None:
+def test_out_at_or_below_a_file_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
     for out in (file, file / "run"):
@@ -62,8 +62,8 @@ def test_out_that_is_a_file_or_below_one(tmp_path: Path) -> None:
     assert file.read_text() == "mine"
 
 
-def test_out_that_can_not_be_written(tmp_path: Path) -> None:
-    if os.geteuid() == 0:  # permissions do not bind root; the kernel's own folder does
+def test_out_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    if os.geteuid() == 0:  # root may write everywhere except in /proc
         out, reason = Path("/proc/pushforward-run"), "no such file or directory"
     else:
         locked = tmp_path / "locked"
@@ -74,13 +74,13 @@ def test_out_that_can_not_be_written(tmp_path: Path) -> None:
     assert str(caught.value) == f"{out}: cannot make the run folder: {reason}"
 
 
-def test_json_is_whole_or_old(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_files_are_replaced_atomically(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(root, "a")
     value = {"nll": math.nan, "more": [math.inf, np.float32(0.5), np.arange(2)], "path": Path("x"), 3: (1, None, True)}
     run.write_json("results.json", {"old": 1})
     with open(run.results) as reader:
         run.write_json("results.json", value)
-        assert json.load(reader) == {"old": 1}, "who reads meanwhile gets the old file, whole"
+        assert json.load(reader) == {"old": 1}, "a reader that opened the old file reads all of it"
     expected = {"nll": None, "more": [None, 0.5, [0, 1]], "path": "x", "3": [1, None, True]}
     assert json.loads(run.results.read_text()) == expected
 
@@ -95,7 +95,7 @@ def test_json_is_whole_or_old(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not [path for path in run.path.iterdir() if path.name.startswith(".results")]
 
 
-def test_environment_says_enough_and_not_who(root: Path) -> None:
+def test_environment_has_versions_and_no_names(root: Path) -> None:
     run = make(root, "a")
     run.write_environment(seed=3, device="cpu")
     facts = json.loads(run.environment.read_text())
@@ -105,14 +105,14 @@ def test_environment_says_enough_and_not_who(root: Path) -> None:
     assert os.uname().nodename not in json.dumps({key: facts[key] for key in facts if key != "argv"})
 
 
-def test_open_by_path_or_name(root: Path) -> None:
+def test_a_run_is_opened_by_path_or_name(root: Path) -> None:
     run = make(root, "power-maf")
     assert RunFolder.open(run.path).path == run.path
     assert RunFolder.open(Path("power-maf"), root=root).path == run.path
     assert load_config(None, [RunFolder.open(run.path).config]) == load_config("moons")
 
 
-def test_open_what_is_no_run(root: Path, tmp_path: Path) -> None:
+def test_opening_another_folder_lists_runs(root: Path, tmp_path: Path) -> None:
     wrong = root / "power-mfa"
     with pytest.raises(RunError) as caught:
         RunFolder.open(wrong, root=root)
@@ -127,7 +127,7 @@ def test_open_what_is_no_run(root: Path, tmp_path: Path) -> None:
         RunFolder.open(tmp_path / "elsewhere" / "power-mfa", root=root)
 
 
-def test_list_runs(root: Path) -> None:
+def test_runs_are_listed_with_their_status(root: Path) -> None:
     assert list_runs(root) == []
     make(root, "one").set_status("finished", steps=10, val_nll=1.5)
     two = make(root, "two")
@@ -157,7 +157,7 @@ def test_list_runs(root: Path) -> None:
 
 @pytest.fixture
 def many(root: Path) -> Path:
-    """Runs beside each other, and the trials of a sweep, the best of which has a link."""
+    """Several runs, and the trials of a sweep with a link to the best one."""
     for number, (flow, layers, nll) in enumerate([("maf", 5, 1.5), ("nsf-ar", 5, 1.25), ("nsf-c", 3, None)]):
         run = RunFolder.create(root / flow)
         rate = [f"train.learning_rate={nll}"] if nll else []
@@ -209,19 +209,19 @@ ALL = ["maf", "nsf-ar", "nsf-c", "sweep-1/trials/0000", "sweep-1/trials/0001"]
         ("--sort kl_to_truth --limit 1", ["nsf-ar"]),
     ],
 )
-def test_which_runs(arguments: str, expected: list[str], many: Path) -> None:
+def test_runs_are_filtered_and_sorted(arguments: str, expected: list[str], many: Path) -> None:
     assert listed(many, *arguments.split()) == expected
 
 
-def test_a_sweep_is_listed_by_its_own_folder(many: Path) -> None:
-    assert listed(many / "sweep-1") == ["trials/0000", "trials/0001"], "the link to the best is no other run"
+def test_a_link_to_a_listed_run_is_not_another_run(many: Path) -> None:
+    assert listed(many / "sweep-1") == ["trials/0000", "trials/0001"], "the link to the best trial is not listed"
     (many / "sweep-1" / "trials").rename(many / "elsewhere")
     (many / "sweep-1" / "best").unlink()
     (many / "sweep-1" / "linked").symlink_to(many / "elsewhere" / "0000")
     assert listed(many / "sweep-1") == ["linked"]
 
 
-def test_json_says_all_and_the_table_what_was_asked_for(many: Path) -> None:
+def test_json_has_all_values_and_the_table_the_requested_ones(many: Path) -> None:
     arguments = ["runs", "--root", str(many), "--flow", "nsf-ar"]
     (run,) = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)["runs"]
     assert run["path"] == str(many / "nsf-ar")
@@ -235,7 +235,7 @@ def test_json_says_all_and_the_table_what_was_asked_for(many: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ["--sort", "tst_nll"],
@@ -246,24 +246,24 @@ def test_json_says_all_and_the_table_what_was_asked_for(many: Path) -> None:
         (["--where", "steps<many"], "--where: expected a number after steps<; got 'many'"),
     ],
 )
-def test_what_can_not_be_asked(arguments: list[str], said: str, many: Path) -> None:
+def test_wrong_conditions_are_one_line(arguments: list[str], message: str, many: Path) -> None:
     done = CliRunner().invoke(main, ["runs", "--root", str(many), *arguments], prog_name="pushforward")
     assert done.exit_code == 2
-    assert done.stderr.startswith(f"pushforward runs: {said}")
+    assert done.stderr.startswith(f"pushforward runs: {message}")
     assert done.stderr.count("\n") == 1
 
 
-def test_none_fit(many: Path) -> None:
+def test_no_match_is_a_message(many: Path) -> None:
     done = CliRunner().invoke(main, ["runs", "--root", str(many), "--dataset", "none"])
     assert (done.stdout, done.stderr) == ("", f"no runs below {many} match\n")
 
 
-def test_unknown_status(root: Path) -> None:
+def test_an_unknown_status_is_an_error(root: Path) -> None:
     with pytest.raises(ValueError, match=r"expected running, finished, stopped, failed, diverged; got 'done'"):
         make(root, "a").set_status("done")  # type: ignore[arg-type]
 
 
-def test_killed_run_is_seen_and_can_be_claimed(root: Path) -> None:
+def test_a_killed_run_is_recognised_and_can_be_claimed(root: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom pushforward.runs.folder import RunFolder\n"
         "run = RunFolder.create(Path(sys.argv[1]))\nprint('ready', flush=True)\ntime.sleep(60)\n"

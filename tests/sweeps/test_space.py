@@ -1,4 +1,4 @@
-"""The file of a sweep: what it means is what it means to Weights & Biases, and the rest is refused with its line."""
+"""Sweep files: they mean what they mean to Weights & Biases; anything else is refused with its line."""
 
 import math
 from pathlib import Path
@@ -52,7 +52,7 @@ def refused(text: str) -> str:
         ("{distribution: uniform, min: 1, max: 3}", "uniform"),
     ],
 )
-def test_the_distribution_that_is_meant_where_none_is_named(text: str, distribution: str) -> None:
+def test_the_distribution_is_inferred_if_none_is_named(text: str, distribution: str) -> None:
     assert parameter(text).distribution == distribution
 
 
@@ -77,8 +77,7 @@ def test_values_follow_the_formulas_of_wandb(text: str, raw: float, value: float
     assert parameter(text).value(parameter(text).raw(value)) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("method", ["random", "bayes"])
-def test_what_optuna_draws_lies_in_the_distribution(method: str) -> None:
+def test_values_sampled_by_optuna_follow_the_distribution() -> None:
     found = space(
         "flow.layers: {min: 2, max: 5}",
         "flow.hidden: {distribution: q_log_uniform_values, min: 16, max: 64, q: 16}",
@@ -88,20 +87,20 @@ def test_what_optuna_draws_lies_in_the_distribution(method: str) -> None:
     )
     sampler = optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(sampler=sampler)
-    drawn: dict[str, list[Any]] = {p.key: [] for p in found.searched}
+    values: dict[str, list[Any]] = {p.key: [] for p in found.searched}
     for _ in range(60):
         trial = study.ask()
         for p in found.searched:
-            drawn[p.key].append(p.value(p.suggest(trial)))
-    assert set(drawn["flow.layers"]) == {2, 3, 4, 5}
-    assert set(drawn["flow.hidden"]) == {16, 32, 48, 64}
-    assert all(type(v) is int for v in drawn["flow.hidden"])
-    assert set(drawn["flow.name"]) == {"maf", "nsf-c"}
-    rates = sorted(drawn["train.learning_rate"])
+            values[p.key].append(p.value(p.suggest(trial)))
+    assert set(values["flow.layers"]) == {2, 3, 4, 5}
+    assert set(values["flow.hidden"]) == {16, 32, 48, 64}
+    assert all(type(v) is int for v in values["flow.hidden"])
+    assert set(values["flow.name"]) == {"maf", "nsf-c"}
+    rates = sorted(values["train.learning_rate"])
     assert 1e-4 <= rates[0] < rates[30] < 3e-3 < rates[-1] <= 1e-2
 
 
-def test_a_grid_counts_as_wandb_counts() -> None:
+def test_a_grid_has_the_same_values_as_in_wandb() -> None:
     assert parameter("{min: 2, max: 4}").grid() == (2, 3, 4)
     assert parameter("{distribution: q_uniform, min: 0.1, max: 0.3, q: 0.1}").grid() == (0.1, 0.2, 0.3)
     assert parameter("{distribution: q_uniform, min: 1, max: 6, q: 2}").grid() == (1, 3, 5)
@@ -146,7 +145,7 @@ def test_a_grid_counts_as_wandb_counts() -> None:
         ("flow.layers: {value: }", "flow.layers: expected a value; got nothing"),
     ],
 )
-def test_a_parameter_is_refused_with_its_line(line: str, message: str) -> None:
+def test_a_wrong_parameter_is_refused_with_its_line(line: str, message: str) -> None:
     text = refused(f"{HEAD}  flow.bins: {{min: 4, max: 8}}\n  {line}\n")
     assert text.startswith("sweep.yaml line 6: ")
     assert message in text
@@ -178,11 +177,11 @@ def test_a_parameter_is_refused_with_its_line(line: str, message: str) -> None:
         ("command: [", "not valid YAML"),
     ],
 )
-def test_the_rest_is_refused_with_its_line(rest: str, message: str) -> None:
+def test_other_wrong_keys_are_refused_with_their_line(rest: str, message: str) -> None:
     assert message in refused(f"{HEAD}  flow.bins: {{min: 4, max: 8}}\n{rest}\n")
 
 
-def test_a_sweep_without_a_search_and_without_a_method_is_refused(tmp_path: Path) -> None:
+def test_a_sweep_without_searched_parameters_or_method_is_refused(tmp_path: Path) -> None:
     assert "there is nothing to search" in refused(HEAD)
     assert "method: expected bayes, random, grid; got nothing" in refused(HEAD.replace("method: bayes\n", ""))
     assert "expected pushforward; got 'train.py'" in refused(HEAD.replace("program: pushforward", "program: train.py"))
@@ -190,7 +189,7 @@ def test_a_sweep_without_a_search_and_without_a_method_is_refused(tmp_path: Path
         read_space(tmp_path / "none.yaml")
 
 
-def test_what_the_command_types_is_a_constant() -> None:
+def test_arguments_of_the_command_are_constants() -> None:
     text = HEAD.replace("  data.source: {value: moons}\n", "  flow.bins: {min: 4, max: 8}\n")
     command = 'command: ["${env}", pushforward, fit, power.parquet, flow=maf, train.seconds=3, "${args_no_hyphens}"]'
     found = parse_space(f"{text}{command}\nproject: mine\n", "sweep.yaml")
@@ -203,13 +202,13 @@ def test_what_the_command_types_is_a_constant() -> None:
     assert found.check().train.seconds == 3.0
 
 
-def test_seeds_may_be_searched_where_the_split_stays() -> None:
+def test_the_seed_may_be_searched_if_the_split_is_fixed() -> None:
     found = space("seed: {values: [0, 1]}", "data.seed: {value: 5}")
     assert found.check().data_seed == 5
 
 
 @pytest.mark.parametrize(("rows", "is_toy"), [(100, False), (599, False), (600, False), (6_000, False), (500, True)])
-def test_the_space_that_ships_holds_the_defaults(rows: int, is_toy: bool) -> None:
+def test_the_default_space_contains_the_defaults(rows: int, is_toy: bool) -> None:
     found = parse_space(default_space(rows, is_toy=is_toy), "default").fixed(typed_constants(["data=moons"]))
     found.check()
     config = resolve(Config(data="moons"), rows=rows, features=8, is_toy=is_toy)  # type: ignore[arg-type]
@@ -219,7 +218,7 @@ def test_the_space_that_ships_holds_the_defaults(rows: int, is_toy: bool) -> Non
     assert found.hyperband.bands == (10, 30)
 
 
-def test_a_printed_space_is_the_space_and_keeps_its_comments() -> None:
+def test_a_printed_space_reads_back_and_keeps_its_comments() -> None:
     shipped = default_space(100, is_toy=False)
     constants = typed_constants(["data=a, 'b': c.csv", "flow=maf", "train.steps=1e3"], seed=3)
     text = with_constants(shipped, constants)
@@ -230,42 +229,42 @@ def test_a_printed_space_is_the_space_and_keeps_its_comments() -> None:
     assert "flow.name" not in [p.key for p in found.searched]
     assert "# no baselines" in text
     assert parse_space(found.to_yaml(), "resolved") == found
-    # What wandb reads is what was meant.
+    # wandb reads the same value.
     assert yaml.safe_load(text)["parameters"]["train.steps"] == {"value": 1000}
 
 
-def test_bands_are_those_of_wandb() -> None:
+def test_pruning_bands_are_those_of_wandb() -> None:
     assert Hyperband.create(min_iter=3, eta=3, most=ITERATIONS).bands == (3, 9, 27)
     assert Hyperband.create(min_iter=4, eta=1.5, most=12).bands == (4, 6, 9)
     assert Hyperband.create(max_iter=27, s=2, eta=3, most=ITERATIONS).bands == (3, 9)
     assert Hyperband.create(max_iter=27, s=2, min_iter=1, eta=3, most=ITERATIONS).bands == (3, 9)
 
 
-def test_the_rule_that_is_not_strict_may_be_named() -> None:
+def test_strict_false_may_be_written_in_the_file() -> None:
     rest = "early_terminate: {type: hyperband, min_iter: 4, strict: false}\n"
     found = space("flow.bins: {min: 4, max: 8}", rest=rest)
     assert found == space("flow.bins: {min: 4, max: 8}", rest=rest.replace(", strict: false", ""))
     assert parse_space(found.to_yaml(), "resolved") == found
 
 
-def test_a_trial_ends_unless_it_is_among_the_best_at_its_band() -> None:
+def test_a_trial_is_pruned_unless_it_is_among_the_best_at_its_band() -> None:
     hyperband = Hyperband.create(min_iter=10, eta=2, most=ITERATIONS)
 
-    def hopeless(own: list[tuple[int, float]], *others: list[tuple[int, float]]) -> bool:
-        return hyperband.is_hopeless(0, {0: own, **dict(enumerate(others, start=1))})
+    def pruned(own: list[tuple[int, float]], *others: list[tuple[int, float]]) -> bool:
+        return hyperband.should_prune(0, {0: own, **dict(enumerate(others, start=1))})
 
     good, bad = [(5, 9.0), (10, 1.0), (20, 0.5)], [(5, 0.0), (10, 2.0)]
-    assert not hopeless([])
-    assert not hopeless([(9, 99.0)], good), "before the first band nobody is judged"
-    assert not hopeless([(10, 99.0)]), "the first of all is the best"
-    assert hopeless(bad, good, good, good)
-    assert not hopeless(good, bad, bad, bad)
-    assert hopeless([(12, 2.0)], good, good), "the band counts from the first report after it"
-    assert not hopeless([*bad, (20, 0.4)], good, good, good), "the last band decides"
-    assert hopeless([(10, math.nan)], good, good)
+    assert not pruned([])
+    assert not pruned([(9, 99.0)], good), "no trial is pruned before the first band"
+    assert not pruned([(10, 99.0)]), "the first of all is the best"
+    assert pruned(bad, good, good, good)
+    assert not pruned(good, bad, bad, bad)
+    assert pruned([(12, 2.0)], good, good), "the band counts from the first report after it"
+    assert not pruned([*bad, (20, 0.4)], good, good, good), "the last band decides"
+    assert pruned([(10, math.nan)], good, good)
     # One in eta passes, and one more: W&B takes the value at rank n/eta as the threshold.
     three = [[(10, float(v))] for v in (1, 2, 3)]
-    assert [hopeless([(10, v)], *three) for v in (0.5, 1.5, 2.5, 3.5)] == [False, False, False, True]
+    assert [pruned([(10, v)], *three) for v in (0.5, 1.5, 2.5, 3.5)] == [False, False, False, True]
 
 
 def test_iterations_are_the_validations_of_a_fit() -> None:

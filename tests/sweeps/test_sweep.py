@@ -1,4 +1,4 @@
-"""Sweeps: real fits in real processes, interrupted by real signals, and the same file with the real wandb client."""
+"""Sweeps: real fits in real processes, interrupted by real signals; the same file with the real wandb client."""
 
 import json
 import os
@@ -99,12 +99,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 
 def worker_of(process: "subprocess.Popen[str]") -> int:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    found = [int(pid) for pid in children if "sweep_worker" in Path(f"/proc/{pid}/cmdline").read_text()]
+    found = [int(pid) for pid in children if "sweeps.worker" in Path(f"/proc/{pid}/cmdline").read_text()]
     assert len(found) == 1
     return found[0]
 
 
-def test_a_sweep_is_a_folder_of_runs_and_its_best_is_no_worse_than_the_defaults(tmp_path: Path) -> None:
+def test_a_sweep_leaves_a_folder_of_runs_with_a_best_no_worse_than_the_defaults(tmp_path: Path) -> None:
     folder = tmp_path / "found"
     keys = ("train.steps=20", *SMALL[:4], "wandb=off")
     done = invoke("moons", *keys, "--trials", "3", "--workers", "2", "--seed", "3", "--out", folder, "--json")
@@ -118,7 +118,7 @@ def test_a_sweep_is_a_folder_of_runs_and_its_best_is_no_worse_than_the_defaults(
     finished = [trial for trial in trials if trial["status"] == "finished"]
     assert found["best"]["number"] == min(finished, key=lambda t: t["val_nll"])["number"]
     assert found["best"]["val_nll"] <= found["default_val_nll"]
-    # Each is an ordinary run with its parameters, and the number that was compared is its validation NLL.
+    # Each trial is an ordinary run with its parameters, compared by its validation NLL.
     assert {run.status for run in list_runs(folder / "trials")} == {"finished"}
     for trial in trials:
         run = RunFolder.open(folder / "trials" / str(trial["number"]))
@@ -130,7 +130,7 @@ def test_a_sweep_is_a_folder_of_runs_and_its_best_is_no_worse_than_the_defaults(
         assert (config.wandb.group, config.wandb.name) == ("found", f"found-{trial['number']}")
         assert not config.train.evaluate
     assert os.readlink(folder / "best") == f"trials/{found['best']['number']}"
-    # The file says all of it again, and the sweep is over: going on does nothing.
+    # The sweep has all its trials: resuming it does nothing.
     assert read_space(folder / "sweep.yaml").constants["data.source"] == "moons"
     again = invoke("--resume", folder)
     assert summary(folder)["trials"] == trials
@@ -140,8 +140,8 @@ def test_a_sweep_is_a_folder_of_runs_and_its_best_is_no_worse_than_the_defaults(
 
 
 @pytest.mark.slow
-def test_a_grid_is_walked_once_with_points_that_fail_and_points_that_are_hopeless(tmp_path: Path) -> None:
-    # The defaults of a toy are one of the points. A spline has 500 bins at most; with the last rate nothing is learned.
+def test_a_grid_is_searched_once_with_points_that_fail_and_points_that_are_pruned(tmp_path: Path) -> None:
+    # The defaults of a toy are one of the points. A spline takes at most 500 bins; the last rate learns nothing.
     constants = ("  train.steps: {value: 200}", "  flow.name: {value: nsf-c}", "  flow.layers: {value: 1}")
     grid = ("  flow.bins: {values: [501, 8]}", "  train.learning_rate: {values: [0.005, 1.0e-9]}")
     ends = "early_terminate: {type: hyperband, min_iter: 10, eta: 3}"
@@ -159,25 +159,26 @@ def test_a_grid_is_walked_once_with_points_that_fail_and_points_that_are_hopeles
     assert 50 <= results["steps"] < 60, "the first band is at a quarter of the budget"
 
 
-def test_the_defaults_are_never_hopeless(tmp_path: Path) -> None:
+def test_the_defaults_are_never_pruned(tmp_path: Path) -> None:
     ends = "early_terminate: {type: hyperband, min_iter: 10, eta: 3}"
     path = sweep_file(tmp_path, "  flow.layers: {min: 1, max: 6}", "  train.steps: {value: 5}", ends)
     with Sweep.create(read_space(path), out=tmp_path / "s") as sweep:
-        session = TrialScheduler(sweep, 1, print, lambda done, text: None)
-        session.histories = {number: [(10, -1.0)] for number in range(7, 10)}
-        lives = [sweep.study.ask(1, 20) for _ in range(2)]
-        verdicts = [session._verdict(live, 0.25, 5.0) for live in lives if live is not None]
-        assert verdicts == ["", "pruned"]
-        live = lives[1]
-        assert live is not None
-        # The band that was passed decides, and of each trial the best until then.
-        assert [session._verdict(live, share, nll) for share, nll in ((0.3, -2.0), (0.4, 9.0))] == ["pruned", "pruned"]
-        assert session.histories[live.number] == [(10, 5.0), (12, -2.0), (16, -2.0)]
-        assert dict(sweep.study.histories())[live.number] == session.histories[live.number]
+        scheduler = TrialScheduler(sweep, 1, print, lambda done, text: None)
+        scheduler.histories = {number: [(10, -1.0)] for number in range(7, 10)}
+        trials = [sweep.study.ask(1, 20) for _ in range(2)]
+        answers = [scheduler.handle_validation(trial, 0.25, 5.0) for trial in trials if trial is not None]
+        assert answers == ["", "pruned"]
+        trial = trials[1]
+        assert trial is not None
+        # The last band decides, by the best value of each trial so far.
+        later = [scheduler.handle_validation(trial, share, nll) for share, nll in ((0.3, -2.0), (0.4, 9.0))]
+        assert later == ["pruned", "pruned"]
+        assert scheduler.histories[trial.number] == [(10, 5.0), (12, -2.0), (16, -2.0)]
+        assert dict(sweep.study.histories())[trial.number] == scheduler.histories[trial.number]
 
 
 @pytest.mark.slow
-def test_trials_that_all_diverge_end_the_sweep_with_their_error(tmp_path: Path) -> None:
+def test_a_sweep_whose_trials_all_diverge_ends_with_their_error(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, "  train.learning_rate: {value: 1.0e+30}", "  flow.layers: {min: 1, max: 4}")
     done = invoke("-c", path, "train.steps=60", "flow=maf", "--out", tmp_path / "s", "--trials", "9", code=4)
     assert "pushforward sweep: no trial works: " in done.stderr
@@ -185,7 +186,7 @@ def test_trials_that_all_diverge_end_the_sweep_with_their_error(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_later_trials_all_fail_ends_with_what_it_has(tmp_path: Path) -> None:
+def test_a_sweep_whose_later_trials_all_fail_ends_with_its_result(tmp_path: Path) -> None:
     constants = ("  flow.name: {value: nsf-c}", "  flow.layers: {value: 1}", "  train.steps: {value: 5}")
     path = sweep_file(tmp_path, *constants, "  flow.bins: {min: 501, max: 900}", method="random")
     done = invoke("-c", path, "--out", tmp_path / "s", "--json", code=1)
@@ -193,34 +194,36 @@ def test_a_sweep_whose_later_trials_all_fail_ends_with_what_it_has(tmp_path: Pat
     assert found["counts"] == {"finished": 1, "pruned": 0, "failed": 8, "running": 0}
     assert found["best"]["number"] == 0
     assert "no more trials begin: the last 8 failed, the last one with: " in done.stderr
-    assert "go on with: pushforward sweep --resume" in done.stderr
+    assert "continue with: pushforward sweep --resume" in done.stderr
     assert "no trial" not in done.stderr
 
 
-def test_a_sweep_that_ends_before_a_result_has_failed(tmp_path: Path) -> None:
+def test_a_sweep_without_any_result_exits_with_an_error(tmp_path: Path) -> None:
     done = invoke("moons", *SMALL[:-2], "wandb=off", "--seconds", "0.01", "--out", tmp_path / "s", code=1)
     assert f"no trial has a result yet; sweep {tmp_path / 's'}" in done.stderr
     assert not done.stdout
 
 
-def test_each_worker_has_its_own_last_words(tmp_path: Path) -> None:
+def test_the_error_of_a_worker_is_the_last_line_of_its_own_log(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, "  flow.layers: {min: 1, max: 3}", "  train.steps: {value: 5}")
     with Sweep.create(read_space(path), out=tmp_path / "s") as sweep:
-        session = TrialScheduler(sweep, 2, print, lambda done, text: None)
-        first = session._idle_worker()
+        scheduler = TrialScheduler(sweep, 2, print, lambda done, text: None)
+        first = scheduler.idle_worker()
         first.trial = 0
-        second = session._idle_worker()
-        first.tell({"overrides": []})
+        second = scheduler.idle_worker()
+        first.send({"overrides": []})
         wait_until(lambda: not first.is_alive)
-        assert session._idle_worker() is second, "the log of the first is not yet read"
-        second.tell({"out": "x"})
-        assert second.last_words() == "its process ended with code 1: KeyError: 'overrides'"
-        assert first.last_words() == "its process ended with code 1: KeyError: 'out'"
+        assert scheduler.idle_worker() is second, "the log of the first is not yet read"
+        second.send({"out": "x"})
+        assert second.last_output() == "its process ended with code 1: KeyError: 'overrides'"
+        assert first.last_output() == "its process ended with code 1: KeyError: 'out'"
         for worker in (first, second):
             worker.close(5.0)
 
 
-def test_a_worker_is_no_run_of_the_client_but_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_keeps_the_mode_of_wandb_and_drops_the_variables_of_a_single_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ("WANDB_NAME", "WANDB_RUN_NAME", "WANDB_RUN_GROUP", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
     assert set(names) <= set(RUN_VARIABLES)
     for name in (*names, "WANDB_MODE"):
@@ -249,40 +252,38 @@ def test_a_worker_is_no_run_of_the_client_but_keeps_its_mode(tmp_path: Path, mon
         ("flow.layers: {min: 1, max: 3}", {"flow.layers": 2}, ["train.steps=28", "train.seconds=12"]),
     ],
 )
-def test_the_longer_fit_is_longer_than_the_trial(line: str, own: dict[str, Any], refit: list[str]) -> None:
+def test_the_refit_has_four_times_the_budget_of_the_trial(line: str, own: dict[str, Any], refit: list[str]) -> None:
     space = parse_space(FILE.format(method="random", data="moons", mode="'off'", more=f"  {line}"), "f")
     defaults = load_config("moons", overrides=["train.steps=7", "train.seconds=3"])
     best = TrialRecord(1, "finished", 1.0, own, is_default=False, seconds=1.0, reason="", is_repeated=False)
-    typed = shlex.split(refit_command(space, defaults, best))
-    assert sorted(part for part in typed if part.startswith(("train.steps=", "train.seconds="))) == sorted(refit)
+    arguments = shlex.split(refit_command(space, defaults, best))
+    assert sorted(part for part in arguments if part.startswith(("train.steps=", "train.seconds="))) == sorted(refit)
 
 
-def test_a_grid_is_walked_whole_unless_something_else_is_said(tmp_path: Path) -> None:
+def test_a_grid_is_searched_completely_unless_trials_are_given(tmp_path: Path) -> None:
     lines = ("  flow.layers: {min: 1, max: 5}", "  flow.bins: {min: 4, max: 9}", "  train.steps: {value: 5}")
     space = read_space(sweep_file(tmp_path, *lines, method="grid"))
     for name, trials, wanted in (("a", None, 31), ("b", 4, 4)):
         with Sweep.create(space, out=tmp_path / name, trials=trials) as sweep:
-            assert sweep.trials_wanted == wanted, "the defaults are no point of it"
+            assert sweep.trials_wanted == wanted, "the defaults are not on the grid"
         with Sweep.open(tmp_path / name) as sweep:
             assert sweep.trials_wanted == wanted
 
 
-def test_a_trial_whose_folder_is_gone_takes_only_the_comparison_along(tmp_path: Path) -> None:
+def test_the_summary_has_no_gain_if_the_folder_of_a_trial_is_gone(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, "  flow.layers: {min: 1, max: 3}", "  train.steps: {value: 5}")
     with Sweep.create(read_space(path), out=tmp_path / "s") as sweep:
         for val_nll in (2.0, 1.0):
-            live = sweep.study.ask(1, 20)
-            assert live is not None
-            sweep.study.finish(live, val_nll, seconds=1.0)
-        found = sweep.write(compared=True)
-    assert found["best"]["number"] == 1
-    assert "gain" not in found
+            trial = sweep.study.ask(1, 20)
+            assert trial is not None
+            sweep.study.finish(trial, val_nll, seconds=1.0)
+        written = sweep.write(compared=True)
+    assert written["best"]["number"] == 1
+    assert "gain" not in written
 
 
 @posix
-def test_an_interrupted_sweep_goes_on_where_it_was(
-    tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
-) -> None:
+def test_an_interrupted_sweep_can_be_resumed(tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]) -> None:
     folder = tmp_path / "s"
     process = start("moons", *SMALL[:-2], "wandb=off", "train.seconds=30", "--out", "s", "--trials", "2")
     run = RunFolder(folder / "trials" / "0")
@@ -292,45 +293,45 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert "go on with: pushforward sweep --resume s" in stderr
+    assert "continue with: pushforward sweep --resume s" in stderr
     assert run.status == "stopped"
     assert (run.model / "model.safetensors").is_file()
     (before,) = summary(folder)["trials"]
     assert (before["status"], before["reason"]) == ("failed", "interrupted")
-    # It is next, with its parameters, and only once.
+    # The interrupted trial is repeated with its parameters, once.
     with Sweep.open(folder) as sweep:
         assert sweep.study.repeat_interrupted() == [0]
-        live = sweep.study.ask(1, 2)
-        assert live is not None
-        assert (live.number, live.values, live.is_default) == (1, before["parameters"], True)
+        trial = sweep.study.ask(1, 2)
+        assert trial is not None
+        assert (trial.number, trial.values, trial.is_default) == (1, before["parameters"], True)
         assert sweep.study.repeat_interrupted() == []
 
 
 @pytest.mark.slow
-def test_a_limit_for_the_whole_sweep_ends_the_trial_that_runs(tmp_path: Path) -> None:
+def test_the_time_limit_of_the_sweep_ends_the_running_trial(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     invoke("moons", *SMALL[:-2], "wandb=off", "train.seconds=90", "--seconds", "15", "--out", folder)
     (trial,) = summary(folder)["trials"]
     assert (trial["status"], trial["reason"]) == ("pruned", "out of time")
     assert RunFolder(folder / "trials" / "0").status == "stopped"
-    assert summary(folder)["best"]["number"] == 0, "better than nothing"
+    assert summary(folder)["best"]["number"] == 0, "a trial cut short is better than none"
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
-def test_trials_of_a_killed_sweep_are_fitted_again_once(
+def test_trials_of_a_killed_sweep_are_repeated_once(
     tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     folder = tmp_path / "s"
     process = start("moons", *SMALL[:-2], "wandb=off", "train.seconds=4", "--out", "s", "--trials", "2")
     first, second = (RunFolder(folder / "trials" / str(number)) for number in (0, 1))
     wait_until(lambda: has_steps(first))
-    # A worker that dies takes its trial with it, not the sweep.
+    # If a worker dies its trial fails, and the sweep goes on.
     os.kill(worker_of(process), signal.SIGKILL)
     wait_until(lambda: has_steps(second))
     assert summary(folder)["trials"][0]["status"] == "failed"
     assert "SIGKILL" in summary(folder)["trials"][0]["reason"]
-    # The sweep dies, and its worker notices.
+    # If the sweep dies its worker stops.
     process.kill()
     wait_until(lambda: second.status == "stopped")
     invoke("--resume", folder, "train.seconds=1", code=2)
@@ -340,13 +341,14 @@ def test_trials_of_a_killed_sweep_are_fitted_again_once(
     assert trials[1]["reason"] == "its process was killed"
     assert trials[2]["parameters"] == trials[1]["parameters"]
     assert "trials that were interrupted are fitted again: 1" in done.stderr
-    # The number of trials is the total, and what is there stays as it is.
+    # --trials is the total; existing trials stay as they are.
     more = json.loads(invoke("--resume", folder, "--trials", "3", "--json").stdout)
     assert more["trials"][:3] == trials
-    assert [trial["status"] for trial in more["trials"][3:]] == ["finished"]
+    (last,) = more["trials"][3:]
+    assert last["status"] in ("finished", "pruned")  # whether it beats the defaults depends on the speed of the machine
 
 
-def test_what_cannot_be_begun_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_arguments_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "expected DATA, or a sweep file" in invoke("train.steps=3", code=2).stderr
     assert "unknown key 'flow.layer'; did you mean 'flow.layers'?" in invoke("moons", "flow.layer=3", code=2).stderr
@@ -360,7 +362,7 @@ def test_what_cannot_be_begun_is_said_in_one_line(tmp_path: Path, monkeypatch: p
     assert "pip install 'pushforward[sweep]'" in invoke("moons", *SMALL, code=2).stderr
 
 
-def test_a_broken_record_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_broken_record_is_one_line(tmp_path: Path) -> None:
     space = read_space(sweep_file(tmp_path, "  flow.layers: {min: 1, max: 3}", "  train.steps: {value: 5}"))
     with Sweep.create(space, out=tmp_path / "s") as sweep:
         assert sweep.trials_wanted == 20
@@ -381,8 +383,8 @@ def test_other_data_under_the_same_name_are_refused(tmp_path: Path) -> None:
     assert "its checksum differs" in invoke("--resume", tmp_path / "s", code=3).stderr
 
 
-def _drawn(path: Path, *, reopen: bool) -> list[dict[str, Any]]:
-    """What a search asks for when the answer is the distance from five layers."""
+def proposals(path: Path, *, reopen: bool) -> list[dict[str, Any]]:
+    """The parameters that a search proposes if the score is the distance from five layers."""
     lines = ("  flow.layers: {min: 1, max: 9}", "  flow.dropout: {min: 0.0, max: 0.5}")
     space = parse_space(FILE.format(method="bayes", data="moons", mode="'off'", more="\n".join(lines)), "f")
     config = load_config("moons", overrides=["flow.layers=6", "flow.dropout=0"])
@@ -390,41 +392,41 @@ def _drawn(path: Path, *, reopen: bool) -> list[dict[str, Any]]:
     for _ in range(10):
         if reopen:
             study = SweepStudy(path, space, config, seed=4)
-        live = study.ask(1, 10)
-        assert live is not None
-        values.append(live.values)
-        study.finish(live, abs(live.values["flow.layers"] - 5) + live.values["flow.dropout"], seconds=1.0)
+        trial = study.ask(1, 10)
+        assert trial is not None
+        values.append(trial.values)
+        study.finish(trial, abs(trial.values["flow.layers"] - 5) + trial.values["flow.dropout"], seconds=1.0)
     assert set(study.importances()) == {"flow.layers", "flow.dropout"}
     return values
 
 
-def test_a_search_is_the_same_again_and_also_when_it_is_resumed(tmp_path: Path) -> None:
-    first = _drawn(tmp_path / "a.db", reopen=False)
+def test_a_search_is_reproducible_also_if_it_is_resumed(tmp_path: Path) -> None:
+    first = proposals(tmp_path / "a.db", reopen=False)
     assert first[0] == {"flow.layers": 6, "flow.dropout": 0.0}, "the defaults come first"
     assert len({tuple(v.values()) for v in first}) == 10
-    assert _drawn(tmp_path / "a b%20#?.db", reopen=True) == first
+    assert proposals(tmp_path / "a b%20#?.db", reopen=True) == first
 
 
 def test_a_target_ends_the_search(tmp_path: Path) -> None:
     text = sweep_file(tmp_path, "  flow.layers: {min: 1, max: 3}", "  train.steps: {value: 5}").read_text()
     path = tmp_path / "target.yaml"
     path.write_text(text + "metric: {name: best/val_nll, goal: minimize, target: 2.5}\n")
-    told: list[str] = []
+    messages: list[str] = []
     with Sweep.create(read_space(path), out=tmp_path / "s") as sweep:
-        live = sweep.study.ask(1, 20)
-        assert live is not None
-        sweep.study.fail(live, "no result, no target")
+        trial = sweep.study.ask(1, 20)
+        assert trial is not None
+        sweep.study.fail(trial, "no result, no target")
         for val_nll in (2.8, 2.4, 2.6):
-            live = sweep.study.ask(1, 20)
-            assert live is not None
-            sweep.study.finish(live, val_nll, seconds=1.0)
-        run_sweep(sweep, tell=told.append)
-    assert told == ["the target is reached: 2.4000"]
+            trial = sweep.study.ask(1, 20)
+            assert trial is not None
+            sweep.study.finish(trial, val_nll, seconds=1.0)
+        run_sweep(sweep, notify=messages.append)
+    assert messages == ["the target is reached: 2.4000"]
     assert [trial["val_nll"] for trial in summary(tmp_path / "s")["trials"]] == [None, 2.8, 2.4, 2.6]
     assert summary(tmp_path / "s")["best"]["number"] == 2
 
 
-def test_a_watcher_ends_a_fit_with_its_reason(tmp_path: Path) -> None:
+def test_a_fit_can_be_ended_with_a_reason_after_a_validation(tmp_path: Path) -> None:
     config = load_config("moons", overrides=[*SMALL, "train.steps=80", "train.evaluate=false"])
     done = fit(config, out=tmp_path / "r", quiet=True, watch=lambda share, nll: "pruned" if share >= 0.5 else "")
     assert done.results["stop_reason"] == "pruned"
@@ -445,10 +447,10 @@ def test_the_printed_space_names_its_data_and_can_be_read_back(tmp_path: Path, m
     assert parse_space(invoke("-c", "space.yaml", "--print-space").stdout, "again") == space
     with pytest.raises(ConfigError, match="nothing to search"):
         space.fixed(Parameter.constant(p.key, p.extremes()[0]) for p in space.searched).check()
-    assert "of 6,000 training rows and more, and for toys" in invoke("moons", "--print-space").stdout
+    assert "at least 6,000 training rows and for toys" in invoke("moons", "--print-space").stdout
 
 
-def test_help_waits_for_neither_torch_nor_optuna() -> None:
+def test_help_imports_neither_torch_nor_optuna() -> None:
     code = (
         "import sys; from pushforward.cli import main\n"
         "try: main(['sweep', '--help'])\n"
@@ -492,7 +494,7 @@ def test_the_same_file_works_with_wandb(tmp_path: Path, wandb_server: WandbServe
         assert run.state == "finished"
         values = next(values for values in sent if values["flow.name"] == run.config["flow.name"])
         assert {key: run.config[key] for key in constants | values} == constants | values
-        # Nothing stands twice, once as the agent typed it and once as a group.
+        # Keys are not recorded twice, as typed by the agent and as a group.
         assert not [key for key in run.config if key in ("flow", "train", "data")]
         history = [row["best/val_nll"] for row in run.history if "best/val_nll" in row]
         assert len(history) > 10

@@ -1,4 +1,4 @@
-"""What a fit records: metrics.jsonl through crashes, and the real Weights & Biases client, offline and broken."""
+"""Trackers: metrics.jsonl through crashes and full disks, and the real W&B client, offline and broken."""
 
 import math
 import os
@@ -37,13 +37,13 @@ def test_rows_are_on_disk_when_log_returns(tmp_path: Path) -> None:
     file.summary({"best/val_nll": 1.25, "stop_reason": "steps", "kl": None})
     file.alert("diverged", "at step 10")
     file.flush(sync=True)
-    at = {"step": 10, "seconds": 0.75}
+    position = {"step": 10, "seconds": 0.75}
     assert read_metrics(file.path) == [
         {"step": 10, "seconds": 0.5, "kind": "train", "train/nll": 1.5, "train/grad_norm": None},
-        at | {"kind": "evaluation", "val/nll": None},
-        at | {"kind": "image", "key": "samples", "path": "pictures/a.png", "caption": "points"},
-        at | {"kind": "summary", "best/val_nll": 1.25, "stop_reason": "steps", "kl": None},
-        at | {"kind": "alert", "title": "diverged", "text": "at step 10"},
+        position | {"kind": "evaluation", "val/nll": None},
+        position | {"kind": "image", "key": "samples", "path": "pictures/a.png", "caption": "points"},
+        position | {"kind": "summary", "best/val_nll": 1.25, "stop_reason": "steps", "kl": None},
+        position | {"kind": "alert", "title": "diverged", "text": "at step 10"},
     ]
     file.finish()
     file.finish()
@@ -51,7 +51,7 @@ def test_rows_are_on_disk_when_log_returns(tmp_path: Path) -> None:
     assert len(read_metrics(file.path)) == 5
 
 
-def test_numbers_of_numpy_and_torch(tmp_path: Path) -> None:
+def test_numpy_and_torch_scalars_are_written_as_numbers(tmp_path: Path) -> None:
     import numpy as np
     import torch
 
@@ -63,7 +63,7 @@ def test_numbers_of_numpy_and_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", [b'{"step": 4, "sec', b'{"step": 4}', b"\x00\x00\x00", b'{"step": 4\n'])
-def test_torn_tail(tail: bytes, tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_skipped_and_removed_on_resume(tail: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     file = MetricsFile(path)
     for step in (1, 2, 3):
@@ -81,7 +81,7 @@ def test_torn_tail(tail: bytes, tmp_path: Path) -> None:
     assert b"\x00" not in path.read_bytes()
 
 
-def test_damage_in_the_middle_is_not_passed_over(tmp_path: Path) -> None:
+def test_damage_before_the_last_line_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(RunError, match=r"m\.jsonl line 2: expected a JSON object; got b'nonsense"):
@@ -90,9 +90,9 @@ def test_damage_in_the_middle_is_not_passed_over(tmp_path: Path) -> None:
         read_metrics(tmp_path / "none.jsonl")
 
 
-def test_kill_loses_nothing(tmp_path: Path) -> None:
+def test_sigkill_loses_no_row(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom pushforward.tracking.base import MetricsFile\n"
+        "import sys\nfrom pathlib import Path\nfrom pushforward.tracking.jsonl import MetricsFile\n"
         "file = MetricsFile(Path(sys.argv[1]))\n"
         "for step in range(500): file.log({'train/nll': step / 3}, step, seconds=step)\n"
         "print('go', flush=True)\n"
@@ -109,9 +109,9 @@ def test_kill_loses_nothing(tmp_path: Path) -> None:
     assert steps(path) == list(range(500))
 
 
-def test_full_disk_is_an_error_at_once_and_leaves_whole_rows(tmp_path: Path) -> None:
-    code = (  # a file that may not grow past 500 bytes takes part of a row first, as a full disk does
-        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.tracking.base import MetricsFile\n"
+def test_a_full_disk_is_an_error_at_once_and_leaves_complete_rows(tmp_path: Path) -> None:
+    code = (  # a file limited to 500 bytes takes part of a row, as a full disk does
+        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.tracking.jsonl import MetricsFile\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
         "file = MetricsFile(Path(sys.argv[1]))\n"
         "for step in range(100):\n"
@@ -126,18 +126,20 @@ def test_full_disk_is_an_error_at_once_and_leaves_whole_rows(tmp_path: Path) -> 
     assert path.read_bytes().endswith(b"}\n")
 
 
-def test_folder_that_is_gone(tmp_path: Path) -> None:
+def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"m\.jsonl: cannot write: no such file or directory"):
         MetricsFile(tmp_path / "gone" / "m.jsonl")
 
 
 class Recorder:
+    """A tracker that records its calls."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.calls: list[Any] = []
 
     def log(self, metrics: Any, step: int, *, seconds: float, kind: str = "train") -> None:
-        assert steps(self.path)[-1] == step, "the file has it first"
+        assert steps(self.path)[-1] == step, "the metrics file is written first"
         self.calls.append((dict(metrics), step, kind))
 
     def image(self, key: str, path: Path, caption: str = "", step: int = 0) -> None:
@@ -162,7 +164,7 @@ class Recorder:
         self.calls.append(exit_code)
 
 
-def test_everything_goes_to_the_file_first_then_to_all(tmp_path: Path) -> None:
+def test_every_call_reaches_the_file_first_and_then_all_trackers(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     recorder = Recorder(path)
     tracking = Tracking(MetricsFile(path), [recorder])
@@ -180,14 +182,14 @@ def test_everything_goes_to_the_file_first_then_to_all(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fit()
-    told = [("t", ["c"], [[1]]), ({"baseline/kde": 2.0}, 9, 0.1), (tmp_path, {"rows": 3})]
-    assert recorder.calls == [({"a": 1.0}, 1, "evaluation"), "k", *told, {"s": 1}, "t", 1]
+    passed = [("t", ["c"], [[1]]), ({"baseline/kde": 2.0}, 9, 0.1), (tmp_path, {"rows": 3})]
+    assert recorder.calls == [({"a": 1.0}, 1, "evaluation"), "k", *passed, {"s": 1}, "t", 1]
     rows = read_metrics(path)
     assert [row["kind"] for row in rows] == ["evaluation", "image", "reference", "summary", "alert"]
     assert (rows[2]["step"], rows[2]["baseline/kde"]) == (9, 2.0)
 
 
-# Weights & Biases: the real client, in a process of its own.
+# Weights & Biases: the real client, in its own process.
 
 FIT = """
 import os, signal, subprocess, sys, time
@@ -195,6 +197,7 @@ from pathlib import Path
 from pushforward.config.read import load_config
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
+from pushforward.tracking.wandb.process import WandbProcess
 
 out, mode, trouble = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 config = load_config("moons", overrides=["flow=maf", f"wandb={mode}", "wandb.group=g", "train.learning_rate=1e-3"])
@@ -205,13 +208,16 @@ def warn(text):
     print("WARN", text, file=sys.stderr)
 
 def core():
-    client = tracking.others[0]._process._process.pid
+    client = process.pid
     for line in subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True).stdout.splitlines():
         if f"--pid {client}" in line and "wandb-core" in line:
             return int(line.split()[0])
 
 start = time.monotonic()
-tracking = Tracking.open(run, config, dataset="moons", flow="maf", facts={"features": 2}, warn=warn)
+process = WandbProcess()
+tracking = Tracking.open(
+    run, config, dataset="moons", flow="maf", facts={"features": 2}, warn=warn, process=process
+)
 opened = time.monotonic() - start
 (run.pictures / "a.png").write_bytes(bytes.fromhex(os.environ["PICTURE"]))
 for step in range(0, 50, 10):
@@ -239,6 +245,8 @@ print("ENVIRONMENT", {k for k in os.environ if os.environ[k] != before.get(k)} -
 
 
 class Fit:
+    """The program above in its own process, and what it printed."""
+
     def __init__(self, out: Path, mode: str, trouble: str = "none", **environment: str) -> None:
         home = out.parent / "home"
         home.mkdir(exist_ok=True)
@@ -272,7 +280,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     return Fit(tmp_path_factory.mktemp("offline") / "run", "auto", "exit 3")
 
 
-def test_offline_says_nothing_and_costs_no_start(offline: Fit) -> None:
+def test_offline_prints_nothing_and_starts_without_waiting(offline: Fit) -> None:
     assert offline.warnings == []
     assert offline.rest == ["OPENED True", "ENVIRONMENT set()"]
     assert len(offline.runs()) == 1
@@ -305,7 +313,7 @@ def test_offline_record_is_complete(offline: Fit) -> None:
     assert (record.exit_code, record.torn) == (3, False)
 
 
-def test_resumed_run_keeps_its_id(offline: Fit) -> None:
+def test_a_resumed_run_keeps_its_id(offline: Fit) -> None:
     again = Fit(offline.out, "offline")
     assert again.warnings == []
     runs = again.runs()
@@ -313,12 +321,12 @@ def test_resumed_run_keeps_its_id(offline: Fit) -> None:
     assert len({path.name for path in runs}) == 1
 
 
-def test_dead_client_is_one_warning(tmp_path: Path) -> None:
+def test_a_crashed_client_is_one_warning(tmp_path: Path) -> None:
     fit = Fit(tmp_path / "run", "offline", "dead client")
     assert len(fit.warnings) == 1
     assert fit.warnings[0].startswith("W&B failed (Connection")
     assert fit.warnings[0].endswith("; it is off for the rest of this fit, metrics.jsonl goes on")
-    assert fit.rest == ["OPENED True", "ENVIRONMENT set()"], "no traceback either, not even at exit"
+    assert fit.rest == ["OPENED True", "ENVIRONMENT set()"], "no traceback, not even at exit"
     assert len(read_metrics(fit.out / "metrics.jsonl")) == 14
 
 
@@ -336,7 +344,7 @@ def test_online_without_network_records_offline(tmp_path: Path) -> None:
     assert fit.warnings[0].endswith("); recording offline")
     offline = [path for path in fit.runs() if "offline-run" in str(path)]
     assert len(offline) == 1
-    assert len(read_record(offline[0]).history) == 7, "what was logged while the client tried is not lost"
+    assert len(read_record(offline[0]).history) == 7, "rows logged while the client tried to connect are kept"
     assert fit.rest == ["OPENED True", "ENVIRONMENT set()"]
 
 
@@ -351,33 +359,34 @@ def test_online_without_network_records_offline(tmp_path: Path) -> None:
         ("off", "online", "off"),
     ],
 )
-def test_flag_before_variable(
+def test_the_option_takes_precedence_over_the_variable(
     asked: str, variable: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", variable)
-    monkeypatch.setattr(WandbProcess, "_start", lambda self: None)
-    assert WandbTracker(tmp_path, {}, mode=asked).mode == mode
+    assert WandbTracker(tmp_path, {}, mode=asked, process=WandbProcess(start=False)).mode == mode
 
 
-def test_a_client_that_hangs_does_not_hold_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_hangs_does_not_delay_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hangs = tmp_path / "hangs"
     hangs.mkdir()
     (hangs / "wandb.py").write_text("import time\ntime.sleep(600)\n")
     monkeypatch.setenv("PYTHONPATH", str(hangs))
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "0.2")
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "0.2")
-    monkeypatch.setattr("pushforward.tracking.wandb.tracker._GRACE_SECONDS", 0.1)
-    monkeypatch.setattr("pushforward.tracking.wandb.process._WAITING_LINES", 5_000)
+    monkeypatch.setattr("pushforward.tracking.wandb.tracker.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("pushforward.tracking.wandb.process.MAX_WAITING_LINES", 5_000)
     warnings: list[str] = []
-    tracker = WandbTracker(tmp_path / "run", {}, mode="offline", warn=warnings.append)
-    process = tracker._process._process
-    assert process is not None
+    process = WandbProcess()
+    pid = process.pid
+    assert pid is not None
+    tracker = WandbTracker(tmp_path / "run", {}, mode="offline", warn=warnings.append, process=process)
     for step in range(4_000):  # more than a pipe holds
         tracker.log({"a": 1.0, "b": 2.0}, step, seconds=step)
     assert warnings == []
     tracker.finish()
     assert warnings == [f"W&B did not finish within 0 s; the run is in {tmp_path / 'run' / 'wandb'}"]
-    assert process.poll() is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
     tracker = WandbTracker(tmp_path / "run", {}, mode="offline", warn=warnings.append)
     for step in range(20_000):
         tracker.log({"a": 1.0, "b": 2.0}, step, seconds=step)
@@ -387,9 +396,9 @@ def test_a_client_that_hangs_does_not_hold_the_fit(tmp_path: Path, monkeypatch: 
     assert len(warnings) == 2
 
 
-def test_rows_that_found_no_room_are_written_when_there_is_some(tmp_path: Path) -> None:
-    code = (  # a file that may not grow past 500 bytes, until the limit goes
-        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.tracking.base import MetricsFile\n"
+def test_rows_that_a_full_disk_refused_are_written_later(tmp_path: Path) -> None:
+    code = (  # a file limited to 500 bytes, until the limit is removed
+        "import resource, sys\nfrom pathlib import Path\nfrom pushforward.tracking.jsonl import MetricsFile\n"
         "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))\n"
         "file = MetricsFile(Path(sys.argv[1]))\n"
@@ -411,17 +420,18 @@ def test_rows_that_found_no_room_are_written_when_there_is_some(tmp_path: Path) 
     assert steps(path) == list(range(31))
 
 
-@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full, which is a disk that is full")
-def test_a_full_disk_keeps_nothing_from_the_others(tmp_path: Path) -> None:
-    class Listener(Recorder):
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no /dev/full")
+def test_other_trackers_record_on_a_full_disk(tmp_path: Path) -> None:
+    class FileIsFull(Recorder):
         def log(self, metrics: Any, step: int, *, seconds: float, kind: str = "train") -> None:
             self.calls.append((dict(metrics), step, kind))
 
     file = MetricsFile(tmp_path / "m.jsonl")
-    listener = Listener(tmp_path / "m.jsonl")
-    tracking = Tracking(file, [listener])
+    recorder = FileIsFull(tmp_path / "m.jsonl")
+    tracking = Tracking(file, [recorder])
+    opened = (fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd) == os.path.realpath(file.path))
     full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, file._file.fileno())
+    os.dup2(full, int(next(opened).name))
     os.close(full)
     calls: list[Callable[[], None]] = [
         lambda: tracking.log({"a": 1.0}, 1, seconds=0.1),
@@ -433,5 +443,5 @@ def test_a_full_disk_keeps_nothing_from_the_others(tmp_path: Path) -> None:
     for call in calls:
         with pytest.raises(RunError, match="no space left on device"):
             call()
-    assert listener.calls == [({"a": 1.0}, 1, "train"), "k", ({"baseline/kde": 2.0}, 9, 0.1), {"s": 1}, "t"]
+    assert recorder.calls == [({"a": 1.0}, 1, "train"), "k", ({"baseline/kde": 2.0}, 9, 0.1), {"s": 1}, "t"]
     file.finish()

@@ -1,4 +1,4 @@
-"""Whatever happens to the dashboard, the fit ends with its model and all of its metrics, and one warning."""
+"""Failures of W&B, the disk or the process: the fit ends with its model and all metrics, and one warning."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ KEYS = ("flow=maf", "flow.layers=1", "flow.hidden=8", "data.rows=500", "train.ba
 
 
 class RunningFit:
-    """A real fit of about two seconds that is watched while it runs."""
+    """A real fit of about two seconds in its own process."""
 
     def __init__(self, environment: Mapping[str, str], folder: Path, *arguments: str, steps: int = STEPS) -> None:
         self.run = folder / "run"
@@ -60,7 +60,7 @@ class RunningFit:
         return code
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for something to come true while the fit runs."""
+        """Wait for a condition while the fit runs."""
         limit = time.monotonic() + 60
         while not condition():
             assert self.process.poll() is None, self.lines
@@ -68,16 +68,16 @@ class RunningFit:
             time.sleep(0.01)
 
     def until_row(self, count: int) -> None:
-        """Wait until so many rows of metrics are there."""
+        """Wait until so many rows of metrics are written."""
         path = self.run / "metrics.jsonl"
         self.until(lambda: path.exists() and path.read_bytes().count(b"\n") >= count)
 
     def until_wandb(self) -> None:
-        """Wait until the client has begun to record."""
+        """Wait until the client has started to record."""
         self.until(lambda: bool(list(self.run.glob("wandb/*run-*/run-*.wandb"))))
 
-    def ends_well(self, *, warnings: int = 1, steps: int = STEPS) -> list[str]:
-        """Wait for the end, check model and metrics, and return the warnings."""
+    def check_end(self, *, warnings: int = 1, steps: int = STEPS) -> list[str]:
+        """Wait for the end, check the model and the metrics, and return the warnings."""
         self.wait()
         text = "".join(self.lines)
         assert self.process.returncode == 0, text
@@ -95,61 +95,63 @@ class RunningFit:
 
 
 def client_of(fit: int) -> int:
-    """The process of a fit that talks to W&B."""
+    """Return the id of the client process of a fit."""
     listed = subprocess.run(["ps", "-eww", "-o", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
-    return next(int(pid) for pid, parent, words in rows[1:] if int(parent) == fit and "wandb_client" in words)
+    return next(int(pid) for pid, parent, words in rows[1:] if int(parent) == fit and "wandb.client" in words)
 
 
 def core_of(fit: int) -> int:
-    """The core process of its client."""
+    """Return the id of the core process of the client of a fit."""
     listed = subprocess.run(["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True).stdout
     end = f"--pid {client_of(fit)}"
     return next(int(line.split()[0]) for line in listed.splitlines() if "wandb-core" in line and end in line)
 
 
-def test_client_is_missing(tmp_path: Path, alone: dict[str, str]) -> None:
+def test_wandb_is_not_installed(tmp_path: Path, alone: dict[str, str]) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "wandb.py").write_text("raise ImportError('none')\n")
     fit = RunningFit(alone | {"PYTHONPATH": str(hidden)}, tmp_path, "moons", "train.evaluate=false", steps=200)
-    (warning,) = fit.ends_well(steps=200)
+    (warning,) = fit.check_end(steps=200)
     assert "W&B is not installed (pip install wandb)" in warning
 
 
 def test_not_logged_in(tmp_path: Path, alone: dict[str, str]) -> None:
     fit = RunningFit(alone, tmp_path, "moons", "train.evaluate=false", "--wandb", "online", steps=200)
-    (warning,) = fit.ends_well(steps=200)
+    (warning,) = fit.check_end(steps=200)
     assert "W&B has no API key (wandb login); recording offline" in warning
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [core_of, client_of])
-def test_a_process_of_the_client_is_killed(victim: Callable[[int], int], tmp_path: Path, alone: dict[str, str]) -> None:
+def test_a_killed_client_process_is_one_warning(
+    victim: Callable[[int], int], tmp_path: Path, alone: dict[str, str]
+) -> None:
     fit = RunningFit(alone, tmp_path, "moons", "train.evaluate=false", "--wandb", "offline")
     fit.until_wandb()
     os.kill(victim(fit.process.pid), signal.SIGKILL)
-    (warning,) = fit.ends_well()
+    (warning,) = fit.check_end()
     assert "it is off for the rest of this fit, metrics.jsonl goes on" in warning
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["refuse", "silent"])
-def test_network_is_lost(how: str, tmp_path: Path, wandb_server: WandbServer) -> None:
+def test_lost_network_is_one_warning(how: str, tmp_path: Path, wandb_server: WandbServer) -> None:
     environment = wandb_server.environment | {"WANDB_FINISH_TIMEOUT": "2", "WANDB_INIT_TIMEOUT": "20"}
     began = time.monotonic()
     evaluate = f"train.evaluate={str(how == 'silent').lower()}"
     fit = RunningFit(environment, tmp_path, "moons", evaluate, "--wandb", "online")
     fit.until(lambda: bool(wandb_server.runs))
-    wandb_server.misbehave(how)  # type: ignore[arg-type]  # one of its words
-    (warning,) = fit.ends_well()
-    assert time.monotonic() - began < 90, "the client waits for ever if nobody stops it"
+    wandb_server.misbehave(how)  # type: ignore[arg-type]  # a parametrized literal
+    (warning,) = fit.check_end()
+    assert time.monotonic() - began < 90, "without a time limit the client waits for ever"
     assert "W&B" in warning
     assert "pushforward wandb sync" in warning
 
 
 @pytest.mark.slow
-def test_its_folder_cannot_be_written(tmp_path: Path, alone: dict[str, str]) -> None:
+def test_an_unwritable_wandb_folder_is_one_warning(tmp_path: Path, alone: dict[str, str]) -> None:
     config = load_config("moons", overrides=(*KEYS, "train.evaluate=false", "train.steps=100", "wandb=off"))
     fit_here(config, out=tmp_path / "run", quiet=True)
     (tmp_path / "run" / "wandb").write_text("not a folder")
@@ -179,27 +181,27 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["offline", "off"])
-def test_disk_is_full(mode: str, tmp_path: Path, alone: dict[str, str]) -> None:
-    """The disk fills up in the middle and stays full: what was kept free is enough for the model and all rows."""
+def test_a_full_disk_does_not_lose_the_model(mode: str, tmp_path: Path, alone: dict[str, str]) -> None:
+    """The disk fills up during the fit: the reserved space is enough for the model and all rows."""
     disk = tmp_path / "disk"
     with small_disk(disk, "24m"):
         fit = RunningFit(alone, disk, "moons", "--wandb", mode)
         fit.until_row(5)
-        fit.process.send_signal(signal.SIGSTOP)  # on a busy machine the client may begin when the fit is over
+        fit.process.send_signal(signal.SIGSTOP)  # on a busy machine the client may start after the fit
         if mode == "offline":
             fit.until_wandb()
         with open(disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
             while True:
                 filler.write(bytes(4096))
         fit.process.send_signal(signal.SIGCONT)
-        (warning,) = fit.ends_well()
+        (warning,) = fit.check_end()
         assert "no space left on device; the fit goes on, and writes what is missing at its end" in warning
         assert (fit.run / "results.json").exists()
         assert not (fit.run / ".reserve").exists()
 
 
 @pytest.mark.slow
-def test_disk_is_too_small_for_the_model(tmp_path: Path, alone: dict[str, str]) -> None:
+def test_a_disk_that_is_too_small_is_one_line(tmp_path: Path, alone: dict[str, str]) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, "2m"):
         fit = RunningFit(alone, disk, "moons", "--wandb", "off")
@@ -208,36 +210,36 @@ def test_disk_is_too_small_for_the_model(tmp_path: Path, alone: dict[str, str]) 
         assert "Traceback" not in "".join(fit.lines)
 
 
-def killed_at_random(folder: Path, environment: Mapping[str, str], moment: random.Random) -> None:
-    """Kill a fit without warning; everything it had told of is in its metrics."""
+def check_killed_fit(folder: Path, environment: Mapping[str, str], generator: random.Random) -> None:
+    """Kill a fit; every validation that its callback had seen is in its metrics."""
     folder.mkdir()
-    told = folder / "told"
+    seen = folder / "seen"
     program = (
         "import sys\nfrom pathlib import Path\nfrom pushforward.config import load_config\n"
         "from pushforward.experiment import fit\n"
-        "told = open(sys.argv[1], 'ab', buffering=0)\n"
+        "seen = open(sys.argv[1], 'ab', buffering=0)\n"
         "def watch(fraction, nll):\n"
-        "    told.write(f'{nll!r}\\n'.encode())\n"
+        "    seen.write(f'{nll!r}\\n'.encode())\n"
         "    return ''\n"
         "config = load_config('moons', overrides=sys.argv[2:])\n"
         "fit(config, out=Path('run'), quiet=True, watch=watch)\n"
     )
     keys = (*KEYS, "train.steps=4000", "train.checkpoint_seconds=0.2", "wandb=offline", "train.evaluate=false")
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(told), *keys], cwd=folder, env=dict(environment), stderr=subprocess.DEVNULL
+        [sys.executable, "-c", program, str(seen), *keys], cwd=folder, env=dict(environment), stderr=subprocess.DEVNULL
     )
     limit = time.monotonic() + 60
-    while not told.exists() or not told.read_bytes():
+    while not seen.exists() or not seen.read_bytes():
         assert process.poll() is None
         assert time.monotonic() < limit
         time.sleep(0.005)
-    time.sleep(moment.uniform(0.0, 3.0))
+    time.sleep(generator.uniform(0.0, 3.0))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    heard = [float(line) for line in told.read_text().splitlines()]
+    expected = [float(line) for line in seen.read_text().splitlines()]
     rows = read_metrics(folder / "run" / "metrics.jsonl")
     found = [row["val/nll"] for row in rows if row["kind"] == "validation"]
-    # The client outlives the fit, and ends its record with every row that it was told.
+    # The client outlives the fit, and finishes its record with every row that it received.
     limit = time.monotonic() + 30
     record = None
     while record is None or record.exit_code is None:
@@ -246,15 +248,15 @@ def killed_at_random(folder: Path, environment: Mapping[str, str], moment: rando
         for log in (folder / "run").glob("wandb/offline-run-*/run-*.wandb"):
             record = read_record(log)
     history = [row["val/nll"] for row in record.history if "val/nll" in row]
-    assert history[: len(heard)] == heard
-    assert found[: len(heard)] == heard
-    assert len(found) <= len(heard) + 1
+    assert history[: len(expected)] == expected
+    assert found[: len(expected)] == expected
+    assert len(found) <= len(expected) + 1
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
 
 
 @pytest.mark.parametrize("trial", [pytest.param(i, marks=[pytest.mark.slow] if i != 1 else []) for i in range(20)])
-def test_sigkill_at_a_random_moment(trial: int, tmp_path: Path, alone: dict[str, str]) -> None:
-    killed_at_random(tmp_path / "fit", alone, random.Random(trial))
+def test_sigkill_at_a_random_time_loses_no_row(trial: int, tmp_path: Path, alone: dict[str, str]) -> None:
+    check_killed_fit(tmp_path / "fit", alone, random.Random(trial))
 
 
 def small(tmp_path: Path, *more: str) -> Config:
@@ -275,7 +277,7 @@ def test_an_evaluation_that_fails_is_one_warning(tmp_path: Path, monkeypatch: py
     assert "finished" in done.run.report.read_text()
 
 
-def test_the_page_of_a_failed_fit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_of_a_failed_fit_shows_the_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
@@ -287,7 +289,7 @@ def test_the_page_of_a_failed_fit_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert "The fit is running" not in page
 
 
-def test_a_resumed_fit_forgets_the_evaluation_of_the_model_before(tmp_path: Path) -> None:
+def test_a_resumed_fit_removes_the_old_evaluation(tmp_path: Path) -> None:
     done = fit_here(small(tmp_path, "train.evaluate=false"), out=tmp_path / "run", quiet=True)
     done.run.write_json("evaluation.json", {"steps": 60})
     (done.run.pictures / "density.png").write_bytes(b"of the model with 60 steps")
@@ -299,7 +301,7 @@ def test_a_resumed_fit_forgets_the_evaluation_of_the_model_before(tmp_path: Path
     assert {path.stem for path in done.run.pictures.glob("*.png")} >= {"density", "quantiles", "training"}
 
 
-def test_a_run_that_is_being_fitted_is_not_evaluated(tmp_path: Path) -> None:
+def test_a_running_fit_is_not_evaluated(tmp_path: Path) -> None:
     done = fit_here(small(tmp_path, "train.evaluate=false"), out=tmp_path / "run", quiet=True)
     other = RunFolder(done.run.path)
     other.claim()
@@ -310,13 +312,15 @@ def test_a_run_that_is_being_fitted_is_not_evaluated(tmp_path: Path) -> None:
         other.release()
 
 
-def test_what_listens_does_not_change_how_often_is_validated(tmp_path: Path) -> None:
+def test_a_slow_callback_does_not_reduce_validation(tmp_path: Path) -> None:
     seen: list[float] = []
 
     def watch(fraction: float, nll: float) -> str:
         seen.append(fraction)
         if len(seen) == 3:
-            time.sleep(0.25)  # a tenth of the time may go to validation: counted, this would leave none for seconds
+            time.sleep(
+                0.25
+            )  # if this counted as validation, which gets a tenth of the time, none would follow for seconds
         return ""
 
     config = load_config("moons", overrides=(*KEYS, "train.seconds=2", "wandb=off", "train.evaluate=false"))

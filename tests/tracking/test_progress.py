@@ -1,4 +1,4 @@
-"""What a fit shows, and how it is asked to stop."""
+"""The progress of a fit on terminals and in files, and signals that stop it."""
 
 import io
 import os
@@ -17,6 +17,8 @@ from pushforward.tracking.progress import Progress
 
 
 class Clock:
+    """A clock that the test sets."""
+
     def __init__(self) -> None:
         self.now = 0.0
 
@@ -24,7 +26,7 @@ class Clock:
         return self.now
 
 
-def test_plain_lines_are_few(tmp_path: Path) -> None:
+def test_plain_lines_come_every_ten_seconds(tmp_path: Path) -> None:
     stream, clock = io.StringIO(), Clock()
     log = tmp_path / "log.txt"
     with Progress(steps=1000, title="moons, maf", log=log, stream=stream, clock=clock) as progress:
@@ -59,13 +61,13 @@ def test_quiet_shows_messages_only() -> None:
     assert stream.getvalue() == "warning\n"
 
 
-def test_budget_is_the_nearer_limit_and_resumed_steps_are_not_timed() -> None:
+def test_the_first_limit_counts_and_resumed_steps_are_not_timed() -> None:
     progress = Progress(steps=1000, seconds=100.0, stream=io.StringIO())
     assert progress.fraction == 0.0
     progress.update(500, 10.0)
     assert progress.fraction == 0.5
     assert progress.seconds_left == 90.0
-    progress.update(600, 20.0)  # 0.1 s a step in this process: 40 s for the 400 left
+    progress.update(600, 20.0)  # 0.1 s per step in this process: 40 s for the remaining 400
     assert progress.seconds_left == pytest.approx(40.0)
     progress.update(600, 99.0)
     assert progress.fraction == 0.99
@@ -94,7 +96,7 @@ print("stdout is the caller's")
 
 
 def in_terminal(**environment: str) -> tuple[str, str]:
-    """Run the script with stderr on a pseudo-terminal; return stdout and what the terminal got."""
+    """Run the script with stderr on a pseudo-terminal; return stdout and the output on the terminal."""
     leader, follower = pty.openpty()
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     clean |= {"TERM": "xterm-256color", "COLUMNS": "120", "OMP_NUM_THREADS": "1"} | environment
@@ -121,7 +123,7 @@ def test_bar_on_a_terminal() -> None:
     out, shown = in_terminal()
     assert out == "stdout is the caller's\n"
     assert "━" in shown
-    assert "\x1b[?25h" in shown, "the cursor comes back"
+    assert "\x1b[?25h" in shown, "the cursor is shown again"
     assert "\x1b[3" in shown or "\x1b[38" in shown, "colours"
     assert re.search(r"step [2468]0/100  train 1\.5000  val 1\.2500  2\.0M points/s  \ds  \ds left", shown)
     assert "fit [bold]moons[/bold]" in shown
@@ -129,7 +131,7 @@ def test_bar_on_a_terminal() -> None:
     assert "100%  step 100/100" in shown.splitlines()[-1]
 
 
-def test_no_color() -> None:
+def test_no_color_removes_colours() -> None:
     _, shown = in_terminal(NO_COLOR="1")
     assert "━" in shown
     assert not re.search(r"\x1b\[(3[0-9]|9[0-7]|38;|4[0-8])", shown)
@@ -144,7 +146,7 @@ def test_dumb_terminal_gets_plain_lines() -> None:
     ]
 
 
-def test_signals_set_a_flag_and_handlers_come_back() -> None:
+def test_signals_set_a_flag_and_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         with StopOnSignal() as stop:
@@ -156,7 +158,7 @@ def test_signals_set_a_flag_and_handlers_come_back() -> None:
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_second_interrupt_ends_at_once() -> None:
+def test_a_second_interrupt_stops_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
     with StopOnSignal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)

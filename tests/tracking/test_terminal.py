@@ -1,4 +1,4 @@
-"""Tables on terminals: numbers stand right, nothing is cut between letters, pipes get whole lines."""
+"""Tables on terminals: numbers right-aligned, words kept whole, complete lines in pipes."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ ROWS = [
 ]
 
 
-def test_numbers_stand_right_and_texts_left() -> None:
+def test_numbers_are_right_aligned_and_texts_left_aligned() -> None:
     rows = [("run", "steps", "test NLL", "started"), ("a", "1,500", "\u22120.5", "now"), ("bb", "20", "-", "then")]
     assert table_lines(rows) == [
         "run  steps  test NLL  started",
@@ -30,23 +30,23 @@ def test_numbers_stand_right_and_texts_left() -> None:
     assert table_lines([("name", "steps")]) == ["name  steps"]
 
 
-def test_nothing_is_broken_where_there_is_no_end_of_the_line() -> None:
-    whole = table_lines(ROWS)
-    assert len(whole) == 3
-    assert whole == table_lines(ROWS, 1000)
+def test_nothing_is_wrapped_without_a_width() -> None:
+    lines = table_lines(ROWS)
+    assert len(lines) == 3
+    assert lines == table_lines(ROWS, 1000)
 
 
 @pytest.mark.parametrize(("width", "indent"), [(100, 25), (70, 25), (50, 4)])
-def test_a_long_text_is_broken_between_words(width: int, indent: int) -> None:
+def test_a_long_last_column_is_wrapped_between_words(width: int, indent: int) -> None:
     lines = table_lines(ROWS, width)
     assert max(map(len, lines)) <= width
     assert " ".join(" ".join(lines).split()) == " ".join(" ".join(" ".join(row) for row in ROWS).split())
-    more = [line for line in lines if line.startswith("    ")]
-    assert more
-    assert all(len(line) - len(line.lstrip()) == indent for line in more)
+    continued = [line for line in lines if line.startswith("    ")]
+    assert continued
+    assert all(len(line) - len(line.lstrip()) == indent for line in continued)
 
 
-def test_many_columns_follow_in_blocks_with_their_names() -> None:
+def test_many_columns_are_split_into_blocks_with_the_first_column() -> None:
     rows = [["run", *(f"number {i}" for i in range(12))], ["one", *map(str, range(12))], ["two", *["1.25"] * 12]]
     lines = table_lines(rows, 60)
     assert max(map(len, lines)) <= 60
@@ -57,28 +57,28 @@ def test_many_columns_follow_in_blocks_with_their_names() -> None:
 
 
 def on_a_terminal(columns: int, *arguments: str) -> list[str]:
-    """What a command says on a terminal of so many columns."""
+    """Return the output of a command on a terminal with so many columns."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
     command = [str(Path(sys.executable).parent / "pushforward"), *arguments]
     with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment) as process:
         os.close(slave)
-        said = b""
+        output = b""
         while True:
             try:
                 part = os.read(master, 65536)
-            except OSError:  # Linux says so when the other end is closed
+            except OSError:  # Linux reports that the other end is closed
                 break
             if not part:
                 break
-            said += part
+            output += part
     os.close(master)
-    assert process.returncode == 0, said
-    return said.decode().replace("\r\n", "\n").splitlines()
+    assert process.returncode == 0, output
+    return output.decode().replace("\r\n", "\n").splitlines()
 
 
-def test_commands_keep_to_the_terminal() -> None:
+def test_commands_use_the_width_of_the_terminal() -> None:
     for arguments in (("recipes",), ("benchmark", "--list")):
         narrow, wide = on_a_terminal(72, *arguments), on_a_terminal(300, *arguments)
         assert max(map(len, narrow)) <= 72

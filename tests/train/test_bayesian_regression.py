@@ -80,14 +80,14 @@ def test_the_mean_field_of_a_linear_model_has_its_mean_and_conditional_variances
     weights = model.weights_.double().numpy()
     np.testing.assert_allclose((weights.mean(0) - mean) / np.sqrt(np.diag(covariance)), 0.0, atol=0.1)
     np.testing.assert_allclose(weights.var(0) / conditional, 1.0, atol=0.06)
-    # What a factorised law loses is known: the divergence of a Gaussian from its product of conditionals.
-    lost = 0.5 * (np.linalg.slogdet(covariance)[1] - np.log(conditional).sum())
+    # The gap of a factorised posterior is known: the KL divergence of a Gaussian from its product of conditionals.
+    gap = 0.5 * (np.linalg.slogdet(covariance)[1] - np.log(conditional).sum())
     bound = model.evidence_bound(x, y)
-    assert lost > 0.3
-    assert abs(evidence - bound.value - lost) < 0.02 + 4 * bound.se
+    assert gap > 0.3
+    assert abs(evidence - bound.value - gap) < 0.02 + 4 * bound.se
 
 
-def test_predictions_of_a_linear_model() -> None:
+def test_predictions_of_a_linear_model_are_exact() -> None:
     x, y = linear_data()
     model = BayesianRegression(full, **LINEAR, predictive_samples=50_000).fit(x, y)
     mean, covariance, _ = exact(x, y)
@@ -118,8 +118,8 @@ QUICK: dict[str, Any] = {"hidden": (10,), "steps": 60, "samples": 4, "predictive
 @pytest.mark.parametrize(("posterior", "noise"), [("mean-field", "learned"), ("flow", "heteroscedastic")])
 def test_the_predictive_density_integrates_to_one(posterior: str, noise: str) -> None:
     x, y = curve()
-    settings: dict[str, Any] = QUICK | {"noise": noise}
-    model = BayesianRegression(posterior, **settings).fit(x, y)
+    options: dict[str, Any] = QUICK | {"noise": noise}
+    model = BayesianRegression(posterior, **options).fit(x, y)
     grid = np.linspace(-95.0, 105.0, 40_001)
     for point in (-1.5, 0.3, 1.9):
         density = np.exp(model.predictive_log_prob(np.full((len(grid), 1), point), grid))
@@ -130,13 +130,13 @@ def test_the_predictive_density_integrates_to_one(posterior: str, noise: str) ->
 
 
 @pytest.mark.parametrize("noise", ["learned", "heteroscedastic", 0.2])
-def test_units_of_the_targets(noise: Any) -> None:
+def test_results_scale_with_the_units_of_the_targets(noise: Any) -> None:
     x, y = curve()
     scaled = noise if isinstance(noise, str) else 1_000.0 * noise
-    settings: dict[str, Any] = QUICK | {"noise": noise}
-    of_other: dict[str, Any] = QUICK | {"noise": scaled}
-    model = BayesianRegression("flow", **settings).fit(x, y)
-    other = BayesianRegression("flow", **of_other).fit(3.0 * x - 7.0, 1_000.0 * y + 50.0)
+    options: dict[str, Any] = QUICK | {"noise": noise}
+    scaled_options: dict[str, Any] = QUICK | {"noise": scaled}
+    model = BayesianRegression("flow", **options).fit(x, y)
+    other = BayesianRegression("flow", **scaled_options).fit(3.0 * x - 7.0, 1_000.0 * y + 50.0)
     shifted = other.predictive_log_prob(3.0 * x - 7.0, 1_000.0 * y + 50.0) + math.log(1_000.0)
     np.testing.assert_allclose(shifted, model.predictive_log_prob(x, y), atol=0.02)
     mean, sd = model.predict(x)
@@ -146,30 +146,30 @@ def test_units_of_the_targets(noise: Any) -> None:
     assert other.noise_ == pytest.approx(1_000.0 * model.noise_, rel=1e-2)
 
 
-def test_the_network_is_the_network_of_torch() -> None:
+def test_the_network_equals_linear_layers_of_torch() -> None:
     network = WeightedNetwork(3, (4, 5), 2)
     weights, x = torch.randn(6, network.size, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
     outputs = network(x, weights)
     assert outputs.shape == (6, 7, 2)
     for row, output in zip(weights, outputs, strict=True):
-        h, place = x, 0
+        h, position = x, 0
         for a, b in ((3, 4), (4, 5), (5, 2)):
             layer = nn.Linear(a, b).double()
             with torch.no_grad():
-                layer.weight.copy_(row[place : place + a * b].reshape(a, b).T / math.sqrt(a))
-                layer.bias.copy_(row[place + a * b : place + (a + 1) * b])
-            place += (a + 1) * b
+                layer.weight.copy_(row[position : position + a * b].reshape(a, b).T / math.sqrt(a))
+                layer.bias.copy_(row[position + a * b : position + (a + 1) * b])
+            position += (a + 1) * b
             h = layer(h if a == 3 else h.relu())
         torch.testing.assert_close(output, h)
 
 
-def test_groups_of_the_prior() -> None:
+def test_groups_of_weights_for_the_prior_scales() -> None:
     network = WeightedNetwork(3, (2,), 1)
     assert network.groups(each_input=False).tolist() == [0] * 6 + [1] * 2 + [2] * 2 + [3]
     assert network.groups(each_input=True).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
 
 
-def test_an_input_that_says_nothing_gets_a_small_prior() -> None:
+def test_an_irrelevant_input_gets_a_small_prior_scale() -> None:
     random = np.random.default_rng(5)
     x = random.normal(size=(200, 2))
     y = 2.0 * x[:, 0] + 0.1 * random.normal(size=200)
@@ -197,7 +197,7 @@ def test_the_flow_starts_as_the_mean_field() -> None:
     )
 
 
-def away(perturb: Callable[[nn.Module], nn.Module]) -> Flow:
+def perturbed_posterior(perturb: Callable[[nn.Module], nn.Module]) -> Flow:
     flow = perturb(coupled(torch.zeros(4), torch.full((4,), 0.8), rank=2, hidden=6)).double()
     assert isinstance(flow, Flow)
     return flow
@@ -215,7 +215,7 @@ def gradients(posterior: Flow, gradient: Gradient, target: Callable[[Tensor], Te
 
 
 def test_both_gradients_agree_in_the_mean(perturb: Callable[[nn.Module], nn.Module]) -> None:
-    posterior = away(perturb)
+    posterior = perturbed_posterior(perturb)
 
     def target(weights: Tensor) -> Tensor:
         return -0.5 * (weights - 0.3).square().sum(-1) + torch.sin(weights).sum(-1)
@@ -224,21 +224,21 @@ def test_both_gradients_agree_in_the_mean(perturb: Callable[[nn.Module], nn.Modu
     path = gradients(posterior, "path", target, 100)
     total = gradients(posterior, "total", target, 100)
     error = (path.var(0) / len(path) + total.var(0) / len(total)).sqrt()
-    assert path.mean(0).norm() > 20 * error.norm() / math.sqrt(len(error))  # there is something to agree on
+    assert path.mean(0).norm() > 20 * error.norm() / math.sqrt(len(error))  # the gradient is not zero
     assert float(((path.mean(0) - total.mean(0)).abs() / error.clamp_min(1e-6)).max()) < 4.5
 
 
 def test_the_path_gradient_has_no_noise_where_the_posterior_is_exact(
     perturb: Callable[[nn.Module], nn.Module],
 ) -> None:
-    posterior = away(perturb)
-    exact_law = copy.deepcopy(posterior).requires_grad_(False)
-    path = gradients(posterior, "path", exact_law.log_prob, 2)
+    posterior = perturbed_posterior(perturb)
+    exact_posterior = copy.deepcopy(posterior).requires_grad_(False)
+    path = gradients(posterior, "path", exact_posterior.log_prob, 2)
     assert float(path.abs().max()) < 1e-9
-    assert float(gradients(posterior, "total", exact_law.log_prob, 2).abs().max()) > 1e-3
+    assert float(gradients(posterior, "total", exact_posterior.log_prob, 2).abs().max()) > 1e-3
 
 
-def test_the_seed_decides_everything_and_nothing_else_moves() -> None:
+def test_the_seed_decides_everything_and_the_global_random_state_is_unchanged() -> None:
     x, y = curve()
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
@@ -254,7 +254,7 @@ def test_the_seed_decides_everything_and_nothing_else_moves() -> None:
     assert not np.allclose(first.sample(x, 3), first.sample(x, 3, seed=9))
 
 
-def test_a_flow_given_is_not_changed() -> None:
+def test_a_flow_given_as_posterior_is_not_changed() -> None:
     x, y = curve()
     flow = full(WeightedNetwork(1, (10,), 1).size)
     before = copy.deepcopy(flow.state_dict())
@@ -266,8 +266,8 @@ def test_a_flow_given_is_not_changed() -> None:
 
 def test_two_hidden_layers_and_minibatches_learn_a_curve() -> None:
     x, y = curve(200)
-    settings: dict[str, Any] = {"hidden": (20, 20), "steps": 300, "batch_size": 64, "samples": 4}
-    model = BayesianRegression("flow", noise="heteroscedastic", **settings).fit(x, y)
+    options: dict[str, Any] = {"hidden": (20, 20), "steps": 300, "batch_size": 64, "samples": 4}
+    model = BayesianRegression("flow", noise="heteroscedastic", **options).fit(x, y)
     linear = -0.5 * math.log(2 * math.pi * y.var()) - 0.5
     assert model.predictive_log_prob(x, y).mean() > linear + 0.5
     assert model.loss_[-100:].mean() < model.loss_[:100].mean()
@@ -287,13 +287,13 @@ def test_two_hidden_layers_and_minibatches_learn_a_curve() -> None:
         (np.zeros((1, 2)), [3.0], "expected targets that differ"),
     ],
 )
-def test_data_that_do_not_fit(x: Any, y: Any, message: str) -> None:
+def test_invalid_data_are_refused(x: Any, y: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"BayesianRegression: {message}"):
         BayesianRegression(**QUICK).fit(x, y)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("options", "message"),
     [
         ({"posterior": "flwo"}, "unknown posterior 'flwo'; did you mean 'flow'"),
         ({"noise": "hetero"}, "unknown noise 'hetero'; did you mean 'heteroscedastic'"),
@@ -306,10 +306,10 @@ def test_data_that_do_not_fit(x: Any, y: Any, message: str) -> None:
         ({"posterior": full(3)}, "expected a posterior of 31 features without context; got 3 and a context of 0"),
     ],
 )
-def test_arguments_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_refused(options: dict[str, Any], message: str) -> None:
     x, y = curve(10)
     with pytest.raises(ValueError, match=f"BayesianRegression: .*{message}"):
-        BayesianRegression(**(QUICK | settings)).fit(x, y)
+        BayesianRegression(**(QUICK | options)).fit(x, y)
 
 
 def test_a_model_before_its_fit_and_with_other_columns() -> None:

@@ -1,4 +1,4 @@
-"""From rows to what a fit reads: which validation rows, how few rows will do, rows that stand in two parts."""
+"""Preparation of data: the choice of validation rows, very small tables, rows that are in two parts."""
 
 import dataclasses
 from pathlib import Path
@@ -13,17 +13,17 @@ from pushforward.common.errors import ConfigError, DataError
 from pushforward.config.read import load_config
 from pushforward.config.schema import DataConfig
 from pushforward.datasets import Splits, load
-from pushforward.datasets.repeated_rows import find_repeats, held_out
+from pushforward.datasets.repeated_rows import compare_rows, find_repeats
 from pushforward.datasets.tables.protocols import LARGEST_FOLD
 from pushforward.experiment.rows import fit
-from pushforward.train import data as module
+from pushforward.train import data as data_module
 from pushforward.train.data import Prepared, prepare
 
 CPU = torch.device("cpu")
 
 
 def ordered(tmp_path: Path, n: int = 2000) -> Path:
-    """A table in the order of time, with one column that says when."""
+    """A table in the order of time, with a column for the time."""
     rng = np.random.default_rng(0)
     rows = np.stack((np.arange(n) + rng.uniform(0, 0.5, n), rng.normal(size=n), rng.normal(size=n)), axis=1)
     path = tmp_path / "t.csv"
@@ -36,34 +36,34 @@ def prepared(path: Path, *context: str, seed: int = 0) -> Prepared:
 
 
 def test_many_validation_rows_are_drawn_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first ones would be the head of the file, which a model of all times must not be stopped by."""
+    """The first rows of the file would be the oldest."""
     path = ordered(tmp_path)
-    everything = prepared(path).validation_points(CPU).x
-    monkeypatch.setattr(module, "MAX_VALIDATION_ROWS", 50)
-    found = prepared(path).validation_points(CPU).x
+    everything = prepared(path).validation_rows(CPU).x
+    monkeypatch.setattr(data_module, "MAX_VALIDATION_ROWS", 50)
+    found = prepared(path).validation_rows(CPU).x
     assert (len(everything), len(found)) == (200, 50)
     assert {tuple(row) for row in found.tolist()} <= {tuple(row) for row in everything.tolist()}
     assert len(np.unique(found[:, 0])) == 50
     # Of 50 rows out of 200 about half lie in the later half of the file.
     assert 15 < int((found[:, 0] > everything[:, 0].median()).sum()) < 35
-    # A fit that is resumed, and another flow, read the same.
-    assert torch.equal(found, prepared(path).validation_points(CPU).x)
+    # A resumed fit, or another flow, gets the same rows.
+    assert torch.equal(found, prepared(path).validation_rows(CPU).x)
 
 
 def test_context_goes_with_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.arange(3000.0).reshape(1000, 3)
     np.savetxt(tmp_path / "t.csv", rows, delimiter=",", header="a,b,c", comments="")
-    monkeypatch.setattr(module, "MAX_VALIDATION_ROWS", 20)
-    points = prepared(tmp_path / "t.csv", "c").validation_points(CPU)
-    assert points.context is not None
-    np.testing.assert_allclose(points.x[:, 1], points.context[:, 0], atol=2e-3)
+    monkeypatch.setattr(data_module, "MAX_VALIDATION_ROWS", 20)
+    validation = prepared(tmp_path / "t.csv", "c").validation_rows(CPU)
+    assert validation.context is not None
+    np.testing.assert_allclose(validation.x[:, 1], validation.context[:, 0], atol=2e-3)
 
 
-def test_three_rows(tmp_path: Path) -> None:
+def test_three_rows_are_too_few_for_three_parts(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("c0,c1\n1,2.5\n3,1\n2,9\n")
     with pytest.raises(
-        DataError, match=r"^t: 3 rows leave 1 to train on, and a spread takes 2; give more rows, or hold"
+        DataError, match=r"^t: 3 rows leave 1 to train on; at least 2 are needed: give more rows, or hold"
     ):
         prepared(path)
     assert len(prepare(load(path), DataConfig(source="t", test_fraction=0), 0).splits.train) == 2
@@ -76,7 +76,7 @@ def test_repeated_rows_are_counted() -> None:
         matrix[matrix == 0] *= rng.choice((-1.0, 1.0), size=(matrix == 0).sum())  # minus zero is zero
         splits = Splits(*np.split(rng.permutation(600), (400, 450)))
         train = {tuple(row) for row in matrix[splits.train]}
-        found = held_out(matrix, splits)
+        found = compare_rows(matrix, splits)
         for part, copies in ((splits.validation, found.validation), (splits.test, found.test)):
             assert copies.tolist() == [tuple(row) in train for row in matrix[part]]
         assert (found.test.sum() > 50) == (width == 2)
@@ -97,24 +97,24 @@ def test_a_note_on_repeated_rows(tmp_path: Path) -> None:
     assert found.repeats is not None
     counts = found.repeats.validation.sum(), found.repeats.test.sum()
     assert found.dataset.notes == (
-        f"d: {counts[0]} of 100 validation rows and {counts[1]} of 100 test rows also stand among the training rows: "
-        f"what is measured there is memory too",
+        f"d: {counts[0]} of 100 validation rows and {counts[1]} of 100 test rows also appear among the training rows: "
+        f"their likelihood measures memorization too",
     )
-    # What a row is given counts, and one in a hundred is no matter.
+    # Rows with different context are different, and one copy in a hundred is not reported.
     given = dataclasses.replace(found.dataset, context=np.arange(1000.0)[:, None])
     assert find_repeats(given, splits) is None
     assert prepared(doubled(tmp_path, 4)).dataset.notes == ()
 
 
-def test_where_repeats_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeats_are_not_counted_for_one_column_or_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = prepared(doubled(tmp_path, 300))
     one = dataclasses.replace(found.dataset, rows=found.dataset.rows[:, :1])
     assert find_repeats(one, found.splits) is None
-    monkeypatch.setattr("pushforward.datasets.repeated_rows._MOST_ROWS", 999)
+    monkeypatch.setattr("pushforward.datasets.repeated_rows.MAX_ROWS", 999)
     assert find_repeats(found.dataset, found.splits) is None
 
 
-def test_the_likelihood_of_new_rows_is_told_apart(tmp_path: Path) -> None:
+def test_the_likelihood_of_new_rows_is_reported_separately(tmp_path: Path) -> None:
     keys = ("train.steps=5", "flow=gaussian", "train.evaluate=false")
     done = fit(load_config(str(doubled(tmp_path, 300)), overrides=keys, wandb="off"), out=tmp_path / "run", quiet=True)
     config = load_config(files=[done.run.config])
@@ -134,12 +134,12 @@ def test_the_note_reaches_the_terminal(tmp_path: Path) -> None:
     arguments = ["fit", str(doubled(tmp_path, 300)), "--dry-run"]
     done = CliRunner().invoke(main, arguments, prog_name="pushforward")
     assert done.exit_code == 0, done.output
-    assert "also stand among the training rows: what is measured there is memory too" in done.stderr
+    assert "also appear among the training rows: their likelihood measures memorization too" in done.stderr
 
 
 @pytest.mark.parametrize("protocol", ["half", "tenths"])
-def test_folds_of_the_configuration(protocol: str) -> None:
-    """The section knows how many there are without NumPy; the last one can be drawn."""
+def test_the_largest_fold(protocol: str) -> None:
+    """The configuration knows the number of folds without NumPy; the last one can be drawn."""
     with pytest.raises(ConfigError, match=f"data.fold: expected 0 to {LARGEST_FOLD} for data.protocol={protocol}; got"):
         load_config("moons", (), [f"data.protocol={protocol}", f"data.fold={LARGEST_FOLD + 1}"])
     assert load("moons", rows=100, protocol=protocol, fold=LARGEST_FOLD).splits is not None

@@ -1,4 +1,4 @@
-"""Numbers of single layers add up to those of the flow."""
+"""Metrics of single layers add up to those of the flow."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ def test_terms_add_up_to_the_log_determinant(name: str, context: int, perturb: C
     assert not any("permutation" in layer for layer in terms)
 
 
-def test_the_context_is_embedded_first(perturb: Callable[[Flow], Flow]) -> None:
+def test_terms_use_the_embedded_context(perturb: Callable[[Flow], Flow]) -> None:
     core = perturb(build("maf", 2, 1, hidden=8))
     flow = Flow(core.base, core.bijection, embedding=Standardize([5.0], [3.0])).double()
     x, given = torch.randn(30, 2, dtype=torch.float64), 5 + 3 * torch.randn(30, 1, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The optimiser's one kernel against torch's three operations."""
+"""The kernel of the optimiser against the three operations of torch."""
 
 import contextlib
 import copy
@@ -68,7 +68,7 @@ def test_equals_clipping_adamw_and_averaging(dtype: torch.dtype, size: float, th
     assert all(state["step"] == 3 for state in optimizer.state_dict()["state"].values())
 
 
-def test_goes_on_from_a_state_of_either_kind() -> None:
+def test_kernel_and_torch_continue_from_the_same_state() -> None:
     parameters = made(torch.float32)
     optimizer = ClippedAdamW(groups(parameters), 0.01)
     differentiate(parameters, 1.0)
@@ -118,16 +118,16 @@ def test_parameters_without_a_gradient_are_left_to_torch() -> None:
     assert_close(parameters[2].detach(), before, rtol=0, atol=0)
 
 
-def both_engines(kernels: bool) -> contextlib.AbstractContextManager[None]:
+def engine(kernels: bool) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if kernels else native.disabled()
 
 
 @pytest.mark.parametrize("kernels", [True, False])
-def test_a_cleared_state_starts_anew(kernels: bool) -> None:
-    """What the loop does after a divergence: biases are corrected from the first step on again."""
+def test_a_cleared_state_starts_again(kernels: bool) -> None:
+    """As after a rollback: the bias correction starts again at the first step."""
     parameters = made(torch.float32)
     optimizer = ClippedAdamW(groups(parameters), 0.01)
-    with both_engines(kernels):
+    with engine(kernels):
         for _ in range(20):
             differentiate(parameters, 1.0)
             optimizer.clipped_step(parameters, 3.0)
@@ -156,7 +156,7 @@ def test_without_kernels_a_gradient_that_is_not_finite_changes_nothing_either() 
     assert_close(parameters, before, rtol=0, atol=0)
 
 
-def test_autograd_hears_of_the_step() -> None:
+def test_a_step_invalidates_older_graphs() -> None:
     parameters = made(torch.float32)
     optimizer = ClippedAdamW(groups(parameters), 0.01)
     loss = torch.stack([p.square().sum() for p in parameters]).sum()
@@ -166,7 +166,7 @@ def test_autograd_hears_of_the_step() -> None:
         loss.backward()
 
 
-def test_a_copy_goes_on_where_the_original_stands() -> None:
+def test_a_copy_continues_like_the_original() -> None:
     parameters = made(torch.float32)
     optimizer = ClippedAdamW(groups(parameters), 0.01)
     for _ in range(3):
@@ -194,7 +194,7 @@ def test_gradients_that_come_late_and_mixed_dtypes_are_left_to_torch() -> None:
             q.grad = None if p.grad is None else p.grad.clone()
         optimizer.clipped_step(parameters, 1e9)
         peer.step()
-    # A parameter that came late has its own count of steps in torch, and the others' here.
+    # Torch counts the steps of a late parameter separately; here it shares the count of the others.
     for i in (0, 2, 3, 4, 5):
         assert_close(parameters[i], theirs[i])
 

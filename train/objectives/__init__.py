@@ -1,1 +1,1 @@
-"""What training minimises: one objective a file, and the gradient estimators of those made of samples."""
+"""Objectives of training, one a file, and the gradient estimators of those that sample from the flow."""

@@ -1,4 +1,4 @@
-"""What the training loop minimises: the contract of an objective."""
+"""The contract of an objective: what the training loop minimises."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,51 +10,51 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found.
+    """The result of a validation.
 
     Attributes:
-        loss: What decides which weights are best.
-        metrics: What is logged besides.
-        noise: By how much the loss may miss: later weights are preferred to earlier ones that are better by no more.
-            Zero where there is a finite table to learn by heart, and later is not better.
+        loss: The weights with the lowest loss are kept.
+        metrics: Further numbers to log.
+        tolerance: Later weights replace the best ones unless their loss is higher by more than this. The standard error
+            of the loss if every step draws new samples; zero for a finite table, which later weights may overfit.
     """
 
     loss: float
     metrics: Metrics = field(default_factory=dict)
-    noise: float = 0.0
+    tolerance: float = 0.0
 
 
 class Objective(Protocol):
-    """A loss that is estimated anew in every step, and validated now and then.
+    """A loss that every step estimates on a new batch, and that is validated from time to time.
 
     Attributes:
-        loss_key: What the loss is logged as: ``train/<key>``, ``val/<key>``, ``best/val_<key>``.
-        loss_name: What messages call it.
-        points: Rows in one step.
+        loss_key: Name of the loss in the metrics: ``train/<key>``, ``val/<key>``, ``best/val_<key>``.
+        loss_name: Name of the loss in messages.
+        batch_size: Rows or samples in a step.
     """
 
     loss_key: str
     loss_name: str
-    points: int
+    batch_size: int
 
     def draw(self, spent: float) -> Any:
-        """Everything of the next step that the flow does not decide: its batch, and what depends on the time.
+        """Draw the batch of the next step, with everything else that does not depend on the flow.
 
         Args:
             spent: Share of the budget that is spent.
         """
 
     def loss(self, flow: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        """What is differentiated ``()``, and the numbers to be averaged until they are logged ``(k,)``.
+        """The loss ``()`` to differentiate, and numbers ``(k,)`` that are averaged until they are logged.
 
-        Nothing here waits for the device. A number that is not finite sends the fit back.
+        Must not wait for the device. If a number is not finite, training rolls back.
         """
 
     def metrics(self, means: list[float]) -> Metrics:
-        """What is logged of the means of these numbers, ``train/<key>`` among them."""
+        """Metrics from the means of these numbers, ``train/<key>`` among them."""
 
-    def at(self, step: int) -> Metrics:
-        """What is logged of a step besides."""
+    def step_metrics(self, step: int) -> Metrics:
+        """Further metrics of a step."""
 
     def validate(self, flow: Any) -> Validation:
-        """The loss of a flow in evaluation mode, the same for the same weights, lower being better."""
+        """The loss of a flow in evaluation mode, deterministic given the weights; lower is better."""

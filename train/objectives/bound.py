@@ -1,43 +1,43 @@
-"""Bounds on the likelihood of rows as an objective: how autoencoders learn."""
+"""Lower bounds on the likelihood of rows: the objective of variational autoencoders."""
 
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from pushforward.datasets.tables.splits import spread
+from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.evaluate.likelihood import nll_from
 from pushforward.flows.vae.autoencoder import Autoencoder, Estimator
 from pushforward.train.objectives.base import Metrics, Validation
-from pushforward.train.objectives.likelihood import Likelihood, Rows
+from pushforward.train.objectives.likelihood import Likelihood, RowTensors
 
-Bound = Literal["elbo", "iwae"]
+BoundName = Literal["elbo", "iwae"]
 
 OBJECTIVES = ("elbo", "iwae")
-"""Names of the objectives by which an autoencoder is fitted to rows."""
+"""Names of the objectives of an autoencoder."""
 
 MOST_VALIDATION_ROWS = 2_000
-"""Validation rows that are looked at: a bound takes many passes a row."""
+"""Most validation rows that are used: a bound takes many passes a row."""
 
 
 class BoundObjective:
-    """Minus the evidence bound, or the importance-weighted one, of rows under an autoencoder.
+    """Minus the evidence lower bound (ELBO), or the importance-weighted bound (IWAE), of rows under an autoencoder.
 
-    The weight of the prior and posterior terms grows from 0 to 1 over the first part of the budget, so that latent
-    features are not given up before the decoder has learned to use them. Validation is by the importance-weighted
-    bound, whatever is trained, and always with the same noise.
+    The weight of the prior and posterior terms grows from 0 to 1 over the first part of the budget, which prevents
+    posterior collapse before the decoder uses the latent features. Validation always uses the importance-weighted
+    bound, with the same noise every time.
 
     Args:
-        train: Training rows ``(n, D)`` as the decoder takes them.
+        train: Training rows ``(n, D)`` in the units of the decoder.
         validation: Validation rows, likewise; ``MOST_VALIDATION_ROWS`` of them are used.
-        batch_size: Rows in one step.
-        step: Steps done, where training goes on.
-        bound: The bound that is trained.
-        samples: Latent points a row in each step.
-        estimator: Of the posterior's gradient: ``total``, ``path`` (ELBO) or ``dreg`` (IWAE).
-        kl_warmup: Share of the budget until the full weight.
-        validation_samples: Latent points a row in validation.
-        seed: Decides the noise of the validation.
+        batch_size: Rows in a step.
+        step: Steps already done, if training is resumed.
+        bound: The bound to maximise.
+        samples: Latent samples a row in each step.
+        estimator: Gradient estimator for the posterior: ``total``, ``path`` (ELBO) or ``dreg`` (IWAE).
+        kl_warmup: Share of the budget until the weight is 1.
+        validation_samples: Latent samples a row in validation.
+        seed: Seed of the noise of the validation.
 
     Raises:
         ValueError: If the bound is unknown, a number is out of range, or there are no rows.
@@ -53,7 +53,7 @@ class BoundObjective:
         batch_size: int,
         step: int = 0,
         *,
-        bound: Bound = "elbo",
+        bound: BoundName = "elbo",
         samples: int = 1,
         estimator: Estimator = "total",
         kl_warmup: float = 0.1,
@@ -68,9 +68,9 @@ class BoundObjective:
             raise ValueError(
                 f"BoundObjective: expected training and validation rows; got {len(train)} and {len(validation)}"
             )
-        self.validation = validation[torch.from_numpy(spread(len(validation), MOST_VALIDATION_ROWS))]
-        self.rows = Likelihood(Rows(train), Rows(self.validation), batch_size, step)
-        self.points = self.rows.points
+        self.validation = validation[torch.from_numpy(evenly_spaced(len(validation), MOST_VALIDATION_ROWS))]
+        self.rows = Likelihood(RowTensors(train), RowTensors(self.validation), batch_size, step)
+        self.batch_size = self.rows.batch_size
         self.bound, self.samples, self.estimator = bound, samples, estimator
         self.kl_warmup, self.validation_samples, self.seed = kl_warmup, validation_samples, seed
 
@@ -80,7 +80,7 @@ class BoundObjective:
 
     def loss(self, flow: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """Minus the mean bound of a batch."""
-        assert isinstance(flow, Autoencoder)  # what this is an objective of
+        assert isinstance(flow, Autoencoder)
         x, weight = batch
         bound = flow.elbo if self.bound == "elbo" else flow.iwae_bound
         value = -bound(x, self.samples, estimator=self.estimator, beta=weight).mean()
@@ -90,9 +90,9 @@ class BoundObjective:
         """The mean loss, and the weight."""
         return {"train/loss": means[0], "train/kl_weight": means[1]}
 
-    def at(self, step: int) -> Metrics:
+    def step_metrics(self, step: int) -> Metrics:
         """The epoch."""
-        return self.rows.at(step)
+        return self.rows.step_metrics(step)
 
     @torch.no_grad()
     def validate(self, flow: Any) -> Validation:
@@ -101,5 +101,5 @@ class BoundObjective:
         with torch.random.fork_rng(devices=[self.validation.device] if self.validation.is_cuda else []):
             torch.manual_seed(self.seed)
             bounds = flow.log_prob_bound(self.validation, self.validation_samples)
-        found = nll_from(bounds.double().cpu().numpy())
-        return Validation(found.nll, {"val/bound_se": found.se})
+        bound = nll_from(bounds.double().cpu().numpy())
+        return Validation(bound.nll, {"val/bound_se": bound.se})

@@ -1,24 +1,25 @@
-"""The energy distance between samples of a flow and rows: an objective that needs samples only, no density."""
+"""The energy distance between samples of a flow and rows: an objective that needs samples but no density."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pushforward.datasets.tables.splits import spread
+from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.flows import Flow
 from pushforward.train.objectives.base import Metrics, Validation
-from pushforward.train.objectives.likelihood import Likelihood, Rows
+from pushforward.train.objectives.likelihood import Likelihood, RowTensors
 
 _PROJECTIONS = 64
-_VALIDATION_ROWS = 4_000
+MOST_ENERGY_ROWS = 4_000
+"""Most validation rows whose energy distance is computed."""
 
 
 def sliced_energy_distance(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
     r"""Energy distance between two samples, averaged over projections to lines.
 
-    In one dimension it is :math:`2 E|X - Y| - E|X - X'| - E|Y - Y'|`, which is zero only where the laws agree, and all
-    lines together tell all laws apart. Unbiased, so it may be below zero.
+    In one dimension it is :math:`2 E|X - Y| - E|X - X'| - E|Y - Y'|`, which is zero only if the distributions are
+    equal; the projections to all lines determine a distribution. The estimate is unbiased, so it may be negative.
 
     Args:
         x: Rows ``(n, D)``, two or more.
@@ -26,7 +27,7 @@ def sliced_energy_distance(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
         directions: Unit vectors ``(D, K)``.
 
     Returns:
-        ``()``, in the units of the points. Cost: sorting ``n + m`` numbers ``K`` times.
+        ``()``, in the units of the rows. Cost: sorting ``n + m`` numbers ``K`` times.
 
     References:
         - Szekely & Rizzo (2013), Energy statistics, https://doi.org/10.1016/j.jspi.2013.03.018.
@@ -41,7 +42,7 @@ def sliced_energy_distance(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
 
 
 def _sum_of_pairs(values: Tensor) -> Tensor:
-    """Sum of the distances of all pairs of each row ``(K, n)``, from the order of the values."""
+    """Sum of the distances of all pairs in each row ``(K, n)``, from the order of the values."""
     n = values.shape[-1]
     ranks = torch.arange(n, device=values.device, dtype=values.dtype)
     total: Tensor = (values.sort(-1).values * (2 * ranks - (n - 1))).sum(-1)
@@ -49,27 +50,27 @@ def _sum_of_pairs(values: Tensor) -> Tensor:
 
 
 def unit_vectors(features: int, count: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Directions ``(features, count)``, uniform over the sphere."""
+    """Draw directions ``(features, count)`` uniformly from the sphere."""
     drawn = torch.randn(features, count, generator=generator, dtype=like.dtype, device=like.device)
     return torch.nn.functional.normalize(drawn, dim=0)
 
 
 class Energy:
-    """The sliced energy distance between a batch and as many samples of the flow; alone, or added to the NLL.
+    """The sliced energy distance between a batch and as many samples of the flow, alone or added to the NLL.
 
-    Its gradient is the path of the samples. With a context, rows are compared together with what they are given.
+    The gradient flows through the samples. With a context, rows and context are compared jointly.
 
     Args:
         train: Training rows.
         validation: Validation rows.
-        batch_size: Rows in one step; as many points are drawn.
-        step: Steps done, where training goes on.
-        seed: Decides noise and directions of the validation.
-        likelihood: Whether the NLL is added.
-        weight: Weight of the energy distance beside it.
+        batch_size: Rows in a step, and samples of the flow.
+        step: Steps already done, if training is resumed.
+        seed: Seed of the noise and of the directions of the validation.
+        likelihood: Whether to add the NLL.
+        weight: Weight of the energy distance relative to the NLL.
 
     Raises:
-        ValueError: If a batch, or validation, has a single row, which has no distances.
+        ValueError: If a batch or the validation part has a single row, which has no distances.
     """
 
     loss_key = "loss"
@@ -77,8 +78,8 @@ class Energy:
 
     def __init__(
         self,
-        train: Rows,
-        validation: Rows,
+        train: RowTensors,
+        validation: RowTensors,
         batch_size: int,
         step: int = 0,
         *,
@@ -92,7 +93,7 @@ class Energy:
                 f"{len(validation)}"
             )
         self.rows = Likelihood(train, validation, batch_size, step)
-        self.points, self.seed = self.rows.points, seed
+        self.batch_size, self.seed = self.rows.batch_size, seed
         self.likelihood, self.weight = likelihood, weight
 
     def draw(self, spent: float) -> tuple[Tensor, Tensor | None]:
@@ -114,27 +115,27 @@ class Energy:
         energy, *terms = means
         if not terms:
             return {"train/loss": energy, "train/energy": energy}
-        of_rows = self.rows.metrics(terms)
-        return {"train/loss": of_rows["train/nll"] + self.weight * energy, "train/energy": energy} | of_rows
+        nll = self.rows.metrics(terms)
+        return {"train/loss": nll["train/nll"] + self.weight * energy, "train/energy": energy} | nll
 
-    def at(self, step: int) -> Metrics:
+    def step_metrics(self, step: int) -> Metrics:
         """The epoch."""
-        return self.rows.at(step)
+        return self.rows.step_metrics(step)
 
     def validate(self, flow: Flow) -> Validation:
         """The loss on validation rows, with the same noise every time, and their NLL."""
-        found = self.rows.validate(flow)
+        nll = self.rows.validate(flow)
         x, context = self.rows.validation.x, self.rows.validation.context
-        if len(x) > _VALIDATION_ROWS:  # evenly over them: the first ones may be the oldest
-            chosen = torch.from_numpy(spread(len(x), _VALIDATION_ROWS)).to(x.device)
+        if len(x) > MOST_ENERGY_ROWS:  # evenly spaced: the file may be in the order of time
+            chosen = torch.from_numpy(evenly_spaced(len(x), MOST_ENERGY_ROWS)).to(x.device)
             x, context = x[chosen], None if context is None else context[chosen]
         features = flow.features + (0 if context is None else context.shape[1])
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.seed)
             energy = float(self._distance(flow, x, context, unit_vectors(features, 4 * _PROJECTIONS, x)))
-        loss = found.loss + self.weight * energy if self.likelihood else energy
-        return Validation(loss, {"val/nll": found.loss, "val/energy": energy} | found.metrics)
+        loss = nll.loss + self.weight * energy if self.likelihood else energy
+        return Validation(loss, {"val/nll": nll.loss, "val/energy": energy} | nll.metrics)
 
     def _distance(self, flow: Flow, x: Tensor, context: Tensor | None, directions: Tensor) -> Tensor:
         if context is None:

@@ -1,22 +1,22 @@
-r"""Gradient estimators: four ways to differentiate an expectation under a flow, by the flow's own parameters.
+r"""Gradient estimators: four ways to differentiate an expectation under a flow by the parameters of the flow.
 
-Each function returns a number whose *value* is the usual estimate and whose *gradient* is that of the estimator asked
-for; so they can be added up, averaged and minimised like any loss. With :math:`x = T_\theta(\epsilon)` drawn from the
-flow :math:`q_\theta`:
+Each function returns a number whose *value* is the usual Monte Carlo estimate and whose *gradient* is that of the
+chosen estimator, so that it can be added, averaged and minimised like any loss. With a sample
+:math:`x = T_\theta(\epsilon)` of the flow :math:`q_\theta`:
 
-- ``score-function``: :math:`(f(x) - b) \nabla_\theta \log q_\theta(x)` at fixed points, with the mean of the other
-  points as baseline :math:`b`; works for any f, also one without derivatives (Williams 1992).
-  ``score-function-bare``: without.
-- ``path-wise``: the derivative of all that depends on the parameters, through the points and through the density (the
+- ``score-function``: :math:`(f(x) - b) \nabla_\theta \log q_\theta(x)` at fixed samples, with the mean of the other
+  samples as baseline :math:`b`; works for any f, also one without derivatives (Williams 1992).
+  ``score-function-bare``: without the baseline.
+- ``path-wise``: the derivative of everything that depends on the parameters, through the samples and the density (the
   reparameterization trick, Kingma & Welling 2014).
-- ``path``: through the points alone. The density's own derivative has mean zero and is left out; what is left vanishes
-  point by point where the flow fits its target (Roeder et al. 2017, "sticking the landing"). For importance-weighted
-  bounds and alpha divergences the part that has no mean of zero is reparameterized once more (DReG, Tucker et al.
-  2018).
+- ``path``: through the samples alone. The derivative of the density at fixed samples has mean zero and is left out; the
+  rest vanishes at every sample if the flow equals its target (Roeder et al. 2017, "sticking the landing"). For
+  importance-weighted bounds and alpha divergences, the part whose mean is not zero is reparameterized once more (DReG,
+  Tucker et al. 2018).
 
-``path`` is not always the better one: for a Gaussian of variance :math:`\sigma^2` and a standard Gaussian as target its
-variance is :math:`(\sigma^2 - 1)^2 / \sigma^4` times that of ``path-wise``, which is above one for :math:`\sigma^2 <
-1/2`, so far from the optimum, where the flow is much too narrow.
+``path`` does not always have the lower variance: for a Gaussian of variance :math:`\sigma^2` and a standard Gaussian as
+target, its variance is :math:`(\sigma^2 - 1)^2 / \sigma^4` times that of ``path-wise``, which is above one for
+:math:`\sigma^2 < 1/2`, far from the optimum, where the flow is much too narrow.
 """
 
 import math
@@ -30,31 +30,31 @@ from pushforward.common.text import unknown_name
 from pushforward.flows import Flow
 from pushforward.flows.bijections.base import pull_back
 
-Estimator = Literal["path", "path-wise", "score-function", "score-function-bare"]
-ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+GradientEstimator = Literal["path", "path-wise", "score-function", "score-function-bare"]
+ESTIMATORS: tuple[GradientEstimator, ...] = get_args(GradientEstimator)
 
 LogDensity = Callable[[Tensor], Tensor]
 
 
 def expectation(
-    flow: Flow, function: LogDensity, n: int, estimator: Estimator = "path-wise", context: Tensor | None = None
+    flow: Flow, function: LogDensity, n: int, estimator: GradientEstimator = "path-wise", context: Tensor | None = None
 ) -> Tensor:
-    r"""Estimate :math:`E_q[f(x)]` for a function of the points alone, with the gradient by the flow's parameters.
+    r"""Estimate :math:`E_q[f(x)]` for a function of the samples alone, differentiable by the parameters of the flow.
 
-    Such a function has no term of the density, so ``path`` and ``path-wise`` are the same.
+    Such a function does not depend on the density, so ``path`` and ``path-wise`` are the same.
 
     Args:
-        flow: The law of the points.
-        function: From points ``(n, D)`` to values ``(n,)``.
-        n: Number of points; two or more for a baseline.
-        estimator: How it is differentiated.
+        flow: The distribution of the samples.
+        function: From samples ``(n, D)`` to values ``(n,)``.
+        n: Number of samples; two or more for a baseline.
+        estimator: The gradient estimator.
         context: Context of the flow.
 
     Returns:
         The mean, ``()``.
 
     Raises:
-        ValueError: If there is no such estimator, or a point has no others to be its baseline.
+        ValueError: If the estimator is unknown, or a single sample has no baseline.
     """
     _check(estimator, n)
     if not estimator.startswith("score-function"):
@@ -66,22 +66,22 @@ def expectation(
 
 
 def alpha_divergence(
-    flow: Flow, log_target: LogDensity, n: int, estimator: Estimator = "path", alpha: float = 0.0
+    flow: Flow, log_target: LogDensity, n: int, estimator: GradientEstimator = "path", alpha: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     r"""Estimate an alpha divergence between a flow and an unnormalised target, up to a constant of the target.
 
-    With weights :math:`w = \tilde p(x) / q(x)` at points of the flow it is
+    With weights :math:`w = \tilde p(x) / q(x)` at samples of the flow it is
     :math:`\frac{1}{\alpha(\alpha - 1)} \log E_q[w^\alpha]`; ``alpha=0`` is the reverse KL, :math:`-E_q[\log w]`,
     which seeks modes, ``alpha=1`` the forward KL, :math:`E_p[\log w]`, by weights normalised in the batch, which
-    covers them, and ``alpha=2`` the variance of the weights. The gradient of a logarithm of a mean is biased by
+    covers modes, and ``alpha=2`` the variance of the weights. The gradient of the logarithm of a mean is biased by
     :math:`O(1/n)`, and so is that of ``alpha=1``.
 
     Args:
         flow: The flow.
-        log_target: Unnormalised log-density of points ``(n, D)``.
-        n: Number of points.
-        estimator: How it is differentiated; ``path-wise`` has no meaning at ``alpha=1``.
-        alpha: Which divergence, 0 or more.
+        log_target: Unnormalised log-density of samples ``(n, D)``.
+        n: Number of samples.
+        estimator: The gradient estimator; ``path-wise`` is undefined at ``alpha=1``.
+        alpha: Order of the divergence, 0 or more.
 
     Returns:
         The estimate ``()``, and the log-weights ``(n,)``, which carry no gradient.
@@ -108,7 +108,7 @@ def alpha_divergence(
             loss = _score_loss(-log_w, log_q, estimator)
         else:
             shares = torch.softmax(alpha * log_w, 0)
-            # Subtracting the mean share changes nothing in the mean: that of the scores is zero.
+            # Subtracting the mean share adds no bias: the score function has mean zero.
             kept = shares if estimator == "score-function-bare" else shares - 1 / n
             loss = -(kept * log_q).sum() / alpha
         return _with_gradient(alpha_value(log_w, alpha), loss), log_w
@@ -116,25 +116,25 @@ def alpha_divergence(
     weights = log_target(x) - log_q
     log_w = weights.detach()
     shares = torch.softmax(alpha * log_w, 0)
-    # The part of E_q[w^alpha] that depends on the density alone is (1 - alpha) times that which goes along the path.
+    # The gradient of E_q[w^alpha] through the density alone is (1 - alpha) times the gradient through the samples.
     loss = -(shares * weights).sum() if estimator == "path" else (shares * weights).sum() / (alpha - 1)
     return _with_gradient(alpha_value(log_w, alpha), loss), log_w
 
 
 def importance_bound(
-    flow: Flow, log_target: LogDensity, n: int, samples: int, estimator: Estimator = "path"
+    flow: Flow, log_target: LogDensity, n: int, samples: int, estimator: GradientEstimator = "path"
 ) -> tuple[Tensor, Tensor]:
     r"""Estimate the importance-weighted bound :math:`E[\log \frac1K \sum_k w_k] \le \log Z`.
 
     Its ``path`` gradient is DReG: :math:`\sum_k \bar w_k^2 \, \partial \log w_k / \partial x_k \; dx_k / d\theta` with
-    normalised weights; its signal does not drown with more samples, as that of ``path-wise`` does.
+    normalised weights; its signal-to-noise ratio does not fall with more samples, as that of ``path-wise`` does.
 
     Args:
         flow: The flow.
-        log_target: Unnormalised log-density of points ``(n, D)``.
+        log_target: Unnormalised log-density of samples ``(n, D)``.
         n: Number of bounds that are averaged.
-        samples: Rows :math:`K` of each; one makes it the evidence bound, minus the reverse KL.
-        estimator: How it is differentiated.
+        samples: Samples :math:`K` of each bound; a single one gives the evidence bound, minus the reverse KL.
+        estimator: The gradient estimator.
 
     Returns:
         The mean bound ``()``, and the log-weights ``(samples, n)``, which carry no gradient.
@@ -153,9 +153,9 @@ def importance_bound(
         log_w = log_target(x.flatten(0, 1)).detach().reshape(samples, n) - log_q.detach()
         bounds = log_mean_exp(log_w)
         shares = torch.softmax(log_w, 0)
-        # The bound's own dependence on the density, and that of the points' law on the parameters.
-        learned = bounds if estimator == "score-function-bare" else bounds - (bounds.sum() - bounds) / (n - 1)
-        gain = ((learned - shares) * log_q).sum(0).mean()
+        # The bound depends on the parameters through the distribution of the samples and through the density.
+        signal = bounds if estimator == "score-function-bare" else bounds - (bounds.sum() - bounds) / (n - 1)
+        gain = ((signal - shares) * log_q).sum(0).mean()
         return _with_gradient(bounds.mean(), gain), log_w
     x, log_q = flow.rsample_and_log_prob((samples, n), path=estimator == "path")
     weights = log_target(x.flatten(0, 1)).reshape(samples, n) - log_q
@@ -166,17 +166,16 @@ def importance_bound(
 
 
 def forward_kl(flow: Flow, x: Tensor, force: Tensor | None = None) -> Tensor:
-    r"""The forward KL up to a constant, from points of the target: :math:`-E_p[\log q(x)]`.
+    r"""The forward KL up to a constant, from samples of the target: :math:`-E_p[\log q(x)]`.
 
-    With the target's force :math:`\nabla \log \tilde p(x)` at the points its gradient is the path gradient of the
-    reverse KL between the target pulled back to the base and the base: the score of the pulled-back target comes
-    along with the points, and where the flow fits the target the gradient vanishes point by point. Without, it is
-    that of maximum likelihood.
+    With the target's force :math:`\nabla \log \tilde p(x)` at the samples, the gradient is the path gradient of the
+    reverse KL between the target pulled back to the base and the base; it vanishes at every sample if the flow equals
+    the target. Without the force, the gradient is that of maximum likelihood.
 
     Args:
         flow: The flow.
-        x: Rows ``(n, D)`` of the target.
-        force: Its force at them ``(n, D)``.
+        x: Samples ``(n, D)`` of the target.
+        force: The target's force at the samples ``(n, D)``.
 
     Returns:
         ``()``, in nats.
@@ -192,13 +191,13 @@ def forward_kl(flow: Flow, x: Tensor, force: Tensor | None = None) -> Tensor:
         own = z.detach().requires_grad_()
         log_base = flow.base.log_prob(own, None)
         (score,) = pull_back((log_base,), (own,), (torch.ones_like(log_base),), retain_graph=True)
-    # The base's parameters learn from the points that arrive; the layers, from the difference of the scores.
+    # The base learns from the latent samples by likelihood, the layers from the difference of the score functions.
     loss = (z * (pulled - score)).sum(-1).mean() - log_base.mean()
     return _with_gradient(value, loss)
 
 
 def alpha_value(log_w: Tensor, alpha: float) -> Tensor:
-    """The alpha divergence ``()`` that log-weights ``(n,)`` of points of the flow estimate, up to log Z."""
+    """The alpha divergence ``()``, up to log Z, from the log-weights ``(n,)`` of samples of the flow."""
     if alpha == 0:
         return -log_w.mean()
     log_z = log_mean_exp(log_w)
@@ -212,16 +211,16 @@ def log_mean_exp(log_w: Tensor) -> Tensor:
     return torch.logsumexp(log_w, 0) - math.log(len(log_w))
 
 
-def _score_loss(values: Tensor, log_q: Tensor, estimator: Estimator) -> Tensor:
+def _score_loss(values: Tensor, log_q: Tensor, estimator: GradientEstimator) -> Tensor:
     n = len(values)
     if estimator == "score-function":
-        # The mean of the other points is independent of this one, so nothing is biased.
+        # The mean over the other samples is independent of this one, so it adds no bias.
         values = values - (values.sum() - values) / (n - 1)
     return (values * log_q).mean()
 
 
 def _with_gradient(value: Tensor, loss: Tensor) -> Tensor:
-    """A value with the gradient of a loss."""
+    """Combine the value of one tensor with the gradient of another."""
     return value.detach() + (loss - loss.detach())
 
 
@@ -230,4 +229,4 @@ def _check(estimator: str, n: int) -> None:
         raise ValueError(unknown_name("estimator", estimator, ESTIMATORS))
     least = 2 if estimator == "score-function" else 1
     if n < least:
-        raise ValueError(f"{estimator}: expected at least {least} points; got {n}")
+        raise ValueError(f"{estimator}: expected at least {least} samples; got {n}")

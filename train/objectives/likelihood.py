@@ -1,4 +1,4 @@
-"""Maximum likelihood: the objective of fits to rows."""
+"""Maximum likelihood, the objective of flows that are fitted to rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,51 +11,51 @@ from pushforward.flows import Model, members_of
 from pushforward.train.layer_metrics import log_det_terms
 from pushforward.train.objectives.base import Metrics, Validation
 
-_LAYER_ROWS = 1_000  # validation rows behind the log-determinants of single layers
+_LAYER_ROWS = 1_000  # validation rows for the log-determinants of single layers
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows the loop reads: standardised features, context, and the half-open cell each recorded value stands for.
+class RowTensors:
+    """Rows as tensors on the device: standardised features, context, and bin widths for dequantization.
 
     Attributes:
-        x: Features ``(n, D)`` on the device.
+        x: Features ``(n, D)``.
         context: Context ``(n, C)`` or None.
-        cell: Widths ``(D,)`` of the uniform noise to add in each step, in the units of ``x``; None for no noise.
+        bin_widths: Widths ``(D,)`` of the uniform noise to add in each step, in the units of ``x``; None for no noise.
     """
 
     x: Tensor
     context: Tensor | None = None
-    cell: Tensor | None = None
+    bin_widths: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def noised(self) -> Tensor:
-        """The features with noise over their cells added once: what the flow is a density of."""
-        return self.x if self.cell is None else _spread(self.x, self.cell)
+        """The features, dequantized by new noise."""
+        return self.x if self.bin_widths is None else _dequantize(self.x, self.bin_widths)
 
 
 class Likelihood:
-    """The mean negative log-likelihood of rows, in the units of the points given.
+    """The mean negative log-likelihood of rows, in the units of the rows.
 
-    Every step draws a batch without replacement within an epoch, and adds uniform noise over the cells of recorded
-    values. Validation is exact: all validation rows, noise already added.
+    Every step draws a batch, without replacement within an epoch, and dequantizes it by new noise. Validation reads all
+    validation rows and adds no noise.
 
     Args:
         train: Training rows.
-        validation: Validation rows.
-        batch_size: Rows in one step.
-        step: Steps done, where training goes on.
+        validation: Validation rows, already dequantized.
+        batch_size: Rows in a step.
+        step: Steps already done, if training is resumed.
     """
 
     loss_key = "nll"
     loss_name = "NLL"
 
-    def __init__(self, train: Rows, validation: Rows, batch_size: int, step: int = 0) -> None:
+    def __init__(self, train: RowTensors, validation: RowTensors, batch_size: int, step: int = 0) -> None:
         self.validation = validation
-        self.batches = _Batches(train, batch_size, step)
-        self.points = self.batches.batch_size
+        self.batches = Batches(train, batch_size, step)
+        self.batch_size = self.batches.batch_size
 
     def draw(self, spent: float) -> tuple[Tensor, Tensor | None]:
         """The next batch and its context."""
@@ -64,8 +64,8 @@ class Likelihood:
     def loss(self, flow: Model, batch: Any) -> tuple[Tensor, Tensor]:
         """The NLL of a batch, and its two terms.
 
-        Of an ensemble it is the mean over the members, which learn each for itself; what is differentiated is scaled so
-        that the gradient of all is as long as that of one alone, as clipping needs it.
+        For an ensemble the numbers are means over the members, which train independently. The loss is scaled so that
+        the norm of its gradient is about that of a single member, as gradient clipping expects.
         """
         x, context = batch
         members = members_of(flow)
@@ -74,56 +74,64 @@ class Likelihood:
         return torch.stack(terms).sum() / len(members) ** 0.5, numbers
 
     def metrics(self, means: list[float]) -> Metrics:
-        """What is logged of the mean terms."""
+        """The mean NLL and its two terms, base density and log-determinant."""
         base_nll, log_det_nll = means
         return {"train/nll": base_nll + log_det_nll, "train/base": base_nll, "train/log_det": log_det_nll}
 
-    def at(self, step: int) -> Metrics:
-        """What is logged of a step besides."""
+    def step_metrics(self, step: int) -> Metrics:
+        """The epoch."""
         return {"train/epoch": step / self.batches.per_epoch}
 
     def validate(self, flow: Model) -> Validation:
-        """The NLL of the validation rows with its standard error, and each layer's share of it."""
+        """The NLL of the validation rows with its standard error, and the log-determinant of each layer."""
         x, context = self.validation.x, self.validation.context
-        score = nll(flow, x, context)
+        result = nll(flow, x, context)
         terms = log_det_terms(flow, x[:_LAYER_ROWS], None if context is None else context[:_LAYER_ROWS])
-        metrics = {"val/nll_se": score.se} | {f"log_det/{name}": -float(term) for name, term in terms.items()}
-        return Validation(score.nll, metrics)
+        metrics = {"val/nll_se": result.se} | {f"log_det/{name}": -float(term) for name, term in terms.items()}
+        return Validation(result.nll, metrics)
 
 
-def _spread(x: Tensor, cell: Tensor) -> Tensor:
-    """Add noise that is uniform over the cells."""
-    return x + cell * (torch.rand_like(x) - 0.5)
+def _dequantize(x: Tensor, bin_widths: Tensor) -> Tensor:
+    """Add uniform noise of one bin width, centred at zero."""
+    return x + bin_widths * (torch.rand_like(x) - 0.5)
 
 
-class _Batches:
-    """Batches of rows, every row once an epoch, drawn and noised on the device the rows live on."""
+class Batches:
+    """Dequantized batches of rows, without replacement within an epoch, drawn on the device of the rows.
 
-    def __init__(self, points: Rows, batch_size: int, step: int) -> None:
-        self.points = points
-        self.batch_size = min(batch_size, len(points))
-        # A ragged last batch would be compiled once more: its rows wait for the next epoch.
-        self.per_epoch = max(1, len(points) // self.batch_size)
+    Rows that do not fill a batch are left out of the epoch: a batch of another size would be compiled separately.
+
+    Args:
+        rows: The rows.
+        batch_size: Rows in a batch.
+        step: Batches already drawn, if training is resumed: the order of an epoch depends on torch's initial seed only.
+    """
+
+    def __init__(self, rows: RowTensors, batch_size: int, step: int) -> None:
+        self.rows = rows
+        self.batch_size = min(batch_size, len(rows))
+        self.per_epoch = max(1, len(rows) // self.batch_size)
         self.epoch, self.position = divmod(step, self.per_epoch)
-        self.generator = torch.Generator(points.x.device)
+        self.generator = torch.Generator(rows.x.device)
         self.seed = torch.initial_seed()
         if self.position:
             self._shuffle()
 
     def next(self) -> tuple[Tensor, Tensor | None]:
-        x, context, cell = self.points.x, self.points.context, self.points.cell
+        """The next batch ``(batch_size, D)`` and its context."""
+        x, context, bin_widths = self.rows.x, self.rows.context, self.rows.bin_widths
         if self.position == 0:
             self._shuffle()
         start = self.position * self.batch_size
-        rows = self.order[start : start + self.batch_size]
+        chosen = self.order[start : start + self.batch_size]
         self.position = (self.position + 1) % self.per_epoch
         self.epoch += self.position == 0
-        batch = x[rows]
-        if cell is not None:
-            batch = _spread(batch, cell)
-        return batch, None if context is None else context[rows]
+        batch = x[chosen]
+        if bin_widths is not None:
+            batch = _dequantize(batch, bin_widths)
+        return batch, None if context is None else context[chosen]
 
     def _shuffle(self) -> None:
         self.generator.manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-        x = self.points.x
+        x = self.rows.x
         self.order = torch.randperm(len(x), device=x.device, generator=self.generator)

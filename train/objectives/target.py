@@ -1,4 +1,4 @@
-"""Objectives on a target: an unnormalised log-density takes the place of rows."""
+"""Objectives for a target: its unnormalised log-density takes the place of rows."""
 
 import math
 from functools import partial
@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from pushforward.config.schema import TrainConfig
-from pushforward.datasets.targets.base import Target, TargetError, evaluate, show_point, value_and_force
+from pushforward.datasets.targets.base import Target, TargetError, evaluate, show_point, value_and_gradient
 from pushforward.evaluate.importance import forward_ess, log_z_estimate, reverse_ess
 from pushforward.flows import Flow
 from pushforward.train.objectives.base import Metrics, Validation
 from pushforward.train.objectives.gradient_estimators import (
-    Estimator,
+    GradientEstimator,
     alpha_divergence,
     alpha_value,
     forward_kl,
@@ -21,7 +21,7 @@ from pushforward.train.objectives.gradient_estimators import (
     log_mean_exp,
 )
 
-# How far below the best point of a batch a point counts that has no density: a loss that is seen, a weight of zero.
+# Samples without density get the largest log-density of the batch minus this: a large finite loss, a weight of zero.
 _DEPTH = 1e4
 _FIRST_POWER = 0.02
 
@@ -29,24 +29,24 @@ OBJECTIVES = ("reverse-kl", "alpha", "forward-kl", "iwae")
 
 
 class TargetObjective:
-    """A divergence between a flow and a target, from points of the flow, or of the target where it has samples.
+    """A divergence between a flow and a target, estimated from samples of the flow or, if available, of the target.
 
-    - ``reverse-kl``: seeks modes; needs the target's log-density alone.
-    - ``alpha``: ``alpha=2`` is the variance of the importance weights; covers modes as far as the flow has found them.
-    - ``forward-kl``: from the target's own samples with its forces; without samples by normalised weights.
+    - ``reverse-kl``: seeks modes; needs only the log-density of the target.
+    - ``alpha``: ``alpha=2`` is the variance of the importance weights; covers the modes that the flow has found.
+    - ``forward-kl``: from samples of the target and its force; without samples, by normalised weights.
     - ``iwae``: the importance-weighted bound.
 
-    What is made of points of the flow begins with the target to a small power times a wide Gaussian, and reaches the
-    target itself after a share of the budget, ``train.annealing``: a flow that begins with the target finds the modes
-    that are near, and never learns of the others.
+    Objectives on samples of the flow anneal the target: they begin with the target to a small power times a wide
+    Gaussian, and reach the target after a share of the budget, ``train.annealing``. A flow that begins with the target
+    itself finds the modes nearby and never learns of the others.
 
     Args:
         target: The target.
-        told: Objective, estimator and their options; ``auto`` is the reverse KL and the path gradient.
-        batch_size: Rows in one step.
-        validation_points: Rows of a validation, the same noise every time.
-        device: Where the flow is.
-        seed: Decides the noise of the validation and the target's samples.
+        config: Objective, estimator and their options; ``auto`` is the reverse KL and the path gradient.
+        batch_size: Samples in a step.
+        validation_samples: Samples in a validation, from the same noise every time.
+        device: The device of the flow.
+        seed: Seed of the noise of the validation and of the target's samples.
 
     Raises:
         TargetError: If the target fails at its own samples.
@@ -58,73 +58,73 @@ class TargetObjective:
     def __init__(
         self,
         target: Target,
-        told: TrainConfig,
+        config: TrainConfig,
         batch_size: int,
         *,
-        validation_points: int,
+        validation_samples: int,
         device: torch.device,
         seed: int,
     ) -> None:
-        self.target, self.points, self.seed = target, batch_size, seed
-        self.validation_points = validation_points
-        self.name = objective_name(told)
-        self.estimator: Estimator = "path" if told.gradient == "auto" else told.gradient
-        self.alpha = {"reverse-kl": 0.0, "forward-kl": 1.0}.get(self.name, told.alpha)
-        self.annealing = told.annealing
-        self.samples = min(told.importance_samples, batch_size, validation_points)
-        self._truth: Tensor | None = None
+        self.target, self.batch_size, self.seed = target, batch_size, seed
+        self.validation_samples = validation_samples
+        self.name = objective_name(config)
+        self.estimator: GradientEstimator = "path" if config.gradient == "auto" else config.gradient
+        self.alpha = {"reverse-kl": 0.0, "forward-kl": 1.0}.get(self.name, config.alpha)
+        self.annealing = config.annealing
+        self.samples = min(config.importance_samples, batch_size, validation_samples)
+        self._exact_samples: Tensor | None = None
         self._forces: Tensor | None = None
-        truth = target.sample(validation_points, seed + 1)
-        self._validation_truth = None if truth is None else truth.to(device, torch.get_default_dtype())
+        held_out = target.sample(validation_samples, seed + 1)
+        self._held_out = None if held_out is None else held_out.to(device, torch.get_default_dtype())
         if self.name == "forward-kl" and target.has_samples:
             drawn = target.sample(max(50_000, 10 * batch_size), seed)
             if drawn is None:
                 raise TargetError(f"{target.name}: sample() is defined and returned nothing")
-            self._truth = drawn.to(device, torch.get_default_dtype())
-            self._forces = value_and_force(target, self._truth)[1]
+            self._exact_samples = drawn.to(device, torch.get_default_dtype())
+            self._forces = value_and_gradient(target, self._exact_samples)[1]
 
     def draw(self, spent: float) -> tuple[Tensor, Tensor] | float:
-        """Samples of the truth with their forces, where the objective is made of them; else the target's power."""
-        if self._truth is None or self._forces is None:
+        """Samples of the target with their forces, if the objective needs them; else the power of the target."""
+        if self._exact_samples is None or self._forces is None:
             return min(1.0, _FIRST_POWER + spent / self.annealing) if self.annealing else 1.0
-        rows = torch.randint(len(self._truth), (self.points,), device=self._truth.device)
-        return self._truth[rows], self._forces[rows]
+        chosen = torch.randint(len(self._exact_samples), (self.batch_size,), device=self._exact_samples.device)
+        return self._exact_samples[chosen], self._forces[chosen]
 
     def loss(self, flow: Flow, batch: Any) -> tuple[Tensor, Tensor]:
-        """The estimate of the divergence, up to the target's constant, and the share of effective points."""
+        """The estimate of the divergence, up to a constant, and the effective sample size as a share of the samples."""
         if isinstance(batch, tuple):
             x, force = batch
             value = forward_kl(flow, x, force if self.estimator == "path" else None)
             return value, torch.stack([value.detach(), value.detach().new_tensor(math.nan)])
-        log_target = partial(self._log_target, batch)
+        log_target = partial(self.log_target, batch)
         if self.name == "iwae":
-            n = max(2, self.points // self.samples)
+            n = max(2, self.batch_size // self.samples)
             bound, log_w = importance_bound(flow, log_target, n, self.samples, self.estimator)
             value = -bound
         else:
-            value, log_w = alpha_divergence(flow, log_target, self.points, self.estimator, self.alpha)
+            value, log_w = alpha_divergence(flow, log_target, self.batch_size, self.estimator, self.alpha)
         shares = torch.softmax(log_w.reshape(-1), 0)
         return value, torch.stack([value.detach(), 1 / (shares.square().sum() * len(shares))])
 
     def metrics(self, means: list[float]) -> Metrics:
-        """The mean loss of the last steps, and the share of effective points for the target as sharp as it was then."""
+        """The mean loss, and the effective share of the samples for the target as annealed at that time."""
         loss, share = means
         return {"train/loss": loss} | ({} if math.isnan(share) else {"train/effective_share": share})
 
-    def at(self, step: int) -> Metrics:
-        """Nothing besides."""
+    def step_metrics(self, step: int) -> Metrics:
+        """No further metrics."""
         return {}
 
     @torch.no_grad()
     def validate(self, flow: Flow) -> Validation:
-        """The objective on noise that is the same every time, with log Z and both effective sample sizes."""
+        """The objective on the same noise every time, with log Z and both effective sample sizes."""
         with torch.random.fork_rng(devices=[flow.base.device] if flow.base.device.type == "cuda" else []):
             torch.manual_seed(self.seed)
-            x, log_q = flow.sample_and_log_prob(self.validation_points)
+            x, log_q = flow.sample_and_log_prob(self.validation_samples)
         log_p = evaluate(self.target, x)
-        if bool(log_p.isnan().any()):  # the first batch was checked; these points are of a flow that has learned
+        if bool(log_p.isnan().any()):  # the first batch was checked; the flow has moved since
             at = show_point(x[int(log_p.isnan().nonzero()[0])])
-            raise TargetError(f"{self.target.name}: the log-density is nan at {at}, a point that the flow has come to")
+            raise TargetError(f"{self.target.name}: the log-density is nan at {at}, a sample of the flow in training")
         log_w = (log_p - log_q).cpu().double()
         log_z, se = log_z_estimate(log_w)
         metrics = {
@@ -133,47 +133,51 @@ class TargetObjective:
             "val/log_z_se": se,
             "val/reverse_ess": reverse_ess(log_w),
         }
-        if self._validation_truth is not None:
-            on_truth = self._validation_truth
-            of_truth = (self.target.log_prob(on_truth) - flow.log_prob(on_truth)).cpu().double()
-            metrics["val/forward_ess"] = forward_ess(of_truth, self.target.log_z)
-            metrics["val/forward_kl"] = float(of_truth.mean()) - (self.target.log_z or 0.0)
+        if self._held_out is not None:
+            exact_log_w = (self.target.log_prob(self._held_out) - flow.log_prob(self._held_out)).cpu().double()
+            metrics["val/forward_ess"] = forward_ess(exact_log_w, self.target.log_z)
+            metrics["val/forward_kl"] = float(exact_log_w.mean()) - (self.target.log_z or 0.0)
             if self.name == "forward-kl":
-                return Validation(metrics["val/forward_kl"], metrics, _noise(of_truth))
-        # As in training: a point without density is bad, and not infinitely so, or no weights would be the best.
+                return Validation(metrics["val/forward_kl"], metrics, _standard_error(exact_log_w))
+        # As in training: a sample without density must not make the loss infinite, or the first weights would be kept.
         log_w = _floored(log_w)
         if self.name == "iwae":
-            rows = log_w[: len(log_w) // self.samples * self.samples].reshape(self.samples, -1)
-            return Validation(-float(log_mean_exp(rows).mean()), metrics, _noise(log_w))
-        return Validation(float(alpha_value(log_w, self.alpha)), metrics, _noise(log_w))
+            bounds = log_w[: len(log_w) // self.samples * self.samples].reshape(self.samples, -1)
+            return Validation(-float(log_mean_exp(bounds).mean()), metrics, _standard_error(log_w))
+        return Validation(float(alpha_value(log_w, self.alpha)), metrics, _standard_error(log_w))
 
-    def _log_target(self, power: float, x: Tensor) -> Tensor:
-        if self.estimator == "score-function":  # which takes the value alone: the target may have no gradient
+    def log_target(self, power: float, x: Tensor) -> Tensor:
+        """The log-density ``(n,)`` of the annealed target at samples ``(n, D)``; its gradient is the target's force.
+
+        Args:
+            power: Power of the target, 1 for the target itself.
+            x: The samples.
+        """
+        if self.estimator == "score-function":  # needs no gradient, and the target may have none
             with torch.no_grad():
                 log_p = _floored(evaluate(self.target, x))
         else:
-            value, force = value_and_force(self.target, x)
-            # Where the density is zero there is nothing to follow, and a gradient of NaN says nothing.
+            value, force = value_and_gradient(self.target, x)
+            # Without density the force is NaN; zero leaves the sample out of the gradient.
             force = torch.where((value == -torch.inf)[..., None], 0.0, force)
             log_p = _floored(value) + ((x - x.detach()) * force).sum(-1)
         if power == 1.0:
             return log_p
-        # A bridge from a wide Gaussian, or from the uniform law of a box, to the target: modes that are far apart are
-        # still one where the flow learns to reach them.
+        # The other end is a wide Gaussian, or uniform on a box: modes that are far apart are still connected there.
         wide = 0.0 if self.target.bounds else -0.5 * (x / (2 * self.target.spread)).square().sum(-1)
         return power * log_p + (1 - power) * wide
 
 
-def objective_name(told: TrainConfig) -> str:
-    """The objective on a target: the reverse KL unless another is asked for."""
-    return "reverse-kl" if told.objective == "auto" else told.objective
+def objective_name(config: TrainConfig) -> str:
+    """Name of the objective on a target; ``auto`` is the reverse KL."""
+    return "reverse-kl" if config.objective == "auto" else config.objective
 
 
-def _noise(log_w: Tensor) -> float:
-    """Standard error of a mean log-weight: points of a flow never run out, so that later weights are not overfitted."""
+def _standard_error(log_w: Tensor) -> float:
+    """Standard error of a mean log-weight: the tolerance of a validation, as new samples cannot be overfitted."""
     return float(log_w.std()) / math.sqrt(len(log_w))
 
 
 def _floored(values: Tensor) -> Tensor:
-    """Values with a floor far below the largest in place of ``-inf``; whatever constant they have in common."""
+    """Replace ``-inf`` by a floor relative to the largest value, since log-densities have an unknown constant."""
     return torch.where(values == -torch.inf, values.max() - _DEPTH, values)

@@ -1,1 +1,1 @@
-"""Data sets and methods in one table, beside published numbers."""
+"""Benchmarks: data sets x methods in one table, beside published numbers."""

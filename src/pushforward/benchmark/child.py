@@ -1,7 +1,8 @@
-"""A process that does not outlive the one that started it: ``python -m pushforward.benchmark.child MODULE ...``.
+"""Wrapper of every process of a benchmark, which ends with its parent.
 
-It runs the module as ``python -m MODULE ...`` would, and dies when its standard input ends, as it does however the
-other process ends. Fits that nobody waits for would take the time of those that are measured.
+``python -m pushforward.benchmark.child MODULE ...`` runs ``python -m MODULE ...`` and kills itself when its standard
+input ends, which happens in whatever way the parent ends. A fit left behind would slow down the ones that are measured.
+What runs inside is the command ``pushforward`` or :mod:`pushforward.benchmark.worker`.
 """
 
 import os
@@ -12,14 +13,14 @@ import threading
 
 
 def _end_with_input() -> None:
-    # Not through sys.stdin, whose lock a thread that waits here would hold while Python exits.
+    # Not through sys.stdin: this thread would hold its lock while Python exits.
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM if os.name != "posix" else signal.SIGKILL)
 
 
 def main() -> None:
-    """Run the module that the arguments name."""
+    """Run the module named by the first argument."""
     threading.Thread(target=_end_with_input, daemon=True).start()
     module = sys.argv[1]
     sys.argv = sys.argv[1:]

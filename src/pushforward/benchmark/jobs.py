@@ -1,4 +1,4 @@
-"""A cell of a benchmark, one method on one division of one data set, and what came of it."""
+"""Jobs of a benchmark: one method on one division of one data set; their commands and their results."""
 
 import hashlib
 import json
@@ -16,25 +16,31 @@ import numpy.typing as npt
 from pushforward.benchmark.methods import Method, parse_method
 from pushforward.benchmark.suites import Dequantize, Suite, names_in_text, set_name
 from pushforward.common.errors import RunError
+from pushforward.common.text import one_line
 
 Array = npt.NDArray[np.float64]
 Status = Literal["finished", "failed"]
 
 
-class Column(NamedTuple):
-    """A data set as a suite measures it: with its values as they are, or spread over their grid steps."""
+class Task(NamedTuple):
+    """A data set of the table: with its values as they are, or dequantized.
+
+    Attributes:
+        source: Name or path of the data set.
+        dequantize: ``data.dequantize``.
+    """
 
     source: str
     dequantize: Dequantize
 
 
-class Cell(NamedTuple):
-    """What is measured at once.
+class Job(NamedTuple):
+    """A method on one division of a data set, with one seed.
 
     Attributes:
         source: Name or path of the data set.
         dequantize: ``data.dequantize``.
-        fold: Which division of the rows.
+        fold: Number of the division of the rows.
         seed: Seed of the fit.
         method: The method, as :attr:`Method.spec` names it.
     """
@@ -46,45 +52,45 @@ class Cell(NamedTuple):
     method: str
 
     @property
-    def column(self) -> Column:
-        """Where it stands in the table."""
-        return Column(self.source, self.dequantize)
+    def task(self) -> Task:
+        """Its data set in the table."""
+        return Task(self.source, self.dequantize)
 
     @property
     def split(self) -> tuple[str, str, int, int]:
-        """What baselines are fitted to all at once."""
+        """Data set, fold and seed: the baselines with the same ones run in one process."""
         return self.source, self.dequantize, self.fold, self.seed
 
     @property
     def folder(self) -> str:
-        """Name of its folder, which no other cell has."""
+        """Name of its run folder, unique among jobs."""
         path = Path(self.source)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name).strip("-.") or "data"
-        if len(path.parts) > 1:  # another file may have the same name
+        if len(path.parts) > 1:  # files in different folders may have the same name
             name += "-" + hashlib.sha256(self.source.encode()).hexdigest()[:6]
-        spread = "" if self.dequantize == "off" else "-spread"
-        return f"{name}{spread}-f{self.fold}-s{self.seed}-{parse_method(self.method).slug}"
+        suffix = "" if self.dequantize == "off" else "-spread"
+        return f"{name}{suffix}-f{self.fold}-s{self.seed}-{parse_method(self.method).slug}"
 
     def data_overrides(self, suite: Suite) -> list[str]:
-        """The keys that decide its rows."""
-        found = [f"data.dequantize={self.dequantize}"]
+        """Return the configuration keys that determine its rows."""
+        keys = [f"data.dequantize={self.dequantize}"]
         chosen = (("columns", suite.columns), ("drop", suite.drop))
-        found += [f"data.{key}={names_in_text(names)}" for key, names in chosen if names]
+        keys += [f"data.{key}={names_in_text(names)}" for key, names in chosen if names]
         if suite.protocol != "none":
-            return [*found, f"data.protocol={suite.protocol}", f"data.fold={self.fold}"]
-        # Parts that are fixed take no seed; without a protocol every seed of the data is a division of its own.
-        return found if suite.most_folds == 1 else [*found, f"data.seed={self.fold}"]
+            return [*keys, f"data.protocol={suite.protocol}", f"data.fold={self.fold}"]
+        # Fixed parts take no seed; without a protocol every value of data.seed is a division.
+        return keys if suite.most_folds == 1 else [*keys, f"data.seed={self.fold}"]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long every trained method may take, and on what.
+    """The training budget of each fit, in seconds or in steps, and its hardware.
 
     Attributes:
-        seconds: Time in the loop of a fit; None where steps are counted.
-        steps: Steps of a fit; None where seconds are counted.
+        seconds: Training time; None if the budget is in steps.
+        steps: Training steps; None if the budget is in seconds.
         threads: Threads of a fit.
-        device: Where it runs.
+        device: Device of a fit.
     """
 
     seconds: float | None = 60.0
@@ -93,85 +99,85 @@ class Budget:
     device: str = "auto"
 
     def overrides(self, method: Method) -> list[str]:
-        """The keys that say so to a fit, unless the method says it itself."""
+        """Return the configuration keys of the budget; none if the method has its own."""
         if method.has_own_budget:
             return []
         return [f"train.seconds={self.seconds:g}" if self.seconds is not None else f"train.steps={self.steps}"]
 
     def __str__(self) -> str:
         """As in ``60 s on 1 thread``."""
-        what = f"{self.seconds:g} s" if self.seconds is not None else f"{self.steps:,} steps"
-        return f"{what} on {self.threads} thread{'s' if self.threads != 1 else ''}"
+        amount = f"{self.seconds:g} s" if self.seconds is not None else f"{self.steps:,} steps"
+        return f"{amount} on {self.threads} thread{'s' if self.threads != 1 else ''}"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be run.
+class BenchmarkPlan:
+    """The jobs of a benchmark: every method on every division of every data set.
 
     Attributes:
         suite: The suite.
-        columns: Its data sets, as they are measured.
-        folds: Divisions of each.
-        seeds: Seeds of each division.
-        methods: What is compared.
-        budget: How long each may take.
+        tasks: The data sets.
+        folds: Divisions of each data set.
+        seeds: Seeds of the fits on each division.
+        methods: The methods.
+        budget: The budget of each fit.
     """
 
     suite: Suite
-    columns: tuple[Column, ...]
+    tasks: tuple[Task, ...]
     folds: tuple[int, ...]
     seeds: tuple[int, ...]
     methods: tuple[Method, ...]
     budget: Budget
 
     @property
-    def cells(self) -> list[Cell]:
-        """All cells, fold by fold, so that wherever it ends every method has had the same ones but in the last."""
+    def jobs(self) -> list[Job]:
+        """All jobs, fold by fold: if a benchmark ends early, all methods have the same folds except the last one."""
         return [
-            Cell(column.source, column.dequantize, fold, seed, method.spec)
+            Job(task.source, task.dequantize, fold, seed, method.spec)
             for fold in self.folds
             for seed in self.seeds
-            for column in self.columns
+            for task in self.tasks
             for method in self.methods
         ]
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of a cell: a line of the record.
+class JobResult:
+    """The result of a job: a line of ``cells.jsonl``.
 
     Log-densities are in nats and in the units of the data; ``log_scale`` added to them gives those of columns
     standardised on the training part.
 
     Attributes:
-        source: Of the cell, as are the next four.
-        dequantize: See :class:`Cell`.
-        fold: See :class:`Cell`.
-        seed: See :class:`Cell`.
-        method: See :class:`Cell`.
+        source: See :class:`Job`.
+        dequantize: See :class:`Job`.
+        fold: See :class:`Job`.
+        seed: See :class:`Job`.
+        method: See :class:`Job`.
         status: ``finished`` or ``failed``.
         reason: Why it failed.
         log_prob: Mean log-density of the test rows.
-        log_prob_se: Its standard error over them.
+        log_prob_se: Its standard error over the rows.
         log_scale: Sum of the logarithms of the columns' standard deviations on the training part.
         rows: Number of rows in each part.
-        features: Columns that are modelled.
-        flow: What was fitted.
-        parameters: Numbers it stores.
-        steps: Steps of training; None for what takes none.
-        seconds: Time of training.
-        wall_seconds: Time of the whole process, which baselines of one split share.
-        threads: Threads it had.
+        features: Number of modelled columns.
+        flow: The fitted model.
+        parameters: Number of its parameters.
+        steps: Training steps; None for a method without steps.
+        seconds: Training time.
+        wall_seconds: Time of the whole process, which the baselines of one split share.
+        threads: Threads of the process.
         stop_reason: Why training ended.
-        detail: What was chosen, in words.
-        scores: File with the log-density of every test row, in the folder of the benchmark.
-        fingerprint: Of the test rows.
-        is_drawn: Whether another fold has other rows altogether, as of a toy.
-        sha256: Of the file that the data were read from; empty where there is none.
-        notes: What a reader should know of the data, as it was told when they were read.
-        command: What was run.
-        version: Of the program, with its commit where it is known.
-        ended: When.
+        detail: The settings that the method chose, in words.
+        scores: File with the log-density of every test row, relative to the folder of the benchmark.
+        fingerprint: Hash of the test rows.
+        is_drawn: Whether each fold has rows that are drawn anew, as of a toy.
+        sha256: Checksum of the data file; empty if there is none.
+        notes: Notes on the data from reading them.
+        command: The command of the job.
+        version: Version of the program, with the commit if known.
+        ended: When it ended.
     """
 
     source: str
@@ -205,40 +211,43 @@ class Result:
 
     @property
     def test_share(self) -> float:
-        """Number of test rows over that of all others."""
+        """Number of test rows divided by the number of all other rows."""
         test = self.rows.get("test", 0)
         others = sum(self.rows.values()) - test
         return test / others if others else 0.0
 
     @property
-    def cell(self) -> Cell:
-        """The cell it is of."""
-        return Cell(self.source, self.dequantize, self.fold, self.seed, self.method)
+    def job(self) -> Job:
+        """Its job."""
+        return Job(self.source, self.dequantize, self.fold, self.seed, self.method)
 
     def to_line(self) -> str:
-        """The result as a line of JSON."""
+        """Return the result as a line of JSON."""
         from pushforward.common.files import json_safe
 
         return json.dumps(json_safe(asdict(self)), ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Result":
-        """A result from what a line holds; what this version does not know is left out.
+    def from_dict(cls, values: Mapping[str, Any]) -> "JobResult":
+        """Make a result from the values of a line; keys that this version does not know are left out.
 
         Raises:
-            TypeError: If something is missing.
+            TypeError: If a value is missing.
         """
-        known = {one.name for one in fields(cls)}
-        found: dict[str, Any] = {key: value for key, value in values.items() if key in known}
-        found["notes"] = tuple(found.get("notes", ()))
-        return cls(**found)
+        known = {field.name for field in fields(cls)}
+        kept: dict[str, Any] = {key: value for key, value in values.items() if key in known}
+        kept["notes"] = tuple(kept.get("notes", ()))
+        return cls(**kept)
 
 
 def read_scores(path: Path) -> tuple[npt.NDArray[np.int64], Array]:
-    """Numbers of test rows in the data set ``(n,)``, and their log-densities ``(n,)``, in nats and data units.
+    """Read the scores of test rows.
+
+    Returns:
+        Numbers of the test rows in the data set ``(n,)``, and their log-densities ``(n,)`` in nats and data units.
 
     Raises:
-        RunError: If they cannot be read.
+        RunError: If the file cannot be read.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -247,29 +256,29 @@ def read_scores(path: Path) -> tuple[npt.NDArray[np.int64], Array]:
         table = parquet.read_table(path, columns=["row", "log_prob"])
         rows, log_probs = (np.asarray(table[name].to_numpy()) for name in ("row", "log_prob"))
     except (OSError, pa.ArrowException, KeyError) as error:
-        raise RunError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
     return rows.astype(np.int64), log_probs.astype(np.float64)
 
 
-def fit_command(cell: Cell, suite: Suite, budget: Budget, out: Path) -> list[str]:
-    """Arguments of ``pushforward`` for a cell that is a fit of ours."""
-    method = parse_method(cell.method)
-    files = [part for file in method.files_for(set_name(cell.source)) for part in ("-c", file)]
-    decided = [*cell.data_overrides(suite), *budget.overrides(method), "train.evaluate=false"]
-    # The method's own keys come last: what it says of its steps is its budget.
-    keys = [*decided, *method.overrides, "--seed", str(cell.seed), "--device", budget.device, "--wandb", "off"]
-    return ["fit", cell.source, *files, *keys, "--out", str(out)]
+def fit_command(job: Job, suite: Suite, budget: Budget, out: Path) -> list[str]:
+    """Return the arguments of ``pushforward`` for a job of the kind ``fit``."""
+    method = parse_method(job.method)
+    files = [part for file in method.files_for(set_name(job.source)) for part in ("-c", file)]
+    common = [*job.data_overrides(suite), *budget.overrides(method), "train.evaluate=false"]
+    # The keys of the method come last, so that its own budget counts.
+    keys = [*common, *method.overrides, "--seed", str(job.seed), "--device", budget.device, "--wandb", "off"]
+    return ["fit", job.source, *files, *keys, "--out", str(out)]
 
 
-def worker_order(cells: Sequence[Cell], suite: Suite, budget: Budget, folders: Sequence[Path]) -> str:
-    """What the worker is told, as its argument: cells of one split that are no fits of ours."""
-    first = cells[0]
+def worker_argument(jobs: Sequence[Job], suite: Suite, budget: Budget, folders: Sequence[Path]) -> str:
+    """Return the argument of :mod:`pushforward.benchmark.worker` for jobs of one split, of other kinds than ``fit``."""
+    first = jobs[0]
     return json.dumps(
         {
             "source": first.source,
             "overrides": first.data_overrides(suite),
             "seed": first.seed,
-            "methods": [cell.method for cell in cells],
+            "methods": [job.method for job in jobs],
             "folders": [str(folder) for folder in folders],
             "seconds": budget.seconds,
             "steps": budget.steps,
@@ -278,11 +287,11 @@ def worker_order(cells: Sequence[Cell], suite: Suite, budget: Budget, folders: S
     )
 
 
-def in_shell(arguments: Sequence[str], budget: Budget) -> str:
-    """A command as it is typed."""
+def shell_command(arguments: Sequence[str], budget: Budget) -> str:
+    """Return a command as a line of the shell, with the number of threads."""
     return shlex.join(["env", f"OMP_NUM_THREADS={budget.threads}", *arguments])
 
 
 def python() -> str:
-    """The interpreter that runs the cells."""
+    """Return the path of the Python interpreter that runs the jobs."""
     return sys.executable or "python"

@@ -1,7 +1,7 @@
-"""What can be compared by `pushforward benchmark`: baselines, other libraries' flows, and fits of our own.
+"""Methods of `pushforward benchmark`: baselines, flows of other libraries, and fits by ``pushforward fit``.
 
-A method is named by a text, which is its identity in the record: ``gaussian``, ``nflows:nsf-ar``, ``auto``, or the
-arguments of ``pushforward fit`` that make it, such as ``flow=nsf-ar flow.bins=16``.
+A method is identified by its *spec*, a text: ``gaussian``, ``nflows:nsf-ar``, ``auto``, or arguments of ``pushforward
+fit`` such as ``flow=nsf-ar flow.bins=16``.
 """
 
 import functools
@@ -21,16 +21,16 @@ from pushforward.config.schema import Config
 Kind = Literal["baseline", "peer", "fit"]
 
 AUTO = "auto"
-"""The fit without any choice of the user's."""
+"""``pushforward fit`` with its defaults."""
 
 BASELINES = {"gaussian": "Gaussian", "gmm": "Gaussian mixture", "kde": "Kernel density"}
-"""Baselines, and what a table calls them."""
+"""Baselines, and their names in a table."""
 
 PEERS = {"nflows": ("nsf-ar", "nsf-c", "maf"), "zuko": ("nsf", "maf")}
-"""Flows of other libraries."""
+"""Flows of other libraries, by library."""
 
 MATCHED = "matched"
-"""Ending of a peer whose sizes and dropout are those that ``pushforward fit`` chooses for the data."""
+"""Suffix of a peer with the sizes and the dropout that ``pushforward fit`` chooses for the data."""
 
 _SYNONYMS = {"gaussian-mixture": "gmm", "mixture": "gmm", "kernel-density": "kde", "nflows:nsf": "nflows:nsf-ar"}
 _SYNONYMS |= {"zuko:nsf-ar": "zuko:nsf"}
@@ -38,22 +38,22 @@ _PEER_KEYS = (
     *("flow.layers", "flow.hidden", "flow.blocks", "flow.bins", "flow.bound", "flow.dropout"),
     *("train.learning_rate", "train.batch_size", "train.gradient_clip", "train.steps", "train.seconds"),
 )
-# What the benchmark itself decides: the rows that are scored would not be the same, or the fit would not be found.
-_DECIDED = ("data", "target", "seed", "device", "wandb", "train.evaluate")
+# Keys that the benchmark sets: a method that changed them would score other rows, or write elsewhere.
+_RESERVED = ("data", "target", "seed", "device", "wandb", "train.evaluate")
 _FILE = ("recipe:", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)
 class Method:
-    """Something that fits a density.
+    """A method that fits a density.
 
     Attributes:
-        spec: The text that names it.
+        spec: The text that identifies it.
         kind: ``baseline``, ``peer`` (a flow of another library) or ``fit`` (``pushforward fit``).
-        library: Of a peer.
-        flow: Of a peer.
-        is_matched: Whether a peer takes sizes and dropout from the data, as our own fits do.
-        files: YAML files and recipes of a fit; ``{set}`` in one stands for the name of the data set.
+        library: Library of a peer.
+        flow: Flow of a peer.
+        is_matched: Whether a peer has the sizes and the dropout that ``pushforward fit`` chooses for the data.
+        files: YAML files and recipes of a fit; ``{set}`` in one is replaced by the name of the data set.
         overrides: ``key=value`` of a peer or a fit.
     """
 
@@ -67,7 +67,7 @@ class Method:
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Its name in a table."""
         if self.kind == "baseline":
             return BASELINES[self.spec]
         if self.kind == "fit":
@@ -76,7 +76,7 @@ class Method:
 
     @property
     def slug(self) -> str:
-        """Its name as part of a folder's, which no other method has."""
+        """Its unique name as part of the name of a folder."""
         plain = re.sub(r"[^a-z0-9]+", "-", self.spec.lower()).strip("-")
         if not self.overrides and not self.files:
             return plain
@@ -84,25 +84,25 @@ class Method:
 
     @property
     def has_own_budget(self) -> bool:
-        """Whether it says itself how long it is fitted."""
+        """Whether its keys set the steps or the seconds of training."""
         return any(text.startswith(("train.steps=", "train.seconds=")) for text in self.overrides)
 
     @property
     def missing_package(self) -> str:
-        """The package it needs that cannot be imported; empty where there is none."""
+        """The package that it needs and that is not installed; empty if none."""
         return self.library if self.library and importlib.util.find_spec(self.library) is None else ""
 
     def files_for(self, name: str) -> tuple[str, ...]:
-        """Its files and recipes for a data set."""
+        """Return its files and recipes for a data set."""
         return tuple(file.replace("{set}", name) for file in self.files)
 
     def config(self, source: str, name: str = "", overrides: Sequence[str] = ()) -> Config:
-        """The configuration of its fit.
+        """Return the configuration of its fit.
 
         Args:
             source: The data set.
-            name: What stands for ``{set}`` in the name of a file.
-            overrides: What the benchmark decides.
+            name: Replacement of ``{set}`` in the names of files.
+            overrides: Keys that the benchmark sets.
 
         Raises:
             ConfigError: If a file, a key or a value is wrong.
@@ -113,18 +113,18 @@ class Method:
 
 
 def known_methods() -> str:
-    """The methods, in a line."""
+    """Return the names of all methods, in a line."""
     peers = (f"{library}:{flow}" for library, flows in PEERS.items() for flow in flows)
     return ", ".join([*BASELINES, *peers, AUTO]) + ', or arguments of pushforward fit such as "flow=maf flow.layers=8"'
 
 
 def parse_methods(texts: Sequence[str]) -> tuple[Method, ...]:
-    """Read methods, given as lists with commas, one list or more.
+    """Read methods from comma-separated lists.
 
     Raises:
-        ConfigError: If one is not known, or a key of it is wrong.
+        ConfigError: If a method is unknown, or a key of it is wrong.
     """
-    methods = [parse_method(spec) for text in texts for spec in _parts(text)]
+    methods = [parse_method(spec) for text in texts for spec in _split_list(text)]
     if not methods:
         raise ConfigError(f"--methods: expected {known_methods()}; got nothing")
     return tuple({method.spec: method for method in methods}.values())
@@ -132,16 +132,16 @@ def parse_methods(texts: Sequence[str]) -> tuple[Method, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def parse_method(spec: str) -> Method:
-    """Read one method.
+    """Read a method.
 
     Raises:
-        ConfigError: If it is not known, or a key of it is wrong.
+        ConfigError: If it is unknown, or a key of it is wrong.
     """
     words = spec.split()
     name = words[0].lower().replace("_", "-")
     name = _SYNONYMS.get(name, name)
     library, _, rest = name.partition(":")
-    if name == AUTO and len(words) > 1:  # with a choice made, it is another fit
+    if name == AUTO and len(words) > 1:  # "auto KEY=VALUE" is the same as "KEY=VALUE"
         return parse_method(" ".join(words[1:]))
     if name in BASELINES and len(words) > 1:
         raise ConfigError(f"--methods: {name} takes no keys; got '{' '.join(words[1:])}'")
@@ -175,8 +175,8 @@ def _peer(library: str, rest: str, overrides: Sequence[str]) -> Method:
 def _check_keys(method: Method) -> None:
     for text in method.overrides:
         key = text.partition("=")[0]
-        if any(key == decided or key.startswith(f"{decided}.") for decided in _DECIDED):
-            raise ConfigError(f"--methods: {key} is decided by the benchmark; leave it out of '{method.spec}'")
+        if any(key == reserved or key.startswith(f"{reserved}.") for reserved in _RESERVED):
+            raise ConfigError(f"--methods: {key} is set by the benchmark; leave it out of '{method.spec}'")
         if method.kind == "peer" and key not in _PEER_KEYS:
             raise ConfigError(
                 f"--methods: '{key}' is no key of {method.library}:{method.flow}; {did_you_mean(key, _PEER_KEYS)}"
@@ -190,8 +190,8 @@ def _is_file(word: str) -> bool:
     return word.startswith(_FILE[0]) or (word.endswith(_FILE[1:]) and "=" not in word)
 
 
-def _parts(text: str) -> list[str]:
-    """Parts between commas; commas within brackets part nothing."""
+def _split_list(text: str) -> list[str]:
+    """Split a list at its commas, except those within brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "[(") - (letter in ")]")

@@ -1,10 +1,10 @@
-"""Flows of other libraries, built and trained as their users would: what `pushforward benchmark` compares with.
+"""Peers: flows of other libraries, built and trained as their users do, for comparison in a benchmark.
 
-Architectures are matched as far as a library can say them: as many layers, conditioners of the same width with the same
-six linear layers (in, two residual blocks of two, out), the same spline. nflows gets the order of the Neural Spline
-Flows, a permutation and an LU layer between spline layers, and ActNorm in affine flows. zuko has neither LU layers nor
-ActNorm; features are reversed between its layers, its splines end at 5, and its networks take dropout behind their
-activations. Everybody gets the same batches, the same threads, and the same seconds.
+Architectures are matched as far as a library allows: the same number of layers, conditioners of the same width with the
+same six linear layers (input, two residual blocks of two, output), the same spline. nflows has the layers of Neural
+Spline Flows, a permutation and an LU layer between spline layers, and ActNorm in affine flows. zuko has neither LU
+layers nor ActNorm; features are reversed between its layers, its splines end at 5, and dropout follows the activations.
+All have the same batches, threads and training time.
 """
 
 import copy
@@ -25,14 +25,14 @@ from pushforward.common.errors import ConfigError
 from pushforward.config.schema import Config, FlowConfig, TrainConfig
 from pushforward.evaluate.likelihood import nll
 from pushforward.train.defaults import resolve
-from pushforward.train.objectives.likelihood import Likelihood, Rows
+from pushforward.train.objectives.likelihood import Likelihood, RowTensors
 from pushforward.train.trainer import DivergedError
 
 VALIDATIONS = 20
-"""Validation scores of one training, after the one of the start."""
+"""Number of validations during training, besides the one before it."""
 
 FEW_ROWS = 6_000
-"""Training rows below which a peer has dropout."""
+"""Number of training rows below which a peer has dropout."""
 
 _SIZES: dict[str, Any] = {"layers": 5, "hidden": 128, "blocks": 2, "bins": 8, "bound": 5.0}
 _TRAINING: dict[str, Any] = {"batch_size": 512, "learning_rate": 1e-3}
@@ -40,11 +40,11 @@ _ZUKO_BOUND = 5.0
 
 
 class Peer(nn.Module):
-    """A flow of another library behind our face of a density.
+    """Adapter from a flow of another library to the interface of a density.
 
     Args:
-        flow: The library's module.
-        log_prob: Its log-density of points ``(n, D)``.
+        flow: The module of the library.
+        log_prob: Its log-density of rows ``(n, D)``.
     """
 
     def __init__(self, flow: nn.Module, log_prob: Callable[[Tensor], Tensor]) -> None:
@@ -53,22 +53,22 @@ class Peer(nn.Module):
         self._log_prob = log_prob
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, /) -> Tensor:
-        """Log-density of points ``(n, D)``, in nats."""
+        """Return the log-density of rows ``(n, D)``, in nats."""
         return self._log_prob(x)
 
     def sample(self, n: int | tuple[int, ...], context: Tensor | None = None, /) -> Tensor:
-        """Not needed here, and not there."""
-        raise NotImplementedError("Peer: only scored")
+        """Not implemented: a benchmark does not sample."""
+        raise NotImplementedError("Peer: sampling is not supported")
 
 
 @dataclass(frozen=True)
 class Training:
-    """What came of training a peer; its module holds the best weights.
+    """The result of training a peer, whose module has the best weights.
 
     Attributes:
-        steps: Steps done.
-        seconds: Time in the loop, without validation.
-        validation_nll: The best validation NLL, in the units of the points.
+        steps: Number of steps.
+        seconds: Training time without validation.
+        validation_nll: The best validation NLL, in the units of the rows.
         curve: ``(seconds, step, validation NLL)`` of every validation.
         stop_reason: ``steps``, ``seconds`` or ``diverged``.
     """
@@ -81,16 +81,16 @@ class Training:
 
 
 def peer_config(config: Config, method: Method, *, rows: int, features: int) -> Config:
-    """Decide what the user has left open.
+    """Resolve ``auto`` in the configuration of a peer.
 
     Args:
-        config: What was asked for.
+        config: The configuration as the user gave it.
         method: The peer.
-        rows: Training rows.
-        features: Columns.
+        rows: Number of training rows.
+        features: Number of columns.
 
     Returns:
-        A configuration whose ``flow`` and ``train`` say everything that matters to a peer.
+        A configuration with all values of ``flow`` and ``train`` that a peer needs.
     """
     ours = resolve(config, rows=rows, features=features, is_toy=False)
     sizes: dict[str, Any] = _SIZES | {"dropout": 0.2 if rows < FEW_ROWS else 0.0}
@@ -106,40 +106,40 @@ def peer_config(config: Config, method: Method, *, rows: int, features: int) -> 
 
 
 def build_peer(method: Method, features: int, flow: FlowConfig) -> Peer:
-    """Make the flow of a method, with weights from torch's generator.
+    """Build the flow of a peer, with weights from torch's global generator.
 
     Args:
         method: The peer.
-        features: Columns.
-        flow: Its sizes, all decided.
+        features: Number of columns.
+        flow: Its sizes, without ``auto``.
 
     Raises:
-        ConfigError: If the library is not installed, or has no such option.
+        ConfigError: If the library is not installed, or does not have an option.
     """
     if method.missing_package:
         raise ConfigError(f"{method.spec}: {method.library} is not installed: pip install 'pushforward[bench]'")
     with warnings.catch_warnings():
-        # Habits of theirs that newer releases of torch and numpy deprecate.
+        # The libraries use functions that newer releases of torch and numpy deprecate.
         warnings.simplefilter("ignore")
         return {"nflows": _nflows, "zuko": _zuko}[method.library](method.flow, features, flow)
 
 
-def train_peer(peer: Peer, train: Rows, validation: Rows, config: TrainConfig) -> Training:
-    """Train with Adam on a cosine from the learning rate to zero; the weights of the best validation stay.
+def train_peer(peer: Peer, train: RowTensors, validation: RowTensors, config: TrainConfig) -> Training:
+    """Train with Adam and a cosine schedule to zero; keep the weights of the best validation.
 
-    Validation comes at shares ``(k / VALIDATIONS)^2`` of the budget: dense at the start, where small tables overfit.
-    The clock stands still meanwhile.
+    Validations are at shares ``(k / VALIDATIONS)^2`` of the budget: dense at the start, where small tables overfit.
+    They do not count in the time budget.
 
     Args:
-        peer: A fresh flow, on the device of the points.
+        peer: An untrained flow, on the device of the rows.
         train: Training rows.
         validation: Validation rows.
         config: Budget (``seconds``, ``steps`` or both, whichever ends first), learning rate, batch, gradient clip.
 
     Raises:
-        DivergedError: If the density was finite at no validation.
+        DivergedError: If no validation was finite.
     """
-    assert config.learning_rate != "auto"  # peer_config has decided them
+    assert config.learning_rate != "auto"  # peer_config resolves them
     assert config.batch_size != "auto"
     objective = Likelihood(train, validation, config.batch_size)
     optimizer = torch.optim.Adam(peer.parameters(), lr=config.learning_rate)
@@ -179,7 +179,7 @@ def train_peer(peer: Peer, train: Rows, validation: Rows, config: TrainConfig) -
 
 
 class _Clock:
-    """Seconds since it was made, without those spent in its block."""
+    """Seconds since its construction, without those spent inside ``with`` blocks."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -203,7 +203,7 @@ class _Clock:
 
 
 def _share(config: TrainConfig, step: int, seconds: float) -> float:
-    """How much of the budget is spent, from 0 to 1."""
+    """Share of the budget that is used, from 0 to 1."""
     shares = [0.0]
     if config.steps != "auto":
         shares.append(step / config.steps)
@@ -212,8 +212,8 @@ def _share(config: TrainConfig, step: int, seconds: float) -> float:
     return min(1.0, max(shares))
 
 
-def _moves(feature: int, layer: int) -> bool:
-    """Whether a coupling transforms a feature: every other one, the other ones in the next layer."""
+def _is_transformed(feature: int, layer: int) -> bool:
+    """Whether a coupling layer transforms a feature: every other one, alternating between layers."""
     return (feature % 2 == 1) != (layer % 2 == 1)
 
 
@@ -233,20 +233,20 @@ def _nflows(name: str, features: int, sizes: FlowConfig) -> Peer:
         Transform,
     )
 
-    assert sizes.layers != "auto"  # peer_config has decided it
+    assert sizes.layers != "auto"  # peer_config resolves it
     spline = {"num_bins": sizes.bins, "tails": "linear", "tail_bound": sizes.bound}
     net = {"num_blocks": sizes.blocks, "dropout_probability": sizes.dropout}
 
     def conditioner(inputs: int, outputs: int) -> nn.Module:
-        made: nn.Module = ResidualNet(inputs, outputs, hidden_features=sizes.hidden, **net)
-        return made
+        network: nn.Module = ResidualNet(inputs, outputs, hidden_features=sizes.hidden, **net)
+        return network
 
     def layer(index: int) -> Transform:
         if name == "maf":
             return MaskedAffineAutoregressiveTransform(features, sizes.hidden, **net)
         if name == "nsf-ar":
             return MaskedPiecewiseRationalQuadraticAutoregressiveTransform(features, sizes.hidden, **net, **spline)
-        mask = torch.tensor([1.0 if _moves(feature, index) else -1.0 for feature in range(features)])
+        mask = torch.tensor([1.0 if _is_transformed(feature, index) else -1.0 for feature in range(features)])
         return PiecewiseRationalQuadraticCouplingTransform(mask, conditioner, **spline)
 
     def before(index: int) -> list[Transform]:
@@ -256,17 +256,17 @@ def _nflows(name: str, features: int, sizes: FlowConfig) -> Peer:
 
     if name == "nsf-c" and features < 2:
         raise ConfigError("nflows:nsf-c: a coupling needs 2 columns or more")
-    members = [member for index in range(sizes.layers) for member in (*before(index), layer(index))]
-    flow = Flow(CompositeTransform(members), StandardNormal([features]))
+    transforms = [transform for index in range(sizes.layers) for transform in (*before(index), layer(index))]
+    flow = Flow(CompositeTransform(transforms), StandardNormal([features]))
     return Peer(flow, flow.log_prob)
 
 
 def _zuko(name: str, features: int, sizes: FlowConfig) -> Peer:
-    zuko: Any = importlib.import_module("zuko")  # it need not be there, also where types are checked
+    zuko: Any = importlib.import_module("zuko")  # optional, also for mypy
 
     if sizes.bound != _ZUKO_BOUND and name == "nsf":
         raise ConfigError(f"zuko:nsf: its splines end at {_ZUKO_BOUND:g}; got flow.bound={sizes.bound}")
-    assert sizes.blocks != "auto"  # peer_config has decided them
+    assert sizes.blocks != "auto"  # peer_config resolves them
     assert sizes.hidden != "auto"
     assert sizes.dropout != "auto"
     dropout = sizes.dropout

@@ -1,8 +1,8 @@
-"""Numbers that papers report for the suites, each with where it was read and what its error bar is.
+"""Published numbers for the suites, each with its source and the kind of its error bar.
 
-Error bars of the literature are of different kinds and must not be compared as if they were not: MAF and NSF give twice
-the standard error over the test points of a single run, FFJORD and NAF the spread of repeated runs. A number that was
-written down from memory says so; it is a lead, to be checked before it is quoted.
+Error bars of the literature are of different kinds and cannot be compared: MAF and NSF give twice the standard error
+over the test points of a single run, FFJORD and NAF the spread of repeated runs. Numbers written down from memory are
+marked; check them before quoting.
 """
 
 import re
@@ -21,13 +21,13 @@ ERROR_BARS: Mapping[ErrorBar, str] = {
     "unknown": "of a kind that is not known here",
     "none": "no error bar is known here",
 }
-"""What the number after a ± means."""
+"""Meaning of the number after the ±, by kind of error bar."""
 
 EVIDENCE: Mapping[Evidence, str] = {
     "source": "read in a source",
     "memory": "written down from memory, not checked",
 }
-"""How a number came here."""
+"""How a number was obtained."""
 
 _NUMBER = re.compile(r"(?P<about>~?)(?P<value>-?\d*\.?\d+)(?:±(?P<error>\d*\.?\d+))?(?P<doubt>\*?)")
 
@@ -36,10 +36,10 @@ class Figure(NamedTuple):
     """One published number.
 
     Attributes:
-        value: As the suite counts: a log-likelihood or an NLL, in nats.
-        error: What stands after the ±, None where nothing does.
-        decimals: Digits after the point it was written with.
-        is_about: Whether it is only known roughly.
+        value: In the score of the suite: a log-likelihood or an NLL, in nats.
+        error: The number after the ±; None if there is none.
+        decimals: Number of published decimals.
+        is_about: Whether the number is approximate.
         is_doubted: Whether the note of its row gives a reason to doubt it.
     """
 
@@ -52,16 +52,16 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """One method of the literature.
+    """The published numbers of a method.
 
     Attributes:
-        method: What a table calls it.
-        year: Of the paper, None where it is not known here.
-        figures: Its numbers by data set.
-        source: Where they were read, or whose they are.
+        method: Name of the method in a table.
+        year: Year of the paper; None if unknown.
+        figures: Numbers by data set.
+        source: Source of the numbers.
         evidence: Whether they were read there or written down from memory.
-        error_bar: What stands after the ±; ``none`` where nothing does.
-        note: What a reader should know besides.
+        error_bar: Kind of the error bars; ``none`` if there are none.
+        note: A note for the reader.
     """
 
     method: str
@@ -78,13 +78,13 @@ class Published:
         return self.method if self.year is None else f"{self.method} {self.year}"
 
     def se(self, name: str) -> float | None:
-        """The standard error of a number, where its error bar is known to be a multiple of one."""
+        """Return the standard error of a number; None unless its error bar is a known multiple of it."""
         error = self.figures[name].error
         return error / 2 if error is not None and self.error_bar in ("points-2se", "runs-2se") else None
 
 
 class _Table:
-    """Rows of one table; numbers are written in the order of its data sets, ``-`` where there is none."""
+    """Builds the rows of a table; numbers are in the order of the data sets, ``-`` if there is none."""
 
     def __init__(self, sets: Sequence[str]) -> None:
         self.sets = sets
@@ -104,12 +104,12 @@ class _Table:
         for name, text in zip(self.sets, numbers.split(), strict=True):
             if text == "-":
                 continue
-            found = _NUMBER.fullmatch(text)
-            if found is None:
+            match = _NUMBER.fullmatch(text)
+            if match is None:
                 raise ValueError(f"published: expected numbers such as -1.2±.3; got {text!r} for {method}")
-            error = None if found["error"] is None else float(found["error"])
-            decimals = len(found["value"].partition(".")[2])
-            figures[name] = Figure(float(found["value"]), error, decimals, bool(found["about"]), bool(found["doubt"]))
+            error = None if match["error"] is None else float(match["error"])
+            decimals = len(match["value"].partition(".")[2])
+            figures[name] = Figure(float(match["value"]), error, decimals, bool(match["about"]), bool(match["doubt"]))
         self.rows.append(Published(method, year, figures, source, evidence, error_bar, note))
 
 
@@ -238,11 +238,11 @@ PUBLISHED: Mapping[str, tuple[Published, ...]] = {
     "rnade": _rnade(),
     "half": _half(),
 }
-"""Published rows by the name of the suite."""
+"""Published rows by name of the suite."""
 
 COLUMNS: Mapping[str, Mapping[str, int]] = {
     "literature": {"power": 6, "gas": 8, "hepmass": 21, "miniboone": 43, "bsds300": 63},
     "rnade": {"red-wine": 11, "white-wine": 11, "parkinsons-telemonitoring": 15, "ionosphere": 32, "housing": 10},
     "half": {"wine": 14, "breast-cancer-prognostic": 14, "parkinsons": 16, "ionosphere": 30, "housing": 13},
 }
-"""Columns of each data set in the published tables: with others, a number is of another problem."""
+"""Number of columns of each data set in the published tables; with other columns it is another problem."""

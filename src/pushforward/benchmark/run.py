@@ -1,8 +1,8 @@
-"""Data sets, methods and published numbers in one table: what `pushforward benchmark` does.
+"""Plan and run a benchmark: data sets, methods and published numbers in one table.
 
-A benchmark is a folder (:mod:`pushforward.benchmark.folder`). What is run is decided by :func:`benchmark_plan`,
-run by :func:`run_benchmark`, and told as ``table.txt``, ``table.json`` and ``table.html`` and, where Weights & Biases
-records, as a run of the job type ``benchmark``.
+:func:`benchmark_plan` turns arguments into jobs, and :func:`run_benchmark` runs them in a folder
+(:mod:`pushforward.benchmark.folder`). The result is ``table.txt``, ``table.json`` and ``table.html`` there, and with
+Weights & Biases a run of the job type ``benchmark``.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pushforward.benchmark.folder import BenchmarkFolder
-from pushforward.benchmark.jobs import Budget, Column, Plan, Result
+from pushforward.benchmark.jobs import BenchmarkPlan, Budget, JobResult, Task
 from pushforward.benchmark.methods import Method, parse_methods
 from pushforward.benchmark.scheduler import JobScheduler
 from pushforward.benchmark.sources import column_names, missing_sets, read_sources
@@ -31,14 +31,14 @@ _DEQUANTIZE: Mapping[str, tuple[Any, ...]] = {"off": ("off",), "auto": ("auto",)
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a benchmark leaves.
+    """The result of :func:`run_benchmark`.
 
     Attributes:
         path: The folder.
-        table: What was found so far.
-        signum: The signal that ended it, None if none did.
-        stopped: Why it ended before all cells had; empty where it did not.
-        location: Where Weights & Biases has it; None where it does not record.
+        table: The table of all results so far.
+        signum: The signal that ended it; None if none did.
+        stopped: Why it ended before all jobs had; empty if it did not.
+        location: URL or folder of the run of Weights & Biases; None without one.
     """
 
     path: Path
@@ -50,15 +50,15 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be run, and what cannot be.
+    """The jobs that were asked for, and what is left out.
 
     Attributes:
-        plan: The cells.
-        missing: Data sets that are not there, by label, and what to do.
+        plan: The jobs.
+        missing: Data sets that are not available, by label, and what to do.
         notes: Methods that are left out, and why.
     """
 
-    plan: Plan
+    plan: BenchmarkPlan
     missing: Mapping[str, str]
     notes: tuple[str, ...]
 
@@ -76,28 +76,28 @@ def benchmark_plan(
     dequantize: str | None = None,
     seconds: float | None = 60.0,
     steps: int | None = None,
-    jobs: int = 1,
+    parallel: int = 1,
     device: str = "auto",
 ) -> Request:
-    """Decide what is run.
+    """Make the jobs of a benchmark from the arguments of the command.
 
     Args:
         arguments: A suite, or data sets and files.
-        sets: Some of its data sets, with commas.
-        methods: What is compared, lists with commas; those of the suite if not given.
-        folds: Divisions of the rows, as in ``0-9``; those of the suite if not given.
-        seeds: Fits of each division.
+        sets: A selection of its data sets, separated by commas.
+        methods: Methods in lists separated by commas; empty for those of the suite.
+        folds: Divisions of the rows, as in ``0-9``; None for those of the suite.
+        seeds: Fits on each division.
         protocol: ``data.protocol`` for data sets and files.
-        columns: ``data.columns`` for them.
-        drop: ``data.drop`` for them.
-        dequantize: ``off``, ``auto`` or ``both``; what the suite says if not given.
-        seconds: Time of a fit.
-        steps: Steps of a fit, in place of that.
-        jobs: Fits side by side, which share the cores.
-        device: Where they run.
+        columns: ``data.columns`` for data sets and files.
+        drop: ``data.drop`` for data sets and files.
+        dequantize: ``off``, ``auto`` or ``both``; None for that of the suite.
+        seconds: Training time of a fit.
+        steps: Training steps of a fit, instead of ``seconds``.
+        parallel: Number of jobs in parallel, which share the cores.
+        device: Device of the fits.
 
     Raises:
-        ConfigError: If something is unknown or contradicts something else.
+        ConfigError: If a name is unknown or arguments contradict each other.
     """
     suite = suite_of(arguments, protocol, columns=column_names("columns", columns), drop=column_names("drop", drop))
     check_device(device)
@@ -113,22 +113,22 @@ def benchmark_plan(
         else:
             kept.append(method)
             if any("{set}" in file for file in method.files):
-                _check_set_names(sources)
+                _check_unique_set_names(sources)
                 for source in sources:
                     method.config(source, set_name(source))
-    measured = [
-        Column(source, value)
+    tasks = [
+        Task(source, value)
         for source in sources
         if source not in missing
         for value in _DEQUANTIZE[dequantize or suite.dequantize]
     ]
-    plan = Plan(
+    plan = BenchmarkPlan(
         suite,
-        tuple(measured),
+        tuple(tasks),
         suite.folds if folds is None else chosen_folds(suite, folds),
         tuple(range(seeds)),
         tuple(kept),
-        Budget(seconds, steps, threads_of(jobs), device),
+        Budget(seconds, steps, threads_per_job(parallel), device),
     )
     return Request(plan, {names[source]: why for source, why in missing.items()}, tuple(notes))
 
@@ -137,79 +137,79 @@ def run_benchmark(
     request: Request,
     out: Path | None = None,
     *,
-    jobs: int = 1,
+    parallel: int = 1,
     seconds: float | None = None,
     is_retry: bool = False,
     wandb: str = "off",
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
     progress: Callable[[int, int, str], None] = lambda done, total, text: None,
 ) -> Benchmark:
-    """Run what has not been run, and write the table.
+    """Run the jobs that have no result yet, and write the table.
 
     Args:
-        request: What is to be run.
-        out: The folder; ``runs/benchmark-SUITE`` if not given.
-        jobs: Fits side by side.
-        seconds: Time for everything, from now on; None for no limit.
-        is_retry: Whether to try again what has failed.
-        wandb: Where Weights & Biases records: ``auto``, ``online``, ``offline`` or ``off``.
-        tell: Takes a line for each cell that ends, and for what is left out.
-        progress: Told how many cells have ended, of how many, and what runs.
+        request: The jobs.
+        out: The folder; None for ``runs/benchmark-SUITE``.
+        parallel: Number of jobs in parallel.
+        seconds: Time limit of the whole benchmark, from now on; None for no limit.
+        is_retry: Whether to run failed jobs again.
+        wandb: Mode of Weights & Biases: ``auto``, ``online``, ``offline`` or ``off``.
+        notify: Called with a line of text for each job that ends, and for each data set or method that is left out.
+        progress: Called with the number of ended jobs, the number of all jobs, and a text about the running ones.
 
     Raises:
-        DataError: If none of the data sets is there, and the folder has no result either; or if one that the user
-            named cannot be used.
-        RunUsageError: If the folder holds something else.
-        RunError: If it cannot be written, or no cell has finished and none is left.
+        DataError: If none of the data sets is available and the folder has no result, or if a data set that the user
+            named cannot be read.
+        RunUsageError: If the folder contains something else.
+        RunError: If it cannot be written, or all jobs have failed.
     """
     plan, suite = request.plan, request.plan.suite
     checksums = read_sources(plan)
     with BenchmarkFolder.open(out or default_folder(suite), suite, plan.budget) as folder:
         for text in (*(f"{name}: {why}" for name, why in request.missing.items()), *request.notes):
-            tell(text)
-        folder.keep_one_data(checksums)
-        for text in _set_aside(folder):
-            tell(text)
-        if not plan.cells and not folder.results:
-            _nothing(request)
-        tracker = _Tracker(folder, plan, wandb, tell)
-        session = JobScheduler(
+            notify(text)
+        folder.select_current_data(checksums)
+        for text in _set_aside_notes(folder):
+            notify(text)
+        if not plan.jobs and not folder.results:
+            _raise_nothing_to_run(request)
+        tracker = _Tracker(folder, plan, wandb, notify)
+        scheduler = JobScheduler(
             plan,
             folder,
-            jobs=jobs,
+            parallel=parallel,
             seconds=seconds,
             is_retry=is_retry,
             checksums=checksums,
-            tell=tell,
+            notify=notify,
             progress=progress,
-            recorded=tracker.result,
+            on_result=tracker.result,
         )
         code = 1
         try:
-            session.run()
-            code = 0 if session.signum is None else 128 + session.signum
+            scheduler.run()
+            code = 0 if scheduler.signum is None else 128 + scheduler.signum
         finally:
-            # Also after an error, or a second Ctrl-C: what is there is told.
-            folder.keep_one_data(checksums)  # a file may also have changed meanwhile
-            ended = [f"ended early: {session.stopped}"] if session.stopped else []
-            notes = [*request.notes, *_set_aside(folder), *ended]
+            # Write the results so far also after an error or a second Ctrl-C.
+            folder.select_current_data(checksums)  # a file may have changed in the meantime
+            ended = [f"ended early: {scheduler.stopped}"] if scheduler.stopped else []
+            notes = [*request.notes, *_set_aside_notes(folder), *ended]
             table = build_table(
-                folder, suite, plan.cells, left=session.cells_left, missing=request.missing, notes=notes
+                folder, suite, plan.jobs, jobs_left=scheduler.jobs_left, missing=request.missing, notes=notes
             )
             with contextlib.suppress(RunError) if code == 1 else contextlib.nullcontext():
                 write_table_files(folder, table)
             tracker.finish(table, code)
-        if table.is_empty and session.signum is None and not session.stopped:
-            failed = next((r.reason for r in table.results if r.status == "failed"), "")
-            raise RunError(f"no cell has finished: {failed}; see {folder.path / 'logs'}")
-        return Benchmark(folder.path, table, session.signum, session.stopped, tracker.location)
+        if table.is_empty and scheduler.signum is None and not scheduler.stopped:
+            reason = next((r.reason for r in table.results if r.status == "failed"), "")
+            raise RunError(f"no job has finished: {reason}; see {folder.path / 'logs'}")
+        return Benchmark(folder.path, table, scheduler.signum, scheduler.stopped, tracker.location)
 
 
 def write_table_files(folder: BenchmarkFolder, table: BenchmarkTable) -> None:
-    """Write the table as text, JSON and a page.
+    """Write the table as text, JSON and HTML.
 
     Raises:
-        RunError: If one cannot be written.
+        RunError: If a file cannot be written.
     """
     from pushforward.benchmark.page import benchmark_page
     from pushforward.benchmark.text import table_lines
@@ -220,7 +220,7 @@ def write_table_files(folder: BenchmarkFolder, table: BenchmarkTable) -> None:
 
 
 def default_folder(suite: Suite) -> Path:
-    """Where a benchmark works unless told otherwise; the same for the same arguments, so that it goes on."""
+    """Return the default folder: the same for the same arguments, so that the benchmark is resumed."""
     name = suite.name
     if name == FILES:
         name = "-".join(label.replace("/", "-") for label in list(labels(suite.sets).values())[:3])
@@ -228,32 +228,32 @@ def default_folder(suite: Suite) -> Path:
     return Path("runs") / f"benchmark-{name}"
 
 
-def threads_of(jobs: int) -> int:
-    """Threads of each of so many fits side by side: their share of the cores, within ``OMP_NUM_THREADS``."""
+def threads_per_job(parallel: int) -> int:
+    """Return the threads of each of ``parallel`` jobs: an equal share of the cores, at most ``OMP_NUM_THREADS``."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores // jobs)
+    threads = max(1, cores // parallel)
     with contextlib.suppress(KeyError, ValueError):
         threads = max(1, min(threads, int(os.environ["OMP_NUM_THREADS"])))
     return threads
 
 
 def check_device(name: str) -> None:
-    """Complain of a device that is no name of one, or is not here, before anything is run.
+    """Check that a device exists, before anything runs.
 
     Raises:
-        ConfigError: As `pushforward fit` does.
+        ConfigError: If the name is wrong or the device is not available.
     """
     load_config("iris", overrides=[f"device={name}"])
     if name not in ("auto", "cpu"):
-        from pushforward.train.device import choose_device  # takes torch
+        from pushforward.train.device import choose_device  # imports torch
 
         choose_device(name)
 
 
 class _Tracker:
-    """The benchmark as one run of Weights & Biases: its cells as they end, and the table."""
+    """Records the benchmark as one run of Weights & Biases: the score of each job as it ends, and the table."""
 
-    def __init__(self, folder: BenchmarkFolder, plan: Plan, mode: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: BenchmarkFolder, plan: BenchmarkPlan, mode: str, notify: Callable[[str], None]) -> None:
         from pushforward.tracking.wandb.tracker import WandbTracker, wandb_mode
 
         self._suite, self._names = plan.suite, labels(plan.suite.sets)
@@ -271,42 +271,42 @@ class _Tracker:
                 name=folder.path.resolve().name,
                 tags=(JOB_TYPE, plan.suite.name),
                 job_type=JOB_TYPE,
-                warn=lambda text: tell(f"warning: {text}"),
+                warn=lambda text: notify(f"warning: {text}"),
             )
 
     @property
     def location(self) -> str | None:
-        """Where the run is."""
+        """URL or folder of the run; None without one."""
         return None if self._tracker is None else self._tracker.location
 
-    def result(self, result: Result) -> None:
-        """Record the score of a cell."""
+    def result(self, result: JobResult) -> None:
+        """Record the score of a job."""
         self._step += 1
         if self._tracker is None or result.log_prob is None:
             return
         scale = result.log_scale if self._suite.units == "standardized" else 0.0
         score = self._suite.sign * (result.log_prob + scale)
-        key = f"cells/{self._names.get(result.source, result.source)}/{result.method}"
-        values = {key: score, "cells/ended": float(self._step)}
+        key = f"jobs/{self._names.get(result.source, result.source)}/{result.method}"
+        values = {key: score, "jobs/ended": float(self._step)}
         self._tracker.log(values, self._step, seconds=result.wall_seconds or 0.0, kind=JOB_TYPE)
 
     def finish(self, table: BenchmarkTable, code: int) -> None:
-        """Record the table, and wait until that is done."""
+        """Record the table, and wait until it is written."""
         if self._tracker is None:
             return
         columns, rows = long_table(table)
         self._tracker.table("tables/benchmark", columns, rows, step=self._step)
         summary = {
-            f"score/{table.labels[column]}/{spec}": table.suite.sign * entry.score.mean
-            for (column, spec), entry in table.entries.items()
+            f"score/{table.labels[task]}/{spec}": table.suite.sign * entry.score.mean
+            for (task, spec), entry in table.entries.items()
             if entry.score is not None
         }
-        self._tracker.summary(summary | {"cells": len(table.results), "cells_left": table.left})
+        self._tracker.summary(summary | {"jobs": len(table.results), "jobs_left": table.jobs_left})
         self._tracker.finish(code)
 
 
-def _check_set_names(sources: Sequence[str]) -> None:
-    """Complain where ``{set}`` would stand for two of the data sets."""
+def _check_unique_set_names(sources: Sequence[str]) -> None:
+    """Check that ``{set}`` has a different value for each data set."""
     known: dict[str, str] = {}
     for source in sources:
         other = known.setdefault(set_name(source), source)
@@ -317,21 +317,21 @@ def _check_set_names(sources: Sequence[str]) -> None:
             )
 
 
-def _set_aside(folder: BenchmarkFolder) -> list[str]:
-    """What is said of cells of other data."""
+def _set_aside_notes(folder: BenchmarkFolder) -> list[str]:
+    """Notes on results that are left out because their data have changed."""
     names = labels(list(folder.set_aside))
     return [
         f"{names[source]}: the data have changed since {count} run{'s were' if count > 1 else ' was'} made; "
-        f"{'they are' if count > 1 else 'it is'} set aside, and run again when asked for"
+        f"{'they are' if count > 1 else 'it is'} set aside, and run again on request"
         for source, count in folder.set_aside.items()
     ]
 
 
-def _nothing(request: Request) -> None:
+def _raise_nothing_to_run(request: Request) -> None:
     from pushforward.common.errors import DataError
 
     if request.missing:
         names = ", ".join(request.missing)
         first = next(iter(request.missing.values()))
-        raise DataError(f"{request.plan.suite.name}: none of its data sets is here ({names}): {first}")
-    raise ConfigError(f"--methods: nothing is left to compare: {'; '.join(request.notes)}")
+        raise DataError(f"{request.plan.suite.name}: none of its data sets is available ({names}): {first}")
+    raise ConfigError(f"--methods: no method is left: {'; '.join(request.notes)}")

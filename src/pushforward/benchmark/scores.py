@@ -1,9 +1,8 @@
-"""Means of test scores with two standard errors: over the test points, and over the runs that make them.
+"""Mean test scores with two standard errors: over the test rows, and over the runs (folds or seeds).
 
-The two answer different questions. That over test points says how well this density's score is known from so many rows;
-that over folds or seeds says how much another choice of runs would change it. Papers give one or the other, seldom
-saying which. Where the divisions of the rows are drawn at random they overlap, and runs are not independent: their
-variance is corrected (:func:`over_runs`).
+The first says how precisely the test rows determine the score of these models; the second how much it would change with
+other folds or seeds. Papers give one or the other, and seldom say which. Random divisions of the rows overlap, so that
+runs are not independent; their variance is corrected (:func:`over_runs`).
 """
 
 import math
@@ -22,11 +21,11 @@ class RowScores(NamedTuple):
     """Scores of the test rows of one run.
 
     Attributes:
-        rows: Which rows of the data they are ``(n,)``; the same number in another run is the same row.
+        rows: Numbers of the rows in the data ``(n,)``; the same number in another run is the same row.
         values: Their scores ``(n,)``, in nats.
-        fingerprint: Of the rows; runs of one fold with other fingerprints were scored on other rows.
-        overlap: Test rows over all other rows, where the division is one of several drawn at random from the same
-            rows; 0 where the test rows of other folds are others, as in a cross-validation.
+        fingerprint: Hash of the rows; runs of one fold with different fingerprints were scored on different rows.
+        overlap: Test rows divided by all other rows if the division is one of several random ones; 0 if the folds have
+            different test rows, as in cross-validation.
     """
 
     rows: npt.NDArray[np.int64]
@@ -39,11 +38,11 @@ class Estimate(NamedTuple):
     """A mean over runs.
 
     Attributes:
-        mean: Every run counts the same, and within a run every row.
-        se_points: Standard error over test rows; NaN where it is unknown.
-        se_runs: Standard error over folds, corrected where they overlap, or over seeds where there is one fold; NaN
-            for a single run.
-        runs: How many folds, or seeds, that is over.
+        mean: Mean over runs of the mean over rows.
+        se_points: Standard error over test rows; NaN if unknown.
+        se_runs: Standard error over folds, corrected if they overlap, or over seeds if there is one fold; NaN for a
+            single run.
+        runs: Number of these folds or seeds.
     """
 
     mean: float
@@ -53,20 +52,20 @@ class Estimate(NamedTuple):
 
     @property
     def se(self) -> float:
-        """The larger of the two: what a comparison is decided by."""
+        """The larger of the two standard errors, which decides comparisons; NaN if both are unknown."""
         known = [se for se in (self.se_points, self.se_runs) if math.isfinite(se)]
         return max(known, default=math.nan)
 
 
 def estimate(scores: Mapping[Run, RowScores]) -> Estimate:
-    """Mean score of runs, with its standard errors.
+    """Compute the mean score of runs, with its standard errors.
 
-    Rows are what is drawn at random: a row that is scored in several runs, by several seeds or in halves that overlap,
-    is one observation, the sum of its weighted deviations. Within disjoint folds this is the pooled standard deviation
-    over the square root of the number of rows, and for a single run the usual ``std / sqrt(n)``.
+    Rows are the random units: a row that is scored in several runs, by several seeds or in overlapping halves, is one
+    observation, the sum of its weighted deviations. For disjoint folds this is the pooled standard deviation divided by
+    the square root of the number of rows, and for a single run the usual ``std / sqrt(n)``.
 
     Args:
-        scores: Scores by run, one run or more.
+        scores: Scores by run, at least one.
 
     References:
         - Liang and Zeger (1986), Longitudinal data analysis using generalized linear models (the sandwich estimator
@@ -86,38 +85,41 @@ def estimate(scores: Mapping[Run, RowScores]) -> Estimate:
     if not math.isfinite(mean):
         return Estimate(mean, math.nan, math.nan, runs)
     rows = np.concatenate([part.rows for part in scores.values()])
-    pulls = np.concatenate([(part.values - mean) / (len(part.values) * len(scores)) for part in scores.values()])
-    # In a single run every row stands once.
-    sums = pulls if len(scores) == 1 else np.bincount(np.unique(rows, return_inverse=True)[1], weights=pulls)
+    deviations = np.concatenate([(part.values - mean) / (len(part.values) * len(scores)) for part in scores.values()])
+    # In a single run every row occurs once.
+    sums = deviations if len(scores) == 1 else np.bincount(np.unique(rows, return_inverse=True)[1], weights=deviations)
     n = len(sums)
     se_points = math.sqrt(n / (n - 1) * float(np.square(sums).sum())) if n > 1 else math.nan
     return Estimate(mean, se_points, se_runs, runs)
 
 
 def difference(first: Mapping[Run, RowScores], second: Mapping[Run, RowScores]) -> Estimate | None:
-    """Score of the first minus that of the second over the runs they share, row by row; None where they share none.
+    """Estimate the score of the first minus that of the second, row by row on shared runs; None if there are none.
 
-    Rows and folds are hard or easy for everybody, so that differences are known better than either score.
+    Hard rows and folds are hard for both, so that the difference has a smaller standard error than either score.
     """
     shared: dict[Run, RowScores] = {}
     for run in first.keys() & second.keys():
         p, q = first[run], second[run]
         if p.fingerprint == q.fingerprint and np.array_equal(p.rows, q.rows):
-            with np.errstate(invalid="ignore"):  # no density under both: the difference of that row is undefined
+            with np.errstate(invalid="ignore"):  # -inf - -inf: the difference of that row is undefined
                 shared[run] = p._replace(values=p.values - q.values)
     return estimate(dict(sorted(shared.items()))) if shared else None
 
 
 def over_runs(means: Mapping[Run, float], overlap: float = 0.0) -> tuple[float, int]:
-    """Standard error over folds of the means of their seeds, or over seeds where there is one fold; and how many.
+    """Compute the standard error over folds (of the mean over seeds), or over seeds if there is one fold.
 
-    Of ``J`` folds with other test rows each it is ``s / sqrt(J)``. Halves and other parts that are drawn at random
-    share rows, and more of them tell less than as many new ones; it is then ``s sqrt(1 / J + overlap)`` (Nadeau and
-    Bengio 2003), which is exact for a density that does not depend on its training rows.
+    For ``J`` folds with disjoint test rows it is ``s / sqrt(J)``. Random halves and other random divisions share rows
+    and are less informative; for them it is ``s sqrt(1 / J + overlap)`` (Nadeau and Bengio 2003), which is exact for a
+    density that does not depend on its training rows.
 
     Args:
         means: Mean scores by run.
-        overlap: Test rows over all other rows where divisions are drawn at random; else 0.
+        overlap: Test rows divided by all other rows if divisions are random; else 0.
+
+    Returns:
+        The standard error, NaN for fewer than two, and the number of folds or seeds.
     """
     folds: dict[int, list[float]] = {}
     for (fold, _), mean in means.items():
@@ -125,18 +127,18 @@ def over_runs(means: Mapping[Run, float], overlap: float = 0.0) -> tuple[float, 
     values = [_mean(np.array(seeds)) for seeds in folds.values()] if len(folds) > 1 else list(means.values())
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return math.nan, len(values)
-    correction = overlap if len(folds) > 1 else 0.0  # seeds of one division differ in their fits alone
+    correction = overlap if len(folds) > 1 else 0.0  # seeds of one division have the same rows
     return float(np.std(values, ddof=1)) * math.sqrt(1 / len(values) + correction), len(values)
 
 
 def mean_and_se(values: Array) -> tuple[float, float]:
-    """Mean and standard error of the scores of a single run ``(n,)``."""
+    """Compute mean and standard error of the scores of a single run ``(n,)``."""
     found = estimate({(0, 0): RowScores(np.arange(len(values)), values)})
     return found.mean, found.se_points
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """Ranks from 1 for the largest; equal ones share the mean of their ranks, NaN comes last.
+    """Rank values from 1 for the largest; equal values get their mean rank, NaN comes last.
 
     Example:
         >>> ranks([1.0, 3.0, 3.0, float("nan")])

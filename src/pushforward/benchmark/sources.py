@@ -1,7 +1,7 @@
-"""The data of a benchmark before its first cell: whether they can be used, which files they are, and which are missing.
+"""Check the data of a benchmark before its first job: whether they can be read, and the checksums of their files.
 
-A file that cannot be used would fail in every cell, and one that has changed since some cells were run is other data:
-their scores cannot be compared. Both are found here, by reading every source once.
+A file that cannot be read would fail in every job. A file that has changed since some jobs ran has other rows, whose
+scores cannot be compared. Both are found here, by reading every source once.
 """
 
 import re
@@ -9,29 +9,30 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pushforward.benchmark.jobs import Plan
+from pushforward.benchmark.jobs import BenchmarkPlan
 from pushforward.benchmark.suites import FILES, Suite, names_in_text
 from pushforward.common.errors import DataError
 from pushforward.datasets import load, names
 
-# Enough that every published part of the large sets has some; their checksum is of all rows whatever is read.
+# Enough rows for every published part of the large sets; their checksum is of the whole file in any case.
 _FEW_ROWS = 20_000
-_NAMES = r"(?:'(?P<quoted>data\.drop=[^']*)'|data\.drop=(?P<plain>[^\s;,]+(?:,[^\s;,]+)*))"
+# The advice of `pushforward fit` to leave out columns.
+_DROP = r"(?:'(?P<quoted>data\.drop=[^']*)'|data\.drop=(?P<plain>[^\s;,]+(?:,[^\s;,]+)*))"
 
 
-def read_sources(plan: Plan) -> dict[str, str]:
+def read_sources(plan: BenchmarkPlan) -> dict[str, str]:
     """Read every data set of a plan once.
 
     Returns:
-        SHA-256 of the file of each, by source; without those that have no file, such as toys.
+        SHA-256 of the file of each source; sources without a file, such as toys, are left out.
 
     Raises:
-        DataError: If a data set or a file that the user named cannot be used. One of a named suite, which does not
-            stand and fall with it, fails in its cells.
+        DataError: If a data set or a file that the user named cannot be read. A data set of a named suite fails later,
+            in its own jobs, because the suite is useful without it.
     """
-    suite, found = plan.suite, {}
+    suite, checksums = plan.suite, {}
     kinds = {entry.name: entry.kind for entry in names()}
-    for source in dict.fromkeys(column.source for column in plan.columns):
+    for source in dict.fromkeys(task.source for task in plan.tasks):
         kind = kinds.get(source, "file")
         if kind == "toy" and suite.protocol == "none" and not suite.columns and not suite.drop:
             continue
@@ -46,27 +47,31 @@ def read_sources(plan: Plan) -> dict[str, str]:
             )
         except DataError as error:
             if suite.name == FILES:
-                raise DataError(as_options(str(error), suite)) from None
+                raise DataError(in_benchmark_options(str(error), suite)) from None
             continue
         if dataset.sha256:
-            found[source] = dataset.sha256
-    return found
+            checksums[source] = dataset.sha256
+    return checksums
 
 
 def missing_sets(sources: Sequence[str]) -> dict[str, str]:
-    """Data sets that must be downloaded first, and how."""
-    there = {entry.name: entry.where for entry in names()}
+    """Return the data sets that are not available, and what to do."""
+    known = {entry.name: entry.where for entry in names()}
     missing = {}
     for source in sources:
-        if there.get(source) == "not downloaded":
+        if known.get(source) == "not downloaded":
             missing[source] = f"not downloaded; get it with: pushforward datasets download {source}"
-        elif source not in there and not Path(source).is_file():
+        elif source not in known and not Path(source).is_file():
             missing[source] = "there is no such data set in this version"
     return missing
 
 
 def column_names(option: str, text: str | None) -> tuple[str, ...]:
-    """Names of columns, as ``data.columns`` and ``data.drop`` take them.
+    """Read a list of names of columns.
+
+    Args:
+        option: ``columns`` or ``drop``: the text is read as ``data.columns`` or ``data.drop`` would be.
+        text: The list; None for no names.
 
     Raises:
         ConfigError: If the text is no list of names.
@@ -75,19 +80,19 @@ def column_names(option: str, text: str | None) -> tuple[str, ...]:
 
     if text is None:
         return ()
-    found = getattr(load_config("iris", overrides=[f"data.{option}={text}"]).data, option)
-    return () if found == "all" else tuple(found)
+    columns = getattr(load_config("iris", overrides=[f"data.{option}={text}"]).data, option)
+    return () if columns == "all" else tuple(columns)
 
 
-def as_options(text: str, suite: Suite) -> str:
-    """What `pushforward fit` says of data that the user named, with the benchmark's options in place of its keys."""
+def in_benchmark_options(text: str, suite: Suite) -> str:
+    """Replace keys of `pushforward fit` in a message about data that the user named by options of the benchmark."""
     if suite.name != FILES:
         return text
 
     def drop(found: "re.Match[str]") -> str:
         more = (found["quoted"] or f"data.drop={found['plain']}").removeprefix("data.drop=")
-        chosen = f"{names_in_text(suite.drop)},{more}" if suite.drop else more
-        return f"--drop {shlex.quote(chosen)}"
+        columns = f"{names_in_text(suite.drop)},{more}" if suite.drop else more
+        return f"--drop {shlex.quote(columns)}"
 
-    text = re.sub(_NAMES, drop, text)
+    text = re.sub(_DROP, drop, text)
     return re.sub(r"\bdata\.(columns|drop|protocol)\b", r"--\1", text).replace("another --seed", "other --folds")

@@ -1,6 +1,6 @@
-"""What `pushforward benchmark` runs: suites of data sets with their division into parts, units, and published numbers.
+"""Suites of `pushforward benchmark`: data sets with their protocol, units, methods and published numbers.
 
-A suite is data. The five that have a name follow papers or our own benchmarks; any other sources make a suite too.
+Five suites have names. Data sets and files that a user gives make a suite of their own.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Literal
 
 from pushforward.benchmark.published import PUBLISHED, Published
 from pushforward.common.errors import ConfigError
-from pushforward.common.text import did_you_mean
+from pushforward.common.text import did_you_mean, unknown_name
 
 Units = Literal["data", "standardized"]
 Score = Literal["log-likelihood", "nll"]
@@ -23,19 +23,19 @@ _BASELINES = ("gaussian", "gmm", "kde")
 
 @dataclass(frozen=True)
 class Suite:
-    """Data sets that are measured together, in one way.
+    """Data sets that are measured together, in the same way.
 
     Attributes:
-        name: What the command calls it.
-        description: One line.
+        name: Its name on the command line.
+        description: A line about it.
         sets: Names or paths of the data sets, as ``pushforward fit`` takes them.
         protocol: ``data.protocol`` of every fit; ``none`` divides the rows by ``data.seed``, which is then the fold.
-        folds: Divisions that are run unless told otherwise.
-        most_folds: How many divisions there are; None for any number, 1 where the parts are fixed.
+        folds: Default divisions.
+        most_folds: Number of possible divisions; None for any number, 1 if the parts are fixed.
         score: ``log-likelihood`` (higher is better) or ``nll`` (lower is better), the mean over the test rows in nats.
         units: ``standardized`` by the training part, or those of the ``data``.
-        dequantize: ``data.dequantize`` of every fit unless told otherwise.
-        methods: What is compared unless told otherwise.
+        dequantize: Default ``data.dequantize``.
+        methods: Default methods.
         columns: ``data.columns`` of every fit; empty for all.
         drop: ``data.drop`` of every fit.
     """
@@ -55,17 +55,17 @@ class Suite:
 
     @property
     def published(self) -> tuple[Published, ...]:
-        """Rows of the literature for its data sets."""
+        """Published rows for its data sets."""
         return PUBLISHED.get(self.name, ())
 
     @property
     def sign(self) -> float:
-        """What a mean log-likelihood is multiplied with to be the score."""
+        """The score divided by the mean log-likelihood: 1 or -1."""
         return 1.0 if self.score == "log-likelihood" else -1.0
 
     @property
     def fold_word(self) -> str:
-        """What its divisions are called."""
+        """Name of a division: fold, half or split."""
         return {"rnade": "fold", "half": "half", "tenths": "split"}.get(self.protocol, "split")
 
     @property
@@ -75,20 +75,20 @@ class Suite:
 
     @property
     def has_random_parts(self) -> bool:
-        """Whether its divisions are drawn at random from the same rows, so that they overlap."""
+        """Whether its divisions are random and overlap."""
         return self.most_folds is None
 
     def units_in_words(self) -> str:
-        """The units of its scores."""
+        """Return the units of its scores in words."""
         if self.units == "standardized":
             return "nats, columns standardised on the training part"
         return "nats, in the units the literature standardises to" if self.name == "literature" else "nats, data units"
 
 
 def score_in_words(suite: Suite) -> str:
-    """What the numbers of a suite are, in a line."""
-    what, way = ("test log-likelihood", "higher") if suite.score == "log-likelihood" else ("test NLL", "lower")
-    return f"mean {what} in {suite.units_in_words()}; {way} is better"
+    """Return what the scores of a suite are, in a line."""
+    score, better = ("test log-likelihood", "higher") if suite.score == "log-likelihood" else ("test NLL", "lower")
+    return f"mean {score} in {suite.units_in_words()}; {better} is better"
 
 
 SUITES: Mapping[str, Suite] = {
@@ -136,7 +136,7 @@ SUITES: Mapping[str, Suite] = {
 """Suites by name."""
 
 FILES = "files"
-"""Name of the suite that a user's own sources make."""
+"""Name of the suite that data sets and files of the user make."""
 
 
 def suite_of(
@@ -146,23 +146,23 @@ def suite_of(
     columns: Sequence[str] = (),
     drop: Sequence[str] = (),
 ) -> Suite:
-    """The suite that is meant: one by its name, or one of data sets and files.
+    """Return a named suite, or the suite of the given data sets and files.
 
     Args:
-        arguments: The name of a suite, or what ``pushforward fit`` takes as DATA, one or more.
+        arguments: The name of a suite, or one or more data sets and files, as ``pushforward fit`` takes them.
         protocol: ``data.protocol``, for data sets and files.
-        columns: Columns to learn, for data sets and files; all if there are none.
+        columns: Columns to learn, for data sets and files; empty for all.
         drop: Columns to leave out, for data sets and files.
 
     Raises:
-        ConfigError: If a name means nothing, or a suite is named together with something else.
+        ConfigError: If a name is unknown, or a suite is combined with other arguments.
     """
     if not arguments:
-        raise ConfigError(f"expected a suite ({', '.join(SUITES)}), or data sets and files; --list tells more")
+        raise ConfigError(f"expected a suite ({', '.join(SUITES)}), or data sets and files; see --list")
     names = [argument.strip().lower() for argument in arguments]
     named = [name for name in names if name in SUITES]
     if named and len(arguments) > 1:
-        raise ConfigError(f"{named[0]}: a suite stands alone; give one suite, or data sets and files")
+        raise ConfigError(f"{named[0]}: expected one suite, or data sets and files; got a suite and more")
     if named:
         if protocol is not None and protocol != SUITES[named[0]].protocol:
             raise ConfigError(f"--protocol: the suite {named[0]} has its own; it is for data sets and files")
@@ -180,19 +180,16 @@ def suite_of(
     from pushforward.datasets.tables.protocols import PROTOCOLS
 
     if protocol not in PROTOCOLS:
-        raise ConfigError(
-            f"--protocol: unknown protocol '{protocol}'; "
-            f"{did_you_mean(protocol, PROTOCOLS)}known: {', '.join(PROTOCOLS)}"
-        )
+        raise ConfigError(f"--protocol: {unknown_name('protocol', protocol, PROTOCOLS)}")
     most = PROTOCOLS[protocol].folds
     return replace(suite, protocol=protocol, most_folds=most, dequantize="off")
 
 
 def check_source(source: str) -> None:
-    """Complain of a source that is no known data set and no file, before anything is run.
+    """Check that a source is a known data set or a file.
 
     Raises:
-        ConfigError: With the did_you_mean name.
+        ConfigError: If it is not; the nearest known name is part of the message.
     """
     from pushforward.datasets import names
 
@@ -212,10 +209,10 @@ def check_source(source: str) -> None:
 
 
 def chosen_sets(suite: Suite, names: Sequence[str]) -> tuple[str, ...]:
-    """Some of a suite's data sets, in the order given.
+    """Return the named data sets of a suite, in the order given.
 
     Raises:
-        ConfigError: If one is not of the suite.
+        ConfigError: If one does not belong to the suite.
     """
     known = {label: source for source, label in labels(suite.sets).items()}
     wanted = []
@@ -252,29 +249,29 @@ def chosen_folds(suite: Suite, text: str) -> tuple[int, ...]:
 
 
 def labels(sources: Sequence[str]) -> dict[str, str]:
-    """What a table calls data sets: files by their name without ending, with folders where two share it."""
+    """Return the names of data sets in a table: files without suffix, with as many folders as make them unique."""
     depth = dict.fromkeys(sources, 1)
     while True:
         found = {source: _label(source, depth[source]) for source in sources}
-        again = [
+        ambiguous = [
             source
             for source, label in found.items()
             if list(found.values()).count(label) > 1 and depth[source] < len(Path(source).parts)
         ]
-        if not again:
+        if not ambiguous:
             return found
-        for source in again:
+        for source in ambiguous:
             depth[source] += 1
 
 
 def names_in_text(columns: Sequence[str]) -> str:
-    """Names of columns as they are typed: with commas, or as a list where that would part one of them."""
-    plain = all(name and name == name.strip() and "," not in name and name[0] != "[" for name in columns)
-    return ",".join(columns) if plain else json.dumps(list(columns), ensure_ascii=False)
+    """Return names of columns as one text: separated by commas, or as a JSON list if a name needs it."""
+    is_plain = all(name and name == name.strip() and "," not in name and name[0] != "[" for name in columns)
+    return ",".join(columns) if is_plain else json.dumps(list(columns), ensure_ascii=False)
 
 
 def set_name(source: str) -> str:
-    """What stands for ``{set}`` in the name of a file: the same whatever other data sets there are."""
+    """Return the replacement of ``{set}`` in the name of a file; it does not depend on the other data sets."""
     return _label(source, 1)
 
 
@@ -291,7 +288,7 @@ def _canonical(name: str) -> str:
 
 
 def _absolute(source: str) -> str:
-    """A file as it can be found from any folder; a name as it is known."""
+    """The absolute path of a file; the known name of a data set."""
     from pushforward.datasets import names
 
     if _canonical(source) in {entry.name for entry in names()}:

@@ -1,16 +1,20 @@
-"""The table of a benchmark as data: for ``table.json``, and as one long table for dashboards."""
+"""The table of a benchmark as plain data: the content of ``table.json``, and a long table for dashboards.
+
+The text is written by :mod:`pushforward.benchmark.text`, the page by :mod:`pushforward.benchmark.page`.
+"""
 
 from typing import Any
 
-from pushforward.benchmark.jobs import Column
+from pushforward.benchmark.entries import Entry
+from pushforward.benchmark.jobs import Task
 from pushforward.benchmark.methods import Method
 from pushforward.benchmark.published import ERROR_BARS, EVIDENCE
-from pushforward.benchmark.table import BenchmarkTable, Entry
+from pushforward.benchmark.table import BenchmarkTable
 from pushforward.common.files import json_safe
 
 
 def table_dict(table: BenchmarkTable) -> dict[str, Any]:
-    """Everything, safe for JSON: data sets, methods, entries, differences, published numbers, cells with commands."""
+    """Return the content of ``table.json``: data sets, methods, entries, differences, published numbers, jobs."""
     suite = table.suite
     return dict(
         json_safe(
@@ -23,15 +27,15 @@ def table_dict(table: BenchmarkTable) -> dict[str, Any]:
                 "standard_errors": {"se_points": "over the test rows", "se_runs": f"over {table.runs_in_words}"},
                 "conditions": table.facts.get("conditions"),
                 "machine": {key: table.facts.get(key) for key in ("processor", "peers", "started")},
-                "sets": [_set(table, column) for column in table.columns],
+                "sets": [_set(table, task) for task in table.tasks],
                 "missing": [{"set": name, "why": why} for name, why in table.missing.items()],
                 "methods": [_method(table, method) for method in table.methods],
                 "entries": [_entry(table, entry) for entry in table.entries.values()],
                 "differences": _differences(table),
                 "published": _published(table),
-                "cells_left": table.left,
+                "cells_left": table.jobs_left,
                 "notes": [*table.mismatches, *table.notes],
-                # Notes are those of the data sets.
+                # The notes of the jobs are merged in the sets.
                 "cells": [{k: v for k, v in vars(r).items() if k != "notes"} for r in table.results],
             }
         )
@@ -39,31 +43,31 @@ def table_dict(table: BenchmarkTable) -> dict[str, Any]:
 
 
 def long_table(table: BenchmarkTable) -> tuple[list[str], list[list[Any]]]:
-    """One row a method and data set, measured and published ones alike; the columns, and the rows."""
+    """Return columns and rows of a table with one row for each method and data set, measured and published."""
     columns = ["set", "method", "score", "se_points", "se_runs", "runs", "rank", "mark", "behind_best", "seconds"]
     columns += ["steps", "parameters", "error_bar", "published_error", "source"]
     rows: list[dict[str, Any]] = []
     for entry in table.entries.values():
-        told = {"source": "measured here", "error_bar": f"se over test rows; se over {table.runs_in_words}"}
-        rows.append(json_safe(_entry(table, entry)) | told)
+        source = {"source": "measured here", "error_bar": f"se over test rows; se over {table.runs_in_words}"}
+        rows.append(json_safe(_entry(table, entry)) | source)
     for number in _published(table):
-        told = {"source": f"{number['source']} ({number['evidence']})", "published_error": number["error"]}
-        rows.append(number | told)
+        source = {"source": f"{number['source']} ({number['evidence']})", "published_error": number["error"]}
+        rows.append(number | source)
     return columns, [[row.get(key) for key in columns] for row in rows]
 
 
-def _set(table: BenchmarkTable, column: Column) -> dict[str, Any]:
-    known, best = table.facts_of(column), table.best(column)
+def _set(table: BenchmarkTable, task: Task) -> dict[str, Any]:
+    known, best = table.finished_result(task), table.best(task)
     return {
-        "set": table.labels[column],
-        "source": column.source,
-        "dequantize": column.dequantize,
+        "set": table.labels[task],
+        "source": task.source,
+        "dequantize": task.dequantize,
         "rows": None if known is None else known.rows,
         "features": None if known is None else known.features,
-        "runs": table.planned[column],
+        "runs": table.planned[task],
         "best": None if best is None else best.method.spec,
-        "notes": table.data_notes(column),
-        "is_published": table.is_published(column),
+        "notes": table.data_notes(task),
+        "is_published": table.is_published(task),
     }
 
 
@@ -74,7 +78,7 @@ def _method(table: BenchmarkTable, method: Method) -> dict[str, Any]:
 
 
 def _entry(table: BenchmarkTable, entry: Entry) -> dict[str, Any]:
-    out: dict[str, Any] = {"set": table.labels[entry.column], "method": entry.method.spec}
+    out: dict[str, Any] = {"set": table.labels[entry.task], "method": entry.method.spec}
     score, behind = entry.score, entry.behind
     out |= {"score": None if score is None else table.suite.sign * score.mean}
     out |= {key: None if score is None else getattr(score, key) for key in ("se_points", "se_runs", "runs")}
@@ -85,16 +89,18 @@ def _entry(table: BenchmarkTable, entry: Entry) -> dict[str, Any]:
 
 
 def _differences(table: BenchmarkTable) -> list[dict[str, Any]]:
-    """Every pair of methods on every data set: by how much the first is better, row by row on the runs they share."""
-    found = []
-    for column in table.columns:
+    """The paired difference of every pair of methods on every data set, on the runs that both have."""
+    differences = []
+    for task in table.tasks:
         for place, first in enumerate(table.methods):
             for second in table.methods[place + 1 :]:
-                gap = table.paired(column, first, second)
+                gap = table.paired(task, first, second)
                 if gap is not None:
-                    names = {"set": table.labels[column], "first": first.spec, "second": second.spec}
-                    found.append(names | {"better_by": gap.mean, "se_points": gap.se_points, "se_runs": gap.se_runs})
-    return found
+                    names = {"set": table.labels[task], "first": first.spec, "second": second.spec}
+                    differences.append(
+                        names | {"better_by": gap.mean, "se_points": gap.se_points, "se_runs": gap.se_runs}
+                    )
+    return differences
 
 
 def _published(table: BenchmarkTable) -> list[dict[str, Any]]:
@@ -114,5 +120,5 @@ def _published(table: BenchmarkTable) -> list[dict[str, Any]]:
         }
         for row in table.published
         for name, figure in row.figures.items()
-        if Column(name, "off") in table.columns
+        if Task(name, "off") in table.tasks
     ]

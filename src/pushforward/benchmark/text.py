@@ -1,51 +1,54 @@
-"""The table of a benchmark as plain text of a fixed width."""
+"""The table of a benchmark as plain text of limited width: ``table.txt`` and the output of the command."""
 
 import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
-from pushforward.benchmark.jobs import Column
+from pushforward.benchmark.entries import BEST, WITHIN, Entry
+from pushforward.benchmark.jobs import Task
 from pushforward.benchmark.published import ERROR_BARS, EVIDENCE, ErrorBar, Figure, Published
-from pushforward.benchmark.table import BEST, WITHIN, BenchmarkTable, Entry, headline
+from pushforward.benchmark.suites import score_in_words
+from pushforward.benchmark.table import BenchmarkTable
 from pushforward.common.numbers import NOTHING, count, duration
+from pushforward.common.text import shorten_middle
 
 WIDTH = 120
-"""Columns of text that the table keeps to, as long as one data set fits beside the methods."""
+"""Largest width of the table in characters; exceeded only if a single data set does not fit."""
 
 MARKS = {BEST: "*", WITHIN: "~", "": " "}
-"""What stands behind a number."""
+"""The character after a number, by mark."""
 
 _NAME = 34
 _GAP = "  "
-# The number with its mark, its first and its second error, and what stands behind.
+# Parts of a table cell: the number with its mark, its first and second standard error, the number of runs.
 _Cell = tuple[str, str, str, str]
 
 
 def table_lines(table: BenchmarkTable, width: int = WIDTH) -> list[str]:
-    """The table, with what a reader must know to read it, in lines of so many characters as far as that can be."""
-    lines = [*_wrapped(heading(table), width), "", *_scores(table, width), *_behind(table, width)]
-    lines += _efforts(table, width)
-    said = remarks(table)
-    return [*lines, "", *_wrapped(said, width, "  ")] if said else lines
+    """Return the table and its explanations as lines of at most ``width`` characters, as far as possible."""
+    lines = [*_wrap(heading(table), width), "", *_score_lines(table, width), *_behind_lines(table, width)]
+    lines += _effort_lines(table, width)
+    notes = remarks(table)
+    return [*lines, "", *_wrap(notes, width, "  ")] if notes else lines
 
 
 def heading(table: BenchmarkTable) -> list[str]:
-    """What is measured and how, in lines."""
+    """Return lines about what is measured, and how."""
     suite, word = table.suite, table.runs_in_words
     errors = "± one standard error over the test rows"
     if any(e.score is not None and math.isfinite(e.score.se_runs) for e in table.entries.values()):
         errors = f"first ± one standard error over the test rows, second ± one standard error over {word}"
     return [
         f"{suite.name}: {suite.description}",
-        headline(table),
+        score_in_words(table.suite),
         f"{errors}; {budget_in_words(table)}",
         "* best, ~ within one standard error of it (the larger of the two, of paired differences)",
     ]
 
 
 def budget_in_words(table: BenchmarkTable) -> str:
-    """What every fit was given."""
+    """Return the budget of a fit in words."""
     conditions = table.facts.get("conditions") or {}
     seconds, steps, threads = (conditions.get(key) for key in ("seconds", "steps", "threads"))
     budget = f"{seconds:g} s" if seconds is not None else f"{count(steps)} steps"
@@ -54,23 +57,23 @@ def budget_in_words(table: BenchmarkTable) -> str:
 
 
 def number(value: float, decimals: int) -> str:
-    """A score."""
+    """Format a score."""
     return "nan" if math.isnan(value) else f"{value:.{decimals}f}" if math.isfinite(value) else f"{value}"
 
 
 def error(value: float | None, decimals: int) -> str:
-    """A standard error with its sign, as in ``±.02``; nothing where it is unknown."""
+    """Format a standard error, as in ``±.02``; empty if unknown."""
     if value is None or not math.isfinite(value):
         return ""
     return "±" + f"{value:.{decimals}f}".removeprefix("0")
 
 
-def cell_of(table: BenchmarkTable, entry: Entry) -> _Cell:
-    """An entry as the table shows it."""
+def entry_cell(table: BenchmarkTable, entry: Entry) -> _Cell:
+    """Return the parts of the table cell of an entry."""
     runs = "" if entry.finished == entry.planned else f" {entry.finished}/{entry.planned}"
     if entry.score is None:
         return ("failed " if entry.failures else "- ", "", "", "")
-    decimals = table.decimals(entry.column)
+    decimals = table.decimals(entry.task)
     return (
         number(table.suite.sign * entry.score.mean, decimals) + MARKS[entry.mark],
         error(entry.score.se_points, decimals),
@@ -80,7 +83,12 @@ def cell_of(table: BenchmarkTable, entry: Entry) -> _Cell:
 
 
 def published_cell(figure: Figure | None, *, is_other: bool = False) -> _Cell:
-    """A published number, with the digits it was published with; ``is_other`` where it is of other columns or rows."""
+    """Return the parts of the table cell of a published number, with its published digits.
+
+    Args:
+        figure: The number; None for an empty cell.
+        is_other: Whether it is of other columns or rows than here.
+    """
     if figure is None:
         return "", "", "", ""
     about = "≈" if figure.is_about else ""
@@ -89,12 +97,17 @@ def published_cell(figure: Figure | None, *, is_other: bool = False) -> _Cell:
 
 
 def published_marks(table: BenchmarkTable, doubt: str = "doubtful, its note says why") -> list[tuple[str, str]]:
-    """The marks that published numbers have in the table, and what they mean."""
+    """Return the marks of published numbers that occur in the table, and their meanings.
+
+    Args:
+        table: The table.
+        doubt: Meaning of the mark of doubtful numbers.
+    """
     cells = [
-        (row.figures[column.source], table.is_other_problem(column))
+        (row.figures[task.source], table.is_other_problem(task))
         for row in table.published
-        for column in table.columns
-        if column.dequantize == "off" and column.source in row.figures
+        for task in table.tasks
+        if task.dequantize == "off" and task.source in row.figures
     ]
     marks = [
         ("†", doubt, any(figure.is_doubted and not is_other for figure, is_other in cells)),
@@ -106,40 +119,40 @@ def published_marks(table: BenchmarkTable, doubt: str = "doubtful, its note says
 
 def _other_in_words(table: BenchmarkTable) -> str:
     kinds = {
-        "of other columns": any(table.other_columns(c) is not None for c in table.columns),
-        "of other rows": any(table.other_rows(c) for c in table.columns),
+        "of other columns": any(table.published_columns(task) is not None for task in table.tasks),
+        "of other rows": any(table.other_rows(task) for task in table.tasks),
     }
     return " or ".join(text for text, occurs in kinds.items() if occurs)
 
 
-def letters_of(row: Published, codes: Mapping[ErrorBar, str]) -> list[str]:
-    """What stands behind a published method: the letter of its error bar, and m if it comes from memory."""
+def letters(row: Published, codes: Mapping[ErrorBar, str]) -> list[str]:
+    """Return the letters after a published method: that of its error bar, and m if it is from memory."""
     kind = [codes[row.error_bar]] if row.error_bar in codes else []
     return [*kind, "m"] if row.evidence == "memory" else kind
 
 
 def error_codes(rows: Sequence[Published]) -> dict[ErrorBar, str]:
-    """A letter for each kind of error bar that occurs."""
+    """Return a letter for each kind of error bar that occurs."""
     kinds: list[ErrorBar] = [
         kind for kind in ERROR_BARS if kind != "none" and any(row.error_bar == kind for row in rows)
     ]
     return dict(zip(kinds, "abcde", strict=False))
 
 
-def _scores(table: BenchmarkTable, width: int) -> Iterator[str]:
+def _score_lines(table: BenchmarkTable, width: int) -> Iterator[str]:
     codes = error_codes(table.published)
-    measured = [(m.label, {c: cell_of(table, table.entries[c, m.spec]) for c in table.columns}) for m in table.methods]
-    reported = []
+    measured = [(m.label, {t: entry_cell(table, table.entries[t, m.spec]) for t in table.tasks}) for m in table.methods]
+    published = []
     for row in table.published:
-        found = {c: row.figures.get(c.source) if c.dequantize == "off" else None for c in table.columns}
-        cells = {c: published_cell(f, is_other=table.is_other_problem(c)) for c, f in found.items()}
-        letters = ",".join(letters_of(row, codes))
-        reported.append((f"{row.label} [{letters}]" if letters else row.label, cells))
-    body = [("measured here", measured), ("published", reported)] if reported else [("", measured)]
+        figures = {t: row.figures.get(t.source) if t.dequantize == "off" else None for t in table.tasks}
+        cells = {t: published_cell(figure, is_other=table.is_other_problem(t)) for t, figure in figures.items()}
+        row_letters = ",".join(letters(row, codes))
+        published.append((f"{row.label} [{row_letters}]" if row_letters else row.label, cells))
+    body = [("measured here", measured), ("published", published)] if published else [("", measured)]
     yield from _blocks(table, body, width)
-    if reported:
+    if published:
         yield ""
-        yield from _wrapped([f"[{code}] ± is {ERROR_BARS[kind]}" for kind, code in codes.items()], width, "    ")
+        yield from _wrap([f"[{code}] ± is {ERROR_BARS[kind]}" for kind, code in codes.items()], width, "    ")
         if any(row.evidence == "memory" for row in table.published):
             yield f"[m] {EVIDENCE['memory']}"
         for mark, text in published_marks(table, "doubtful; table.html says why"):
@@ -148,72 +161,72 @@ def _scores(table: BenchmarkTable, width: int) -> Iterator[str]:
 
 def _blocks(
     table: BenchmarkTable,
-    body: Sequence[tuple[str, Sequence[tuple[str, dict[Column, _Cell]]]]],
+    body: Sequence[tuple[str, Sequence[tuple[str, dict[Task, _Cell]]]]],
     width: int,
     *,
     sized: bool = True,
 ) -> Iterator[str]:
-    """Rows of text with as many data sets side by side as there is room for."""
+    """Lines of the table, in blocks of as many data sets side by side as fit in the width."""
     widths = {
-        column: [max((len(cells[column][k]) for _, rows in body for _, cells in rows), default=0) for k in range(4)]
-        for column in table.columns
+        task: [max((len(cells[task][k]) for _, rows in body for _, cells in rows), default=0) for k in range(4)]
+        for task in table.tasks
     }
 
-    def text(column: Column, cell: _Cell) -> str:
-        w = widths[column]
+    def text(task: Task, cell: _Cell) -> str:
+        w = widths[task]
         parts = [cell[0].rjust(w[0]), *(cell[k].ljust(w[k]) for k in (1, 2) if w[k])]
         return " ".join(parts) + cell[3].ljust(w[3])
 
-    cells_width = {column: len(text(column, ("", "", "", ""))) for column in table.columns}
-    heads = {column: _head(table, column, cells_width[column], sized) for column in table.columns}
-    full = {column: max(cells_width[column], *map(len, heads[column])) for column in table.columns}
+    cells_width = {task: len(text(task, ("", "", "", ""))) for task in table.tasks}
+    heads = {task: _head(table, task, cells_width[task], sized) for task in table.tasks}
+    full = {task: max(cells_width[task], *map(len, heads[task])) for task in table.tasks}
     longest = max((len(label) for _, rows in body for label, _ in rows), default=0)
     name = min(_NAME, max(16, width // 3), longest)
-    blocks: list[list[Column]] = [[]]
-    for column in table.columns:
-        used = name + sum(len(_GAP) + full[one] for one in [*blocks[-1], column])
+    blocks: list[list[Task]] = [[]]
+    for task in table.tasks:
+        used = name + sum(len(_GAP) + full[one] for one in [*blocks[-1], task])
         if blocks[-1] and used > width:
             blocks.append([])
-        blocks[-1].append(column)
+        blocks[-1].append(task)
     for place, block in enumerate(blocks):
         if place:
             yield ""
-        height = max(len(heads[column]) for column in block)
+        height = max(len(heads[task]) for task in block)
         for line in range(height):
             title = "rows x columns" if sized and line == height - 1 else ""
-            parts = ([""] * (height - len(heads[c])) + heads[c] for c in block)
-            texts = (_GAP + part[line].rjust(full[c]) for part, c in zip(parts, block, strict=True))
+            parts = ([""] * (height - len(heads[task])) + heads[task] for task in block)
+            texts = (_GAP + part[line].rjust(full[task]) for part, task in zip(parts, block, strict=True))
             yield (title.ljust(name) + "".join(texts)).rstrip()
         for title, rows in body:
             if title:
                 yield f"{title}:"
             for label, cells in rows:
-                numbers = (_GAP + text(c, cells[c]).rjust(full[c]) for c in block)
-                yield (_short(label, name).ljust(name) + "".join(numbers)).rstrip()
+                numbers = (_GAP + text(task, cells[task]).rjust(full[task]) for task in block)
+                yield (shorten_middle(label, name).ljust(name) + "".join(numbers)).rstrip()
 
 
-def _behind(table: BenchmarkTable, width: int) -> Iterator[str]:
-    """By how much the best is better, where more than two methods can be compared."""
+def _behind_lines(table: BenchmarkTable, width: int) -> Iterator[str]:
+    """Lines of the paired differences to the best method; none if methods cannot be compared."""
     if not any(entry.behind is not None for entry in table.entries.values()):
         return
-    cells: dict[tuple[Column, str], _Cell] = {}
-    for (column, spec), entry in table.entries.items():
-        decimals, behind = table.decimals(column), entry.behind
-        cells[column, spec] = ("best" if entry.mark == BEST else "", "", "", "")
+    cells: dict[tuple[Task, str], _Cell] = {}
+    for (task, spec), entry in table.entries.items():
+        decimals, behind = table.decimals(task), entry.behind
+        cells[task, spec] = ("best" if entry.mark == BEST else "", "", "", "")
         if behind is not None:
             size = "" if not math.isfinite(behind.se) else error(behind.se, decimals)
-            cells[column, spec] = (number(behind.mean, decimals), size, "", "")
-    rows = [(m.label, {c: cells[c, m.spec] for c in table.columns}) for m in table.methods]
+            cells[task, spec] = (number(behind.mean, decimals), size, "", "")
+    rows = [(m.label, {task: cells[task, m.spec] for task in table.tasks}) for m in table.methods]
     yield ""
-    yield from _wrapped(["behind the best in nats, paired row by row; ± the larger of the two standard errors"], width)
+    yield from _wrap(["behind the best in nats, paired row by row; ± the larger of the two standard errors"], width)
     yield from _blocks(table, [("", rows)], width, sized=False)
 
 
 def effort_rows(table: BenchmarkTable) -> list[list[str]]:
-    """What each method took, the head first: means over runs, from the least to the most of the data sets."""
+    """Return the costs of each method, the head first: means over runs, from the smallest to the largest data set."""
     rows = [["", "mean rank", "parameters", "steps", "training", "whole process", "runs"]]
     for method in table.methods:
-        entries = [table.entries[column, method.spec] for column in table.columns]
+        entries = [table.entries[task, method.spec] for task in table.tasks]
         rank = table.mean_rank(method)
         runs = f"{sum(e.finished for e in entries)} of {sum(e.planned for e in entries)}"
         rows.append(
@@ -228,11 +241,11 @@ def effort_rows(table: BenchmarkTable) -> list[list[str]]:
     return rows
 
 
-def _efforts(table: BenchmarkTable, width: int) -> Iterator[str]:
-    rows = [[_short(first, _NAME), *rest] for first, *rest in effort_rows(table)]
+def _effort_lines(table: BenchmarkTable, width: int) -> Iterator[str]:
+    rows = [[shorten_middle(first, _NAME), *rest] for first, *rest in effort_rows(table)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     yield ""
-    yield from _wrapped(["means over the runs; smallest to largest data set where they differ"], width)
+    yield from _wrap(["means over the runs; smallest to largest data set where they differ"], width)
     blocks: list[list[int]] = [[]]
     for k in range(1, len(widths)):
         used = widths[0] + sum(len(_GAP) + widths[one] for one in [*blocks[-1], k])
@@ -247,16 +260,16 @@ def _efforts(table: BenchmarkTable, width: int) -> Iterator[str]:
 
 
 def remarks(table: BenchmarkTable) -> list[str]:
-    """What is missing, what has failed, and what does not match."""
+    """Return lines about missing data sets, failures, mismatches with published numbers, and other notes."""
     lines = [f"{name}: {why}" for name, why in table.missing.items()]
     lines += [f"failed: {what}: {reason}" for reason, what in table.failures.items()]
     lines += [*table.mismatches, *table.notes_on_data]
-    if table.left:
-        lines.append(f"{table.left:,} runs have not been made; the same command goes on with them")
+    if table.jobs_left:
+        lines.append(f"{table.jobs_left:,} runs are still to be made; the same command continues")
     return [*lines, *table.notes]
 
 
-def _wrapped(lines: Sequence[str], width: int, indent: str = "") -> list[str]:
+def _wrap(lines: Sequence[str], width: int, indent: str = "") -> list[str]:
     return [
         part
         for line in lines
@@ -264,21 +277,21 @@ def _wrapped(lines: Sequence[str], width: int, indent: str = "") -> list[str]:
     ]
 
 
-def _head(table: BenchmarkTable, column: Column, width: int, sized: bool) -> list[str]:
-    """Lines above the numbers of a data set: its name, its size, and that it is spread where it is there twice."""
-    name, _, spread = table.labels[column].partition(", ")
+def _head(table: BenchmarkTable, task: Task, width: int, sized: bool) -> list[str]:
+    """Lines above the numbers of a data set: name, size, and "dequantized" if it is in the table in both forms."""
+    name, _, form = table.labels[task].partition(", ")
     parts = re.sub(r"([-_/ ])", "\\1\n", name).split("\n")
     lines = [""]
-    for part in parts:  # a long name is broken where it has a hyphen
+    for part in parts:  # a long name is broken after a hyphen
         if lines[-1] and len(lines[-1] + part) > max(width, 12):
             lines.append("")
         lines[-1] += part
-    below = ", ".join(part for part in (_size(table, column) if sized else "", spread) if part)
-    return [*(_short(line, 26) for line in lines), *([below] if below or sized else [])]
+    below = ", ".join(part for part in (_size(table, task) if sized else "", form) if part)
+    return [*(shorten_middle(line, 26) for line in lines), *([below] if below or sized else [])]
 
 
-def _size(table: BenchmarkTable, column: Column) -> str:
-    known = table.facts_of(column)
+def _size(table: BenchmarkTable, task: Task) -> str:
+    known = table.finished_result(task)
     if known is None or known.features is None:
         return "-"
     return f"{sum(known.rows.values()):,} x {known.features}"
@@ -295,8 +308,3 @@ def _range(values: Sequence[float | None]) -> str:
 def _seconds(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     return NOTHING if not known else duration(sum(known) / len(known))
-
-
-def _short(name: str, most: int) -> str:
-    """A name that fits; what differs is often at its end."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"

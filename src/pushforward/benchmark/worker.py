@@ -1,7 +1,8 @@
-"""The process behind the cells that are no fits of ours: baselines, and flows of other libraries.
+"""The process of jobs that are not run by ``pushforward fit``: baselines, and flows of other libraries (peers).
 
-``python -m pushforward.benchmark.worker ORDER`` with the order as JSON; it leaves in each folder of the order
-``test_scores.parquet`` and ``result.json``. What goes wrong is one line on stderr, and code 1.
+``python -m pushforward.benchmark.worker JOBS`` takes the jobs of one split as JSON (see ``jobs.worker_argument``) and
+writes ``test_scores.parquet`` and ``result.json`` to the run folder of each. An error is one line on stderr, and exit
+code 1. It runs inside :mod:`pushforward.benchmark.child`, which only makes it end with its parent.
 """
 
 import json
@@ -16,6 +17,7 @@ from pushforward.benchmark.methods import Method, parse_method
 from pushforward.benchmark.peers import build_peer, peer_config, train_peer
 from pushforward.benchmark.suites import set_name
 from pushforward.common.files import atomic_write, json_safe
+from pushforward.common.text import one_line
 from pushforward.config.read import load_config
 from pushforward.evaluate.baselines import Baseline, fit_baselines
 from pushforward.evaluate.likelihood import log_prob
@@ -25,44 +27,47 @@ from pushforward.train.data import Prepared, load_data, prepare
 from pushforward.train.device import choose_device, threads_for
 
 MIXTURE_SECONDS = 60.0
-"""Time that the Gaussian mixture may take, where fits get as much or more."""
+"""Time limit of the Gaussian mixture, unless the budget of a fit is smaller."""
 
 _NAMES = {"gaussian": "gaussian", "gmm": "gaussian-mixture", "kde": "kde"}
 
 
-def run(order: dict[str, Any]) -> None:
-    """Do what an order says.
+def run(jobs: dict[str, Any]) -> None:
+    """Run jobs of one split.
+
+    Args:
+        jobs: The data set, its configuration, the budget, and for each job a method and a folder.
 
     Raises:
-        ConfigError: If a peer has no such option, or is not installed.
-        DataError: If the data cannot be used.
-        DivergedError: If a peer was never finite.
+        ConfigError: If a peer does not have an option, or is not installed.
+        DataError: If the data cannot be read.
+        DivergedError: If the loss of a peer was never finite.
     """
-    methods = [parse_method(spec) for spec in order["methods"]]
-    config = load_config(order["source"], overrides=[*order["overrides"], f"seed={order['seed']}"])
+    methods = [parse_method(spec) for spec in jobs["methods"]]
+    config = load_config(jobs["source"], overrides=[*jobs["overrides"], f"seed={jobs['seed']}"])
     prepared = prepare(load_data(config), config.data, config.data_seed)
     if not len(prepared.test.rows):
-        raise ValueError(f"{order['source']}: there are no test rows")
+        raise ValueError(f"{jobs['source']}: there are no test rows")
     peers = [method for method in methods if method.kind == "peer"]
-    for method, folder in zip(methods, map(Path, order["folders"]), strict=True):
+    for method, folder in zip(methods, map(Path, jobs["folders"]), strict=True):
         if method in peers:
-            _run_peer(method, prepared, order, folder)
+            _run_peer(method, prepared, jobs, folder)
     if len(peers) < len(methods):
-        _run_baselines(methods, prepared, order)
+        _run_baselines(methods, prepared, jobs)
 
 
-def _run_baselines(methods: list[Method], prepared: Prepared, order: dict[str, Any]) -> None:
+def _run_baselines(methods: list[Method], prepared: Prepared, jobs: dict[str, Any]) -> None:
     wanted = [method.spec for method in methods]
-    limit = MIXTURE_SECONDS if order["seconds"] is None else min(MIXTURE_SECONDS, order["seconds"])
-    found = fit_baselines(
+    limit = MIXTURE_SECONDS if jobs["seconds"] is None else min(MIXTURE_SECONDS, jobs["seconds"])
+    baselines = fit_baselines(
         prepared.train.rows,
         prepared.validation.rows,
         prepared.test.rows,
-        seed=order["seed"],
+        seed=jobs["seed"],
         seconds=limit if "gmm" in wanted else 0.0,
     )
-    by_name = {baseline.name: baseline for baseline in found}
-    for method, folder in zip(methods, map(Path, order["folders"]), strict=True):
+    by_name = {baseline.name: baseline for baseline in baselines}
+    for method, folder in zip(methods, map(Path, jobs["folders"]), strict=True):
         if method.kind == "baseline":
             baseline: Baseline = by_name[_NAMES[method.spec]]
             facts = {"flow": baseline.name, "parameters": baseline.parameters, "steps": None}
@@ -70,16 +75,16 @@ def _run_baselines(methods: list[Method], prepared: Prepared, order: dict[str, A
             _write(folder, prepared, np.asarray(baseline.log_probs, dtype=np.float64), facts)
 
 
-def _run_peer(method: Method, prepared: Prepared, order: dict[str, Any], folder: Path) -> None:
-    name = set_name(order["source"])
-    budget = [f"train.{key}={order[key]}" for key in ("seconds", "steps") if order[key] is not None]
-    config = method.config(order["source"], name, [] if method.has_own_budget else budget)
+def _run_peer(method: Method, prepared: Prepared, jobs: dict[str, Any], folder: Path) -> None:
+    name = set_name(jobs["source"])
+    budget = [f"train.{key}={jobs[key]}" for key in ("seconds", "steps") if jobs[key] is not None]
+    config = method.config(jobs["source"], name, [] if method.has_own_budget else budget)
     rows, features = prepared.train.rows.shape
     config = peer_config(config, method, rows=rows, features=features)
-    device = choose_device(order["device"])
-    torch.manual_seed(order["seed"])
+    device = choose_device(jobs["device"])
+    torch.manual_seed(jobs["seed"])
     peer = build_peer(method, features, config.flow).to(device)
-    points = prepared.training_points(device), prepared.validation_points(device)
+    points = prepared.training_rows(device), prepared.validation_rows(device)
     with threads_for(config, features):
         training = train_peer(peer, *points, config.train)
     standardize = prepared.standardize
@@ -118,12 +123,11 @@ def _write(folder: Path, prepared: Prepared, log_probs: Any, facts: dict[str, An
 
 
 def main() -> None:
-    """Do what the argument says."""
+    """Run the jobs of the first argument."""
     try:
         run(json.loads(sys.argv[1]))
     except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(text, file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         sys.exit(1)
 
 

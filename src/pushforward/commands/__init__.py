@@ -1,1 +1,1 @@
-"""The commands, one family a module; :mod:`pushforward.cli` imports the one that is called."""
+"""The commands; :mod:`pushforward.cli` imports the module of the one that is called."""

@@ -1,10 +1,11 @@
-"""What the commands share: options, tables, numbers as JSON has them, opening a run."""
+"""Helpers of all commands: common options, tables, messages, progress bars, opening runs and densities."""
 
+import contextlib
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,17 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"[-+\u2212]?[\d,.]+( %)?|[-\u2013]?")
 
-_LEAST_TEXT = 36
-"""Characters in which a text is broken into lines beside the other columns; in fewer it would be a column of words."""
+_MIN_TEXT_WIDTH = 36
+"""Minimum width of a wrapped last column beside the other columns."""
 
 
 def common_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add the options that several commands have: ``seed``, ``device``, ``json``."""
+    """Return a decorator that adds options to a command: ``seed``, ``device``, ``json``."""
     options: dict[str, Callable[..., Any]] = {
-        "seed": click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random."),
+        "seed": click.option("--seed", type=click.IntRange(min=0), help="Random seed."),
         "device": click.option("--device", help="auto, cpu, cuda, cuda:N or mps."),
         "json": click.option(
-            "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, all else on stderr."
+            "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, everything else on stderr."
         ),
     }
 
@@ -40,27 +41,27 @@ def common_options(*names: str) -> Callable[[Callable[..., None]], Callable[...,
 
 
 def split_data(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Tell DATA from the KEY=VALUE that follow it; DATA is optional, and a file's name may have an equals sign."""
+    """Separate the optional DATA from the KEY=VALUE arguments; a file name may contain an equals sign."""
     if arguments and ("=" not in arguments[0] or Path(arguments[0]).exists()):
         return arguments[0], arguments[1:]
     return None, arguments
 
 
 def open_run(path: Path) -> "RunFolder":
-    """Open a run by its folder, or by its name below runs/."""
+    """Open a run by its path, or by its name below runs/."""
     from pushforward.runs.folder import RunFolder
 
     return RunFolder.open(path)
 
 
 def load_density(run: Path, device: str | None) -> "FittedDensity":
-    """Load the density of a run, for scores and samples."""
+    """Load the density of a run on a device, the CPU by default."""
     folder = open_run(run)
     if not (folder.model / "config.json").exists() and folder.status == "running":
         from pushforward.common.errors import RunError
 
         raise RunError(
-            f"{run}: is still being fitted and has no model yet; `pushforward report {run}` shows how it goes"
+            f"{run}: is still being fitted and has no model yet; `pushforward report {run}` shows its progress"
         )
     from pushforward.evaluate.density import FittedDensity
     from pushforward.train.device import choose_device
@@ -69,69 +70,91 @@ def load_density(run: Path, device: str | None) -> "FittedDensity":
     if chosen.type == "mps":
         from pushforward.common.errors import ConfigError
 
-        raise ConfigError("--device: scores and samples are computed in float64, which mps does not have; use cpu")
+        raise ConfigError("--device: scores and samples need float64, which mps does not have; use cpu")
     return FittedDensity.load(folder.model, device=str(chosen))
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal that stdout is; None where it is a file or a pipe, which has no end of the line."""
+    """Return the width of the terminal; None if stdout is a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text in columns that are as wide as they need to be; the first row is the head.
+    """Print rows of text as a table with aligned columns; the first row is the header.
 
-    Numbers stand right. On a terminal that is too narrow a text in the last column is broken between words, or stands
-    on lines of its own; else columns follow in blocks below each other, each with the first column.
+    Numbers are right-aligned. If the terminal is too narrow, a long last column is wrapped, or moved to lines of its
+    own; otherwise the table is split into blocks of columns, each with the first column.
     """
     for line in table_lines(rows, terminal_width()):
         click.echo(line)
 
 
 def table_lines(rows: Sequence[Sequence[str]], width: int | None = None) -> list[str]:
-    """The lines of a table, of at most so many characters as far as that can be."""
+    """Return the lines of a table, if possible with at most ``width`` characters."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    right = [len(rows) > 1 and all(_NUMBER.fullmatch(row[i]) for row in rows[1:]) for i in range(len(widths))]
+    is_number = [len(rows) > 1 and all(_NUMBER.fullmatch(row[i]) for row in rows[1:]) for i in range(len(widths))]
 
-    def line(row: Sequence[str], places: Sequence[int]) -> str:
-        return "  ".join(row[i].rjust(widths[i]) if right[i] else row[i].ljust(widths[i]) for i in places).rstrip()
+    def line(row: Sequence[str], columns: Sequence[int]) -> str:
+        texts = [row[i].rjust(widths[i]) if is_number[i] else row[i].ljust(widths[i]) for i in columns]
+        return "  ".join(texts).rstrip()
 
-    every = range(len(widths))
-    whole = sum(widths) + 2 * (len(widths) - 1)
-    if width is None or whole <= width:
-        return [line(row, every) for row in rows]
-    left = whole - widths[-1]
-    if widths[-1] > _LEAST_TEXT and left - 2 <= width:  # the last column is a text
-        indent = left if width - left >= _LEAST_TEXT else 4
+    columns = range(len(widths))
+    table_width = sum(widths) + 2 * (len(widths) - 1)
+    if width is None or table_width <= width:
+        return [line(row, columns) for row in rows]
+    last_start = table_width - widths[-1]
+    if widths[-1] > _MIN_TEXT_WIDTH and last_start - 2 <= width:  # the last column is a long text
+        indent = last_start if width - last_start >= _MIN_TEXT_WIDTH else 4
         out = []
         for row in rows:
-            more = textwrap.wrap(row[-1], width - indent, break_on_hyphens=False, break_long_words=False)
-            first = line(row, every[:-1])
-            if indent == left:
-                first = f"{first.ljust(left)}{''.join(more[:1])}".rstrip()
-            out += [first, *(" " * indent + text for text in more[indent == left :])]
+            wrapped = textwrap.wrap(row[-1], width - indent, break_on_hyphens=False, break_long_words=False)
+            first = line(row, columns[:-1])
+            if indent == last_start:
+                first = f"{first.ljust(last_start)}{''.join(wrapped[:1])}".rstrip()
+            out += [first, *(" " * indent + text for text in wrapped[indent == last_start :])]
         return out
     blocks: list[list[int]] = [[0]]
-    for i in every[1:]:
+    for i in columns[1:]:
         if len(blocks[-1]) > 1 and sum(widths[k] + 2 for k in [*blocks[-1], i]) - 2 > width:
             blocks.append([0])
         blocks[-1].append(i)
-    lines = [[line(row, places) for row in rows] for places in blocks]
-    return [text for place, block in enumerate(lines) for text in (["", *block] if place else block)]
+    lines = [[line(row, block) for row in rows] for block in blocks]
+    return [text for number, block in enumerate(lines) for text in (["", *block] if number else block)]
 
 
-def cell(value: Any) -> str:
-    """A value as a table shows it."""
+def format_value(value: Any) -> str:
+    """Format a value for a table cell."""
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity: null says that there is no number."""
-    return {k: None if isinstance(v, float) and not abs(v) < float("inf") else v for k, v in values.items()}
-
-
-def say(text: str) -> None:
-    """Tell the user something that is not the answer: on stderr."""
+def print_message(text: str) -> None:
+    """Print a line to the user on stderr; stdout is for the results."""
     click.echo(text, err=True)
+
+
+@contextlib.contextmanager
+def progress_bar(total: float | None) -> Iterator[tuple[Callable[[str], None], Callable[..., None]]]:
+    """Show a bar on stderr if it is a terminal.
+
+    Args:
+        total: Final value of ``completed``; None while unknown.
+
+    Yields:
+        A function that prints a line above the bar, and one that updates the bar: ``completed=``, ``total=``,
+        ``description=``.
+    """
+    from pushforward.tracking.terminal_bar import is_terminal, open_bar
+
+    if not is_terminal(sys.stderr):
+        yield print_message, lambda **_: None
+        return
+    bar, task = open_bar(sys.stderr, total=total)
+    try:
+        yield (
+            lambda text: bar.console.print(text, markup=False, highlight=False, soft_wrap=True),
+            lambda **state: bar.update(task, **state),
+        )
+    finally:
+        bar.stop()

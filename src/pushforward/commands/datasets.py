@@ -1,4 +1,4 @@
-"""``pushforward datasets``: what there is, and how to get it."""
+"""``pushforward datasets``: list and download data sets."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pushforward.commands.common import cell, common_options, print_table, say
+from pushforward.commands.common import common_options, format_value, print_message, print_table
 from pushforward.commands.group import CommandGroup
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _folder_option = click.option(
     "--data-folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where downloaded data sets are kept; PUSHFORWARD_DATA, else a folder in the user's cache.",
+    help="Folder of downloaded data sets; default: PUSHFORWARD_DATA, or a folder in the user's cache.",
 )
 
 
@@ -29,7 +29,7 @@ _folder_option = click.option(
 @common_options("json")
 @click.pass_context
 def datasets(ctx: click.Context, data_folder: Path | None, as_json: bool) -> None:
-    """List the toys, the data sets and the target densities; a CSV, Parquet or .npy file is a data set too."""
+    """List toy densities, data sets and target densities; CSV, Parquet and .npy files are data sets too."""
     if ctx.invoked_subcommand is not None:
         ctx.obj = (data_folder, as_json)
         return
@@ -41,15 +41,17 @@ def datasets(ctx: click.Context, data_folder: Path | None, as_json: bool) -> Non
         listed = [entry._asdict() for entry in entries]
         click.echo(json.dumps({"datasets": listed, "data_folder": str(chosen(data_folder))}))
         return
-    head = ("name", "kind", "rows", "columns", "where", "what it is")
-    print_table([head] + [tuple(cell(v) for v in e) for e in entries])
+    header = ("name", "kind", "rows", "columns", "where", "description")
+    print_table([header] + [tuple(format_value(v) for v in e) for e in entries])
 
 
 @datasets.command
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_folder_option
-@click.option("--force", is_flag=True, help="Download again what is there.")
-@click.option("--remove-archive", is_flag=True, help="Remove the archive of the literature's sets (0.9 GB) afterwards.")
+@click.option("--force", is_flag=True, help="Download existing data sets again.")
+@click.option(
+    "--remove-archive", is_flag=True, help="Remove the archive of the literature data sets (0.9 GB) afterwards."
+)
 @common_options("json")
 @click.pass_context
 def download(
@@ -60,56 +62,57 @@ def download(
     remove_archive: bool,
     as_json: bool,
 ) -> None:
-    """Put data sets into the data folder, from local copies where there are any, else from where they are published.
+    """Put data sets into the data folder: from a local copy if there is one, else from the publisher.
 
-    NAME is a data set that `pushforward datasets` lists, or literature, uci or all. The five sets of the literature
-    are in one archive of 857 MB, which is kept for the others. A download that breaks off goes on where it stopped
-    when the command is given again.
+    NAME is a data set listed by `pushforward datasets`, or literature, uci or all. The five literature data sets are in
+    one archive of 857 MB, which is kept for the others. The same command resumes an interrupted download.
     """
     from pushforward.common.errors import DataError
-    from pushforward.datasets.sources.checksums import forget
+    from pushforward.datasets.sources.checksums import forget_checksum
     from pushforward.datasets.sources.data_folder import data_folder as chosen
     from pushforward.datasets.sources.download import DownloadError
-    from pushforward.datasets.sources.fetch import fetch, wanted
+    from pushforward.datasets.sources.fetch import fetch, resolve_names
     from pushforward.datasets.sources.literature_sets import ARCHIVE, LITERATURE
 
-    above, above_json = ctx.obj or (None, False)
-    as_json = as_json or above_json
-    folder = chosen(data_folder or above)
+    group_folder, group_json = ctx.obj or (None, False)  # options before the subcommand
+    as_json = as_json or group_json
+    folder = chosen(data_folder or group_folder)
     ready: list[Fetched] = []
     failed: dict[str, str] = {}
-    for name in wanted(list(names)):
+    for name in resolve_names(list(names)):
         with _progress() as progress:
             try:
                 new = any(got.downloaded and got.name in LITERATURE for got in ready)
-                found = fetch(name, folder, force=force, archive_is_new=new, report=_report(progress), tell=say)
+                found = fetch(
+                    name, folder, force=force, archive_is_new=new, report=_report(progress), notify=print_message
+                )
             except (DownloadError, DataError) as error:
                 failed[name] = str(error)
-                say(f"{name}: {error}" if not str(error).startswith(f"{name}:") else str(error))
+                print_message(f"{name}: {error}" if not str(error).startswith(f"{name}:") else str(error))
                 continue
         ready.append(found)
         for note in found.notes:
-            say(note)
+            print_message(note)
         if not as_json:
             click.echo(f"{name}: {found.rows:,} rows, {found.columns} columns, {found.path}")
     archive = folder / ARCHIVE
     if archive.exists() and remove_archive and not failed:
         archive.unlink()
-        forget(archive)
+        forget_checksum(archive)
     elif archive.exists():
         size = archive.stat().st_size / 1e6
-        say(f"kept {archive} ({size:,.0f} MB) for the other sets; --remove-archive removes it")
+        print_message(f"kept {archive} ({size:,.0f} MB) for the other data sets; --remove-archive removes it")
     if as_json:
         listed = [{**vars(found), "path": str(found.path), "notes": list(found.notes)} for found in ready]
         click.echo(json.dumps({"data_folder": str(folder), "ready": listed, "failed": failed}))
     elif ready and folder != chosen():
-        say(f"commands find it with PUSHFORWARD_DATA={folder}")
+        print_message(f"set PUSHFORWARD_DATA={folder} so that other commands find it")
     if failed:
         ctx.exit(1)
 
 
 def _progress() -> Any:
-    """A bar on stderr where somebody looks at it; nothing in a pipe or a log."""
+    """Return a progress bar on stderr if it is a terminal; else a context manager that yields None."""
     if not sys.stderr.isatty():
         return nullcontext()
     from rich.console import Console
@@ -126,7 +129,7 @@ def _progress() -> Any:
 
 
 def _report(progress: "Progress | None") -> Callable[[str], Callable[[int, int | None], None]] | None:
-    """What tells the bar of one file after the other."""
+    """Return a function that adds a bar for a file, and returns the function that updates it; None without a bar."""
     if progress is None:
         return None
 

@@ -1,4 +1,4 @@
-"""``pushforward fit``."""
+"""``pushforward fit``: fit a density to data."""
 
 import json
 import sys
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pushforward.commands.common import common_options, finite, say, split_data
+from pushforward.commands.common import common_options, print_message, split_data
+from pushforward.common.files import json_safe
 
 if TYPE_CHECKING:
     from pushforward.config.schema import Config
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Fit(click.Command):
-    """The fit command; its help ends with the keys."""
+    """The fit command, whose help ends with the list of configuration keys."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from pushforward.config.read import describe_keys
@@ -36,13 +37,13 @@ class _Fit(click.Command):
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="YAML file of keys, or recipe:NAME.",
+    help="YAML file with configuration keys, or recipe:NAME.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Make exactly this folder the run.")
-@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Go on with a run.")
-@click.option("--wandb", type=click.Choice(["auto", "online", "offline", "off"]), help="Where W&B records the run.")
-@click.option("--dry-run", is_flag=True, help="Check the configuration and the data, build the flow, and stop.")
-@click.option("--print-config", is_flag=True, help="Print the configuration as YAML, and stop.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder to create.")
+@click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="RUN", help="Resume a run.")
+@click.option("--wandb", type=click.Choice(["auto", "online", "offline", "off"]), help="Mode of Weights & Biases.")
+@click.option("--dry-run", is_flag=True, help="Check the configuration and the data, build the flow, and exit.")
+@click.option("--print-config", is_flag=True, help="Print the configuration as YAML, and exit.")
 @common_options("seed", "device", "json")
 def fit(
     arguments: tuple[str, ...],
@@ -56,17 +57,17 @@ def fit(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Fit a density to DATA and leave a run folder.
+    """Fit a density to DATA and create a run folder.
 
-    DATA is a toy's name, a data set's name (see `pushforward datasets`), a CSV, Parquet or .npy file, or an
+    DATA is the name of a toy density or a data set (see `pushforward datasets`), a CSV, Parquet or .npy file, or an
     unnormalised density: target:NAME, or target:MODULE:FUNCTION with target.features=D.
-    KEY=VALUE sets a key of the configuration, such as flow=nsf-ar, train.seconds=60 or data.drop=id;
-    --print-config shows them all. `pushforward recipes` lists configurations of the literature for -c.
+    KEY=VALUE sets a configuration key, such as flow=nsf-ar, train.seconds=60 or data.drop=id; --print-config shows all
+    keys. `pushforward recipes` lists configurations from the literature for -c.
     """
     from pushforward.common.errors import ConfigError
     from pushforward.config.read import load_config
 
-    # DATA is optional: --resume knows it, and a YAML file may name it.
+    # DATA is optional: it may be in the run (--resume) or in a YAML file.
     data, overrides = split_data(arguments)
     if resumed is not None:
         if data is not None or files or seed is not None or out is not None:
@@ -82,12 +83,12 @@ def fit(
         click.echo(config.to_yaml(), nl=False)
         return
     if dry_run:
-        config, facts, notes = _planned(config)
+        config, facts, notes = _dry_run(config)
         if as_json:
             click.echo(json.dumps(facts | {"config": config.model_dump(mode="json")}))
         else:
             for note in notes:
-                say(note)
+                print_message(note)
             click.echo(config.to_yaml() + "# " + ", ".join(f"{k}: {v}" for k, v in facts.items()))
         return
     from pushforward.experiment.rows import fit as run_fit
@@ -95,8 +96,8 @@ def fit(
     _finish_fit(run_fit(config, out=out), as_json)
 
 
-def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, ...]]":
-    """The configuration with every choice made, what a dry run tells, and notes on the data."""
+def _dry_run(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, ...]]":
+    """Return the resolved configuration, facts to print, and notes on the data."""
     from pushforward.experiment.target import check_plan, is_target, plan_target
 
     facts: dict[str, object]
@@ -124,17 +125,18 @@ def _planned(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
     if planned.undecided is not None:
         notes = (
             *notes,
-            "flow=auto: the fit decides by the time of a step on kind and number; this is what it starts from",
+            "flow=auto: the fit chooses the kind and number of flows by the time of a step; this is the first choice",
         )
     return planned.config, facts | {"parameters": planned.parameters}, notes
 
 
 def _finish_fit(result: "Fit", as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(finite(result.results)))
+        click.echo(json.dumps(json_safe(result.results)))
     else:
         for line in result.lines():
             click.echo(line)
     if result.signum is not None:
-        say(f"stopped by a signal; the best weights are saved; go on with: pushforward fit --resume {result.run.path}")
+        resume_command = f"pushforward fit --resume {result.run.path}"
+        print_message(f"stopped by a signal; the best weights are saved; continue with: {resume_command}")
         sys.exit(128 + result.signum)

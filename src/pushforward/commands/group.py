@@ -1,15 +1,15 @@
-"""A group of commands that suggests the nearest one when a name is mistyped."""
+"""A group of commands that suggests the nearest name for a mistyped one."""
 
 import click
 
 from pushforward.common.text import did_you_mean
 
 COMMAND = "pushforward.command"
-"""Where a context's meta says which command runs, such as ``pushforward wandb sync``."""
+"""Key of ``Context.meta`` with the full name of the running command, such as ``pushforward wandb sync``."""
 
 
 class CommandGroup(click.Group):
-    """The main command and every command that has commands of its own."""
+    """A group of commands; the main command, and every command with subcommands."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

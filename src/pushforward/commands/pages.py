@@ -1,4 +1,4 @@
-"""``pushforward report`` and ``pushforward compare``: runs as pages that open without a network."""
+"""``pushforward report`` and ``pushforward compare``: self-contained HTML pages about runs."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from pushforward.commands.common import common_options, open_run, print_table
 
 @click.command
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="HTML file to write; RUN/report.html if not given.")
+@click.option("--out", type=click.Path(path_type=Path), help="HTML file to write; default: RUN/report.html.")
 @common_options("json")
 def report(run: Path, out: Path | None, as_json: bool) -> None:
-    """Write one HTML page about RUN, which needs nothing but itself: numbers, curves, pictures, calibration, rows.
+    """Write a self-contained HTML page about RUN: numbers, curves, figures, calibration, rows.
 
-    RUN may be in any state, also while it is being fitted. Nothing is computed anew: what the page lacks, `pushforward
-    evaluate RUN` may add.
+    RUN may be in any state, also while it is being fitted. The page shows recorded results only; `pushforward evaluate
+    RUN` computes missing ones.
     """
     from pushforward.reports.run import write_report
 
@@ -33,33 +33,33 @@ def report(run: Path, out: Path | None, as_json: bool) -> None:
     "--out",
     type=click.Path(path_type=Path),
     show_default="comparison.html",
-    help="HTML file to write; an earlier comparison is replaced, nothing else is.",
+    help="HTML file to write; only an earlier comparison is overwritten.",
 )
-@click.option("--page/--no-page", default=True, help="Write the page beside the table, or the table alone.")
+@click.option("--page/--no-page", default=True, help="Write the page as well as the table, or only the table.")
 @common_options("json")
 def compare(runs: tuple[Path, ...], out: Path | None, page: bool, as_json: bool) -> None:
-    """Compare runs on the same test rows: a table, and a page with curves, differences and where they come from.
+    """Compare runs on the same test rows: a table, and a page with curves, differences and the rows behind them.
 
-    Differences of test NLL are paired, row by row. Runs that were scored on different rows are not compared;
+    Differences of test NLL are paired, row by row. Runs that were scored on different rows cannot be compared;
     data.seed=N gives fits with different seeds the same split.
     """
     from pushforward.reports.comparison import write_comparison
     from pushforward.runs.comparison import compare_runs
 
     if out is not None and not page:
-        raise click.UsageError("--out names the page that --no-page leaves out; give one of them")
+        raise click.UsageError("--out is the file of the page, which --no-page leaves out; give one of them")
     comparison = compare_runs([open_run(run) for run in runs])
     if not as_json:
         print_table(comparison.table())
         verdict = comparison.verdict()
-        if verdict.startswith(("No ", "There is ")):  # no name of a run
+        if verdict.startswith(("No ", "There is ")):  # otherwise it starts with the name of a run
             verdict = f"{verdict[0].lower()}{verdict[1:]}"
-        click.echo(f"{len(comparison.contenders[0].rows):,} test rows; {verdict}")
+        click.echo(f"{len(comparison.runs[0].rows):,} test rows; {verdict}")
     path = None
     try:
         if page:
             path = write_comparison(comparison, out or Path("comparison.html"))
-    finally:  # the numbers are known whether or not there is a place for the page
+    finally:  # print the numbers even if the page cannot be written
         if as_json:
             click.echo(json.dumps(comparison.to_dict() | {"out": None if path is None else str(path)}))
     if path is not None and not as_json:

@@ -1,10 +1,10 @@
-"""``pushforward recipes``."""
+"""``pushforward recipes``: list and print configurations from the literature."""
 
 import json
 
 import click
 
-from pushforward.commands.common import cell, common_options, print_table
+from pushforward.commands.common import common_options, format_value, print_table
 
 
 @click.command
@@ -13,8 +13,8 @@ from pushforward.commands.common import cell, common_options, print_table
 def recipes(name: str | None, as_json: bool) -> None:
     """List the recipes, or print the one called NAME.
 
-    A recipe is a configuration of the literature: pushforward fit -c recipe:NAME fits it to its data, and keys that
-    follow, such as train.seconds=60, take precedence. Its comments say what is as published and what differs.
+    A recipe is a configuration from the literature: `pushforward fit -c recipe:NAME` fits it to its data; keys after
+    it, such as train.seconds=60, take precedence. Its comments say what is as published and what differs.
     """
     from pushforward.config.recipe import read_recipe
     from pushforward.config.recipe_list import list_recipes
@@ -27,4 +27,4 @@ def recipes(name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"recipes": [recipe._asdict() for recipe in found]}))
         return
-    print_table([("name", "data", "flow", "steps", "what it is")] + [tuple(cell(v) for v in r) for r in found])
+    print_table([("name", "data", "flow", "steps", "description")] + [tuple(format_value(v) for v in r) for r in found])

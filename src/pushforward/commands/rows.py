@@ -1,4 +1,4 @@
-"""``pushforward score`` and ``pushforward sample``: rows in, numbers out, and the other way round."""
+"""``pushforward score`` and ``pushforward sample``: log-densities of rows, and samples."""
 
 import contextlib
 import json
@@ -15,26 +15,33 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pushforward.commands.common import common_options, finite, load_density, open_run, say
+from pushforward.commands.common import common_options, load_density, open_run, print_message
+from pushforward.common.files import json_safe
 
 if TYPE_CHECKING:
     from pushforward.evaluate.density import FittedDensity
-    from pushforward.evaluate.likelihood import Array
+    from pushforward.evaluate.statistics import Array
 
 
 @click.command
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("data")
-@click.option("--out", type=click.Path(path_type=Path), help="CSV or Parquet file to write; stdout if not given.")
-@click.option("--draws", type=click.IntRange(min=1), default=1, show_default=True, help="Rows averaged in each cell.")
+@click.option("--out", type=click.Path(path_type=Path), help="CSV or Parquet file to write; default: stdout.")
+@click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of dequantized rows averaged per row.",
+)
 @common_options("device", "json")
 def score(run: Path, data: str, out: Path | None, draws: int, device: str | None, as_json: bool) -> None:
-    """Write the log-density of each row of DATA, in nats and in the units of the data, one line a row, in order.
+    """Write the log-density of each row of DATA, in nats and in the units of the data, one line per row, in order.
 
-    DATA needs the columns RUN was fitted to, in any order. A value of a column with a grid stands for its cell;
-    --draws averages the density over more points of the cell. DATA is a file, or the name of a data set, of which all
-    rows are scored, those of its training part too. A file is read and scored a part at a time, in memory
-    that does not grow with it; --out appears when all of it is there. (--json without --out keeps all scores.)
+    DATA needs the columns that RUN was fitted to, in any order. Columns whose values lie on a grid are dequantized;
+    --draws averages the density over several draws. DATA is a file, or the name of a data set, whose rows are all
+    scored, training rows included. A file is read and scored in parts, with constant memory; --out is created when it
+    is complete. (--json without --out keeps all scores in memory.)
     """
     from pushforward.datasets import open_rows
     from pushforward.evaluate.scoring import ScoreFile, score_parts
@@ -43,11 +50,11 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
     density = load_density(run, device)
     rows = open_rows(data, density.schema)
     for note in rows.notes:
-        say(note)
-    # Without a file the scores go where the numbers go: nothing that was computed is thrown away.
+        print_message(note)
+    # Without --out, the scores are part of the JSON object.
     kept: list[float | None] | None = [] if as_json and out is None else None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_ended_by_sigterm())
+        stack.enter_context(_exit_on_sigterm())
         file = ScoreFile(out) if kept is None else None
         if file is not None:
             stack.enter_context(file)
@@ -65,14 +72,14 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
     if as_json:
         facts = {"run": str(run), "data": data, "rows": summary.rows, "nll": summary.nll, "nll_se": summary.se}
         scored = {} if kept is None else {"log_prob": kept}
-        click.echo(json.dumps(finite(facts | {"out": None if out is None else str(out)}) | scored))
+        click.echo(json.dumps(json_safe(facts | {"out": None if out is None else str(out)}) | scored))
     else:
-        say(f"NLL {summary}" + (f"; written to {out}" if out is not None else ""))
+        print_message(f"NLL {summary}" + (f"; written to {out}" if out is not None else ""))
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block like an error, so that what it has begun is taken away; exit code 143."""
+def _exit_on_sigterm() -> Iterator[None]:
+    """Raise SystemExit (exit code 143) on SIGTERM during the block, so that incomplete files are removed."""
 
     def end(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -91,7 +98,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("-n", "rows", type=click.IntRange(min=1), required=True, help="Number of rows.")
 @click.option("--out", type=click.Path(path_type=Path), help="CSV or Parquet file to write.")
-@click.option("--given", multiple=True, metavar="COL=VALUE", help="Value of a context column, once for each.")
+@click.option("--given", multiple=True, metavar="COL=VALUE", help="Value of a context column; once per column.")
 @common_options("seed", "device", "json")
 def sample(
     run: Path,
@@ -102,24 +109,24 @@ def sample(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Draw rows from RUN with the columns, order and number types it was fitted to.
+    """Draw rows from RUN, with the columns, column order and number types of its data.
 
-    Without --out the rows go to RUN/samples. --given fixes the columns of a run fitted with data.context.
+    Without --out the rows are written to RUN/samples. --given sets the context columns of a run with data.context.
     """
     import numpy as np
 
     from pushforward.datasets import write_table
-    from pushforward.datasets.tables.write import WRITTEN_ENDINGS
+    from pushforward.datasets.tables.write import WRITABLE_SUFFIXES
 
-    if out is not None and not out.name.lower().endswith(WRITTEN_ENDINGS):
+    if out is not None and not out.name.lower().endswith(WRITABLE_SUFFIXES):
         raise click.BadParameter(
-            f"expected a file ending in {', '.join(WRITTEN_ENDINGS)}; got {out}", param_hint="--out"
+            f"expected a file ending in {', '.join(WRITABLE_SUFFIXES)}; got {out}", param_hint="--out"
         )
     density = load_density(run, device)
     seed = 0 if seed is None else seed
     context = _given(density, given)
     repeated = np.empty((rows, 0)) if context is None else np.repeat(context, rows, axis=0)
-    # What was drawn for other values stays beside it.
+    # The values of --given are part of the default file name, so that samples for other values are kept.
     values = "".join(f"-{re.sub(r'[^A-Za-z0-9._=-]+', '-', text)}" for text in sorted(given))
     target: Path = out or open_run(run).samples / f"sample-{rows}-seed{seed}{values}.csv"
     drawn = density.sample(rows, None if context is None else repeated, seed=seed)
@@ -135,7 +142,7 @@ def sample(
 
 
 def _given(density: "FittedDensity", given: tuple[str, ...]) -> Any:
-    """Context row ``(1, C)`` from ``COL=VALUE`` options, None for a run without context."""
+    """Return the context row ``(1, context)`` from ``COL=VALUE`` options, None for a run without context."""
     import numpy as np
 
     from pushforward.common.errors import ConfigError
@@ -143,7 +150,7 @@ def _given(density: "FittedDensity", given: tuple[str, ...]) -> Any:
     names = density.schema.context_names
     values: dict[str, float] = {}
     for text in given:
-        # A column name may hold '=' itself: the value is what stands after the last one.
+        # A column name may contain '=': the value follows the last one.
         name, equals, value = text.rpartition("=")
         if not equals:
             raise ConfigError(f"--given: expected COL=VALUE; got '{text}'")

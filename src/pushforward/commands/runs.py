@@ -1,4 +1,4 @@
-"""What is done with runs that are there: list them, evaluate them."""
+"""``pushforward runs`` and ``pushforward evaluate``: list and evaluate existing runs."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from pushforward.commands.common import cell, common_options, finite, open_run, print_table, say
+from pushforward.commands.common import common_options, format_value, open_run, print_message, print_table
+from pushforward.common.files import json_safe
 
 
 @click.command
@@ -14,14 +15,14 @@ from pushforward.commands.common import cell, common_options, finite, open_run, 
 @click.argument("data", required=False)
 @common_options("device", "json")
 def evaluate(run: Path, data: str | None, device: str | None, as_json: bool) -> None:
-    """Compare RUN with baselines, its samples with held-out data, its latents with a Gaussian; check its Jacobian.
+    """Evaluate RUN: test NLL beside baselines, samples and held-out data, latents and a Gaussian, inversion errors.
 
-    DATA, a file or the name of a data set, takes the place of the run's own test rows; baselines are fitted to the
-    run's training rows either way.
+    DATA, a file or the name of a data set, replaces the test rows of the run; baselines are always fitted to the
+    training rows of the run.
     """
     from pushforward.experiment.evaluation import evaluate_run
 
-    report = evaluate_run(open_run(run), data, device=device or "cpu", tell=say)
+    report = evaluate_run(open_run(run), data, device=device or "cpu", notify=print_message)
     if as_json:
         click.echo(json.dumps({"run": str(run)} | report.to_dict()))
     else:
@@ -39,14 +40,28 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES)
-@click.option("--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where to look.")
-@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Fitted to this data set.")
-@click.option("--flow", "flows", multiple=True, metavar="NAME", help="With this flow, such as nsf-ar or 'nsf-*'.")
-@click.option("--status", "statuses", multiple=True, metavar="STATUS", help="finished, running, killed, failed, ...")
-@click.option("--where", "conditions", multiple=True, metavar="KEY=VALUE", help="With this value; also != < <= > >=.")
-@click.option("--sort", default="started", show_default=True, metavar="KEY", help="Lowest or oldest first.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder to search."
+)
+@click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only runs on this data set.")
+@click.option(
+    "--flow", "flows", multiple=True, metavar="NAME", help="Only runs with this flow, such as nsf-ar or 'nsf-*'."
+)
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    metavar="STATUS",
+    help="Only runs with this status: finished, running, killed, failed, ...",
+)
+@click.option(
+    "--where", "conditions", multiple=True, metavar="KEY=VALUE", help="Only runs with this value; also != < <= > >=."
+)
+@click.option(
+    "--sort", default="started", show_default=True, metavar="KEY", help="Sort by this key, lowest or oldest first."
+)
 @click.option("--reverse", is_flag=True, help="Highest or latest first.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N only.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="List only the first N.")
 @common_options("json")
 def runs(
     root: Path,
@@ -59,17 +74,17 @@ def runs(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """List the runs below a folder, oldest first; folders of folders count, such as the trials of a sweep.
+    """List the runs below a folder, oldest first, nested folders included, such as the trials of a sweep.
 
-    KEY is a column of the list, a number of results.json (test_nll_se, kl_to_truth, ...) or a key of the
-    configuration. Options that may be given again mean one of these; every --where must hold. Names may have * and ?.
+    KEY is a column of the list, a number in results.json (test_nll_se, kl_to_truth, ...) or a configuration key.
+    Several --dataset, --flow or --status match any of them; every --where must hold. NAME may contain * and ?.
     """
     from pushforward.runs.listing import list_runs
     from pushforward.runs.query import Condition, select, value_of
 
-    asked = [Condition.read(text) for text in conditions]
+    filters = [Condition.read(text) for text in conditions]
     one_of = {"dataset": datasets, "flow": flows, "status": statuses}
-    found = select(list_runs(root), asked, one_of=one_of, sort=sort, reverse=reverse, limit=limit)
+    found = select(list_runs(root), filters, one_of=one_of, sort=sort, reverse=reverse, limit=limit)
     fields = ["name", "status", "dataset", "flow", "steps", "val_nll", "test_nll", "started"]
     if as_json:
         objects = [
@@ -78,16 +93,16 @@ def runs(
             | {"path": str(run.path), "config": run.configuration}
             for run in found
         ]
-        click.echo(json.dumps({"runs": [finite(facts) for facts in objects]}))
+        click.echo(json.dumps({"runs": [json_safe(facts) for facts in objects]}))
         return
     if not found:
-        say(f"no runs below {root}" + (" match" if asked or any(one_of.values()) else ""))
+        print_message(f"no runs below {root}" + (" match" if filters or any(one_of.values()) else ""))
         return
-    # What was asked for is shown.
-    fields += list(dict.fromkeys(key for key in [sort, *(c.key for c in asked)] if key not in fields))
-    print_table([fields] + [[_shown(field, value_of(run, field)) for field in fields] for run in found])
+    # Keys of --sort and --where become columns.
+    fields += list(dict.fromkeys(key for key in [sort, *(c.key for c in filters)] if key not in fields))
+    print_table([fields] + [[_format_field(field, value_of(run, field)) for field in fields] for run in found])
 
 
-def _shown(field: str, value: Any) -> str:
-    """A value in the list; times to the minute, in UTC as they are recorded."""
-    return cell(value).replace("T", " ")[:16] if field == "started" else cell(value)
+def _format_field(field: str, value: Any) -> str:
+    """Format a value of the list; times to the minute."""
+    return format_value(value).replace("T", " ")[:16] if field == "started" else format_value(value)

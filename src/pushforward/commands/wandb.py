@@ -1,11 +1,11 @@
-"""``pushforward wandb``: what to do with Weights & Biases beside recording there."""
+"""``pushforward wandb``: upload runs to Weights & Biases, and create dashboards."""
 
 import json
 from pathlib import Path
 
 import click
 
-from pushforward.commands.common import common_options, open_run, say
+from pushforward.commands.common import common_options, open_run, print_message
 from pushforward.commands.group import CommandGroup
 
 _timeout = click.option(
@@ -13,35 +13,35 @@ _timeout = click.option(
     type=click.FloatRange(min=1),
     default=20.0,
     show_default=True,
-    help="Seconds the server may take for an answer.",
+    help="Seconds to wait for an answer of the server.",
 )
 
 
 @click.group(cls=CommandGroup)
 def wandb() -> None:
-    """Upload offline runs to Weights & Biases, and make a dashboard there."""
+    """Upload offline runs to Weights & Biases, and create a dashboard there."""
 
 
 @wandb.command
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--entity", help="User or team whose run it shall be; the recorded one, or you.")
-@click.option("--project", help="Project it shall be in; the recorded one.")
-@click.option("--force", is_flag=True, help="Upload again what was uploaded before.")
+@click.option("--entity", help="User or team of the run; default: the recorded one, or you.")
+@click.option("--project", help="Project of the run; default: the recorded one.")
+@click.option("--force", is_flag=True, help="Upload records again.")
 @_timeout
 @common_options("json")
 def sync(run: Path, entity: str | None, project: str | None, force: bool, timeout: float, as_json: bool) -> None:
-    """Upload what W&B recorded of RUN while it was offline, or lost its network, and check that the server has it.
+    """Upload the W&B records of RUN that were made offline or without network, and check that the server has them.
 
-    Every file of every artifact is looked for before the upload, also in a run folder that was moved, and asked for
-    after it. What was uploaded before is only checked. Log in first, with `wandb login` or WANDB_API_KEY.
+    Every artifact file is located before the upload, even if the run folder was moved, and checked on the server after
+    it. Records that were uploaded before are only checked. Log in first, with `wandb login` or WANDB_API_KEY.
     """
     from pushforward.runs.folder import RunFolder
 
-    # A benchmark records as a run does, and its folder is none.
+    # The folder of a benchmark is not a run folder, but has W&B records in the same place.
     folder = RunFolder(run) if (run / "benchmark.json").is_file() else open_run(run)
     from pushforward.tracking.wandb.sync import sync_run
 
-    report = sync_run(folder, tell=say, entity=entity, project=project, force=force, timeout=timeout)
+    report = sync_run(folder, notify=print_message, entity=entity, project=project, force=force, timeout=timeout)
     if as_json:
         click.echo(json.dumps(report.to_dict()))
     else:
@@ -50,7 +50,7 @@ def sync(run: Path, entity: str | None, project: str | None, force: bool, timeou
 
 
 @wandb.command
-@click.option("--entity", help="User or team; you.")
+@click.option("--entity", help="User or team; default: you.")
 @click.option("--project", default="pushforward", show_default=True, help="Project whose runs are shown.")
 @click.option("--name", default="pushforward", show_default=True, help="Name of the workspace.")
 @click.option("--tag", "tags", multiple=True, help="Show runs with this tag, such as a data set or a flow; repeatable.")
@@ -60,9 +60,9 @@ def sync(run: Path, entity: str | None, project: str | None, force: bool, timeou
 def dashboard(
     entity: str | None, project: str, name: str, tags: tuple[str, ...], dry_run: bool, timeout: float, as_json: bool
 ) -> None:
-    """Save a W&B workspace that shows the runs of a project: outcome, curves, terms, layers, pictures, comparisons.
+    """Save a W&B workspace for the runs of a project: outcome, curves, loss terms, layers, figures, comparisons.
 
-    Every call saves a new one. Needs pushforward[workspaces].
+    Every call saves a new workspace. Needs pushforward[workspaces].
     """
     from pushforward.tracking.wandb import workspace as wandb_dashboard
 

@@ -1,1 +1,1 @@
-"""What every room uses: files, text, errors. Standard library only."""
+"""Shared helpers: files, locks, text, numbers as text, errors, registries. Standard library only."""

@@ -1,11 +1,11 @@
-"""The errors a user can cause, each with the exit code of the command.
+"""Errors that a user can cause, each with the exit code of the command.
 
 Their messages are one line, ``where: what is wrong; what to do``, and are printed without a traceback.
 """
 
 
 class UserError(Exception):
-    """An error that the user can mend."""
+    """An error that the user can fix."""
 
     exit_code = 1
 
@@ -23,22 +23,22 @@ class DataError(UserError, ValueError):
 
 
 class DamagedError(DataError):
-    """A file does not hold what its publisher put there.
+    """A file whose content differs from what was published.
 
-    The message says what is wrong; the caller, who knows where the file came from, adds what to do.
+    The message says what is wrong; the caller knows where the file came from and adds what to do.
     """
 
 
 class RunError(UserError, RuntimeError):
-    """A run folder that cannot be made, opened or written."""
+    """A run folder that cannot be created, opened or written."""
 
 
 class RunUsageError(RunError):
-    """What was named is not a run folder, or not one that may be made."""
+    """A path that is not a run folder, or at which no run folder may be created."""
 
     exit_code = 2
 
 
 def reason(error: OSError) -> str:
-    """Return why the system refused, in the words of a message."""
+    """Return the operating system's reason for an error, in lower case, for the end of a message."""
     return (error.strerror or str(error)).lower()

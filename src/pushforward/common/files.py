@@ -1,4 +1,4 @@
-"""Files and folders: written whole or not at all, removed again if nothing comes in; values as JSON."""
+"""Write files atomically, create folders that disappear on errors, convert values to strict JSON."""
 
 import contextlib
 import dataclasses
@@ -11,17 +11,17 @@ from typing import Any
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
-    """Yield the name of a temporary file that takes the place of ``path`` when the block ends without an error.
+    """Yield the path of a temporary file, which replaces ``path`` when the block ends without an error.
 
-    Until then, and after any error, what was there stays. A device or a pipe is written to, never replaced by a file;
-    behind a link, it is the link's file that is replaced.
+    Until then, and after an error, an existing file stays as it is. A device or a pipe is written to directly. If
+    ``path`` is a symbolic link, the file it points to is replaced.
 
     Args:
-        path: What the file is to be called; its folder exists.
-        sync: Whether the contents must survive a power cut.
+        path: The file to write; its folder must exist.
+        sync: Call fsync, so that the contents survive a power cut.
 
     Raises:
-        OSError: If the file cannot be put in its place.
+        OSError: If the file cannot be replaced.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -42,28 +42,28 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[None]:
-    """Make a folder, with those above it; after an error, those that were made and are empty are removed again."""
-    made = []
+    """Create a folder and its parents; after an error in the block, remove those that were created and are empty."""
+    created = []
     for folder in (path, *path.parents):
         if folder.exists():
             break
-        made.append(folder)
+        created.append(folder)
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        for folder in made:
+        for folder in created:
             try:
                 folder.rmdir()
-            except OSError:  # something came in
+            except OSError:  # not empty
                 break
         raise
 
 
 def json_safe(value: Any) -> Any:
-    """Turn dataclasses, mappings, arrays, tensors and paths into what :mod:`json` writes strictly.
+    """Convert dataclasses, mappings, arrays, tensors and paths to values that strict JSON can represent.
 
-    NaN and infinities become ``None``: JSON has no word for them, and readers other than Python's refuse them.
+    NaN and infinities become ``None``: they are not part of JSON, and parsers other than Python's reject them.
 
     Args:
         value: Any nesting of dataclasses, mappings, sequences, sets, arrays, tensors, paths, numbers, strings,
@@ -73,15 +73,17 @@ def json_safe(value: Any) -> Any:
         The same nesting of dicts, lists and scalars.
 
     Raises:
-        TypeError: When something in it has no plain form.
+        TypeError: If a value has another type.
 
     Example:
         >>> json_safe({"nll": float("inf"), "rows": (3, 4)})
         {'nll': None, 'rows': [3, 4]}
     """
+    if type(value) is float:  # most values
+        return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool):
         return value
-    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # arrays and tensors, without importing their libraries
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # arrays and tensors, recognised without their libraries
         return json_safe(value.tolist())
     if isinstance(value, Path):
         return str(value)

@@ -1,4 +1,4 @@
-"""Ask git."""
+"""Run git."""
 
 import contextlib
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def git(*arguments: str, folder: Path | None = None) -> str:
-    """What git answers in a folder, the working directory by default; empty where it has no answer, or is not there."""
+    """Return the output of a git command in a folder (default: the working directory); empty if it fails."""
     command = ["git", *(["-C", str(folder)] if folder else []), *arguments]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)

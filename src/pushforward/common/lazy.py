@@ -1,4 +1,4 @@
-"""Export names from a package without importing their modules before they are asked for."""
+"""Export names from a package without importing their modules before first use."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,24 +6,23 @@ from typing import Any
 
 
 def lazy(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and ``__dir__`` of a package.
+    """Return the ``__getattr__`` and ``__dir__`` of a package that imports its modules on first use.
 
     Args:
-        package: Its whole name. (Not its ``__name__``: in the repository's root ``import flows`` finds the folder, and
-            must give the same classes.)
-        modules: For each module below the package, the names that the package exports from it, between blanks. A
-            name that is the module's own exports the module.
+        package: Full name of the package. (Not its ``__name__``: in the repository's root ``import flows`` finds the
+            folder ``flows``, and must give the same classes as ``pushforward.flows``.)
+        modules: For each module of the package, the names that the package exports from it, separated by spaces.
 
     Example:
-        >>> __getattr__, __dir__ = lazy("pushforward.common", {"files": "write_whole json_safe"})
+        >>> __getattr__, __dir__ = lazy("pushforward.common", {"files": "atomic_write json_safe"})
         >>> __dir__()
-        ['json_safe', 'write_whole']
+        ['atomic_write', 'json_safe']
     """
-    homes = {name: module for module, names in modules.items() for name in names.split()}
+    module_of = {name: module for module, names in modules.items() for name in names.split()}
 
     def get(name: str) -> Any:
-        if name not in homes:
+        if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        return getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
 
-    return get, lambda: sorted(homes)
+    return get, lambda: sorted(module_of)

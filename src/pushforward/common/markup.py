@@ -1,16 +1,14 @@
-"""Elements of HTML and SVG in which text cannot become markup."""
+"""HTML and SVG elements as strings; all text in them is escaped."""
 
 import html
 from collections.abc import Iterable
 
-_VOID = {"meta", "img"}
-
-
-_SHAPES = {"rect", "line", "circle", "polyline", "polygon"}
+_VOID = {"meta", "img"}  # HTML elements without an end tag
+_SHAPES = {"rect", "line", "circle", "polyline", "polygon"}  # SVG elements
 
 
 class Html(str):
-    """Text that is markup already; every other text is escaped."""
+    """Text that is markup, and so is not escaped."""
 
     __slots__ = ()
 
@@ -19,18 +17,18 @@ Child = str | Html | None
 
 
 def join(parts: Iterable[Child]) -> Html:
-    """Parts one after the other; plain text is escaped, None is nothing."""
+    """Concatenate parts; plain text is escaped, None is skipped."""
     return Html("".join(_escaped(part) for part in parts))
 
 
 def tag(element: str, /, *children: Child, **attributes: str | int | float | bool | None) -> Html:
-    """An element.
+    """Return an element.
 
     Args:
-        element: Its name.
-        *children: Text and elements inside.
-        **attributes: Attributes by name; ``class_`` is ``class``, underscores are hyphens, but for the names that
-            SVG writes in camel case. None and False leave one out, True gives it no value.
+        element: Name of the element.
+        *children: Text and elements inside it.
+        **attributes: Attributes by name; ``class_`` becomes ``class``, other underscores become hyphens. None and
+            False leave an attribute out, True writes it without a value.
 
     Example:
         >>> print(tag("a", "R & D", href="#<x>", aria_label="about"))
@@ -45,9 +43,8 @@ def tag(element: str, /, *children: Child, **attributes: str | int | float | boo
     inside = join(children)
     if element in _VOID:
         return Html(f"<{' '.join(out)}>")
-    # SVG's elements are closed in short where nothing is in them.
-    short = element in _SHAPES and not inside
-    return Html(f"<{' '.join(out)}/>" if short else f"<{' '.join(out)}>{inside}</{element}>")
+    self_closing = element in _SHAPES and not inside
+    return Html(f"<{' '.join(out)}/>" if self_closing else f"<{' '.join(out)}>{inside}</{element}>")
 
 
 def _escaped(part: Child) -> str:

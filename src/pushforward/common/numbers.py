@@ -1,16 +1,16 @@
-"""Numbers as they are read: as many digits as their standard error knows, and none more."""
+"""Format numbers and durations for readers, with as many digits as their standard error justifies."""
 
 import math
 from collections.abc import Iterable
 
 NOTHING = "\u2013"
-"""What stands where there is no number."""
+"""Shown in place of a missing number."""
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def measured(value: float | None, se: float | None = None, *, signed: bool = False) -> str:
-    """A number and its standard error, which is written with two significant digits and decides those of both.
+    """Format a number and its standard error; the error has two significant digits, the number as many decimals.
 
     Example:
         >>> measured(2.403599, 0.004739), measured(87.21, 0.93), measured(1234.5, 37.0), measured(1.5, None)
@@ -28,9 +28,9 @@ def measured(value: float | None, se: float | None = None, *, signed: bool = Fal
 
 
 def decimals_of(errors: Iterable[float | None]) -> int | None:
-    """Digits after the point for numbers that stand below each other, by their standard errors; None without any.
+    """Return the number of decimals for a column of numbers, from their standard errors; None without any.
 
-    The smallest error has two significant digits, or one where the largest would have more than three of them.
+    The smallest error has two significant digits, or one if the largest would have more than three of them.
 
     Example:
         >>> decimals_of([0.81, 1.3]), decimals_of([0.046, None, 0.24]), decimals_of([0.0002, 3.0]), decimals_of([None])
@@ -44,7 +44,7 @@ def decimals_of(errors: Iterable[float | None]) -> int | None:
 
 
 def fixed(value: float | None, decimals: int | None, se: float | None = None, *, signed: bool = False) -> str:
-    """A number of a column whose numbers all have as many decimals, with its standard error where it is known.
+    """Format a number, and its standard error if known, with a fixed number of decimals (for columns).
 
     Example:
         >>> fixed(20.43, 2, 1.276), fixed(-0.5, 3, signed=True), fixed(1.5, None, 0.11)
@@ -59,7 +59,7 @@ def fixed(value: float | None, decimals: int | None, se: float | None = None, *,
 
 
 def significant(value: float | None, digits: int = 4, *, signed: bool = False) -> str:
-    r"""A number with so many significant digits; powers of ten where it is very large or very small.
+    r"""Format a number with significant digits, and a power of ten if it is very large or very small.
 
     Example:
         >>> significant(1.23456), significant(1.1e-14, 2), significant(250000.0), significant(-0.5), significant(0.0)
@@ -80,7 +80,7 @@ def significant(value: float | None, digits: int = 4, *, signed: bool = False) -
 
 
 def plain(value: float | None, digits: int = 6) -> str:
-    """A value of a table: whole numbers whole, others with the digits they need.
+    """Format a table value: integers without decimals, other numbers with the digits they need.
 
     Example:
         >>> plain(3.0), plain(0.25), plain(12.3456789)
@@ -94,12 +94,12 @@ def plain(value: float | None, digits: int = 6) -> str:
 
 
 def count(value: float | None) -> str:
-    """A whole number with its thousands apart."""
+    """Format an integer with thousands separators."""
     return NOTHING if value is None or not math.isfinite(value) else minus(f"{value:,.0f}")
 
 
 def duration(seconds: float | None) -> str:
-    """A time as people say it.
+    """Format a duration for text and tables.
 
     Example:
         >>> duration(8.0), duration(75.2), duration(7322)
@@ -114,15 +114,42 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def short_duration(seconds: float) -> str:
+    """Format a duration in few characters, in whole seconds or minutes.
+
+    Example:
+        >>> short_duration(5.0), short_duration(125.0), short_duration(7300.0)
+        ('5s', '2m05s', '2h01m')
+    """
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def short_count(number: float) -> str:
+    """Format a positive number with a unit prefix.
+
+    Example:
+        >>> short_count(1234567.0), short_count(89.7)
+        ('1.2M', '90')
+    """
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
 def standard_errors(value: float | None, se: float | None) -> float | None:
-    """How many standard errors a number is from zero; None where nobody knows."""
+    """Return how many standard errors a number is from zero; None if unknown."""
     if value is None or se is None or not (math.isfinite(value) and math.isfinite(se)) or se <= 0:
         return None
     return value / se
 
 
 def minus(text: str) -> str:
-    """Text with the sign of numbers in place of the hyphen."""
+    """Replace hyphens by minus signs."""
     return text.replace("-", "\u2212")
 
 

@@ -1,4 +1,4 @@
-"""Names for things that people can add: built-ins are imported when they are asked for, others register themselves."""
+"""Registries: built-in items are imported on first use, others are added with a decorator."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ Added = TypeVar("Added")
 
 
 class UnknownNameError(LookupError):
-    """A name that is not registered; the message lists those that are."""
+    """A name that is not registered; the message lists the known names."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -22,7 +22,7 @@ class Registry(Generic[Item]):
 
     Args:
         what: What an item is, for messages.
-        builtins: For each built-in its name and where it stands, as in ``"pushforward.flows.flow:Flow"``.
+        builtins: Import path of each built-in by name, such as ``"pushforward.flows.flow:Flow"``.
 
     Example:
         >>> shapes = Registry[type]("shape", {"fraction": "fractions:Fraction"})
@@ -39,14 +39,14 @@ class Registry(Generic[Item]):
         self._added: dict[str, Item] = {}
 
     def names(self) -> list[str]:
-        """All names, in alphabetical order."""
+        """Return all names, in alphabetical order."""
         return sorted({*self._builtins, *self._added})
 
     def __getitem__(self, name: str) -> Item:
-        """The item of a name; a built-in is imported now.
+        """Return the item of a name; a built-in is imported now.
 
         Raises:
-            UnknownNameError: If there is none.
+            UnknownNameError: If the name is not registered.
         """
         if name in self._added:
             return self._added[name]
@@ -57,23 +57,23 @@ class Registry(Generic[Item]):
         return found
 
     def name_of(self, item: Item) -> str | None:
-        """The name of a class or function; None if it is not registered."""
-        home = f"{getattr(item, '__module__', '')}:{getattr(item, '__qualname__', '')}"
+        """Return the name of a class or function; None if it is not registered."""
+        item_path = f"{getattr(item, '__module__', '')}:{getattr(item, '__qualname__', '')}"
         added = (name for name, other in self._added.items() if other is item)
-        builtin = (name for name, place in self._builtins.items() if place == home)
+        builtin = (name for name, import_path in self._builtins.items() if import_path == item_path)
         return next(added, None) or next(builtin, None)
 
     def register(self, name: str) -> Callable[[Added], Added]:
-        """Decorate a class or function to add it under a name; running the same definition again replaces it.
+        """Return a decorator that adds a class or function under a name; the same definition may be added again.
 
         Raises:
-            ValueError: If the name belongs to something else.
+            ValueError: If the name is already used for another item.
         """
 
         def add(item: Added) -> Added:
             other = self._added.get(name)
-            is_again = other is not None and getattr(other, "__qualname__", "") == getattr(item, "__qualname__", "")
-            if name in self._builtins or (other is not None and not is_again):
+            is_same = other is not None and getattr(other, "__qualname__", "") == getattr(item, "__qualname__", "")
+            if name in self._builtins or (other is not None and not is_same):
                 raise ValueError(f"register: the {self._what} {name!r} exists already; take another name")
             self._added[name] = cast(Item, item)
             return item

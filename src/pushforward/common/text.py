@@ -1,4 +1,4 @@
-"""Words for messages: the nearest known name, short text, arguments as a shell needs them."""
+"""Text of messages: the nearest known name, shortened text, shell arguments."""
 
 import shlex
 from collections.abc import Iterable
@@ -8,12 +8,12 @@ from difflib import get_close_matches
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return the known name closest to a mistyped one; empty if none is close.
 
-    Upper case and underscores count as lower case and hyphens.
+    Case, and the difference between underscores and hyphens, are ignored.
 
     Args:
-        name: What was typed.
-        known: The names there are.
-        cutoff: Least similarity, from 0 (any name will do) to 1.
+        name: The mistyped name.
+        known: The known names.
+        cutoff: Minimum similarity, from 0 (always return a name) to 1.
 
     Example:
         >>> nearest("Two_Moons", ["moons", "two-moons"])
@@ -25,7 +25,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return ``"did you mean 'moons'? "`` for the nearest known name, or nothing.
+    """Return ``"did you mean 'moons'? "`` for the nearest known name; empty if none is close.
 
     Example:
         >>> did_you_mean("moon", ["moons"]) + "known: moons"
@@ -36,7 +36,7 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the message about a name that is not among the known ones; the nearest one is always named.
+    """Return the error message for an unknown name; it always suggests the nearest known one.
 
     Example:
         >>> unknown_name("flow", "nfs-ar", ["maf", "nsf-ar"])
@@ -47,7 +47,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def shorten(text: str, length: int) -> str:
-    """Return a text of at most ``length`` characters; what is cut off becomes an ellipsis.
+    """Cut a text to at most ``length`` characters, with an ellipsis at the end.
 
     Example:
         >>> shorten("abcdef", 4)
@@ -57,7 +57,7 @@ def shorten(text: str, length: int) -> str:
 
 
 def shorten_middle(text: str, length: int) -> str:
-    """Return a text of at most ``length`` characters that keeps its end, where names often differ.
+    """Cut a text to at most ``length`` characters in its middle, because names often differ at the end.
 
     Example:
         >>> shorten_middle("wine-nsf-ar-seed-12", 10)
@@ -67,10 +67,10 @@ def shorten_middle(text: str, length: int) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error on one line; its type where it has none."""
+    """Return the message of an error on one line; the name of its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def leave_out(*names: str) -> str:
-    """Return the argument that leaves columns out, quoted for a shell: ``'data.drop=credit score'``."""
+    """Return the command-line argument that leaves columns out, quoted for a shell: ``'data.drop=credit score'``."""
     return shlex.quote(f"data.drop={','.join(names)}")

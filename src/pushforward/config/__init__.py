@@ -1,4 +1,4 @@
-"""The configuration: what is asked, read from YAML files and ``key=value`` arguments."""
+"""The configuration as the user gives it, in YAML files and ``key=value`` arguments."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""From files and ``key=value`` arguments to a :class:`Config`, with errors that fit on one line.
+"""Read a :class:`Config` from YAML files and ``key=value`` arguments, with one-line errors.
 
-A YAML file is read node by node: every scalar stays text (PyYAML takes ``1e-4`` for text, ``off`` for
-``False`` and ``010`` for 8), and every key keeps its line for the error message.
+YAML is read node by node, so that every scalar stays text (PyYAML reads ``1e-4`` as text, ``off`` as ``False`` and
+``010`` as 8) and every key keeps its line number for the error message.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pushforward.common.errors import ConfigError
-from pushforward.common.text import nearest
+from pushforward.common.text import nearest, shorten
 from pushforward.config.recipe import RECIPE_PREFIX, recipe_file
 from pushforward.config.schema import Config, Expected, Section, UnknownName
 from pushforward.config.text_files import read_text, yaml_error
 
-# What other tools call some of our keys.
+# Names of keys in other tools.
 _SYNONYMS = {
     "lr": "train.learning_rate",
     "bs": "train.batch_size",
@@ -36,7 +36,7 @@ _SYNONYMS = {
 
 
 class KeyDescription(NamedTuple):
-    """One line of the table of keys."""
+    """A key with its default and its description."""
 
     key: str
     default: str
@@ -65,7 +65,7 @@ def load_config(
             ``None`` means not given.
 
     Raises:
-        ConfigError: With one line that says which key or file is wrong and what was expected.
+        ConfigError: If a key or a file is wrong; the message is one line with the key or file and what was expected.
 
     Example:
         >>> config = load_config("moons", overrides=["flow=maf", "train.learning_rate=1e-3", "seed=1e4"])
@@ -92,13 +92,13 @@ def load_config(
 
 
 def _file(given: Path | str) -> Path:
-    """A file as it is given; of a recipe, the package's own."""
+    """The path of a file, or of a recipe in the package."""
     name = given.as_posix() if isinstance(given, Path) else given
     return recipe_file(name) if name.startswith(RECIPE_PREFIX) else Path(given)
 
 
 def describe_keys() -> list[KeyDescription]:
-    """List every key with its default and its meaning, in the order of the configuration."""
+    """List every key with its default and its description, in the order of the configuration."""
     return [
         KeyDescription(key, "" if field.is_required() else _text(field.default), field.description or "")
         for key, field in _FIELDS.items()
@@ -122,7 +122,7 @@ _SECTIONS: dict[str, type[Section]] = {
 
 
 def _full_key(key: str, where: str) -> str:
-    """Return the dotted key that is meant, ``flow`` being short for ``flow.name``."""
+    """Return the full key; ``flow`` is short for ``flow.name``."""
     if key in _FIELDS:
         return key
     if key in _SECTIONS:
@@ -199,12 +199,12 @@ def _plain(node: yaml.Node, key: str, where: str) -> Any:
 
 
 def _is_null(node: yaml.Node) -> bool:
-    """Tell a plain ``null`` from a quoted one, which is a text."""
+    """Whether it is ``null``; in quotes it is a text."""
     return isinstance(node, yaml.ScalarNode) and node.style is None and node.value in ("", "~", "null", "Null", "NULL")
 
 
 def _one_line(error: ValidationError, origin: dict[str, str]) -> str:
-    """Say what the first error is, in the words of the field rather than of pydantic's types."""
+    """Describe the first error by the ``Expected`` text of its field."""
     first = error.errors(include_url=False)[0]
     loc = [str(part) for part in first["loc"]]
     key = ".".join(loc[:2]) if loc and loc[0] in _SECTIONS else ".".join(loc[:1])
@@ -215,32 +215,27 @@ def _one_line(error: ValidationError, origin: dict[str, str]) -> str:
     field = _FIELDS.get(key)
     if field is None:
         return f"{where}{cause or first['msg']}"
-    got = "nothing" if first["type"] == "missing" or first["input"] is None else _got(first["input"])
+    got = "nothing" if first["type"] == "missing" or first["input"] is None else shorten(repr(first["input"]), 60)
     return f"{where}{key}: expected {_expectation(field)}; got {got}"
-
-
-def _got(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _expectation(field: FieldInfo) -> str:
     for item in field.metadata:
         if isinstance(item, Expected):
             return item.text
-    words, choices = _parts(field.annotation)
-    return words or " or ".join(part for part in (", ".join(choices[:-1]), *choices[-1:]) if part)
+    expected, choices = _parts(field.annotation)
+    return expected or " or ".join(part for part in (", ".join(choices[:-1]), *choices[-1:]) if part)
 
 
 def _parts(annotation: Any) -> tuple[str, list[str]]:
-    """Return the words and the literal choices of an annotation."""
+    """Return the ``Expected`` text and the literal choices of an annotation."""
     if get_origin(annotation) is Literal:
         return "", [str(choice) for choice in get_args(annotation)]
     for item in getattr(annotation, "__metadata__", ()):
         if isinstance(item, Expected):
             return item.text, []
     parts = [_parts(argument) for argument in get_args(annotation)]
-    return next((words for words, _ in parts if words), ""), [choice for _, group in parts for choice in group]
+    return next((expected for expected, _ in parts if expected), ""), [choice for _, group in parts for choice in group]
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""Recipes: configurations of the literature as YAML files of the package, read like any other by ``-c recipe:NAME``.
+"""Recipes: configurations from the literature as YAML files in the package, used by ``-c recipe:NAME``.
 
-A file's comments say where it comes from, what is as published and what differs; its first line says what it is.
+The first line of a file says what it is; its comments give the source, what is as published, and what differs.
 """
 
 from pathlib import Path
@@ -14,18 +14,18 @@ _FOLDER = Path(__file__).with_name("recipes")
 
 
 def recipe_names() -> list[str]:
-    """The names of all recipes, such as ``nsf-ar/power``, in alphabetical order."""
+    """Names of all recipes, such as ``nsf-ar/power``, in alphabetical order."""
     return sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in _FOLDER.glob("*/*.yaml"))
 
 
 def recipe_file(name: str) -> Path:
-    """The file of a recipe.
+    """Path of a recipe.
 
     Args:
         name: Its name, with or without ``recipe:``.
 
     Raises:
-        ConfigError: If there is none of that name; the nearest is named.
+        ConfigError: If there is no such recipe; the message names the nearest one.
     """
     name = name.removeprefix(RECIPE_PREFIX)
     known = recipe_names()
@@ -39,6 +39,6 @@ def read_recipe(name: str) -> str:
     """The text of a recipe, comments included.
 
     Raises:
-        ConfigError: If there is none of that name, or it cannot be read.
+        ConfigError: If there is no such recipe, or it cannot be read.
     """
     return read_text(recipe_file(name), "the recipe")

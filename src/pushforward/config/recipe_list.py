@@ -1,4 +1,4 @@
-"""The list of recipes, each with its data, its flow and what it is."""
+"""The list of recipes with their data, flow and description."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from pushforward.config.recipe import read_recipe, recipe_file, recipe_names
 
 
 class Recipe(NamedTuple):
-    """One line of the list of recipes."""
+    """A recipe in the list."""
 
     name: str
     data: str
@@ -17,7 +17,7 @@ class Recipe(NamedTuple):
 
 
 def list_recipes() -> list[Recipe]:
-    """All recipes with what they are, in alphabetical order."""
+    """All recipes, in alphabetical order."""
     recipes = []
     for name in recipe_names():
         about = read_recipe(name).partition("\n")[0].removeprefix("#").strip()

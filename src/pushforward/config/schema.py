@@ -1,8 +1,8 @@
-"""What a fit is told: frozen models of the configuration, every field with its meaning and its bounds.
+"""The configuration as frozen pydantic models: every key with its type, default, bounds and description.
 
-The text forms (YAML files and ``key=value`` arguments) are read in :mod:`pushforward.config.read`. It
-hands every scalar over *as text*: the type of a value comes from its field, never from how it looks. So ``1e4``
-is a whole number where steps are counted, ``off`` is a mode and not ``False``, ``1.50`` can name a column.
+:mod:`pushforward.config.read` reads YAML files and ``key=value`` arguments, and passes every scalar *as text*: the
+field decides the type, not the form of the text. So ``1e4`` is a whole number for ``train.steps``, ``off`` is a mode
+and not ``False``, and ``1.50`` can be the name of a column.
 """
 
 import json
@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
-Base = Literal[
+BaseName = Literal[
     "auto",
     "diagonal",
     "low-rank",
@@ -35,17 +35,17 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True)
 class Expected:
-    """What a field accepts, in the words of its error message."""
+    """What a field accepts, for its error message."""
 
     text: str
 
 
 class UnknownName(ValueError):
-    """A name outside a closed list; the message already says which is nearest."""
+    """A name that is not in a list; the message already suggests the nearest one."""
 
 
 def _whole(value: Any) -> Any:
-    """Read ``1e4`` and ``1_000`` as whole numbers; leave what is not one for the field to refuse."""
+    """Read ``1e4`` and ``1_000`` as whole numbers; the field refuses anything else."""
     if isinstance(value, bool):
         raise ValueError("a truth value is not a number")
     if isinstance(value, str):
@@ -58,7 +58,7 @@ def _whole(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Refuse truth values, which Python and pydantic would count as 0 and 1."""
+    """Refuse booleans, which Python and pydantic accept as 0 and 1."""
     if isinstance(value, bool):
         raise ValueError("a truth value is not a number")
     return value
@@ -108,7 +108,7 @@ def _device(value: Any) -> Any:
 
 Auto = Literal["auto"]
 Count = Annotated[int, BeforeValidator(_whole), Field(gt=0), Expected("a whole number above 0")]
-# An ensemble of more would be built for minutes, and take as many times the memory of one flow.
+# A larger ensemble would take minutes to build, and as many times the memory of one flow.
 Members = Annotated[
     int, BeforeValidator(_whole), Field(gt=0, le=256), Expected("a whole number above 0, and at most 256")
 ]
@@ -134,7 +134,7 @@ VaeFlow = Literal["gaussian", "realnvp", "maf", "iaf", "nsf-c", "nsf-ar"]
 
 
 class Section(BaseModel):
-    """A group of keys; a bare text given for the group sets its most telling key."""
+    """A group of keys; a plain text for the group sets its main key, ``shorthand``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     shorthand: ClassVar[str] = ""
@@ -146,39 +146,42 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Which rows and columns are learned."""
+    """The data: rows, columns, split."""
 
     shorthand: ClassVar[str] = "source"
 
     source: Annotated[str, Field(min_length=1), Expected("the name of a data set, or a file")] = Field(
-        description="a toy's name, a data set's name, a CSV or Parquet file, or target:NAME"
+        description="name of a toy or a data set, a CSV or Parquet file, or target:NAME"
     )
-    rows: Count | Auto = Field(default="auto", description="rows to draw from a toy, or to keep of a file")
-    columns: Literal["all"] | Names = Field(default="all", description="columns to learn")
+    rows: Count | Auto = Field(default="auto", description="rows to draw from a toy, or to keep from a file")
+    columns: Literal["all"] | Names = Field(default="all", description="columns to model")
     drop: Names = Field(default=(), description="columns to leave out")
     context: Names = Field(default=(), description="columns to condition on")
     protocol: Literal["none", "rnade", "half", "tenths"] = Field(
-        default="none", description="choose columns and divide rows as the literature does; docs/datasets.md"
+        default="none",
+        description="evaluation protocol of the literature: columns and splits; docs/datasets.md",
     )
-    fold: CountOrZero = Field(default=0, description="which division of the protocol")
-    dequantize: Literal["auto", "off"] = Field(default="auto", description="spread whole numbers over their unit cell")
+    fold: CountOrZero = Field(default=0, description="fold of the protocol")
+    dequantize: Literal["auto", "off"] = Field(
+        default="auto", description="dequantize whole numbers by uniform noise of one bin width"
+    )
     seed: CountOrZero | Auto = Field(
-        default="auto", description="seed of the split, and of a toy's rows; auto is that of the fit"
+        default="auto", description="seed of the split, and of the rows of a toy; auto is the seed of the fit"
     )
-    validation_fraction: Share = Field(default=0.1, description="share of the rows that decides when to stop")
-    test_fraction: ShareOrZero = Field(default=0.1, description="share of the rows that is scored once, at the end")
+    validation_fraction: Share = Field(default=0.1, description="share of the rows for validation")
+    test_fraction: ShareOrZero = Field(default=0.1, description="share of the rows for the test score")
 
     @model_validator(mode="after")
     def _leave_rows_to_learn_from(self) -> "DataConfig":
         if self.protocol == "none" and self.fold:
-            raise ValueError(f"data.fold: is a division of data.protocol, which is none; got {self.fold}")
-        most = 9 if self.protocol == "rnade" else 1_000_000  # what datasets.protocols knows, which takes NumPy
+            raise ValueError(f"data.fold: expected 0 without data.protocol; got {self.fold}")
+        most = 9 if self.protocol == "rnade" else 1_000_000  # as in datasets.protocols, which imports NumPy
         if self.protocol != "none" and self.fold > most:
             raise ValueError(f"data.fold: expected 0 to {most} for data.protocol={self.protocol}; got {self.fold}")
         if self.protocol != "none":
             for key in ("validation_fraction", "test_fraction"):
                 if getattr(self, key) != type(self).model_fields[key].default:
-                    raise ValueError(f"data.{key}: has no effect, as data.protocol={self.protocol} divides the rows")
+                    raise ValueError(f"data.{key}: has no effect, as data.protocol={self.protocol} splits the rows")
         held_out = self.validation_fraction + self.test_fraction
         if held_out >= 1:
             raise ValueError(f"data.validation_fraction + data.test_fraction: expected a sum below 1; got {held_out:g}")
@@ -186,30 +189,31 @@ class DataConfig(Section):
 
 
 class FlowConfig(Section):
-    """Which flow is built; ``auto`` leaves a choice to the fit, which knows rows and columns."""
+    """The flow; ``auto`` is decided by the fit from rows and columns."""
 
     shorthand: ClassVar[str] = "name"
 
     name: Annotated[str, BeforeValidator(_flow_name)] = Field(default="auto", description=f"auto, {', '.join(FLOWS)}")
-    layers: Count | Auto = Field(default="auto", description="bijections with parameters, one after the other")
-    hidden: Count | Auto = Field(default="auto", description="width of the conditioners")
+    layers: Count | Auto = Field(default="auto", description="number of layers")
+    hidden: Count | Auto = Field(default="auto", description="hidden features of the conditioner networks")
     blocks: CountOrZero | Auto = Field(
-        default="auto", description="residual blocks in each conditioner; 0 is a plain network with one hidden layer"
+        default="auto", description="residual blocks in each conditioner; 0 is a network with one hidden layer"
     )
     bins: Several | Auto = Field(default="auto", description="bins of each spline")
-    bound: Positive | Auto = Field(default="auto", description="half-width of the interval on which splines act")
+    bound: Positive | Auto = Field(default="auto", description="splines act on the interval from -bound to bound")
     tails: Literal["linear", "learned"] | Auto = Field(
-        default="auto", description="slopes of splines outside that interval: linear is one; auto is linear"
+        default="auto",
+        description="slope of splines outside that interval: linear is 1, learned is trained; auto is linear",
     )
     linear: Literal["between", "around"] | Auto = Field(
         default="auto",
-        description="what mixes the columns: between the layers, or around them, random permutations and LU layers "
-        "before each and at the end; auto is between",
+        description="linear layers that mix the columns: between the layers; or around, a random permutation and an LU "
+        "layer before each layer and at the end; auto is between",
     )
     unconditional: Literal["none", "spline"] | Auto = Field(
         default="auto",
-        description="what couplings apply to their identity features: none, or for each a spline whose parameters "
-        "depend on nothing; auto is none",
+        description="map that couplings apply to their identity features: none, or spline, with parameters that "
+        "depend on no other feature; auto is none",
     )
     elementwise: Truth | Auto = Field(
         default="auto", description="a spline for each column, before all layers; auto is false"
@@ -219,98 +223,107 @@ class FlowConfig(Section):
         default="auto", description="network of autoregressive layers: residual, or transformer; auto is residual"
     )
     components: Count | Auto = Field(
-        default="auto", description="Gaussians for each column, of made-mog: masked networks with mixtures"
+        default="auto", description="Gaussians for each column in made-mog, a masked network with mixtures"
     )
     members: Members | Auto = Field(
         default="auto",
-        description="flows averaged in probability, each with an order of the columns of its own",
+        description="members of an ensemble: flows averaged in probability, each with a different order of the columns",
     )
     stacking: Truth | Auto = Field(
         default="auto",
-        description="average it with a Gaussian and a kernel density, weighted by validation likelihood; auto does so "
-        "on small tables where the flow is auto too",
+        description="average the flow with a Gaussian and a kernel density, weighted by validation likelihood; auto is "
+        "true for small tables if the flow is auto, too",
     )
-    base: Base = Field(
+    base: BaseName = Field(
         default="auto",
-        description="base density: a Gaussian by its covariance, or another law; auto is full up to 256 columns",
+        description="base distribution: a Gaussian, by its covariance, or another one; auto is full up to 256 columns",
     )
 
 
 class TargetConfig(Section):
-    """The unnormalised density that is fitted in place of rows, where DATA is ``target:NAME``."""
+    """The target that is fitted instead of rows, if DATA is ``target:NAME``."""
 
-    features: Count | Auto = Field(default="auto", description="coordinates of a point; a function needs to be told")
-    bounds: Bounds = Field(default=None, description="low,high: the box outside of which a function's density is zero")
-    spread: Positive | Auto = Field(default="auto", description="about how far from the origin a function's mass lies")
+    features: Count | Auto = Field(default="auto", description="number of features; required for your own function")
+    bounds: Bounds = Field(default=None, description="low,high: the density is zero outside this box")
+    spread: Positive | Auto = Field(default="auto", description="typical distance of the mass from the origin")
 
 
 class VaeConfig(Section):
-    """The variational autoencoder that is fitted where the objective is a bound on the likelihood of rows."""
+    """The variational autoencoder of the objectives elbo and iwae."""
 
     latent: Count | Auto = Field(default="auto", description="latent features; auto is half the columns, at most 32")
     decoder: Literal["auto", "bernoulli", "gaussian", "categorical", "logistic"] = Field(
         default="auto",
-        description="law of a row: bernoulli of 0 and 1, gaussian, categorical, or logistic of ordered whole numbers",
+        description="distribution of a row: bernoulli for 0 and 1, gaussian; categorical or logistic for whole numbers",
     )
-    prior: VaeFlow = Field(default="realnvp", description="law of latent points: gaussian, or a flow that trains along")
-    posterior: VaeFlow = Field(default="gaussian", description="law of latent points given a row: gaussian, or a flow")
+    prior: VaeFlow = Field(
+        default="realnvp",
+        description="prior distribution of the latent features: gaussian, or a flow that is trained too",
+    )
+    posterior: VaeFlow = Field(
+        default="gaussian", description="distribution of the latent features given a row: gaussian, or a flow"
+    )
 
 
 class TrainConfig(Section):
-    """How the flow is fitted."""
+    """Training: objective, budget, optimiser."""
 
     objective: Literal["auto", "mle", "energy", "mle+energy", "elbo", "iwae", "reverse-kl", "alpha", "forward-kl"] = (
         Field(
             default="auto",
-            description="what is minimised; of rows: mle, energy (sliced energy distance of samples), mle+energy, or "
-            "minus a bound of a variational autoencoder, elbo or iwae; of a target: reverse-kl, alpha, forward-kl, or "
-            "iwae; auto is mle or reverse-kl",
+            description="for rows: mle, energy (sliced energy distance of samples), mle+energy, or a bound of a "
+            "variational autoencoder, elbo or iwae; for a target: reverse-kl, alpha, forward-kl or iwae; auto is mle "
+            "or reverse-kl",
         )
     )
     gradient: Literal["auto", "path", "path-wise", "score-function"] = Field(
-        default="auto", description="of an objective on a target: how it is differentiated; auto is path"
+        default="auto", description="gradient estimator of an objective on a target; auto is path"
     )
-    alpha: PositiveOrZero = Field(default=2.0, description="order of the objective alpha: 0 seeks modes, 2 covers them")
+    alpha: PositiveOrZero = Field(
+        default=2.0, description="order of the alpha divergence: 0 seeks modes, 2 covers modes"
+    )
     annealing: ShareOrZero = Field(
-        default=0.4, description="share of the budget over which a target is sharpened, so that modes are not lost"
+        default=0.4, description="share of the budget over which the target is annealed, so that modes are not lost"
     )
-    importance_samples: Several = Field(default=16, description="points of each bound of the objective iwae")
+    importance_samples: Several = Field(default=16, description="samples in each bound of the objective iwae")
     energy_weight: Positive = Field(default=1.0, description="weight of the energy distance in mle+energy")
     steps: Count | Auto = Field(default="auto", description="stop after this many optimiser steps")
     seconds: Positive | Auto = Field(
-        default="auto", description="stop after this much time; the schedule fits itself in"
+        default="auto", description="stop after this much training time; the learning-rate schedule adapts to it"
     )
-    batch_size: Count | Auto = Field(default="auto", description="rows in one step")
+    batch_size: Count | Auto = Field(default="auto", description="rows in a step")
     learning_rate: Positive | Auto = Field(default="auto", description="peak of the learning-rate schedule")
     warmup: CountOrZero | Auto = Field(
         default="auto", description="steps over which the learning rate rises to its peak; auto is 100"
     )
     weight_decay: PositiveOrZero | Auto = Field(default="auto", description="decoupled weight decay")
-    gradient_clip: Positive = Field(default=5.0, description="largest norm of the gradient in one step")
-    ema_decay: ShareOrZero | Auto = Field(default="auto", description="decay of the averaged weights; 0 turns it off")
+    gradient_clip: Positive = Field(default=5.0, description="largest gradient norm in a step")
+    ema_decay: ShareOrZero | Auto = Field(
+        default="auto", description="decay of the exponential moving average of the weights; 0 turns averaging off"
+    )
     patience: ShareOrOne | Auto = Field(
         default="auto",
-        description="share of the budget without a better validation NLL after which to stop; 1 never stops",
+        description="early stopping: share of the budget without a better validation loss; 1 never stops early",
     )
     validate_every: Count | Auto = Field(
-        default="auto", description="steps between validations; auto spreads forty of them over the budget"
+        default="auto", description="steps between validations; auto is forty validations over the budget"
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="auto: kernels in C on a CPU, torch.compile of the layers on CUDA for fits of a minute or more; "
-        "off: torch's own operations; on: torch.compile also for short fits, and on a CPU where there is no kernel",
+        "off: torch's operations; on: torch.compile also for short fits, and on a CPU for layers without a kernel",
     )
     precision: Literal["auto", "float32", "tf32", "bf16"] = Field(
         default="auto",
-        description="of matrix products while training; auto is tf32 on CUDA, else float32; bf16: of conditioners only",
+        description="precision of matrix products; auto is tf32 on CUDA, else float32; bf16 is for conditioners only",
     )
     checkpoint_seconds: Positive = Field(default=30.0, description="time between checkpoints")
     log_every: Count | Auto = Field(default="auto", description="steps between rows of metrics")
-    evaluate: Truth = Field(default=True, description="baselines and pictures after the fit")
+    evaluate: Truth = Field(default=True, description="evaluate after the fit: baselines, samples, pictures")
 
 
 class WandbConfig(Section):
-    """Where Weights & Biases records the run."""
+    """Weights & Biases: mode and names."""
 
     shorthand: ClassVar[str] = "mode"
 
@@ -318,13 +331,13 @@ class WandbConfig(Section):
         default="auto", description="auto: WANDB_MODE if set, else online with an API key, else offline"
     )
     project: Text = Field(default="pushforward", description="project of the run")
-    name: OptionalText = Field(default=None, description="name of the run; the run folder's name if not given")
-    group: OptionalText = Field(default=None, description="group of runs that belong together")
-    tags: Names = Field(default=(), description="tags besides the flow and the data set")
+    name: OptionalText = Field(default=None, description="name of the run; by default that of the run folder")
+    group: OptionalText = Field(default=None, description="group of the run")
+    tags: Names = Field(default=(), description="tags, in addition to the flow and the data set")
 
 
 class Config(BaseModel):
-    """Everything a fit is told.
+    """The configuration of a fit, as the user gave it; ``auto`` is still allowed.
 
     Example:
         >>> config = Config(data="moons", flow="nsf-ar", train={"seconds": 60})
@@ -336,13 +349,11 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: DataConfig = Field(description="which rows and columns are learned")
-    target: TargetConfig = Field(default=TargetConfig(), description="which density is fitted in place of rows")
-    flow: FlowConfig = Field(default=FlowConfig(), description="which flow is built")
-    vae: VaeConfig = Field(
-        default=VaeConfig(), description="which autoencoder is built, for the objectives elbo and iwae"
-    )
-    train: TrainConfig = Field(default=TrainConfig(), description="how it is fitted")
+    data: DataConfig = Field(description="data")
+    target: TargetConfig = Field(default=TargetConfig(), description="target that is fitted instead of rows")
+    flow: FlowConfig = Field(default=FlowConfig(), description="flow")
+    vae: VaeConfig = Field(default=VaeConfig(), description="autoencoder of the objectives elbo and iwae")
+    train: TrainConfig = Field(default=TrainConfig(), description="training")
     seed: CountOrZero = Field(default=0, description="seed of everything random")
     device: Annotated[str, BeforeValidator(_device), Expected("auto, cpu, cuda, cuda:N or mps")] = Field(
         default="auto", description="auto, cpu, cuda, cuda:N or mps"
@@ -351,11 +362,11 @@ class Config(BaseModel):
 
     @property
     def data_seed(self) -> int:
-        """The seed that decides which rows there are and which part each is in."""
+        """Seed of the rows of a toy and of the split."""
         return self.seed if self.data.seed == "auto" else self.data.seed
 
     def flat(self) -> dict[str, Scalar]:
-        """Return every key as it is typed on the command line, with its value; lists become ``a,b``."""
+        """Return every key with its value as on the command line; lists become ``a,b``."""
         values: dict[str, Scalar] = {}
         for key, value in self.model_dump().items():
             group = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
@@ -363,13 +374,13 @@ class Config(BaseModel):
         return values
 
     def to_yaml(self) -> str:
-        """Return the configuration as YAML that :func:`load_config` reads back as an equal one."""
+        """Return the configuration as YAML, which :func:`load_config` reads back."""
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         return text
 
 
 def _one_line(value: Any) -> Scalar:
-    """Write a list as ``a,b``, or as a quoted list where a name would not survive that."""
+    """Write a list as ``a,b``, or as a JSON list if a name has a comma or similar."""
     if not isinstance(value, tuple):
         scalar: Scalar = value
         return scalar

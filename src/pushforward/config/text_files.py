@@ -1,4 +1,4 @@
-"""Read text and YAML files of the user, with errors that fit on one line."""
+"""Read text files of the user, with one-line errors, also for YAML."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from pushforward.common.errors import ConfigError, reason
 
 
 def read_text(path: Path, what: str) -> str:
-    """Read a file of the user's.
+    """Read a UTF-8 text file.
 
     Args:
         path: The file.
-        what: What it is, for the message of an error.
+        what: Kind of file, for the error message.
 
     Raises:
         ConfigError: If it cannot be read, or is not UTF-8.
@@ -26,7 +26,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 def yaml_error(name: str, error: yaml.YAMLError) -> ConfigError:
-    """What is wrong with a file, in one line, with its place where the reader knows it."""
+    """Make a one-line error from a YAML error, with the line number if known."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}" if mark else ""

@@ -1,4 +1,4 @@
-"""From a configuration to a run folder: data or target, training, evaluation, report; and resuming."""
+"""From a configuration to a run folder: load data or target, train, evaluate, report; and resume."""
 
 from typing import TYPE_CHECKING
 
@@ -7,13 +7,13 @@ from pushforward.common.lazy import lazy
 if TYPE_CHECKING:
     from pushforward.experiment.evaluation import evaluate_run as evaluate_run
     from pushforward.experiment.result import Fit as Fit
-    from pushforward.experiment.rows import Plan as Plan, fit as fit, plan as plan, resume as resume
+    from pushforward.experiment.rows import RowsPlan as RowsPlan, fit as fit, plan as plan, resume as resume
 
 __getattr__, __dir__ = lazy(
     "pushforward.experiment",
     {
         "evaluation": "evaluate_run",
         "result": "Fit",
-        "rows": "Plan fit plan resume",
+        "rows": "RowsPlan fit plan resume",
     },
 )

@@ -1,4 +1,4 @@
-"""A fit of a variational autoencoder to rows: the likelihood is bounded, not known; rows may be whole numbers."""
+"""Fit a variational autoencoder to rows by a bound on the likelihood; rows may be whole numbers."""
 
 import math
 import re
@@ -15,16 +15,17 @@ import torch
 from pushforward.common.errors import ConfigError, DataError
 from pushforward.config.schema import Config
 from pushforward.datasets import Schema, write_table
-from pushforward.datasets.tables.splits import spread
+from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.datasets.targets.names import PREFIX
 from pushforward.evaluate.density import FittedDensity
-from pushforward.evaluate.likelihood import Array, Nll, nll_from, with_error
+from pushforward.evaluate.likelihood import Nll, nll_from, with_error
 from pushforward.evaluate.plots.autoencoder import latent_plane, reconstructions, sample_grid
 from pushforward.evaluate.plots.corner import corner
+from pushforward.evaluate.statistics import Array
 from pushforward.experiment.evaluation import forget_evaluation
 from pushforward.experiment.recording import Watch
 from pushforward.experiment.result import Fit
-from pushforward.experiment.results_file import schema_of, status_facts, summary_of
+from pushforward.experiment.run_files import dashboard_summary, schema_content, status_content
 from pushforward.experiment.session import Session, new_run, resumed_run, start_client
 from pushforward.flows import Autoencoder, Flow, build_autoencoder, load_model, save as save_flow
 from pushforward.flows.vae.autoencoder import SCORE_SAMPLES, Estimator
@@ -33,44 +34,48 @@ from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.data import Prepared, anchored, check_same_data, load_data, prepare
-from pushforward.train.defaults import resolve, settings
+from pushforward.train.defaults import resolve, train_options
 from pushforward.train.device import choose_device
-from pushforward.train.maximize import begin
+from pushforward.train.maximize import start_autoencoder
 from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, OBJECTIVES, BoundObjective
 from pushforward.train.trainer import State
 
 Numbers = npt.NDArray[np.intp]
 
-_MOST_VALUES = 256  # of a whole-numbered column; more are taken as continuous
+_MOST_VALUES = 256  # columns of larger whole numbers are continuous
 _SHOWN = 1_000
-_MOST_TEST_ROWS = 20_000
-_SCORED_AT_A_TIME = 1_000
+
+MOST_TEST_ROWS = 20_000
+"""Most test rows whose bound is computed."""
+
+ROWS_AT_A_TIME = 1_000
+"""Rows scored between two checks for a signal."""
 
 
 def is_autoencoder(config: Config) -> bool:
-    """Whether rows are fitted by a bound on their likelihood; of a target there are bounds too, which take none."""
+    """Whether rows are fitted by a bound on their likelihood; bounds for a target need no autoencoder."""
     return config.train.objective in OBJECTIVES and not config.data.source.startswith(PREFIX)
 
 
 class AutoencoderFit(Fit):
-    """What a fit of an autoencoder leaves; its log-densities are importance-weighted bounds."""
+    """The result of a fit of an autoencoder; its log-densities are importance-weighted bounds."""
 
     def lines(self) -> list[str]:
-        """The outcome as plain text."""
+        """The result as lines of text."""
         results = self.results
-        of = f"prior {results['prior']}, posterior {results['posterior']}"
-        out = [f"{results['decoder']} decoder, {results['latent']} latent features, {of}"]
+        flows = f"prior {results['prior']}, posterior {results['posterior']}"
+        out = [f"{results['decoder']} decoder, {results['latent']} latent features, {flows}"]
         if math.isnan(results["test_nll"]):
             out.append(f"validation NLL at most {results['val_nll']:.4f} nats; there are no test rows")
         else:
             bound = with_error(results["test_nll"], results["test_nll_se"], 4)
-            out.append(f"test NLL at most {bound} nats, by {results['bound_samples']} latent points a row")
+            out.append(f"test NLL at most {bound} nats, by {results['bound_samples']} latent samples a row")
         return out + self.closing_lines()
 
 
 @dataclass(frozen=True)
 class AutoencoderPlan:
-    """A fit that could begin: the data, the configuration with every choice made, and a model of the right size."""
+    """A planned fit of an autoencoder: the resolved configuration, the data and the model."""
 
     config: Config
     prepared: Prepared
@@ -78,7 +83,7 @@ class AutoencoderPlan:
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers of the model."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
 
@@ -86,25 +91,25 @@ def plan_autoencoder(config: Config) -> AutoencoderPlan:
     """Load the data and build the model, without fitting.
 
     Raises:
-        ConfigError: If the device is not there, the model cannot be built, or there is no such gradient of a bound.
-        DataError: If the data cannot be used, or are not of the decoder's kind.
+        ConfigError: If the device does not exist, the model cannot be built, or the bound has no such gradient.
+        DataError: If the data cannot be used, or do not fit the decoder.
     """
     choose_device(config.device)
     _estimator(config)
     dataset = load_data(config)
     if dataset.context.shape[1]:
         raise ConfigError("data.context: an autoencoder is not conditioned on columns; leave data.context out")
-    # Whole numbers stay what they are: their likelihood is that of a discrete law.
+    # No dequantization: decoders of whole numbers are discrete distributions.
     data = anchored(config.data, dataset).model_copy(update={"dequantize": "off"})
     prepared = prepare(dataset, data, config.data_seed)
     rows, features = prepared.recorded.shape
     config = resolve(config.model_copy(update={"data": data}), rows=rows, features=features, is_toy=False)
-    decoder, values = _law(config, prepared)
+    decoder, values = _choose_decoder(config, prepared)
     latent = max(1, min(32, features // 2)) if config.vae.latent == "auto" else config.vae.latent
     updates: dict[str, Any] = {"vae": config.vae.model_copy(update={"latent": latent, "decoder": decoder})}
     config = config.model_copy(update=updates)
     flow = config.flow
-    inner = {"layers": 6 if config.vae.prior in ("realnvp", "maf", "iaf") else 2, "hidden": 64, "blocks": 1}
+    latent_flow = {"layers": 6 if config.vae.prior in ("realnvp", "maf", "iaf") else 2, "hidden": 64, "blocks": 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
@@ -119,8 +124,8 @@ def plan_autoencoder(config: Config) -> AutoencoderPlan:
                 blocks=cast(int, flow.blocks),
                 dropout=cast(float, flow.dropout),
                 standardize=prepared.standardize,
-                prior_options=None if config.vae.prior == "gaussian" else inner,
-                posterior_options=None if config.vae.posterior == "gaussian" else inner | {"layers": 2},
+                prior_options=None if config.vae.prior == "gaussian" else latent_flow,
+                posterior_options=None if config.vae.posterior == "gaussian" else latent_flow | {"layers": 2},
             )
         except ValueError as error:
             raise ConfigError(f"vae: {error}") from None
@@ -135,27 +140,29 @@ def fit_autoencoder_run(
     watch: Watch = lambda fraction, nll: "",
     job_type: str = "fit",
 ) -> AutoencoderFit:
-    """Fit an autoencoder and leave a run folder; arguments and errors as those of ``fit``."""
+    """Fit an autoencoder and write a run folder; arguments and errors as those of ``fit``."""
     with start_client(config) as process:
         planned = plan_autoencoder(config)
         config, prepared = planned.config, planned.prepared
         name = prepared.dataset.name
-        with new_run(config, out, name=name, flow="vae", schema=schema_of(prepared)) as run:
+        with new_run(config, out, name=name, flow="vae", schema=schema_content(prepared)) as run:
             torch.manual_seed(config.seed)
             model = planned.model.to(choose_device(config.device))
             save_flow(model, run.checkpoints / "start")
-            state = begin(model, settings(config.train))
+            state = start_autoencoder(model, train_options(config.train))
             return _run(run, config, prepared, state, process, quiet=quiet, watch=watch, job_type=job_type)
 
 
 def resume_autoencoder(run: RunFolder, config: Config, *, quiet: bool = False) -> AutoencoderFit:
-    """Go on with a fit of an autoencoder; the caller has claimed the run."""
+    """Resume a fit of an autoencoder; the caller has claimed the run."""
     with start_client(config) as process:
         planned = plan_autoencoder(config)
         config, prepared = planned.config, planned.prepared
         check_same_data(run.schema, run.path, prepared.dataset)
         model = load_model(run.checkpoints / "start", Autoencoder, device=choose_device(config.device))
-        state = load_checkpoint(begin(model.train(), settings(config.train)), run.checkpoints / "last.pt")
+        state = load_checkpoint(
+            start_autoencoder(model.train(), train_options(config.train)), run.checkpoints / "last.pt"
+        )
         with resumed_run(run, config, name=prepared.dataset.name, flow="vae"):
             return _run(run, config, prepared, state, process, quiet=quiet, resumed=True)
 
@@ -166,7 +173,7 @@ def _run(
     dataset, device = prepared.dataset, state.average[0].device
     train_rows, validation_rows = (
         torch.as_tensor(part, dtype=torch.float32, device=device)
-        for part in (prepared.recorded, _recorded(prepared, "validation"))
+        for part in (prepared.recorded, prepared.dataset.rows[prepared.splits.validation])
     )
     train = config.train
     assert train.batch_size != "auto"  # resolve has decided it
@@ -189,7 +196,7 @@ def _run(
         flow="vae",
         size=f"{len(dataset.rows):,} rows x {dataset.rows.shape[1]} columns; {config.vae.decoder} decoder",
         facts={"features": dataset.rows.shape[1], "rows": len(dataset.rows)},
-        rows_scored=min(len(prepared.test.rows), _MOST_TEST_ROWS),
+        rows_scored=min(len(prepared.test.rows), MOST_TEST_ROWS),
         **options,
     )
     with session:
@@ -199,10 +206,13 @@ def _run(
         model = cast(Autoencoder, state.flow).cpu().eval()
         density = FittedDensity(cast(Flow, model), dataset.schema, [0.0] * dataset.rows.shape[1])
         density.save(run.model, extra={"dataset": dataset.name})
-        session.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
-        numbers, test_scores = _score(density, prepared, prepared.splits.test, _MOST_TEST_ROWS, session.stop)
-        _, of_validation = _score(density, prepared, prepared.splits.validation, MOST_VALIDATION_ROWS, session.stop)
-        validation = nll_from(of_validation)
+        session.write_safely(lambda: forget_evaluation(run))  # of the previous model, if the fit was resumed
+        splits, stop = prepared.splits, session.stop_reason
+        numbers, test_scores = score_rows(density, prepared, splits.test, MOST_TEST_ROWS, stop)
+        _, validation_scores = score_rows(
+            density, prepared, prepared.splits.validation, MOST_VALIDATION_ROWS, session.stop_reason
+        )
+        validation = nll_from(validation_scores)
         test = nll_from(test_scores) if len(numbers) else Nll(math.nan, math.nan, 0)
         results: dict[str, Any] = {
             "run": str(run.path),
@@ -221,29 +231,29 @@ def _run(
             "val_nll": validation.nll,
             "test_nll": test.nll,
             "test_nll_se": test.se,
-            "test_nll_standardized": None,  # the rows may be whole numbers, which have no density to rescale
-            "validation_rows_scored": len(of_validation),
+            "test_nll_standardized": None,  # undefined for whole numbers, which have probabilities
+            "validation_rows_scored": len(validation_scores),
             "test_rows_scored": len(numbers),
             "test_rows_sha256": rows_fingerprint(dataset.schema.names, dataset.rows[numbers]) if len(numbers) else None,
         }
         run.write_json("results.json", results)
-        session.keep(lambda: session.tracking.summary(summary_of(results)))
-        session.ended(status_facts(results))
-        session.keep(lambda: write_row_scores(run, numbers, test_scores))
+        session.write_safely(lambda: session.tracking.summary(dashboard_summary(results)))
+        session.mark_finished(status_content(results))
+        session.write_safely(lambda: write_row_scores(run, numbers, test_scores))
         session.tracking.model(run.model, results)
         if session.signum is None and train.evaluate and len(prepared.test.rows):
             session.progress.message("evaluating: pictures, samples")
-            session.recording.attempt(
+            session.recorder.run_safely(
                 "no evaluation", partial(_write_pictures, session, model, density, prepared, state.progress.step)
             )
         return AutoencoderFit(run, density, results, None, session.signum)
 
 
 def _estimator(config: Config) -> Estimator:
-    """The gradient of the bound that is asked for.
+    """The gradient estimator of the bound that ``train.gradient`` means.
 
     Raises:
-        ConfigError: If there is none of that name for a bound.
+        ConfigError: If the bound has none of that name.
     """
     path: Estimator = "path" if config.train.objective == "elbo" else "dreg"
     estimators: dict[str, Estimator] = {"auto": path, "path": path, "path-wise": "total"}
@@ -254,15 +264,21 @@ def _estimator(config: Config) -> Estimator:
     return estimators[config.train.gradient]
 
 
-def _score(
+def score_rows(
     density: FittedDensity, prepared: Prepared, numbers: Numbers, most: int, stop: Callable[[], str]
 ) -> tuple[Numbers, Array]:
-    """Scores of at most so many rows, with their numbers in the table.
+    """Compute log-density bounds of some rows of the data set, evenly spaced, and return them with the row numbers.
 
-    Asked to stop, it ends with what it has, at least one piece; every piece is spread over all of the rows.
+    Args:
+        density: The fitted autoencoder.
+        prepared: The data.
+        numbers: Row numbers to choose from.
+        most: Most rows to score.
+        stop: Returns a reason to stop after the pieces scored so far, or an empty string. A piece has
+            ``ROWS_AT_A_TIME`` rows, evenly spaced over all rows.
     """
-    numbers = numbers[spread(len(numbers), most)]
-    pieces = math.ceil(len(numbers) / _SCORED_AT_A_TIME)
+    numbers = numbers[evenly_spaced(len(numbers), most)]
+    pieces = math.ceil(len(numbers) / ROWS_AT_A_TIME)
     scores = np.full(len(numbers), np.nan)
     scored = np.zeros(len(numbers), dtype=bool)
     for first in range(pieces):
@@ -278,45 +294,45 @@ def _write_pictures(
 ) -> None:
     run, schema = session.run, density.schema
     numbers = prepared.splits.test
-    rows = torch.from_numpy(prepared.dataset.rows[numbers[spread(len(numbers), _SHOWN)]])
+    rows = torch.from_numpy(prepared.dataset.rows[numbers[evenly_spaced(len(numbers), _SHOWN)]])
     drawn = density.sample(_SHOWN, seed=session.config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(session.config.seed)
         prior = model.prior.sample(_SHOWN)
-    captions = {"latent-plane": "Where test rows lie among points of the prior"}
+    captions = {"latent-plane": "Latents of test rows among samples of the prior"}
     latent_plane(model.encode(rows), run.pictures / "latent-plane.png", prior=prior)
-    placed = _pixels(schema)
-    if placed is None:
+    pixels = _pixels(schema)
+    if pixels is None:
         captions["corner"] = "Samples against test rows, pairs of columns"
         corner(drawn, rows.numpy(), schema.names, run.pictures / "corner.png")
     else:
-        shape, places = placed
-        captions |= {"reconstructions": "Test rows above what is expected of them", "samples": "Samples of the model"}
+        shape, positions = pixels
+        captions |= {"reconstructions": "Test rows above their reconstructions", "samples": "Samples of the model"}
         expected = model.reconstruct(rows[:40]).numpy()
         reconstructions(
-            _images(rows[:40].numpy(), shape, places),
-            _images(expected, shape, places),
+            _images(rows[:40].numpy(), shape, positions),
+            _images(expected, shape, positions),
             run.pictures / "reconstructions.png",
             shape=shape,
         )
-        sample_grid(_images(drawn, shape, places), run.pictures / "samples.png", shape=shape)
+        sample_grid(_images(drawn, shape, positions), run.pictures / "samples.png", shape=shape)
     for key, caption in captions.items():
         image = session.tracking.image
-        session.keep(partial(image, f"pictures/{key}", run.pictures / f"{key}.png", caption, step))
-    session.keep(lambda: write_table(run.samples / "samples.csv", drawn, np.empty((len(drawn), 0)), schema))
+        session.write_safely(partial(image, f"pictures/{key}", run.pictures / f"{key}.png", caption, step))
+    session.write_safely(lambda: write_table(run.samples / "samples.csv", drawn, np.empty((len(drawn), 0)), schema))
 
 
-def _law(config: Config, prepared: Prepared) -> tuple[str, int | None]:
-    """The decoder for the rows, and the number of values where they are whole numbers.
+def _choose_decoder(config: Config, prepared: Prepared) -> tuple[str, int | None]:
+    """Choose the decoder, and the number of values if it is one of whole numbers.
 
     Raises:
-        DataError: If a decoder was asked for that the rows do not fit.
+        DataError: If the rows do not fit the configured decoder.
     """
-    rows, asked = prepared.dataset.rows, config.vae.decoder
+    rows, given = prepared.dataset.rows, config.vae.decoder
     whole = bool((rows == np.round(rows)).all()) and float(rows.min()) >= 0 and float(rows.max()) < _MOST_VALUES
     binary = whole and float(rows.max()) <= 1
     values = int(rows.max()) + 1 if whole else 0
-    decoder = asked if asked != "auto" else "bernoulli" if binary else "logistic" if whole else "gaussian"
+    decoder = given if given != "auto" else "bernoulli" if binary else "logistic" if whole else "gaussian"
     if decoder in ("categorical", "logistic") and not whole:
         raise DataError(
             f"{prepared.dataset.name}: vae.decoder={decoder} is for whole numbers from 0 to {_MOST_VALUES - 1}, and "
@@ -330,23 +346,18 @@ def _law(config: Config, prepared: Prepared) -> tuple[str, int | None]:
     return decoder, values if decoder in ("categorical", "logistic") else None
 
 
-def _recorded(prepared: Prepared, part: str) -> Array:
-    rows: Array = prepared.dataset.rows[getattr(prepared.splits, part)]
-    return rows
-
-
 def _pixels(schema: Schema) -> tuple[tuple[int, int], Array] | None:
-    """Height and width of images of which columns ``pixel_ROW_COLUMN`` are the pixels, and the place of each column."""
+    """Height and width of images with pixels in columns ``pixel_ROW_COLUMN``, and the position of each column."""
     found = [re.fullmatch(r"pixel_(\d+)_(\d+)", name) for name in schema.names]
     if not all(found):
         return None
-    places = np.array([[int(match[1]), int(match[2])] for match in found if match])
-    shape = int(places[:, 0].max()) + 1, int(places[:, 1].max()) + 1
-    return shape, places[:, 0] * shape[1] + places[:, 1]
+    positions = np.array([[int(match[1]), int(match[2])] for match in found if match])
+    shape = int(positions[:, 0].max()) + 1, int(positions[:, 1].max()) + 1
+    return shape, positions[:, 0] * shape[1] + positions[:, 1]
 
 
-def _images(rows: Array, shape: tuple[int, int], places: Array) -> Array:
-    """Rows as images: columns that were constant, and are left out of the model, are 0."""
-    whole = np.zeros((len(rows), shape[0] * shape[1]))
-    whole[:, places] = rows
-    return whole
+def _images(rows: Array, shape: tuple[int, int], positions: Array) -> Array:
+    """Rows as flattened images; pixels that are not columns, because they were constant, are 0."""
+    images = np.zeros((len(rows), shape[0] * shape[1]))
+    images[:, positions] = rows
+    return images

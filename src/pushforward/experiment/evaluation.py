@@ -1,4 +1,4 @@
-"""What is said and drawn of a fit once it is there: right after training, or later of a run folder."""
+"""Evaluate a fit and write its numbers, pictures and samples: right after training, or later from a run folder."""
 
 import json
 import warnings
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pushforward.common.errors import DataError, RunUsageError
+from pushforward.common.text import one_line
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config
 from pushforward.datasets import Dataset, open_rows, write_table
@@ -17,25 +18,25 @@ from pushforward.datasets.targets.names import PREFIX
 from pushforward.evaluate.calibration import Calibration
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.evaluation import (
-    Contexts,
     EvaluationReport,
+    SplitRows,
     SplitScores,
     evaluate_flow,
-    latents,
     score_split,
 )
 from pushforward.evaluate.extremes import Extremes, ScoredRow, extreme_rows
-from pushforward.evaluate.likelihood import Array
 from pushforward.evaluate.plots.calibration import pit, quantiles
 from pushforward.evaluate.plots.corner import corner
 from pushforward.evaluate.plots.density import density_2d, latent
 from pushforward.evaluate.plots.training import training_curves
+from pushforward.evaluate.sampling import latents
+from pushforward.evaluate.statistics import Array
 from pushforward.reports.run import write_report
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
 from pushforward.tracking.base import Tracking
 from pushforward.tracking.jsonl import read_metrics
-from pushforward.train.data import Part, Prepared, check_same_data, load_data, prepare
+from pushforward.train.data import Prepared, SplitPart, check_same_data, load_data, prepare
 from pushforward.train.device import choose_device
 from pushforward.train.objectives.bound import OBJECTIVES
 
@@ -44,23 +45,23 @@ _SAMPLES = 10_000
 _CAPTIONS = {
     "density": "Fitted density and samples of the flow",
     "corner": "Samples of the flow against test rows, every pair of columns",
-    "latent": "Noise that the flow makes of test rows, against N(0, 1)",
+    "latent": "Test rows in latent space, against N(0, 1)",
     "quantiles": "Quantiles of samples against those of test rows, column by column",
-    "pit": "Probability integral transform of test rows: flat under a perfect fit",
-    "training": "Training record, with the baselines' NLL on the validation rows",
+    "pit": "Probability integral transform of test rows: uniform for a perfect fit",
+    "training": "Training curves, with the baselines' NLL on the validation rows",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was found out about a fit.
+    """The evaluation of a fit.
 
     Attributes:
         report: The numbers.
         extremes: The test rows with the lowest and the highest density.
-        drawn: Samples ``(n, D)`` behind the numbers and the pictures; with context one for each test row.
-        seed: What decided them.
-        steps: Steps of training behind the density.
+        drawn: The samples ``(n, D)`` that numbers and pictures use; with context one for each test row.
+        seed: Seed of the samples.
+        steps: Training steps of the density.
     """
 
     report: EvaluationReport
@@ -70,15 +71,15 @@ class Evaluation:
     steps: int
 
 
-Keep = Callable[[Callable[[], object]], object]
-"""Does something that may find no room on the disk, and goes on where it does not."""
+SafeWriter = Callable[[Callable[[], object]], object]
+"""Calls a function that writes something, and turns its errors into warnings."""
 
 
 def evaluate_fit(
     prepared: Prepared, density: FittedDensity, config: Config, scores: SplitScores, steps: int
 ) -> Evaluation:
-    """Baselines, samples, latents, calibration and inversion of a density after so many steps of training."""
-    # Drawn once: what is compared, drawn and written are the same points.
+    """Evaluate a density after so many training steps: baselines, samples, latents, calibration, inversion."""
+    # Drawn once: numbers, pictures and samples.csv use the same samples.
     context = prepared.test.context
     drawn = density.sample(_SAMPLES if context is None else len(context), context, seed=config.seed)
     report = evaluate_prepared(prepared, density, seed=config.seed, samples=drawn, scores=scores)
@@ -91,42 +92,42 @@ def write_evaluation(
     density: FittedDensity,
     evaluation: Evaluation,
     tracking: Tracking | None = None,
-    keep: Keep = lambda write: write(),
+    write_safely: SafeWriter = lambda write: write(),
     stop: Callable[[], str] = lambda: "",
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Write the numbers, the pictures and the samples, as far as there is time.
+    """Write the numbers, the pictures and the samples of an evaluation.
 
     Args:
-        run: Where to.
+        run: The run folder.
         prepared: The data.
-        density: What was evaluated.
-        evaluation: What was found.
-        tracking: What else is told of it.
-        keep: Called with each thing to be written.
-        stop: Asked for a reason to leave out the rest.
-        tell: Called with a line about what could not be drawn.
+        density: The density.
+        evaluation: Its evaluation.
+        tracking: The trackers, if any.
+        write_safely: Called with each function that writes something.
+        stop: Returns a reason to leave out pictures and samples, or an empty string.
+        notify: Called with one line about a picture that could not be drawn.
     """
     report, extremes, drawn, step = evaluation.report, evaluation.extremes, evaluation.drawn, evaluation.steps
     numbers = report.to_dict() | {"extreme_rows": extremes.to_dict(), "steps": step}
-    keep(lambda: run.write_json("evaluation.json", numbers))
+    write_safely(lambda: run.write_json("evaluation.json", numbers))
     if tracking is not None:
         tracking.table("tables/worst_rows", *_as_table(extremes.worst), step=step)
         lines = {f"baseline/{b.name}": b.validation_nll for b in report.baselines}
-        keep(lambda: tracking.reference_lines(lines, step))
-        keep(lambda: tracking.summary({f"gain/{name}": gain for name, (gain, _) in report.gains.items()}))
+        write_safely(lambda: tracking.reference_lines(lines, step))
+        write_safely(lambda: tracking.summary({f"gain/{name}": gain for name, (gain, _) in report.gains.items()}))
     if stop():
         return
     baselines = {baseline.label: baseline.validation_nll for baseline in report.baselines}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pictures = draw_pictures(
-            run, prepared.dataset, prepared.test, density, drawn, baselines, report.calibration, tell
+            run, prepared.dataset, prepared.test, density, drawn, baselines, report.calibration, notify
         )
     if tracking is not None:
         image = tracking.image
         for key, path in pictures.items():
-            keep(partial(image, f"pictures/{key}", path, _CAPTIONS[key], step))
+            write_safely(partial(image, f"pictures/{key}", path, _CAPTIONS[key], step))
     n = min(_SAMPLES, len(prepared.dataset.rows))
     context = prepared.test.context
     if context is None:
@@ -134,63 +135,63 @@ def write_evaluation(
     else:
         shown = _repeat(context, n)
         rows = density.sample(n, shown, seed=evaluation.seed)
-    keep(lambda: write_table(run.samples / "samples.csv", rows, shown, density.schema))
+    write_safely(lambda: write_table(run.samples / "samples.csv", rows, shown, density.schema))
 
 
 def forget_evaluation(run: RunFolder) -> None:
-    """Remove what :func:`write_evaluation` wrote: the model it is about has been replaced."""
+    """Remove the files of :func:`write_evaluation`, because the model has been replaced."""
     for path in (run.path / "evaluation.json", run.samples / "samples.csv", *run.pictures.glob("*.png")):
         path.unlink(missing_ok=True)
 
 
 def evaluate_run(
-    run: RunFolder, data: str | None = None, *, device: str = "cpu", tell: Callable[[str], None] = lambda text: None
+    run: RunFolder, data: str | None = None, *, device: str = "cpu", notify: Callable[[str], None] = lambda text: None
 ) -> EvaluationReport:
-    """Evaluate a finished run again: on its own test rows, which renews its files and its page, or on others.
+    """Evaluate a finished run again: on its own test rows, which updates its files and its report, or on other rows.
 
     Args:
         run: The run.
-        data: A table, or the name of a data set, that takes the place of the run's test rows.
-        device: Where the flow runs.
-        tell: Called with notes on the data.
+        data: A table, or the name of a data set, instead of the run's test rows.
+        device: The device of the flow.
+        notify: Called with notes about the data.
 
     Raises:
-        DataError: If the run's data are gone or changed, or the table does not fit.
+        DataError: If the run's data are missing or changed, or the table does not fit.
         ModelFileError: If the model is missing or damaged.
-        RunUsageError: If the run is no fit of a flow to rows.
-        RunError: If the run is being fitted.
+        RunUsageError: If the run is not a fit of a flow to rows.
+        RunError: If another process uses the run.
     """
     config = load_config(files=[run.config])
     if config.data.source.startswith(PREFIX):
         raise RunUsageError(
-            f"{run.path}: is a fit to a target, which has no rows to evaluate on; its results.json and its page have "
-            "what is known of it, and pushforward score gives log-densities of points"
+            f"{run.path}: is a fit to a target, which has no rows to evaluate on; see its results.json and its report; "
+            "pushforward score computes log-densities of rows"
         )
     if config.train.objective in OBJECTIVES:
         raise RunUsageError(
-            f"{run.path}: is a fit of an autoencoder, whose likelihood is bounded and not known: it cannot be "
-            "evaluated as a flow; pushforward score gives the bounds of rows"
+            f"{run.path}: is a fit of an autoencoder, whose likelihood is known only by a bound, so that it cannot be "
+            "evaluated like a flow; pushforward score computes the bounds of rows"
         )
     if data is None:
         run.claim()
         try:
-            return _evaluate_again(run, config, device, tell)
+            return _evaluate_again(run, config, device, notify)
         finally:
             run.release()
     density = FittedDensity.load(run.model, device=str(choose_device(device)))
     given = open_rows(data, density.schema)
     for note in given.notes:
-        tell(note)
+        notify(note)
     rows, context = (np.concatenate(matrices) for matrices in zip(*given, strict=True))
-    test = Part(density.dequantizer.fixed(rows), context if density.flow.context else None)
+    test = SplitPart(density.dequantizer.fixed(rows), context if density.flow.context else None)
     prepared = prepare(load_data(config), config.data, config.data_seed)
     check_same_data(run.schema, run.path, prepared.dataset)
-    # Rows of a table do not follow the toy's law, even where the run was fitted to one.
+    # The rows of a table do not come from the toy's distribution, even if the run was fitted to a toy.
     prepared = replace(prepared, test=test, dataset=replace(prepared.dataset, toy=None))
     return evaluate_prepared(prepared, density, seed=config.seed)
 
 
-def _evaluate_again(run: RunFolder, config: Config, device: str, tell: Callable[[str], None]) -> EvaluationReport:
+def _evaluate_again(run: RunFolder, config: Config, device: str, notify: Callable[[str], None]) -> EvaluationReport:
     density = FittedDensity.load(run.model, device=str(choose_device(device)))
     prepared = prepare(load_data(config), config.data, config.data_seed)
     check_same_data(run.schema, run.path, prepared.dataset)
@@ -202,13 +203,13 @@ def _evaluate_again(run: RunFolder, config: Config, device: str, tell: Callable[
     write_row_scores(run, prepared.splits.test, scores.test)
     fingerprint = rows_fingerprint(prepared.dataset.schema.names, prepared.test.rows)
     run.write_json("results.json", results | {"test_rows_sha256": fingerprint})
-    write_evaluation(run, prepared, density, evaluation, tell=tell)
+    write_evaluation(run, prepared, density, evaluation, notify=notify)
     write_report(run)
     return evaluation.report
 
 
 def find_extremes(prepared: Prepared, scores: SplitScores) -> Extremes:
-    """The test rows that the density finds least and most likely, as recorded, with their context."""
+    """The test rows with the lowest and the highest density, as recorded, with their context."""
     dataset, numbers = prepared.dataset, prepared.splits.test
     rows = np.concatenate([dataset.rows[numbers], dataset.context[numbers]], axis=1)
     return extreme_rows(scores.test, rows, numbers, (*dataset.schema.names, *dataset.schema.context_names))
@@ -220,9 +221,8 @@ def _as_table(rows: list[ScoredRow]) -> tuple[list[str], list[list[float]]]:
 
 
 def score_prepared(prepared: Prepared, density: FittedDensity, *, seed: int) -> SplitScores:
-    """Log-densities of the rows of a density's own split; the test part may be empty."""
-    train, validation, test = prepared.train, prepared.validation, prepared.test
-    return score_split(density.flow, train.rows, validation.rows, test.rows, _contexts(prepared), seed=seed)
+    """Log-densities of the rows of the three parts; the test part may be empty."""
+    return score_split(density.flow, _split_rows(prepared), seed=seed)
 
 
 def evaluate_prepared(
@@ -234,18 +234,14 @@ def evaluate_prepared(
     samples: int | Array = _SAMPLES,
     scores: SplitScores | None = None,
 ) -> EvaluationReport:
-    """Everything that is said of a density on its own split; samples and scores are those of ``evaluate_flow``."""
-    train, validation, test = prepared.train, prepared.validation, prepared.test
+    """Evaluate a density on prepared data; ``samples`` and ``scores`` as in ``evaluate_flow``."""
     toy = prepared.dataset.toy
     return evaluate_flow(
         density.flow,
-        train.rows,
-        validation.rows,
-        test.rows,
+        _split_rows(prepared),
         columns=prepared.dataset.schema.names,
         standardize_log_det=-prepared.standardize.log_det,
-        contexts=_contexts(prepared),
-        truth_log_prob=None if toy is None else toy.log_prob,
+        true_log_prob=None if toy is None else toy.log_prob,
         seed=seed,
         baselines=baselines,
         baseline_seconds=20.0,
@@ -257,24 +253,24 @@ def evaluate_prepared(
 def draw_pictures(
     run: RunFolder,
     dataset: Dataset,
-    test: Part,
+    test: SplitPart,
     density: FittedDensity,
     drawn: Array,
     baselines: dict[str, float],
     calibration: Calibration | None,
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Path]:
-    """Draw what there is to see; returns the pictures by name. What cannot be drawn is told and left out.
+    """Draw the pictures of an evaluation, and return their paths by name; a picture that fails is left out.
 
     Args:
-        run: Where the pictures go.
-        dataset: What was fitted.
+        run: The run folder.
+        dataset: The data set.
         test: The test rows.
         density: The fitted density.
-        drawn: Rows drawn from it ``(n, D)``, with context one for each test row.
-        baselines: NLL of other densities on the validation rows, by name.
-        calibration: What the calibration plots show, if there is anything.
-        tell: Called with a line about what could not be drawn.
+        drawn: Samples of it ``(n, D)``, with context one for each test row.
+        baselines: NLL of the baselines on the validation rows, by name.
+        calibration: The data of the calibration plots, if any.
+        notify: Called with one line about a picture that failed.
     """
     pictures: dict[str, Path] = {}
     rows, context = test.rows, test.context
@@ -283,8 +279,8 @@ def draw_pictures(
         path = run.pictures / f"{name}.png"
         try:
             draw(path)
-        except Exception as error:  # a picture is not worth a fit
-            tell(f"warning: no picture '{name}': {' '.join(str(error).split())}")
+        except Exception as error:  # a failed picture must not end the fit
+            notify(f"warning: no picture '{name}': {one_line(error)}")
         else:
             pictures[name] = path
 
@@ -307,11 +303,12 @@ def draw_pictures(
     return pictures
 
 
-def _contexts(prepared: Prepared) -> Contexts | None:
-    train, validation, test = (part.context for part in (prepared.train, prepared.validation, prepared.test))
-    if train is None or validation is None or test is None:
-        return None
-    return train, validation, test
+def _split_rows(prepared: Prepared) -> SplitRows:
+    train, validation, test = prepared.train, prepared.validation, prepared.test
+    contexts = None
+    if train.context is not None and validation.context is not None and test.context is not None:
+        contexts = train.context, validation.context, test.context
+    return SplitRows(train.rows, validation.rows, test.rows, contexts)
 
 
 def _repeat(context: Array, n: int) -> Array:

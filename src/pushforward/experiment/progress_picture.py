@@ -1,10 +1,10 @@
-"""The picture of a fit that is not finished yet."""
+"""Pictures of a fit in progress."""
 
 from pathlib import Path
 
-from pushforward.evaluate.evaluation import draw_samples
 from pushforward.evaluate.plots.corner import corner
 from pushforward.evaluate.plots.density import density_2d
+from pushforward.evaluate.sampling import draw_samples
 from pushforward.flows import Model
 from pushforward.train.data import Prepared
 
@@ -13,14 +13,14 @@ _COLUMNS = 4
 
 
 def draw_progress(flow: Model, prepared: Prepared, path: Path) -> None:
-    """Draw the density and samples in the plane, or a small corner plot, against validation rows.
+    """Draw samples of the flow against validation rows: with the density in two dimensions, else as a corner plot.
 
-    Cost: half a second to a second. The random state of torch is left as it was.
+    The random state of torch does not change. Cost: half a second to a second.
 
     Args:
         flow: A flow in data units, without context, in double precision.
-        prepared: What it is fitted to.
-        path: Where the picture goes.
+        prepared: The data that it is fitted to.
+        path: The file to write.
     """
     names = prepared.dataset.schema.names
     held_out = prepared.validation.rows[: 2 * _SAMPLES]
@@ -29,4 +29,4 @@ def draw_progress(flow: Model, prepared: Prepared, path: Path) -> None:
         toy = prepared.dataset.toy
         density_2d(flow, drawn, held_out, None if toy is None else toy.log_prob, path, columns=names)
     else:
-        corner(drawn, held_out, names, path, most=_COLUMNS)
+        corner(drawn, held_out, names, path, max_columns=_COLUMNS)

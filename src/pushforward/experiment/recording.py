@@ -1,4 +1,4 @@
-"""What a fit tells while it trains: a bar, rows of metrics, checkpoints, pictures, each trouble once."""
+"""Record a fit during training: progress bar, rows of metrics, checkpoints, pictures, each warning once."""
 
 import errno
 import math
@@ -17,32 +17,35 @@ from pushforward.train.objectives.base import Metrics
 from pushforward.train.trainer import State
 
 Watch = Callable[[float, float], str]
-"""Told after every validation the share of the budget spent and the validation NLL, in nats and in data units; answers
-with a reason to stop, or an empty string to go on."""
+"""Called after every validation with the share of the budget spent and the validation NLL, in nats and data units;
+returns a reason to stop, or an empty string to continue."""
 
 Draw = Callable[[Model, Path], object]
-"""Draws a flow as the loop trains it, with its best weights, into a file."""
+"""Draws a flow in standardised units into a file."""
 
-# What the loop gives in standardised units and a reader wants in those of the data.
+# Metrics that the loop computes in standardised units and that are recorded in data units.
 _SHIFTED = ("train/nll", "train/log_det", "val/nll", "best/val_nll")
 
-# Pictures of a fit in progress may take a fiftieth of its time, and are at most eight, evenly over the budget.
+# Pictures of a fit in progress take at most a fiftieth of its time, and are at most eight, evenly over the budget.
 _PICTURE_PACE = 50.0
 _PICTURES = 8
 _FIRST_PICTURE_SECONDS = 0.7
 
 
-class Recording:
-    """The loop's listener; nothing that goes wrong here ends the fit.
+class Recorder:
+    """The callbacks of the training loop; no error in them ends the fit.
 
     Args:
-        run: Where everything is written.
-        tracking: Where numbers and pictures go.
-        progress: What the user sees.
-        state: What is trained, in place.
-        watch: Told of every validation.
-        offset: What turns the loss of the objective into one in data units, in nats.
-        draw: Draws a flow, as the loop trains it, into a file; None where there is nothing to see.
+        run: The run folder.
+        tracking: The trackers, which receive metrics and pictures.
+        progress: The progress bar and messages.
+        state: The state that is trained, in place.
+        watch: Called after every validation.
+        offset: Added to an NLL in standardised units to get data units, in nats.
+        draw: Draws a flow of the training loop into a file; None for no pictures.
+
+    Attributes:
+        stop_reason: The last answer of ``watch``.
     """
 
     def __init__(
@@ -59,35 +62,34 @@ class Recording:
         self.run = run
         self.tracking = tracking
         self.progress = progress
-        self.unwanted = ""
-        """Why the watcher wants no more of this fit."""
+        self.stop_reason = ""
         self._watch = watch
         self._state = state
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._offset, self._draw = offset, draw
         self._picture_at = state.progress.seconds
         self._picture_fraction = 0.0
         self._picture_seconds = _FIRST_PICTURE_SECONDS
 
     def log(self, kind: str, step: int, seconds: float, metrics: Metrics) -> None:
-        """Pass on a row of numbers, in data units."""
+        """Record a row of metrics in data units."""
         shifted = {key: value + self._offset if key in _SHIFTED else value for key, value in metrics.items()}
         if kind == "validation" and self._offset:
             shifted["log_det/standardize"] = self._offset
         self.progress.update(step, seconds, shifted)
-        self.keep(lambda: self.tracking.log(shifted, step, seconds=seconds, kind=kind))
+        self.write_safely(lambda: self.tracking.log(shifted, step, seconds=seconds, kind=kind))
         if kind == "validation":
-            self.keep(lambda: self.tracking.flush(sync=True))
-            self.unwanted = self._watch(
+            self.write_safely(lambda: self.tracking.flush(sync=True))
+            self.stop_reason = self._watch(
                 self.progress.fraction or 0.0, shifted.get("val/nll", shifted.get("val/loss", math.nan))
             )
             self._picture(step, seconds)
 
     def _picture(self, step: int, seconds: float) -> None:
-        """Draw the best flow so far where somebody may be watching, seldom enough not to be missed in the budget."""
+        """Draw the best flow so far if there is a tracker to show it, at most every so often."""
         draw = self._draw
         if draw is None or not self.tracking.others or self._state.progress.stop_reason:
-            return  # at the end there are better ones
+            return  # the final pictures follow
         fraction, folder = self.progress.fraction or 0.0, self.run.pictures / "progress"
         too_soon = seconds - self._picture_at < _PICTURE_PACE * self._picture_seconds
         if too_soon or fraction - self._picture_fraction < 1 / _PICTURES or len(list(folder.glob("*"))) >= _PICTURES:
@@ -97,7 +99,7 @@ class Recording:
         path = folder / f"step-{step:07d}.png"
 
         def make() -> None:
-            # Built anew: the flow in training may be compiled, and holds weights that are not the best.
+            # A new flow: the one in training may be compiled, and has other weights.
             flow = load(self.run.checkpoints / "start")
             flow.load_state_dict(self._state.best)
             with warnings.catch_warnings():
@@ -105,7 +107,7 @@ class Recording:
                 draw(flow, path)
             self.tracking.image("progress/samples", path, f"best weights at step {step:,}", step)
 
-        self.attempt("no picture of the progress", make)
+        self.run_safely("no progress picture", make)
         self._picture_seconds = time.perf_counter() - began
 
     def checkpoint(self, state: State) -> None:
@@ -118,14 +120,14 @@ class Recording:
             except OSError as error:
                 raise RunError(f"{path}: cannot write: {reason(error)}") from error
 
-        self.keep(save)
+        self.write_safely(save)
 
-    def keep(self, write: Callable[[], object]) -> None:
-        """Write something; a full disk must not end a fit that may still be saved."""
+    def write_safely(self, write: Callable[[], object]) -> None:
+        """Write something; if that fails, warn and let the fit continue."""
         try:
             write()
         except (RunError, OSError) as error:
-            # All that a full disk brings about is one trouble, told once.
+            # A full disk causes many errors and one warning.
             cause = error if isinstance(error, OSError) else error.__cause__
             if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
                 later = "the fit goes on, and writes what is missing at its end"
@@ -133,8 +135,13 @@ class Recording:
             else:
                 self.warn(f"{error}; the fit goes on")
 
-    def attempt(self, what: str, call: Callable[[], object]) -> None:
-        """Do what the fit can do without, such as its evaluation: no error of it ends the fit, all are told."""
+    def run_safely(self, what: str, call: Callable[[], object]) -> None:
+        """Do something optional, such as the evaluation; an error of any kind becomes a warning.
+
+        Args:
+            what: What is missing if it fails, for the warning.
+            call: Does it.
+        """
 
         def guarded() -> None:
             try:
@@ -142,13 +149,18 @@ class Recording:
             except (RunError, OSError):
                 raise
             except Exception as error:
-                text = " ".join(str(error).split()) or "no more is known"
+                text = " ".join(str(error).split()) or "no message"
                 self.warn(f"{what}: {type(error).__name__}: {text}")
 
-        self.keep(guarded)
+        self.write_safely(guarded)
 
     def warn(self, text: str, once_for: str = "") -> None:
-        """Tell a trouble, the first time it comes."""
-        if (once_for or text) not in self._told:
-            self._told.add(once_for or text)
+        """Show a warning the first time it occurs.
+
+        Args:
+            text: The warning.
+            once_for: Warnings with the same key are shown once; the text by default.
+        """
+        if (once_for or text) not in self._warned:
+            self._warned.add(once_for or text)
             self.progress.message(f"warning: {text}")

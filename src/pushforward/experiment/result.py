@@ -1,4 +1,4 @@
-"""What a fit leaves."""
+"""The result of a fit: run folder, density, numbers."""
 
 import math
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from pushforward.runs.stop_reasons import stop_reason_in_words
 
 @dataclass(frozen=True)
 class Fit:
-    """What a fit leaves: the density, where everything is, and its numbers.
+    """The result of a fit: run folder, density, numbers.
 
     Attributes:
         run: The run folder.
         density: The fitted density, in data units.
-        results: The numbers of ``results.json``.
-        report: Baselines, samples, latents and inversion; None when not asked for or not reached.
-        signum: The signal that stopped it, None if none did.
-        note: Why the Gaussian was kept, empty where the flow was.
+        results: The content of ``results.json``.
+        report: The evaluation with baselines, samples, latents and inversion; None if there was none.
+        signum: The signal that stopped the fit; None without a signal.
+        note: Why the density is not the flow alone: the Gaussian was kept, or the flow was stacked; empty otherwise.
     """
 
     run: RunFolder
@@ -32,7 +32,7 @@ class Fit:
     note: str = ""
 
     def lines(self) -> list[str]:
-        """The outcome as plain text: the numbers beside their baselines, and where everything is."""
+        """The result as lines of text: the numbers beside the baselines, and where the files are."""
         results = self.results
         out = []
         if self.report is not None:
@@ -49,7 +49,7 @@ class Fit:
         return out + self.closing_lines()
 
     def closing_lines(self) -> list[str]:
-        """How the fit ended, and where it is."""
+        """The last lines: how the fit ended, and where its files are."""
         results = self.results
         out = [
             f"{results['steps']:,} steps in {results['seconds']:.0f} s; {stop_reason_in_words(results['stop_reason'])}"

@@ -1,4 +1,4 @@
-"""A fit from end to end: data in, a run folder with a scored density out."""
+"""Fit a density to rows from end to end: load data, train, evaluate, write the run folder; and resume."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,7 @@ from pushforward.experiment.evaluation import evaluate_fit, forget_evaluation, s
 from pushforward.experiment.progress_picture import draw_progress
 from pushforward.experiment.recording import Watch
 from pushforward.experiment.result import Fit
-from pushforward.experiment.results_file import results_of, schema_of, status_facts, summary_of
+from pushforward.experiment.run_files import dashboard_summary, results_content, schema_content, status_content
 from pushforward.experiment.session import Session, new_run, resumed_run, start_client
 from pushforward.experiment.signals import StopOnSignal
 from pushforward.experiment.target import fit_target, is_target, resume_target
@@ -29,7 +29,7 @@ from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.train.architecture import build_model, describe, idle_keys, initialize
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from pushforward.train.data import Prepared, anchored, check_same_data, load_data, prepare
-from pushforward.train.defaults import is_open, resolve, settings
+from pushforward.train.defaults import is_open, resolve, train_options
 from pushforward.train.device import choose_device, kernel_trouble
 from pushforward.train.gaussian import better_of_flow_and_gaussian
 from pushforward.train.objectives.base import Objective
@@ -40,16 +40,20 @@ from pushforward.train.selection import Selection, select_model
 from pushforward.train.stacking import FLOW, stack
 from pushforward.train.trainer import DivergedError, State, start
 
-# What a loss means: with another one, the best weights so far could not be told from better ones.
-_DEFINING = ("objective", "alpha", "energy_weight", "importance_samples")
+# Keys that define the loss: with other values, the best loss so far would be that of another objective.
+_OBJECTIVE_KEYS = ("objective", "alpha", "energy_weight", "importance_samples")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A fit that could begin: the data, the configuration with every choice made, and a flow of the right size.
+class RowsPlan:
+    """A planned fit to rows.
 
-    Where the fit itself decides on kind and number of flows, ``undecided`` is the configuration without that choice.
-    ``notes`` say which keys that were set have no effect.
+    Attributes:
+        config: The resolved configuration.
+        prepared: The data.
+        flow: The flow that the configuration describes.
+        undecided: The configuration before ``flow=auto`` was resolved, if the fit selects the model itself; else None.
+        notes: Which keys have a value but no effect.
     """
 
     config: Config
@@ -60,15 +64,15 @@ class Plan:
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers of the flow."""
+        """Number of trainable parameters."""
         return sum(p.numel() for p in self.flow.parameters())
 
 
-def plan(config: Config) -> Plan:
-    """Load the data and build the flow, without fitting: what ``--dry-run`` shows.
+def plan(config: Config) -> RowsPlan:
+    """Load the data and build the flow, without fitting; ``--dry-run`` shows the result.
 
     Raises:
-        ConfigError: If the device is not there.
+        ConfigError: If the device does not exist, or keys do not go together.
         DataError: If the data cannot be used.
     """
     choose_device(config.device)
@@ -89,7 +93,7 @@ def plan(config: Config) -> Plan:
     undecided = config if is_open(config, is_toy=is_toy) else None
     if config.flow.stacking is True and dataset.context.shape[1]:
         raise ConfigError("flow.stacking: averages densities of rows, and data.context asks for conditional ones")
-    asked = config.flow
+    given = config.flow
     config = resolve(config, rows=rows, features=features, is_toy=is_toy)
     if config.train.objective in ("energy", "mle+energy"):
         if config.flow.members != 1:
@@ -98,10 +102,10 @@ def plan(config: Config) -> Plan:
             raise ConfigError("flow.stacking: weights by likelihood, which train.objective=energy leaves aside")
         if config.train.batch_size == 1:
             raise ConfigError("train.batch_size: expected at least 2 for the energy distance; got 1")
-    core = build_model(config.flow, features, dataset.context.shape[1], seed=config.seed)
-    idle = idle_keys(asked.model_copy(update={"name": config.flow.name, "base": config.flow.base}))
+    flow = build_model(config.flow, features, dataset.context.shape[1], seed=config.seed)
+    idle = idle_keys(given.model_copy(update={"name": config.flow.name, "base": config.flow.base}))
     notes = tuple(f"flow.{key}: has no effect on flow={config.flow.name}" for key in idle)
-    return Plan(config, prepared, core, undecided, notes)
+    return RowsPlan(config, prepared, flow, undecided, notes)
 
 
 def fit(
@@ -112,23 +116,23 @@ def fit(
     watch: Watch = lambda fraction, nll: "",
     job_type: str = "fit",
 ) -> Fit:
-    """Fit a density to rows, or to a target, and leave a run folder.
+    """Fit a density to rows or to a target, and write a run folder.
 
     Args:
-        config: What to fit and how, for instance from ``load_config``.
-        out: Exactly this folder becomes the run; None makes one below ``runs/``.
-        quiet: Show warnings and messages only.
-        watch: Told how validation goes; what it answers ends the fit early and becomes its ``stop_reason``.
-        job_type: What Weights & Biases calls this process.
+        config: The configuration, for instance from ``load_config``.
+        out: The run folder; None makes one in ``runs/``.
+        quiet: Show no progress bar, only warnings and messages.
+        watch: Called after every validation; a reason that it returns ends the fit and becomes its ``stop_reason``.
+        job_type: Job type of the Weights & Biases run.
 
     Returns:
-        The fit; after a signal, what there was, with ``signum`` set.
+        The result; after a signal, that of the training so far, with ``signum`` set.
 
     Raises:
         DataError: If the data cannot be used.
-        ConfigError: If the device is not there.
+        ConfigError: If the device does not exist, or keys do not go together.
         RunError: If the run folder cannot be made or written.
-        DivergedError: If training does not stay finite.
+        DivergedError: If the loss does not stay finite.
     """
     if is_autoencoder(config):
         return fit_autoencoder_run(config, out=out, quiet=quiet, watch=watch, job_type=job_type)
@@ -136,19 +140,19 @@ def fit(
         return fit_target(config, out=out, quiet=quiet, watch=watch, job_type=job_type)
     with start_client(config) as process:
         planned = plan(config)
-        config, prepared, core = planned.config, planned.prepared, planned.flow
+        config, prepared = planned.config, planned.prepared
         name, flow = prepared.dataset.name, config.flow.name if planned.undecided is None else "auto"
-        with new_run(config, out, name=name, flow=flow, schema=schema_of(prepared)) as run:
+        with new_run(config, out, name=name, flow=flow, schema=schema_content(prepared)) as run:
             device = choose_device(config.device)
-            trouble = kernel_trouble()  # before anything needs the kernels, which would warn by itself
+            trouble = kernel_trouble()  # before the first use of the kernels, which would print the warning
             options: dict[str, Any] = {"quiet": quiet, "trouble": trouble, "watch": watch, "job_type": job_type}
             options["notes"] = planned.notes
             if planned.undecided is not None:
-                outcome, options["signum"] = _choose(run, prepared, planned.undecided, device)
-                config, state = outcome.config, outcome.state
+                selection, options["signum"] = _select_model(run, prepared, planned.undecided, device)
+                config, state = selection.config, selection.state
             else:
-                state = start(initialize(core, prepared, device, seed=config.seed), settings(config.train))
-            # The flow as it starts: what a resumed fit is built from.
+                state = start(initialize(planned.flow, prepared, device, seed=config.seed), train_options(config.train))
+            # A resumed fit builds its flow from this.
             save_flow(state.flow, run.checkpoints / "start")
             if state.progress.step:
                 save_checkpoint(state, run.checkpoints / "last.pt")
@@ -156,17 +160,17 @@ def fit(
 
 
 def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, **options: Any) -> Fit:
-    """Go on with a fit where its last checkpoint stands.
+    """Resume a fit from its last checkpoint.
 
     Args:
         path: The run folder.
-        overrides: ``key=value`` of ``train`` and ``wandb``, such as a larger budget; what shapes data or flow is fixed.
-        quiet: Show warnings and messages only.
-        **options: ``device`` and ``wandb``, None if not given.
+        overrides: ``key=value`` of ``train`` and ``wandb``, such as a larger budget; data and flow cannot change.
+        quiet: Show no progress bar, only warnings and messages.
+        **options: ``device`` and ``wandb``; None if not given.
 
     Raises:
         RunError: If it is not a run folder, or another process uses it.
-        ConfigError: If an override would change the data or the flow.
+        ConfigError: If an override would change the data, the flow or the objective.
         CheckpointError: If there is no checkpoint, or it is damaged.
         DataError: If the data cannot be used or are not those of the run.
     """
@@ -176,7 +180,7 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
     for group in ("data", "target", "flow", "vae", "seed"):
         if getattr(config, group) != getattr(before, group):
             raise ConfigError(f"{group}: a resumed fit keeps its {group}; start a new fit to change it")
-    for key in _DEFINING:
+    for key in _OBJECTIVE_KEYS:
         if getattr(config.train, key) != getattr(before.train, key):
             raise ConfigError(f"train.{key}: a resumed fit keeps what it minimises; start a new fit to change it")
     run.claim()
@@ -192,32 +196,32 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             config = resolve(config, rows=rows, features=features, is_toy=prepared.dataset.toy is not None)
             device = choose_device(config.device)
             last = run.checkpoints / "last.pt"
-            if not last.exists():  # nor is there a flow yet, where the fit was killed while it was choosing one
+            if not last.exists():  # the initial flow is missing too if the fit was killed during model selection
                 raise CheckpointError(f"{last}: no checkpoint to resume from")
-            core = cast(Model, load_model(run.checkpoints / "start", Flow, Mixture, device=device))
-            state = load_checkpoint(start(core.train(), settings(config.train)), last)
+            flow = cast(Model, load_model(run.checkpoints / "start", Flow, Mixture, device=device))
+            state = load_checkpoint(start(flow.train(), train_options(config.train)), last)
             with resumed_run(run, config, name=prepared.dataset.name, flow=config.flow.name):
                 return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, trouble=kernel_trouble())
     finally:
         run.release()
 
 
-def _choose(
+def _select_model(
     run: RunFolder, prepared: Prepared, undecided: Config, device: torch.device
 ) -> tuple[Selection, int | None]:
-    """Decide on kind and number of flows; also the signal that ended the decision, None if none did."""
-    progress = Progress(log=run.log, quiet=True)  # a bar comes with the fit
+    """Select the model; also return the signal that ended the selection, None without a signal."""
+    progress = Progress(log=run.log, quiet=True)  # the progress bar comes with the training
     with StopOnSignal() as signals:
         try:
-            outcome = select_model(
-                prepared, undecided, device, stop=lambda: "signal" if signals.signum else "", tell=progress.message
+            selection = select_model(
+                prepared, undecided, device, stop=lambda: "signal" if signals.signum else "", notify=progress.message
             )
         except DivergedError:
             run.set_status("diverged", dataset=prepared.dataset.name, flow="auto")
             raise
-    run.write_config(outcome.config)
-    run.write_json("selection.json", outcome.to_dict())
-    return outcome, signals.signum
+    run.write_config(selection.config)
+    run.write_json("selection.json", selection.to_dict())
+    return selection, signals.signum
 
 
 def _run(
@@ -231,7 +235,7 @@ def _run(
     notes: tuple[str, ...] = (),
     **options: Any,
 ) -> Fit:
-    """Train, keep the better of flow and Gaussian, score it, and write everything down."""
+    """Train, choose the final model, evaluate it, and write the files of the run."""
     dataset = prepared.dataset
     session = Session(
         run,
@@ -250,20 +254,20 @@ def _run(
         for note in (*dataset.notes, *notes, prepared.ties, trouble and f"warning: {trouble}"):
             if note:
                 session.progress.message(note)
-        state = session.train(objective_of(config, prepared, state))
-        core, kind, message = _finished(prepared, config, state)
+        state = session.train(_rows_objective(config, prepared, state))
+        model, description, message = _final_model(prepared, config, state)
         if message:
             session.progress.message(message)
-        density = FittedDensity(prepared.in_data_units(core), dataset.schema, prepared.cells.tolist())
+        density = FittedDensity(prepared.in_data_units(model), dataset.schema, prepared.bin_widths.tolist())
         density.save(run.model, extra={"dataset": dataset.name})
-        session.keep(lambda: forget_evaluation(run))  # of the model before, where the fit was resumed
+        session.write_safely(lambda: forget_evaluation(run))  # of the previous model, if the fit was resumed
         scores = score_prepared(prepared, density, seed=config.seed)
-        results = results_of(run, config, prepared, state, density, scores, flow=kind)
+        results = results_content(run, prepared, state, density, scores, flow=description)
         run.write_json("results.json", results)
-        session.keep(lambda: session.tracking.summary(summary_of(results)))
-        session.ended(status_facts(results))
-        # From here on the run is whole; a signal or a full disk cuts short only what is said about it.
-        session.keep(lambda: write_row_scores(run, prepared.splits.test, scores.test))
+        session.write_safely(lambda: session.tracking.summary(dashboard_summary(results)))
+        session.mark_finished(status_content(results))
+        # From here on the run is complete: after a signal or on a full disk only parts of the evaluation are missing.
+        session.write_safely(lambda: write_row_scores(run, prepared.splits.test, scores.test))
         session.tracking.model(run.model, results)
         report: EvaluationReport | None = None
         if session.signum is None and config.train.evaluate and len(prepared.test.rows):
@@ -279,37 +283,37 @@ def _run(
                     density,
                     evaluation,
                     session.tracking,
-                    session.keep,
-                    session.stop,
+                    session.write_safely,
+                    session.stop_reason,
                     session.progress.message,
                 )
 
-            session.recording.attempt("no evaluation", evaluate)
+            session.recorder.run_safely("no evaluation", evaluate)
         return Fit(run, density, results, report, session.signum, note=message)
 
 
-def _finished(prepared: Prepared, config: Config, state: State) -> tuple[Model, str, str]:
-    """The density that a fit ends with, what it is, and one line on why it is not the flow alone."""
+def _final_model(prepared: Prepared, config: Config, state: State) -> tuple[Model, str, str]:
+    """The final model, its description, and one line on why it is not the flow alone, empty if it is."""
     name = describe(config.flow)
     if config.train.objective == "energy":
-        # A flow that was fitted by its samples alone is not judged by its likelihood.
+        # The likelihood was not the objective, so it does not decide.
         return state.flow.cpu().eval(), name, ""
     if config.flow.stacking is True:
         model, weights = stack(prepared, state.flow)
         if list(weights) == [FLOW]:
             return model, name, ""
-        shares = ", ".join(f"{what} {weight:.2f}" for what, weight in weights.items())
-        kind = f"{name}, stacked" if FLOW in weights else " and ".join(weights).lower()
-        return model, kind, f"stacked   by validation likelihood: {shares}"
+        shares = ", ".join(f"{part} {weight:.2f}" for part, weight in weights.items())
+        description = f"{name}, stacked" if FLOW in weights else " and ".join(weights).lower()
+        return model, description, f"stacked   by validation likelihood: {shares}"
     model, message = better_of_flow_and_gaussian(prepared, state)
     return model, "gaussian" if message else name, message
 
 
-def objective_of(config: Config, prepared: Prepared, state: State) -> Objective:
-    """What is minimised on rows."""
+def _rows_objective(config: Config, prepared: Prepared, state: State) -> Objective:
+    """The objective of a fit to rows."""
     train, device = config.train, state.average[0].device
     assert train.batch_size != "auto"  # resolve has decided it
-    rows = prepared.training_points(device), prepared.validation_points(device), train.batch_size, state.progress.step
+    rows = prepared.training_rows(device), prepared.validation_rows(device), train.batch_size, state.progress.step
     if train.objective in ("energy", "mle+energy"):
         both = train.objective == "mle+energy"
         return Energy(*rows, seed=config.seed, likelihood=both, weight=train.energy_weight)

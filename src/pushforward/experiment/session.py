@@ -1,4 +1,4 @@
-"""What every fit has around its training: room on the disk, signals, trackers, progress, and an end that is told."""
+"""What every kind of fit needs around its training: disk space, signals, trackers, progress, status, report."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from typing import Any
 from pushforward.common.errors import RunError
 from pushforward.config.schema import Config
 from pushforward.datasets.targets.names import PREFIX
-from pushforward.experiment.recording import Draw, Recording, Watch
+from pushforward.experiment.recording import Draw, Recorder, Watch
 from pushforward.experiment.signals import StopOnSignal
 from pushforward.reports.run import write_report
 from pushforward.runs.disk_space import ReservedSpace
@@ -19,42 +19,42 @@ from pushforward.tracking.progress import Progress
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.tracking.wandb.tracker import wandb_mode
 from pushforward.train.architecture import describe
-from pushforward.train.defaults import settings
+from pushforward.train.defaults import train_options
 from pushforward.train.device import threads_for
 from pushforward.train.objectives.base import Objective
 from pushforward.train.trainer import DivergedError, State, minimize
 
-# Room for the report, the samples and the pictures, where the disk fills up during the fit.
+# Reserved for the report, the samples and the pictures, in case the disk fills up during the fit.
 _REPORT_BYTES = 4_000_000
 
 
 class Session:
-    """A fit in its run folder, from its first message to its last.
+    """Trains in a run folder, with signals, trackers and progress.
 
-    As a context manager it finishes the record whatever happens in the block, and writes the report; an exception is
-    recorded and goes on.
+    As a context manager, it always sets the status of the run and writes the report at the end of the block; exceptions
+    propagate.
 
     Args:
         run: The run folder.
-        config: The configuration, every choice made.
-        state: What is trained.
-        process: The process that talks to Weights & Biases.
+        config: The resolved configuration.
+        state: The state to train.
+        process: The process of the Weights & Biases client.
         name: Name of the data or the target.
-        flow: What is built, where it is not the flow that is asked for.
-        size: What is fitted, in a few words.
-        facts: What dashboards filter and group by besides the number of parameters.
-        rows_scored: Rows whose scores are kept, for the room on the disk.
-        offset: What turns the loss of the objective into one in data units, in nats.
+        flow: Name of the model, if it is not ``flow.name``.
+        size: Size of the problem, for the first message.
+        facts: Values that dashboards filter and group by; the number of parameters is added.
+        rows_scored: Rows whose log-densities are stored, to reserve disk space.
+        offset: Added to an NLL in standardised units to get data units, in nats.
         draw: Draws a picture of the fit in progress.
-        quiet: Show warnings and messages only.
+        quiet: Show no progress bar, only warnings and messages.
         resumed: Whether the state comes from a checkpoint.
-        watch: Told how validation goes; what it answers ends the fit early.
-        job_type: What Weights & Biases calls this process.
-        signum: A signal that has asked the fit to end before this began.
+        watch: Called after every validation; a reason that it returns ends the fit.
+        job_type: Job type of the Weights & Biases run.
+        signum: A signal that arrived before the session began.
 
     Attributes:
-        parameters: Numbers of what is trained.
-        exit_code: What the record will say of how it ended.
+        parameters: Number of trainable parameters.
+        exit_code: The exit code that the trackers receive at the end.
     """
 
     def __init__(
@@ -80,13 +80,15 @@ class Session:
         self.run, self.config, self.state, self.name = run, config, state, name
         self.flow = flow or config.flow.name
         self.exit_code = 1
-        told = settings(config.train)
+        options = train_options(config.train)
         self.parameters = sum(p.numel() for p in state.flow.parameters())
         self._reserve = ReservedSpace(run.path / ".reserve", 4 * self.parameters + 16 * rows_scored + _REPORT_BYTES)
         try:
             kind = flow or describe(config.flow)
             title = f"{name}: {size}; {kind}, {self.parameters:,} parameters; {_budget(config)}; run {run.path}"
-            self.progress = Progress(steps=told.steps, seconds=told.seconds, title=title, log=run.log, quiet=quiet)
+            self.progress = Progress(
+                steps=options.steps, seconds=options.seconds, title=title, log=run.log, quiet=quiet
+            )
             self.tracking = Tracking.open(
                 run,
                 config,
@@ -101,65 +103,65 @@ class Session:
         except BaseException:
             self._reserve.release()
             raise
-        self.recording = Recording(run, self.tracking, self.progress, state, watch, offset=offset, draw=draw)
+        self.recorder = Recorder(run, self.tracking, self.progress, state, watch, offset=offset, draw=draw)
         self._signals = StopOnSignal()
         self._signals.signum = signum
         self._resumed = resumed
 
     @property
     def signum(self) -> int | None:
-        """The signal that asks the fit to end, None if none did."""
+        """The signal that arrived, None without a signal."""
         return self._signals.signum
 
-    def stop(self) -> str:
-        """A reason to end the fit now, empty to go on."""
-        return {2: "sigint", 15: "sigterm"}.get(self.signum or 0, self.recording.unwanted)
+    def stop_reason(self) -> str:
+        """Why to stop the fit now; empty to continue."""
+        return {2: "sigint", 15: "sigterm"}.get(self.signum or 0, self.recorder.stop_reason)
 
-    def keep(self, write: Callable[[], object]) -> None:
-        """Write something that a full disk may refuse without ending the fit."""
-        self.recording.keep(write)
+    def write_safely(self, write: Callable[[], object]) -> None:
+        """Write something; if that fails, warn and let the fit continue."""
+        self.recorder.write_safely(write)
 
     def train(self, objective: Objective) -> State:
-        """Train until the budget is spent; then what was kept free for the end is given back.
+        """Train until the budget is spent, then release the reserved disk space.
 
         Raises:
-            DivergedError: Once that is recorded.
+            DivergedError: If the loss does not stay finite; the status of the run says so.
         """
         progress = self.state.progress
         if self._resumed:
             self.progress.update(progress.step, progress.seconds)
         if self._resumed and self.progress.fraction == 1.0:
-            spent = f"nothing is left of the budget ({_budget(self.config)})"
-            self.progress.message(f"{spent}; give a larger one to train on")
+            spent = f"the budget is already spent ({_budget(self.config)})"
+            self.progress.message(f"{spent}; give a larger one to continue training")
         try:
             with threads_for(self.config, self.state.flow.features):
                 self.state = minimize(
                     self.state,
                     objective,
-                    settings(self.config.train),
-                    log=self.recording.log,
-                    checkpoint=self.recording.checkpoint,
-                    stop=self.stop,
-                    warn=self.recording.warn,
+                    train_options(self.config.train),
+                    log=self.recorder.log,
+                    checkpoint=self.recorder.checkpoint,
+                    stop=self.stop_reason,
+                    warn=self.recorder.warn,
                 )
         except DivergedError as error:
             self.exit_code = 4
             self._reserve.release()
             text = f"{self.run.name}: {error}"
-            self.keep(lambda: self.run.set_status("diverged", **self._status))
-            self.keep(lambda: self.tracking.alert("fit diverged", text))
+            self.write_safely(lambda: self.run.set_status("diverged", **self._status))
+            self.write_safely(lambda: self.tracking.alert("fit diverged", text))
             raise
         self.progress.close()
         self._reserve.release()
         return self.state
 
-    def ended(self, facts: dict[str, Any]) -> None:
-        """Say that the run is whole; whatever happens after this does not unmake it.
+    def mark_finished(self, numbers: dict[str, Any]) -> None:
+        """Set the status of the run: model and results are written, later errors do not change it.
 
         Args:
-            facts: What the list of runs shows.
+            numbers: Numbers for the list of runs.
         """
-        self.run.set_status("stopped" if self.signum else "finished", **facts)
+        self.run.set_status("stopped" if self.signum else "finished", **numbers)
         self.exit_code = 128 + self.signum if self.signum else 0
 
     @property
@@ -176,15 +178,15 @@ class Session:
         self._signals.__exit__(kind, error, traceback)
         if isinstance(error, KeyboardInterrupt):
             self.exit_code = 130
-            self.keep(lambda: self.run.set_status("stopped", **self._status))
-        elif error is None and self.signum is not None:  # also one that came after the run was whole
+            self.write_safely(lambda: self.run.set_status("stopped", **self._status))
+        elif error is None and self.signum is not None:  # also if it came after mark_finished
             self.exit_code = 128 + self.signum
         elif error is not None:
             self.exit_code = self.exit_code or 1
-            _mark_failed(self.run, **self._status)  # before the page says how it is
+            _mark_failed(self.run, **self._status)  # before the report reads the status
         self._reserve.release()
-        self.keep(self.tracking.flush)
-        self.recording.attempt("no report", lambda: write_report(self.run))
+        self.write_safely(self.tracking.flush)
+        self.recorder.run_safely("no report", lambda: write_report(self.run))
         self.tracking.finish(self.exit_code)
         if self.tracking.location is not None:
             self.progress.message(f"W&B       {self.tracking.location}")
@@ -195,15 +197,15 @@ class Session:
 def new_run(
     config: Config, out: Path | None, *, name: str, flow: str, schema: dict[str, Any] | None = None, kind: str = ""
 ) -> Iterator[RunFolder]:
-    """A run folder for what the block does, which says so if that fails, and is free afterwards.
+    """Context manager with a new run folder; sets the status to failed on an error, and releases the lock.
 
     Args:
-        config: The configuration, every choice made.
-        out: Exactly this folder; None makes one below ``runs/``.
+        config: The resolved configuration.
+        out: The run folder; None makes one in ``runs/``.
         name: Name of the data or the target.
-        flow: What is fitted.
-        schema: The content of ``schema.json``; None for what leaves no model.
-        kind: What it is, where it is no fit: the end of the folder's name.
+        flow: Name of the model.
+        schema: The content of ``schema.json``; None for a run without a model.
+        kind: Kind of a run that is not a fit, for the end of the folder's name.
 
     Raises:
         RunError: If the folder cannot be made or written.
@@ -225,7 +227,7 @@ def new_run(
 
 @contextlib.contextmanager
 def resumed_run(run: RunFolder, config: Config, *, name: str, flow: str) -> Iterator[None]:
-    """A run that goes on in the block with this configuration, and says so if that fails; the caller has claimed it."""
+    """Context manager that resumes a run, and sets the status to failed on an error; the caller has claimed the run."""
     run.write_config(config)
     run.set_status("running")
     try:
@@ -236,18 +238,18 @@ def resumed_run(run: RunFolder, config: Config, *, name: str, flow: str) -> Iter
 
 
 def start_client(config: Config) -> WandbProcess:
-    """The process for Weights & Biases, which gets ready while the data are loaded."""
+    """Start the process of the Weights & Biases client, which imports it while the data are loaded."""
     return WandbProcess(start=wandb_mode(config.wandb.mode) != "off")
 
 
 def _mark_failed(run: RunFolder, dataset: str, flow: str) -> None:
-    """Say so in the run folder, unless it has said something more telling."""
+    """Set the status to failed, unless there is a more specific one."""
     try:
         if run.status != "running":
             return
         run.set_status("failed", dataset=dataset, flow=flow)
     except RunError:
-        return  # the folder cannot be written: that is what the first error says
+        return  # the folder cannot be written, as the first error says
 
 
 def _budget(config: Config) -> str:

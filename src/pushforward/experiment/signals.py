@@ -1,4 +1,4 @@
-"""Stopping a fit from outside: SIGINT and SIGTERM set a flag that the loop polls."""
+"""Stop a fit by a signal: SIGINT and SIGTERM set a flag that the training loop polls."""
 
 import contextlib
 import signal
@@ -8,11 +8,10 @@ from typing import Any
 
 
 class StopOnSignal:
-    """Between entering and leaving, SIGINT and SIGTERM ask the loop to stop instead of ending the process.
+    """Context manager in which SIGINT and SIGTERM set :attr:`signum` instead of ending the process.
 
-    The loop polls :attr:`signum` and has the time to write a checkpoint. A second SIGINT raises
-    ``KeyboardInterrupt`` at once, for the user who does not want to wait. Outside the main thread, where
-    Python allows no handlers, nothing is installed and the flag stays ``None``.
+    The loop polls :attr:`signum`, so that it can write a checkpoint. A second SIGINT raises ``KeyboardInterrupt``
+    at once. Outside the main thread, where Python allows no handlers, :attr:`signum` stays ``None``.
 
     Example:
         >>> with StopOnSignal() as stop:
@@ -28,7 +27,7 @@ class StopOnSignal:
     def __enter__(self) -> "StopOnSignal":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                # None is a handler that was not installed from Python: it could not be restored, so it stays.
+                # None is a handler that was not installed from Python and could not be restored.
                 if signal.getsignal(number) is not None:
                     self._previous[number] = signal.signal(number, self._handle)
         return self
@@ -46,7 +45,7 @@ class StopOnSignal:
 
     @property
     def exit_code(self) -> int | None:
-        """What a shell expects: 130 after SIGINT, 143 after SIGTERM; ``None`` without a signal."""
+        """The exit code that shells expect: 130 after SIGINT, 143 after SIGTERM; ``None`` without a signal."""
         return None if self.signum is None else 128 + self.signum
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

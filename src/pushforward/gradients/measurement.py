@@ -1,10 +1,10 @@
-r"""The laboratory of gradient estimators: mean, variance and cost of the gradient of the reverse KL, measured.
+r"""Measure gradient estimators of the reverse KL: mean, variance, signal-to-noise ratio and cost.
 
-One *replicate* is one gradient as a training step would take it: from ``n`` points of the flow. Many replicates at
-fixed parameters tell the mean gradient, its total variance (the trace of the covariance of a replicate), their ratio,
-and what a gradient costs; each with its standard error, by the jackknife over the replicates.
+One *replicate* is one gradient as a training step computes it, from ``n`` samples of the flow. Many replicates at
+fixed parameters give the mean gradient, its total variance (the trace of the covariance of a replicate), their
+signal-to-noise ratio, and the time of a gradient. Standard errors are by the jackknife over the replicates.
 
-Where flow and target are Gaussians of one feature the variances are known, and :func:`gaussian_variances` says them.
+If flow and target are Gaussians of one feature, the variances are known: see :func:`gaussian_variances`.
 """
 
 import copy
@@ -22,8 +22,8 @@ from pushforward.flows import Flow, Gaussian
 from pushforward.train.layer_metrics import named_layers
 from pushforward.train.objectives.gradient_estimators import LogDensity, alpha_divergence
 
-LABORATORY = ("score-function-bare", "score-function", "path-wise", "path", "path-two-pass")
-"""What is compared: the estimators of ``train.estimators``, and ``path`` once more by a second pass of the flow."""
+ESTIMATORS = ("score-function-bare", "score-function", "path-wise", "path", "path-two-pass")
+"""The estimators of ``train.objectives.gradient_estimators``, and ``path`` again by a second pass of the flow."""
 
 ALL = "all"
 """Name of the group of all parameters."""
@@ -32,10 +32,15 @@ _WARM_UPS = 3
 
 
 class Statistics(NamedTuple):
-    """What replicates of a gradient say of it; ``_se`` are standard errors.
+    """Estimates from replicates of a gradient; ``_se`` are standard errors.
 
-    ``norm`` is the Euclidean norm of the mean gradient, without the part that the variance adds to it; ``variance`` the
-    trace of the covariance of a replicate; ``snr`` the norm over the root of the variance.
+    Attributes:
+        norm: Euclidean norm of the mean gradient, corrected for the part that the variance adds to it.
+        norm_se: Its standard error.
+        variance: Trace of the covariance of a replicate.
+        variance_se: Its standard error.
+        snr: Signal-to-noise ratio: the norm over the square root of the variance.
+        snr_se: Its standard error.
     """
 
     norm: float
@@ -47,124 +52,129 @@ class Statistics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Behaviour:
-    """How one estimator did: statistics by group of parameters, and the milliseconds of each replicate."""
+class EstimatorResult:
+    """The result of one estimator.
+
+    Attributes:
+        groups: Statistics by group of parameters.
+        milliseconds: Time of each replicate.
+    """
 
     groups: dict[str, Statistics]
     milliseconds: list[float] = field(repr=False)
 
     @property
     def median_milliseconds(self) -> float:
-        """Median cost of a gradient."""
+        """Median time of a gradient."""
         return statistics.median(self.milliseconds)
 
     @property
     def quartiles_milliseconds(self) -> tuple[float, float]:
-        """Lower and upper quartile of the cost of a gradient."""
+        """Lower and upper quartile of the time of a gradient."""
         low, _, high = statistics.quantiles(self.milliseconds, n=4, method="inclusive")
         return low, high
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Estimators at the same parameters.
+    """The results of all estimators at the same parameters.
 
     Attributes:
-        loss: Mean of log q - log p over all points, in nats: the reverse KL up to the target's constant.
+        loss: Mean of log q - log p over all samples, in nats: the reverse KL up to the target's constant.
         loss_se: Its standard error.
-        estimators: Behaviour by name, in the order measured.
+        estimators: Results by name of the estimator, in the order measured.
     """
 
     loss: float
     loss_se: float
-    estimators: dict[str, Behaviour]
+    estimators: dict[str, EstimatorResult]
 
 
 def measure(
     flow: Flow,
     log_target: LogDensity,
     *,
-    points: int = 256,
+    samples: int = 256,
     replicates: int = 64,
-    estimators: Sequence[str] = LABORATORY,
+    estimators: Sequence[str] = ESTIMATORS,
     seed: int = 0,
 ) -> Measurement:
-    """Measure gradient estimators of the reverse KL at the parameters a flow has.
+    """Measure gradient estimators of the reverse KL at the current parameters of a flow.
 
-    The estimators take turns within each replicate, the one that begins changes, and all see the same noise; so neither
-    a busy machine nor luck favours one of them. The flow is copied, put in evaluation mode, and left as it is; frozen
-    parameters stay frozen, and belong to no group.
+    Within each replicate the estimators take turns, a different one begins each time, and all use the same random
+    numbers: neither a busy machine nor chance favours one of them. The flow itself is not changed: a copy in evaluation
+    mode is measured. Frozen parameters stay frozen and belong to no group.
 
     Args:
         flow: The flow, without context.
-        log_target: Unnormalised log-density of points ``(n, D)``.
-        points: Rows :math:`n` of one gradient.
+        log_target: Unnormalised log-density of samples ``(n, D)``.
+        samples: Samples :math:`n` of the flow in one gradient.
         replicates: Gradients by each estimator; the relative standard error of a variance is about
             ``sqrt(2 / replicates)`` at worst.
-        estimators: Which of ``LABORATORY``.
-        seed: Decides all noise; the global generators are left as they are.
+        estimators: A selection of ``ESTIMATORS``.
+        seed: Seed of all random numbers; the global generators are not changed.
 
     Raises:
-        ValueError: For too few points or replicates, an unknown estimator, or a flow with nothing to learn.
+        ValueError: For too few samples or replicates, an unknown estimator, or a flow without trainable parameters.
 
     Cost:
         ``replicates`` gradients by each estimator, and the memory of as many gradients.
     """
     if replicates < 3:
         raise ValueError(f"measure: expected at least 3 replicates; got {replicates}")
-    unknown = [name for name in estimators if name not in LABORATORY]
+    unknown = [name for name in estimators if name not in ESTIMATORS]
     if unknown or not estimators:
-        raise ValueError(f"measure: expected estimators among {', '.join(LABORATORY)}; got {', '.join(unknown) or '-'}")
+        raise ValueError(f"measure: expected estimators among {', '.join(ESTIMATORS)}; got {', '.join(unknown) or '-'}")
     flow = copy.deepcopy(flow).eval()
     groups = parameter_groups(flow)
     if not groups:
-        raise ValueError("measure: the flow has no parameters that learn")
+        raise ValueError("measure: the flow has no trainable parameters")
     parameters = [p for members in groups.values() for p in members]
     device = parameters[0].device
     on_cuda = device.type == "cuda"
-    wait: Callable[[], None] = torch.cuda.synchronize if on_cuda else lambda: None
-    # Not torch.manual_seed, which seeds all devices there may be and takes longer than a small gradient.
+    synchronize: Callable[[], None] = torch.cuda.synchronize if on_cuda else lambda: None
+    # Not torch.manual_seed: it seeds every device and takes longer than a small gradient.
     generator = torch.cuda.default_generators[device.index or 0] if on_cuda else torch.default_generator
-    sizes = sum(p.numel() for p in parameters)
-    found = {name: torch.empty(replicates, sizes, dtype=parameters[0].dtype, device=device) for name in estimators}
+    size = sum(p.numel() for p in parameters)
+    gradients = {name: torch.empty(replicates, size, dtype=parameters[0].dtype, device=device) for name in estimators}
     milliseconds: dict[str, list[float]] = {name: [] for name in estimators}
     losses = torch.empty(replicates, dtype=torch.float64)
     seeds = torch.randint(2**62, (replicates,), generator=torch.Generator().manual_seed(seed)).tolist()
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
         for replicate in range(-_WARM_UPS, replicates):
-            turn = replicate % len(estimators)
-            for name in (*estimators[turn:], *estimators[:turn]):
+            first = replicate % len(estimators)
+            for name in (*estimators[first:], *estimators[:first]):
                 generator.manual_seed(seeds[replicate])
-                wait()
+                synchronize()
                 began = time.perf_counter()
-                loss = _loss(flow, log_target, points, name)
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                wait()
+                loss = _loss(flow, log_target, samples, name)
+                grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+                synchronize()
                 if replicate < 0:
                     continue
                 milliseconds[name].append(1e3 * (time.perf_counter() - began))
-                parts = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-                torch.cat([part.reshape(-1) for part in parts], out=found[name][replicate])
+                parts = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)]
+                torch.cat([part.reshape(-1) for part in parts], out=gradients[name][replicate])
                 if name == estimators[0]:
                     losses[replicate] = loss.detach()
-    behaviours = {
-        name: Behaviour(_statistics_by_group(gradients, groups), milliseconds[name])
-        for name, gradients in found.items()
+    results = {
+        name: EstimatorResult(_statistics_by_group(replicated, groups), milliseconds[name])
+        for name, replicated in gradients.items()
     }
-    for group in groups:  # a triangle of one feature has nothing below its diagonal
-        if all(b.groups[group].norm == b.groups[group].variance == 0 for b in behaviours.values()):
-            for behaviour in behaviours.values():
-                del behaviour.groups[group]
-    return Measurement(float(losses.mean()), float(losses.std()) / math.sqrt(replicates), behaviours)
+    for group in groups:  # a triangular matrix of one feature has nothing below its diagonal
+        if all(r.groups[group].norm == r.groups[group].variance == 0 for r in results.values()):
+            for result in results.values():
+                del result.groups[group]
+    return Measurement(float(losses.mean()), float(losses.std()) / math.sqrt(replicates), results)
 
 
 def parameter_groups(flow: Flow) -> dict[str, list[nn.Parameter]]:
-    """The parameters that learn, by layer and data end first; those of a single layer, one by one.
+    """Group the trainable parameters by layer, from data to base; a single layer is split into its parameters.
 
-    Names are those of ``named_layers``; a parameter of a single layer is ``<layer>.<name>``.
+    Groups are named like the layers of ``named_layers``; parameters of a single layer are ``<layer>.<name>``.
     """
     layers = {
-        name: {place: p for place, p in layer.named_parameters() if p.requires_grad}
+        name: {key: p for key, p in layer.named_parameters() if p.requires_grad}
         for name, layer in named_layers(flow).items()
     }
     layers = {name: members for name, members in layers.items() if members}
@@ -175,17 +185,17 @@ def parameter_groups(flow: Flow) -> dict[str, list[nn.Parameter]]:
 
 
 def gradient_statistics(gradients: Tensor) -> Statistics:
-    r"""Mean, variance and signal-to-noise ratio of replicates of a gradient, with jackknife standard errors.
+    r"""Estimate mean, variance and signal-to-noise ratio of a gradient, with jackknife standard errors.
 
-    The squared norm of the mean is estimated without bias, :math:`|\bar g|^2 - v / R`, and counts as zero where that is
-    negative. A root's standard error is the distance to the root one standard error further up: where nothing is left
-    of the mean it is about the largest norm that the replicates do not rule out.
+    The squared norm of the mean is estimated without bias, :math:`|\bar g|^2 - v / R`, and set to zero if negative. The
+    standard error of a square root is the distance to the square root one standard error further up: if the estimate is
+    zero, it is about the largest norm that the replicates do not rule out.
 
     Args:
-        gradients: ``(R, P)``, R of 3 or more.
+        gradients: Replicates ``(R, P)``, R of 3 or more.
 
     Returns:
-        The statistics; not numbers where a gradient is not, and no ``snr`` without variance.
+        The statistics: NaN if a gradient is not finite; ``snr`` is NaN if the variance is zero.
     """
     g = gradients.double()
     replicates = len(g)
@@ -195,7 +205,7 @@ def gradient_statistics(gradients: Tensor) -> Statistics:
     square_of_mean = mean @ mean
     variance = squares.sum() / (replicates - 1)
     signal = square_of_mean - variance / replicates
-    # The same of all replicates but one, for each of them.
+    # The leave-one-out estimates of the jackknife, in closed form.
     others = replicates - 1
     variances = (squares.sum() - squares * replicates / others) / (others - 1)
     signals = square_of_mean - 2 * along / others + squares / others**2 - variances / others
@@ -207,7 +217,7 @@ def gradient_statistics(gradients: Tensor) -> Statistics:
 
 
 def location_and_scale(flow: Flow) -> tuple[float, float] | None:
-    """Location and scale of a flow that is a Gaussian of one feature, both learned; None where it is anything else."""
+    """Return location and scale of a flow that is a trainable Gaussian of one feature; None for any other flow."""
     base = flow.base
     if flow.features != 1 or not isinstance(base, Gaussian) or base.context or base.covariance == "low-rank":
         return None
@@ -222,10 +232,11 @@ def location_and_scale(flow: Flow) -> tuple[float, float] | None:
     return float(base.location.detach()), float(base.log_scale.detach().exp())
 
 
-def gaussian_variances(location: float, scale: float, points: int) -> dict[str, tuple[float, float]]:
-    r"""The variances of all estimators for :math:`q = N(m, s^2)` and the target :math:`\tilde p(x) = e^{-x^2 / 2}`.
+def gaussian_variances(location: float, scale: float, samples: int) -> dict[str, tuple[float, float]]:
+    r"""Return the exact variances of all estimators for a Gaussian flow and a standard Gaussian target.
 
-    With :math:`x = m + s \epsilon` and one point, the gradients by :math:`m` and :math:`\log s` are
+    The flow is :math:`q = N(m, s^2)` and the target :math:`\tilde p(x) = e^{-x^2 / 2}`. For one sample
+    :math:`x = m + s \epsilon` the gradients by :math:`m` and :math:`\log s` are
 
     - ``path-wise``: :math:`x` and :math:`x s \epsilon - 1`, of variances :math:`s^2` and :math:`m^2 s^2 + 2 s^4`;
     - ``path``: :math:`m + (s - 1/s) \epsilon` and that times :math:`s \epsilon`, of variances :math:`(s - 1/s)^2` and
@@ -237,12 +248,12 @@ def gaussian_variances(location: float, scale: float, points: int) -> dict[str, 
     Args:
         location: :math:`m`.
         scale: :math:`s`.
-        points: Rows of one gradient; of two or more, for the baseline.
+        samples: Samples in one gradient; ``score-function`` has a baseline from two samples on.
 
     Returns:
-        By estimator, the variances by :math:`m` and by :math:`\log s`.
+        For each estimator, the variance of the gradient by :math:`m` and of that by :math:`\log s`.
     """
-    m, s, n = location, scale, points
+    m, s, n = location, scale, samples
     # f = a + l eps + b eps^2
     a, l, b = 0.5 * m**2 - math.log(s) - 0.5 * math.log(2 * math.pi), m * s, 0.5 * (s**2 - 1)
     path_wise = (s**2, l**2 + 2 * s**4)
@@ -251,27 +262,34 @@ def gaussian_variances(location: float, scale: float, points: int) -> dict[str, 
         (a**2 + 3 * l**2 + 15 * b**2 + 6 * a * b) / s**2 - m**2,
         2 * a**2 + 10 * (l**2 + 2 * a * b) + 78 * b**2 - (2 * b) ** 2,
     )
-    known = {"path-wise": path_wise, "path": path, "path-two-pass": path, "score-function-bare": bare}
-    found = {name: (at_location / n, at_scale / n) for name, (at_location, at_scale) in known.items()}
+    one_sample = {"path-wise": path_wise, "path": path, "path-two-pass": path, "score-function-bare": bare}
+    variances = {name: (by_location / n, by_log_scale / n) for name, (by_location, by_log_scale) in one_sample.items()}
     if n > 1:
-        spread = l**2 + 2 * b**2  # of f
-        found["score-function"] = (
-            _variance_of_covariance((3 * l**2 + 10 * b**2) / s**2, m, spread / s**2, n),
-            _variance_of_covariance(10 * l**2 + 60 * b**2, 2 * b, 2 * spread, n),
+        f_variance = l**2 + 2 * b**2
+        variances["score-function"] = (
+            _variance_of_covariance((3 * l**2 + 10 * b**2) / s**2, m, f_variance / s**2, n),
+            _variance_of_covariance(10 * l**2 + 60 * b**2, 2 * b, 2 * f_variance, n),
         )
-    return found
+    return variances
 
 
 def _variance_of_covariance(fourth: float, covariance: float, product: float, n: int) -> float:
-    """Variance of the sample covariance of n pairs, from E[(x - Ex)²(y - Ey)²], Cov(x, y) and Var(x) Var(y)."""
+    """Variance of the sample covariance of n pairs.
+
+    Args:
+        fourth: E[(x - Ex)²(y - Ey)²].
+        covariance: Cov(x, y).
+        product: Var(x) Var(y).
+        n: Number of pairs.
+    """
     return (fourth - (covariance**2 * (n - 2) - product) / (n - 1)) / n
 
 
-def _loss(flow: Flow, log_target: LogDensity, points: int, name: str) -> Tensor:
-    if name == "path-two-pass":
-        x = flow.rsample(points)
+def _loss(flow: Flow, log_target: LogDensity, samples: int, estimator: str) -> Tensor:
+    if estimator == "path-two-pass":
+        x = flow.rsample(samples)
         return (flow.frozen_log_prob(x) - log_target(x)).mean()
-    return alpha_divergence(flow, log_target, points, name)[0]  # type: ignore[arg-type]
+    return alpha_divergence(flow, log_target, samples, estimator)[0]  # type: ignore[arg-type]
 
 
 def _statistics_by_group(gradients: Tensor, groups: dict[str, list[nn.Parameter]]) -> dict[str, Statistics]:
@@ -281,12 +299,12 @@ def _statistics_by_group(gradients: Tensor, groups: dict[str, list[nn.Parameter]
 
 
 def _jackknife(values: Tensor) -> float:
-    """Standard error of a statistic from its values without each of the replicates ``(R,)``."""
+    """Standard error of a statistic from its leave-one-out values ``(R,)``."""
     return float(((len(values) - 1) * (values - values.mean()).square().mean()).sqrt())
 
 
 def _root(square: float, se: float) -> tuple[float, float]:
-    """The root of an estimate, and its standard error."""
+    """Square root of an estimate (zero if negative), and its standard error."""
     if math.isnan(square):
         return math.nan, math.nan
     root = math.sqrt(max(square, 0.0))

@@ -1,4 +1,4 @@
-"""A study of gradient estimators: a flow learns a target, and on the way all estimators are measured."""
+"""The study of gradient estimators: train a flow on a target, and measure all estimators at checkpoints."""
 
 import contextlib
 import time
@@ -23,65 +23,64 @@ from pushforward.flows.kernels import native
 from pushforward.gradients.measurement import ALL, Measurement, gaussian_variances, location_and_scale, measure
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
-from pushforward.train.defaults import settings
+from pushforward.train.defaults import train_options
 from pushforward.train.device import choose_device, threads_for
 from pushforward.train.objectives.target import TargetObjective
 from pushforward.train.trainer import minimize, start
 
-_VALIDATION_POINTS = 2_000
-_AXES = {"base.location": 0, "base.log_scale": 1}
+_VALIDATION_SAMPLES = 2_000
+# Groups of parameters with known variances, and their places in the result of gaussian_variances.
+_KNOWN_GROUPS = {"base.location": 0, "base.log_scale": 1}
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study leaves.
+    """The result of a study.
 
     Attributes:
-        run: The folder, with ``gradients.json`` and ``gradients.png``.
+        run: The run folder, with ``gradients.json`` and ``gradients.png``.
         results: The content of ``gradients.json``: facts, and ``checkpoints`` with ``step``, ``loss`` (nats, up to the
-            target's constant), ``reverse_kl`` (where the constant is known), and by estimator the ``milliseconds`` of a
-            gradient and the statistics of each group of parameters.
+            target's constant), ``reverse_kl`` (None if the constant is unknown), and for each estimator the
+            ``milliseconds`` of a gradient and the statistics of each group of parameters.
     """
 
     run: RunFolder
     results: dict[str, Any]
 
     def table(self) -> list[list[str]]:
-        """One line an estimator and checkpoint, of all parameters together; the first is the head."""
+        """Return one row for each checkpoint and estimator, for all parameters together; the first row is the head."""
         rows = [["step", "estimator", "|mean|", "±", "variance", "±", "SNR", "±", "ms", "quartiles"]]
         for checkpoint in self.results["checkpoints"]:
-            for name, found in checkpoint["estimators"].items():
-                every, (low, high) = found["groups"][ALL], found["milliseconds_quartiles"]
-                numbers = [
-                    _digits(every[key]) for key in ("norm", "norm_se", "variance", "variance_se", "snr", "snr_se")
-                ]
-                cost = [f"{found['milliseconds']:.2f}", f"{low:.2f}-{high:.2f}"]
-                rows.append([f"{checkpoint['step']:,}", name, *numbers, *cost])
+            for name, result in checkpoint["estimators"].items():
+                statistics, (low, high) = result["groups"][ALL], result["milliseconds_quartiles"]
+                keys = ("norm", "norm_se", "variance", "variance_se", "snr", "snr_se")
+                cost = [f"{result['milliseconds']:.2f}", f"{low:.2f}-{high:.2f}"]
+                rows.append([f"{checkpoint['step']:,}", name, *(_number(statistics[key]) for key in keys), *cost])
         return rows
 
     def table_by_group(self) -> list[list[str]]:
-        """The variance of every group of parameters at the last checkpoint; empty where there is only one group."""
+        """Return the variance of each group of parameters at the last checkpoint; empty if there is only one group."""
         estimators = self.results["checkpoints"][-1]["estimators"]
         groups = [group for group in next(iter(estimators.values()))["groups"] if group != ALL]
         if len(groups) < 2:
             return []
-        cells = [[g, *(_digits(found["groups"][g]["variance"]) for found in estimators.values())] for g in groups]
-        return [["variance of", *estimators], *cells]
+        rows = [[g, *(_number(result["groups"][g]["variance"]) for result in estimators.values())] for g in groups]
+        return [["variance of", *estimators], *rows]
 
     def table_of_formulas(self) -> list[list[str]]:
-        """Measured variances beside known ones, in units of a single point's; empty where none are known."""
-        points, rows = self.results["points"], list[list[str]]()
+        """Return measured and exact variances, multiplied by the number of samples; empty if none are known exactly."""
+        samples, rows = self.results["points"], list[list[str]]()
         for checkpoint in self.results["checkpoints"]:
-            for group in _AXES:
-                for name, found in checkpoint["estimators"].items():
-                    row = found["groups"].get(group, {})
+            for group in _KNOWN_GROUPS:
+                for name, result in checkpoint["estimators"].items():
+                    row = result["groups"].get(group, {})
                     if "variance_known" not in row:
                         continue
-                    known, measured, se = (points * row[key] for key in ("variance_known", "variance", "variance_se"))
-                    apart = f"{(measured - known) / se:+.1f}" if known else "-"  # beside zero stands rounding
+                    known, measured, se = (samples * row[key] for key in ("variance_known", "variance", "variance_se"))
+                    apart = f"{(measured - known) / se:+.1f}" if known else "-"  # a measured zero is a rounding error
                     place = [f"{checkpoint['step']:,}", f"{checkpoint['scale']:.4f}", group.removeprefix("base.")]
-                    rows.append([*place, name, _digits(measured), _digits(se), _digits(known), apart])
-        head = ["step", "scale", "by", "estimator", f"{points:,} x variance", "±", "formula", "apart by (±)"]
+                    rows.append([*place, name, _number(measured), _number(se), _number(known), apart])
+        head = ["step", "scale", "by", "estimator", f"{samples:,} x variance", "±", "formula", "apart by (±)"]
         return [head, *rows] if rows else []
 
 
@@ -89,32 +88,33 @@ def study(
     config: Config,
     *,
     steps: int,
-    points: int | None = None,
+    samples: int | None = None,
     replicates: int = 64,
     checkpoints: int = 5,
     scale: float | None = None,
     out: Path | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> Study:
-    """Train a flow on the reverse KL of a target, measure the estimators on the way, and leave a folder.
+    """Train a flow on the reverse KL of a target, measure the estimators at checkpoints, and write a run folder.
 
-    The flow is that of a fit to the target. Measuring leaves the training as it is, random numbers included.
+    The flow is that of a fit to the target. Measuring does not change the training, random numbers included.
 
     Args:
-        config: What is fitted and how, its ``data.source`` being ``target:NAME``; ``train.gradient`` trains.
-        steps: Steps of the training; 0 to measure at the start only.
-        points: Rows of a gradient that is measured; those of a training step if not given.
+        config: Configuration of the fit; its ``data.source`` is ``target:NAME``, and ``train.gradient`` is the
+            estimator that trains.
+        steps: Training steps; 0 to measure only at the start.
+        samples: Samples of the flow in a measured gradient; None for those of a training step.
         replicates: Gradients by each estimator at each checkpoint.
-        checkpoints: How often is measured, denser at the start: at steps ``steps * (k / (checkpoints - 1))^2``.
-        scale: Standard deviations of the flow's base to begin with, around 0.
-        out: Exactly this folder; None makes one below ``runs/``.
-        tell: Told a line at each checkpoint.
+        checkpoints: Number of measurements, denser at the start: at steps ``steps * (k / (checkpoints - 1))^2``.
+        scale: Initial standard deviation of the flow's base, with mean 0; None to keep the usual initialisation.
+        out: The run folder; None makes one below ``runs/``.
+        notify: Called with a line of text at each checkpoint.
 
     Raises:
         DataError: If the target cannot be used.
-        ConfigError: If the objective is not the reverse KL, or the device is not there.
+        ConfigError: If the objective is not the reverse KL, or the device is not available.
         RunError: If the folder cannot be made or written.
-        DivergedError: If training does not stay finite.
+        DivergedError: If training diverges.
     """
     if not config.data.source.startswith(PREFIX):
         config = config.model_copy(
@@ -122,7 +122,7 @@ def study(
         )
     with start_client(config) as process:
         config, target, flow, objective = _prepared(config, steps, scale)
-        points = points or objective.points
+        samples = samples or objective.batch_size
         parameters = sum(p.numel() for p in flow.parameters() if p.requires_grad)
         facts = {
             "target": config.data.source,
@@ -131,7 +131,7 @@ def study(
             "parameters": parameters,
             "trained_by": objective.estimator,
             "steps": steps,
-            "points": points,
+            "points": samples,
             "replicates": replicates,
             "log_z": target.log_z,
             "device": str(flow.base.device),
@@ -145,116 +145,126 @@ def study(
                     dataset=config.data.source,
                     flow=config.flow.name,
                     facts={key: facts[key] for key in ("features", "parameters", "points", "replicates")},
-                    warn=lambda text: tell(f"warning: {text}"),
+                    warn=lambda text: notify(f"warning: {text}"),
                     job_type="gradients",
                     process=process,
                 )
                 with tracking:
-                    laboratory = _Laboratory(
-                        target, config, points, replicates, _steps_of(steps, checkpoints), tracking, tell
+                    measurements = _Measurements(
+                        target, config, samples, replicates, _checkpoint_steps(steps, checkpoints), tracking, notify
                     )
                     with threads_for(config, target.features):
                         facts["threads"] = torch.get_num_threads()
-                        _train(flow, objective, config, steps, laboratory, tracking, tell)
-                    results = json_safe({"run": str(run.path), **facts, "checkpoints": laboratory.rows})
+                        _train(flow, objective, config, steps, measurements, tracking, notify)
+                    results = json_safe({"run": str(run.path), **facts, "checkpoints": measurements.rows})
                     run.write_json("gradients.json", results)
                     picture = run.path / "gradients.png"
                     gradient_study(results, picture)
-                    caption = f"{points} points a gradient, {replicates} gradients by each estimator"
+                    caption = f"{samples} samples a gradient, {replicates} gradients by each estimator"
                     tracking.image("gradients/picture", picture, caption, steps)
                     tracking.summary({key: value for key, value in facts.items() if key != "target"})
                 if tracking.location is not None:
-                    tell(f"W&B       {tracking.location}")
+                    notify(f"W&B       {tracking.location}")
                 run.set_status("finished", steps=steps)
                 for folder in (run.checkpoints, run.model, run.samples, run.pictures):
                     with contextlib.suppress(OSError):
-                        folder.rmdir()  # those that a fit would have filled
+                        folder.rmdir()  # a fit would have filled them
                 return Study(run, results)
             except KeyboardInterrupt:
                 run.set_status("stopped")
                 raise
 
 
-class _Laboratory:
-    """Measures when training passes a checkpoint, and keeps and passes on what was found."""
+class _Measurements:
+    """Measures the estimators when training reaches a checkpoint; keeps and logs the results.
+
+    Args:
+        target: The target.
+        config: Configuration of the fit.
+        samples: Samples in a gradient.
+        replicates: Gradients by each estimator.
+        steps: Steps at which to measure, ascending.
+        tracking: Logs the metrics.
+        notify: Called with a line of text at each checkpoint.
+    """
 
     def __init__(
         self,
         target: Target,
         config: Config,
-        points: int,
+        samples: int,
         replicates: int,
-        due: Sequence[int],
+        steps: Sequence[int],
         tracking: Tracking,
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
-        self.target, self.config, self.points, self.replicates = target, config, points, replicates
-        self.due, self.tracking, self.tell = list(due), tracking, tell
+        self.target, self.config, self.samples, self.replicates = target, config, samples, replicates
+        self.remaining, self.tracking, self.notify = list(steps), tracking, notify
         self.rows: list[dict[str, Any]] = []
         self.began = time.perf_counter()
-        self._standard = isinstance(target, GaussianChain) and target.features == 1
+        self._is_standard_gaussian = isinstance(target, GaussianChain) and target.features == 1
 
-    def visit(self, flow: Flow, step: int) -> None:
-        """Measure if a checkpoint is due."""
-        if not self.due or step < self.due[0]:
+    def measure_if_due(self, flow: Flow, step: int) -> None:
+        """Measure if training has reached the next checkpoint."""
+        if not self.remaining or step < self.remaining[0]:
             return
-        self.due.pop(0)
+        self.remaining.pop(0)
         began = time.perf_counter()
         with native.disabled() if self.config.train.compile == "off" else contextlib.nullcontext():
-            found = measure(
+            measurement = measure(
                 flow,
                 self.target.log_prob,
-                points=self.points,
+                samples=self.samples,
                 replicates=self.replicates,
                 seed=self.config.seed + step,
             )
-        row = self._row(flow, step, found)
+        row = self._row(flow, step, measurement)
         self.rows.append(row)
         seconds = time.perf_counter() - self.began
         self.tracking.log(_metrics(row), step, seconds=seconds, kind="gradients")
-        value = ("loss", row["loss"]) if row["reverse_kl"] is None else ("reverse KL", row["reverse_kl"])
+        name, value = ("loss", row["loss"]) if row["reverse_kl"] is None else ("reverse KL", row["reverse_kl"])
         took = time.perf_counter() - began
-        self.tell(f"step {step:,}: {value[0]} {value[1]:.4f} ± {row['loss_se']:.4f} nats; measured in {took:.1f} s")
+        self.notify(f"step {step:,}: {name} {value:.4f} ± {row['loss_se']:.4f} nats; measured in {took:.1f} s")
 
-    def _row(self, flow: Flow, step: int, found: Measurement) -> dict[str, Any]:
-        known = location_and_scale(flow) if self._standard else None
+    def _row(self, flow: Flow, step: int, measurement: Measurement) -> dict[str, Any]:
+        gaussian = location_and_scale(flow) if self._is_standard_gaussian else None
         row: dict[str, Any] = {
             "step": step,
-            "loss": found.loss,
-            "loss_se": found.loss_se,
-            "reverse_kl": None if self.target.log_z is None else found.loss + self.target.log_z,
+            "loss": measurement.loss,
+            "loss_se": measurement.loss_se,
+            "reverse_kl": None if self.target.log_z is None else measurement.loss + self.target.log_z,
         }
-        if known is not None:
-            row["location"], row["scale"] = known
-        formulas = {} if known is None else gaussian_variances(*known, self.points)
+        if gaussian is not None:
+            row["location"], row["scale"] = gaussian
+        exact = {} if gaussian is None else gaussian_variances(*gaussian, self.samples)
         row["estimators"] = {
             name: {
-                "milliseconds": behaviour.median_milliseconds,
-                "milliseconds_quartiles": behaviour.quartiles_milliseconds,
+                "milliseconds": result.median_milliseconds,
+                "milliseconds_quartiles": result.quartiles_milliseconds,
                 "groups": {
-                    group: statistics._asdict() | _known(formulas.get(name), group)
-                    for group, statistics in behaviour.groups.items()
+                    group: statistics._asdict() | _known_variance(exact.get(name), group)
+                    for group, statistics in result.groups.items()
                 },
             }
-            for name, behaviour in found.estimators.items()
+            for name, result in measurement.estimators.items()
         }
         return row
 
 
 def _prepared(config: Config, steps: int, scale: float | None) -> tuple[Config, Target, Flow, TargetObjective]:
-    """The flow of a fit to the target, ready to be trained."""
+    """Return the resolved configuration, the target, the initialised flow of a fit to it, and the objective."""
     train = config.train.model_copy(update={"steps": max(1, steps), "seconds": "auto", "patience": 1.0})
     planned = plan_target(config.model_copy(update={"train": train}))
     config, target = planned.config, planned.target
     if config.train.objective != "reverse-kl":
-        raise ConfigError(f"train.objective: gradients are those of the reverse-kl; got {config.train.objective}")
-    assert config.train.batch_size != "auto"  # planning has decided it
+        raise ConfigError(f"train.objective: expected reverse-kl; got {config.train.objective}")
+    assert config.train.batch_size != "auto"  # plan_target resolves it
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
     flow = planned.flow.to(device)
     first_batch = check_plan(planned, gradients=True)
     with torch.no_grad():
-        flow.train()(first_batch)  # layers that set themselves from data do so here
+        flow.train()(first_batch)  # initialises layers that depend on data
         if scale is not None:
             zeros = torch.zeros(target.features, device=device)
             flow.base.initialize(zeros, scale**2 * torch.eye(target.features, device=device))
@@ -263,7 +273,7 @@ def _prepared(config: Config, steps: int, scale: float | None) -> tuple[Config, 
         target,
         config.train,
         batch_size,
-        validation_points=_VALIDATION_POINTS,
+        validation_samples=_VALIDATION_SAMPLES,
         device=device,
         seed=config.seed,
     )
@@ -275,53 +285,53 @@ def _train(
     objective: TargetObjective,
     config: Config,
     steps: int,
-    laboratory: _Laboratory,
+    measurements: _Measurements,
     tracking: Tracking,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> None:
     if steps == 0:
-        laboratory.visit(flow, 0)
+        measurements.measure_if_due(flow, 0)
         return
-    state = start(flow, settings(config.train))
+    state = start(flow, train_options(config.train))
 
     def stop() -> str:
-        # Asked before every step and once at the end, with the weights of that step.
-        laboratory.visit(flow, state.progress.step)
+        # Called before every step and once at the end, with the weights of that step.
+        measurements.measure_if_due(flow, state.progress.step)
         return ""
 
     minimize(
         state,
         objective,
-        settings(config.train),
+        train_options(config.train),
         log=lambda kind, step, seconds, metrics: tracking.log(
-            metrics, step, seconds=time.perf_counter() - laboratory.began, kind=kind
+            metrics, step, seconds=time.perf_counter() - measurements.began, kind=kind
         ),
         stop=stop,
-        warn=lambda text: tell(f"warning: {text}"),
+        warn=lambda text: notify(f"warning: {text}"),
     )
 
 
-def _steps_of(steps: int, checkpoints: int) -> list[int]:
-    """When to measure: much changes at the start, little at the end."""
+def _checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
+    """Return the steps at which to measure, denser at the start, where the flow changes most."""
     if checkpoints == 1 or steps == 0:
         return [0]
     return sorted({round(steps * (k / (checkpoints - 1)) ** 2) for k in range(checkpoints)})
 
 
-def _known(formula: tuple[float, float] | None, group: str) -> dict[str, float]:
-    if formula is None or group not in (ALL, *_AXES):
+def _known_variance(variances: tuple[float, float] | None, group: str) -> dict[str, float]:
+    if variances is None or group not in (ALL, *_KNOWN_GROUPS):
         return {}
-    return {"variance_known": sum(formula) if group == ALL else formula[_AXES[group]]}
+    return {"variance_known": sum(variances) if group == ALL else variances[_KNOWN_GROUPS[group]]}
 
 
 def _metrics(row: dict[str, Any]) -> dict[str, float]:
     metrics = {"gradients/loss": row["loss"]}
-    for name, found in row["estimators"].items():
-        metrics[f"gradients/{name}/milliseconds"] = found["milliseconds"]
-        for group, statistics in found["groups"].items():
+    for name, result in row["estimators"].items():
+        metrics[f"gradients/{name}/milliseconds"] = result["milliseconds"]
+        for group, statistics in result["groups"].items():
             metrics |= {f"gradients/{name}/{group}/{key}": statistics[key] for key in ("norm", "variance", "snr")}
     return metrics
 
 
-def _digits(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"

@@ -1,1 +1,1 @@
-"""Pages about runs: one HTML file each, which opens without a network."""
+"""HTML reports of runs: one self-contained file each."""

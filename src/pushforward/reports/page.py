@@ -1,7 +1,7 @@
-"""The skeleton of a page: one HTML file that needs nothing but itself, where text cannot become markup by accident.
+"""Elements of the reports, and the page around them: one self-contained HTML file.
 
-Everything is made with :func:`tag`. Plain text given to it is escaped, whatever is in it; only what is :class:`Html`
-already, because another call made it, stays as it is.
+Everything is built with :func:`tag`, which escapes plain text; only :class:`Html`, the result of other calls, is
+inserted as markup.
 """
 
 import base64
@@ -14,20 +14,20 @@ from pushforward.common.markup import Child, Html, join, tag
 from pushforward.reports.style import SCRIPT, STYLE
 
 _WIDE_PIXELS = 700
-"""Width from which a picture scrolls on a telephone: smaller its letters could not be read."""
+"""Pictures of at least this width scroll on phones: scaled down, their text would be too small."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """One number of the first glance.
+    """A number in the summary at the top of a page.
 
     Attributes:
-        label: What it is.
-        value: The number, as it is read.
-        unit: Its unit, empty where it has none.
-        detail: A sentence about it.
-        verdict: ``good``, ``fair``, ``bad`` or empty, the colour beside it.
-        word: The verdict in a word or two: colour alone tells some readers nothing.
+        label: Name of the number.
+        value: The formatted number.
+        unit: Unit, or empty.
+        detail: Explanation in a sentence.
+        verdict: ``good``, ``fair``, ``bad`` or empty; decides the colour.
+        word: The verdict in a word or two, as colour alone is not accessible.
     """
 
     label: str
@@ -39,11 +39,11 @@ class Card:
 
 
 def in_sections(header: Child, parts: Sequence[tuple[str, str, Child, Child]], footer: str) -> Html:
-    """The inside of a page: a header, links to its sections, the sections, a footer.
+    """Build the body of a page: header, links to the sections, sections, footer.
 
     Args:
-        header: What comes first.
-        parts: Anchor, heading, content and lead of each section; those without content are left out.
+        header: The header.
+        parts: Anchor, heading, content and introduction of each section; sections without content are left out.
         footer: One line at the end.
     """
     shown = [part for part in parts if part[2]]
@@ -58,12 +58,12 @@ def in_sections(header: Child, parts: Sequence[tuple[str, str, Child, Child]], f
 
 
 def document(title: str, body: Child, *, generator: str) -> str:
-    """A whole page: nothing is loaded, and the policy in its head lets nothing be loaded.
+    """Build a whole page, whose content security policy forbids loading anything.
 
     Args:
         title: Title of the window.
-        body: What is inside ``main``.
-        generator: What made the page; :func:`made_by` finds it again.
+        body: Content of ``main``.
+        generator: Name of the generator, which :func:`made_by` checks.
     """
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = (
@@ -78,7 +78,7 @@ def document(title: str, body: Child, *, generator: str) -> str:
             tag("meta", name="color-scheme", content="light dark"),
             tag("meta", name="generator", content=generator),
             tag("title", title),
-            # The style sheet and the script are our own text, and hold nothing of the run.
+            # Style sheet and script are constants without data of the run.
             tag("style", Html(STYLE)),
         ]
     )
@@ -90,7 +90,7 @@ def document(title: str, body: Child, *, generator: str) -> str:
 
 
 def made_by(path: Path, generator: str) -> bool:
-    """Tell whether a file is a page of that generator."""
+    """Return whether a file is a page of that generator."""
     try:
         with open(path, "rb") as file:
             start = file.read(2_000)
@@ -100,7 +100,7 @@ def made_by(path: Path, generator: str) -> bool:
 
 
 def section(heading: str, *children: Child, anchor: str, lead: Child = None) -> Html:
-    """A section of the page under a heading of the second level; ``lead`` is the sentence below it."""
+    """Build a section with a second-level heading; ``lead`` is its introduction."""
     first = tag("p", lead, class_="lead") if lead else None
     return tag(
         "section",
@@ -113,16 +113,16 @@ def section(heading: str, *children: Child, anchor: str, lead: Child = None) -> 
 
 
 def contents(entries: Sequence[tuple[str, str]]) -> Html:
-    """Links to the sections: anchors and headings."""
+    """Build links to the sections from their anchors and headings."""
     links = (tag("li", tag("a", heading, href=f"#{anchor}")) for anchor, heading in entries)
     return tag("nav", tag("ul", *links), aria_label="Sections")
 
 
 def cards(items: Sequence[Card]) -> Html:
-    """The first glance: numbers in a row, each with its verdict."""
-    # A last row with a single card looks like an accident.
-    look = "cards by-three" if len(items) in (3, 5, 6, 9) else "cards"
-    return tag("div", *(_card(item) for item in items), class_=look)
+    """Build a row of cards."""
+    # Three columns avoid a last row with a single card.
+    class_ = "cards by-three" if len(items) in (3, 5, 6, 9) else "cards"
+    return tag("div", *(_card(item) for item in items), class_=class_)
 
 
 def table(
@@ -135,20 +135,20 @@ def table(
     group_rows: Sequence[int] = (),
     hide_caption: bool = False,
 ) -> Html:
-    """A table that scrolls by itself where it is too wide; the first cell of each row is its heading.
+    """Build a table that scrolls sideways if it is too wide; the first cell of each row is its header.
 
     Args:
-        caption: What it shows.
-        head: Headings of the columns.
-        rows: Cells, as many in each row as there are headings.
-        text_columns: Places of the columns that hold text; the others hold numbers, and stand right.
-        strong_row: Place of a row to bring out.
-        group_rows: Places of rows that only say what those below them are.
-        hide_caption: Keep the caption for those who hear the page, where a heading says the same.
+        caption: Caption.
+        head: Headers of the columns.
+        rows: Cells, as many in each row as there are headers.
+        text_columns: Indices of the columns with text; the others hold numbers, aligned right.
+        strong_row: Index of a row to emphasise.
+        group_rows: Indices of rows that are headings of the rows below.
+        hide_caption: Keep the caption for screen readers only, where a heading says the same.
     """
 
-    def kind(place: int) -> str | None:
-        return None if place in text_columns else "number"
+    def kind(column: int) -> str | None:
+        return None if column in text_columns else "number"
 
     top = tag("tr", *(tag("th", text, scope="col", class_=kind(i)) for i, text in enumerate(head)))
     body = [
@@ -170,25 +170,25 @@ def table(
 
 
 def scrolling(content: Html, name: str) -> Html:
-    """Something that may be wider than the page, in a box of its own that can be scrolled with the keyboard too."""
+    """Wrap content that may be wider than the page in a box that scrolls, also with the keyboard."""
     return tag("div", content, class_="scroll", tabindex=0, role="region", aria_label=name)
 
 
 def figure(content: Child, caption: Child = None, *, title: str | None = None, class_: str = "card") -> Html:
-    """A figure with a heading of the third level above and a caption below."""
+    """Build a figure with a third-level heading and a caption."""
     top = tag("h3", title) if title else None
     return tag("figure", top, content, tag("figcaption", caption) if caption else None, class_=class_)
 
 
 def picture(path: Path, alt: str) -> Html:
-    """A PNG as part of the page, on a light ground in the dark too: that is what it was drawn for.
+    """Embed a PNG file in the page, always on a light background.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
     content = path.read_bytes()
-    # Known before it is decoded, the size keeps the page from jumping.
-    width, height = (int.from_bytes(content[place : place + 4], "big") for place in (16, 20))
+    # The size in the markup keeps the layout stable while the image loads.
+    width, height = (int.from_bytes(content[start : start + 4], "big") for start in (16, 20))
     data = base64.b64encode(content).decode()
     is_wide = width >= _WIDE_PIXELS
     image = tag(
@@ -199,54 +199,52 @@ def picture(path: Path, alt: str) -> Html:
         height=height,
         class_="wide" if is_wide else None,
     )
-    box = tag("div", image, class_="raster", tabindex=0, role="group", aria_label="Picture that scrolls sideways")
-    # Telephones show no bar, and the picture lies over any shadow.
-    return (
-        join([box, tag("p", "There is more to the right: scroll the picture.", class_="sideways")]) if is_wide else box
-    )
+    box = tag("div", image, class_="raster", tabindex=0, role="group", aria_label="Scrollable picture")
+    # Phones show no scroll bar, and the picture would cover a shadow.
+    return join([box, tag("p", "Scroll the picture to see the rest.", class_="sideways")]) if is_wide else box
 
 
 def facts(pairs: Iterable[tuple[str, Child]]) -> Html:
-    """Names and what they are, as a definition list."""
+    """Build a definition list of names and values."""
     return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in pairs))
 
 
 def details(summary: str, *children: Child, opened: bool = False) -> Html:
-    """Something to open."""
+    """Build content that can be unfolded."""
     return tag("details", tag("summary", summary), *children, open=opened)
 
 
 def command(text: str) -> Html:
-    """A line for the shell, or a few."""
+    """Build a block of shell commands."""
     return tag("pre", tag("code", text), tabindex=0)
 
 
 def note(text: Child, kind: str = "") -> Html:
-    """A sentence that is set apart; ``kind`` is ``good``, ``fair``, ``bad`` or empty."""
+    """Build a note; ``kind`` is ``good``, ``fair``, ``bad`` or empty."""
     return tag("p", text, class_=f"note {kind}".strip())
 
 
 def notes(texts: Sequence[Child], kind: str = "") -> Html | None:
-    """Sentences that are set apart together, each on a line of its own; None without any."""
+    """Build a note of several lines; None without any."""
     if len(texts) < 2:
         return note(texts[0], kind) if texts else None
     return tag("ul", *(tag("li", text) for text in texts), class_=f"note {kind}".strip())
 
 
 def listed(texts: Sequence[Child]) -> Html:
-    """Sentences as a list."""
+    """Build a bullet list."""
     return tag("ul", *(tag("li", text) for text in texts), class_="plain")
 
 
 def pill(text: str, kind: str = "") -> Html:
-    """A word in a rounded box, such as the status of a run."""
+    """Build a word in a rounded box, such as the status of a run."""
     return tag("span", text, class_=f"pill {kind}".strip())
 
 
 def _card(item: Card) -> Html:
     unit = tag("span", f" {item.unit}", class_="unit") if item.unit else None
     value, plus_minus, error = item.value.partition(" ± ")
-    if plus_minus:  # which stay together where the line is too short for all of it
+    if plus_minus:  # the error and its unit stay together at a line break
         unit = tag("span", f"± {error}", unit, class_="error-of")
     return tag(
         "div",

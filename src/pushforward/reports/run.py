@@ -1,4 +1,4 @@
-"""The page of a run: everything a run folder says, as one HTML file that opens without a network."""
+"""The report of a run: the contents of its folder as one self-contained HTML file."""
 
 import shlex
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from pushforward.reports.sections.data import data
 from pushforward.reports.sections.likelihood import (
     UNSCORED,
     best_baseline,
-    bounded,
-    earlier_model,
+    earlier_model_note,
+    has_likelihood_bound,
     likelihood,
 )
-from pushforward.reports.sections.model import in_words, model
+from pushforward.reports.sections.model import model, model_sentence
 from pushforward.reports.sections.samples import pictures, samples_card
 from pushforward.reports.sections.target import target, target_cards
 from pushforward.reports.sections.training import loss_key, training
@@ -44,59 +44,59 @@ _STATUS = {
     "finished": ("good", ""),
     "running": (
         "fair",
-        "The fit is running: what is here is what it has written so far. Make the page again for more.",
+        "The fit is running. This page shows what it had written so far; update it with pushforward report RUN.",
     ),
-    "killed": ("bad", "The process of this fit is gone without having finished it."),
-    "stopped": ("fair", "The fit was stopped by a signal; the best weights until then were kept."),
-    "diverged": ("bad", "The fit diverged: the loss did not stay finite, and no density was kept."),
-    "failed": ("bad", "The fit failed; log.txt and the terminal say why."),
+    "killed": ("bad", "The process of this fit ended before the fit was finished."),
+    "stopped": ("fair", "The fit was stopped by a signal; the best weights so far were kept."),
+    "diverged": ("bad", "The fit diverged: the loss became infinite or NaN, and no density was saved."),
+    "failed": ("bad", "The fit failed; the error is in log.txt or on the terminal."),
     "unreadable": ("bad", "The state of this run cannot be read."),
 }
 
-# What says nothing of the model that is kept, where the evaluation is of an earlier one.
-_OF_THE_EVALUATION = ("pictures", "calibration", "rows")
+# Sections that show the evaluation, which may be of an earlier model than the saved one.
+_EVALUATION_SECTIONS = ("pictures", "calibration", "rows")
 
 
 def write_report(run: RunFolder, out: Path | None = None) -> Path:
-    """Write the page of a run, from its files alone.
+    """Write the report of a run from the files of its folder.
 
     Args:
         run: The run, in any state.
-        out: The file to write; ``report.html`` in the run folder if not given.
+        out: The file to write; by default ``report.html`` in the run folder.
 
     Returns:
-        Where the page is.
+        Path of the report.
 
     Raises:
-        RunUsageError: If something else is in the place of ``out``.
-        RunError: If it cannot be written.
+        RunUsageError: If ``out`` exists and is not a report, or the run is a gradient study.
+        RunError: If the file cannot be written.
     """
     if (run.path / "gradients.json").exists():
         raise RunUsageError(
-            f"{run.path}: is a study of gradients, and has no page; gradients.png and gradients.json hold what it found"
+            f"{run.path}: a gradient study has no report; its results are in gradients.png and gradients.json"
         )
     path = run.report if out is None else out
     return write_page(path, run_page(read_run(run)), GENERATOR, keep_others=out is not None)
 
 
 def write_page(path: Path, page: str, generator: str, *, keep_others: bool = True) -> Path:
-    """Write a page where there is none, or an earlier one of the same generator.
+    """Write a page, replacing only an earlier page of the same generator.
 
     Args:
         path: The file to write.
         page: The page as text.
-        generator: What made it.
-        keep_others: Whether any other file in its place stays.
+        generator: Name of the generator.
+        keep_others: Whether to refuse to replace any other file.
 
     Raises:
-        RunUsageError: If such a file is in its place.
-        RunError: If it cannot be written.
+        RunUsageError: If another file exists at the path.
+        RunError: If the file cannot be written.
     """
     try:
         if keep_others and path.exists() and not made_by(path, generator):
-            raise RunUsageError(f"{path}: is there already and is no page of {generator}; name another file with --out")
+            raise RunUsageError(f"{path}: exists and is no page of {generator}; choose another file with --out")
         with atomic_write(path) as partial:
-            # JSON may hold halves of characters, which no file can.
+            # Strings from JSON may contain lone surrogates.
             partial.write_bytes(page.encode("utf-8", "replace"))
     except OSError as error:
         raise RunError(f"{path}: cannot write: {reason(error)}") from None
@@ -104,9 +104,9 @@ def write_page(path: Path, page: str, generator: str, *, keep_others: bool = Tru
 
 
 def run_page(record: RunRecord) -> str:
-    """The page of a run as text."""
-    made: list[tuple[str, str, Callable[[RunRecord], Child], str]] = [
-        ("likelihood", "Likelihood", likelihood, "Mean negative log-likelihood (NLL); lower is better."),
+    """Build the report of a run as text."""
+    plan: list[tuple[str, str, Callable[[RunRecord], Child], str]] = [
+        ("likelihood", "Likelihood", likelihood, "Mean negative log-likelihood (NLL) per row; lower is better."),
         ("model", "Model", model, ""),
         ("training", "Training", training, ""),
         ("pictures", "Density and samples", pictures, ""),
@@ -116,16 +116,21 @@ def run_page(record: RunRecord) -> str:
         ("configuration", "Configuration", _configuration, ""),
         ("reproduce", "Reproduce", _reproduce, ""),
     ]
-    if record.is_target:  # there are no rows that could be scored or shown
-        made[0] = ("target", "Target", target, "An unnormalised density, and how well points of the flow stand for it.")
-        made = [part for part in made if part[0] not in ("calibration", "rows", "data")]
-    if not record.results:  # all there is to see of a fit that has not ended well, or not yet
-        made.sort(key=lambda part: part[0] != "training")
+    if record.is_target:  # there are no data
+        plan[0] = (
+            "target",
+            "Target",
+            target,
+            "Fit to an unnormalised density, judged by importance weights of samples.",
+        )
+        plan = [part for part in plan if part[0] not in ("calibration", "rows", "data")]
+    if not record.results:  # an unfinished fit has little else to show
+        plan.sort(key=lambda part: part[0] != "training")
     sections, entries = [], []
-    for anchor, heading, build, lead in made:
+    for anchor, heading, build, lead in plan:
         content = _guarded(build, record)
         if content is not None:
-            earlier = earlier_model(record) if anchor in _OF_THE_EVALUATION else None
+            earlier = earlier_model_note(record) if anchor in _EVALUATION_SECTIONS else None
             content = join([note(earlier, "fair"), content]) if earlier else content
             sections.append(section(heading, content, anchor=anchor, lead=lead))
             entries.append((anchor, heading))
@@ -136,8 +141,8 @@ def run_page(record: RunRecord) -> str:
 def _guarded(build: Callable[[RunRecord], Child], record: RunRecord) -> Child:
     try:
         return build(record)
-    except Exception as error:  # whatever a file holds, what the others say is as good as before
-        return note(f"Left out: a file of the run is damaged here ({type(error).__name__}: {error}).", "bad")
+    except Exception as error:  # a damaged file must not prevent the other sections
+        return note(f"Left out: a file of this section is damaged ({type(error).__name__}: {error}).", "bad")
 
 
 def _header(record: RunRecord) -> Html:
@@ -147,17 +152,17 @@ def _header(record: RunRecord) -> Html:
         tag("p", f"Run {record.run.name}", class_="eyebrow"),
         tag("div", tag("h1", _name(record)), pill(record.status, kind), class_="headline"),
         _guarded(_about, record),
-        tag("p", words, class_="about") if (words := _in_words(record)) else None,
+        tag("p", words, class_="about") if (words := _model_sentence(record)) else None,
         note(sentence, kind) if sentence else None,
         _guarded(_notes, record),
-        _guarded(_glance, record),
+        _guarded(_cards, record),
     )
 
 
 def _name(record: RunRecord) -> str:
     try:
         return f"{record.dataset} · {record.flow}".replace(" x ", " \u00d7 ")
-    except Exception:  # a name that is no name
+    except Exception:  # the recorded names may be damaged
         return "A run"
 
 
@@ -169,7 +174,7 @@ def _about(record: RunRecord) -> Html:
     width = len(record.columns)
     about = [
         f"{count(total)} rows" if total else "",
-        f"{count(number(record.results, 'features'))} coordinates" if record.is_target and record.results else "",
+        f"{count(number(record.results, 'features'))} features" if record.is_target and record.results else "",
         f"{width} column{'s' if width != 1 else ''}" if width else "",
         f"conditioned on {', '.join(record.context)}" if record.context else "",
         f"{count(number(record.results, 'parameters'))} parameters" if "parameters" in record.results else "",
@@ -178,39 +183,42 @@ def _about(record: RunRecord) -> Html:
     return tag("p", " · ".join(text for text in about if text), class_="about")
 
 
-def _in_words(record: RunRecord) -> str:
+def _model_sentence(record: RunRecord) -> str:
     try:
-        return in_words(record)
-    except Exception:  # the section below says what is damaged
+        return model_sentence(record)
+    except Exception:  # the section about the model reports the damage
         return ""
 
 
 def _notes(record: RunRecord) -> Html:
-    texts = [str(row.get("text") or row.get("title") or "") for row in record.metrics if row.get("kind") == "alert"]
-    said = [*dict.fromkeys(text for text in texts if text), *(text.removeprefix("warning: ") for text in record.told)]
-    return join(note(f"{text[0].upper()}{text[1:]}", "fair") for text in (*said, *record.problems))
+    alerts = [str(row.get("text") or row.get("title") or "") for row in record.metrics if row.get("kind") == "alert"]
+    texts = [
+        *dict.fromkeys(text for text in alerts if text),
+        *(text.removeprefix("warning: ") for text in record.warnings),
+    ]
+    return join(note(f"{text[0].upper()}{text[1:]}", "fair") for text in (*texts, *record.problems))
 
 
-def _glance(record: RunRecord) -> Html:
-    """How good, by how much, can it be trusted, how did training go: of the model that is kept alone."""
+def _cards(record: RunRecord) -> Html:
+    """Summarise likelihood, samples, calibration, inversion and training of the saved model."""
     if record.is_target:
         return cards([*target_cards(record), _training_card(record)])
-    found = [_nll_card(record), _kl_card(record), _training_card(record)]
+    shown = [_nll_card(record), _kl_card(record), _training_card(record)]
     if record.evaluated_step is None:
         evaluated = [samples_card(record), calibration_card(record), inversion_card(record)]
-        found = [found[0], _gain_card(record), found[1], *evaluated, found[2]]
-    return cards([card for card in found if card is not None])
+        shown = [shown[0], _gain_card(record), shown[1], *evaluated, shown[2]]
+    return cards([card for card in shown if card is not None])
 
 
 def _nll_card(record: RunRecord) -> Card:
     nll, se = (number(record.results, key) for key in ("test_nll", "test_nll_se"))
     if nll is not None:
-        scale = number(record.results, "test_nll_standardized")
+        standardized = number(record.results, "test_nll_standardized")
         tested = number(record.evaluation, "test", "rows") or number(record.results, "test_rows_scored")
         tested = tested or number(record.schema, "rows", "test")
-        detail = [f"{significant(scale)} in standardised units"] if scale is not None else []
+        detail = [f"{significant(standardized)} in standardised units"] if standardized is not None else []
         detail += [f"{count(tested)} test rows"] if tested is not None else []
-        name = "Test NLL, at most" if bounded(record) else "Test NLL"
+        name = "Test negative log-likelihood" + (", upper bound" if has_likelihood_bound(record) else "")
         return Card(name, measured(nll, se), "nats", "; ".join(detail))
     _, values = record.curve("val/nll")
     if len(values):
@@ -218,8 +226,8 @@ def _nll_card(record: RunRecord) -> Card:
         best = int(values.argmin())
         error = float(errors[best]) if len(errors) == len(values) else None
         why = "there are no test rows" if record.results else UNSCORED.get(record.status, "no test row was scored")
-        return Card("Best validation NLL", measured(float(values[best]), error), "nats", why)
-    return Card("Test NLL", NOTHING, "", "nothing has been scored yet")
+        return Card("Best validation negative log-likelihood", measured(float(values[best]), error), "nats", why)
+    return Card("Test negative log-likelihood", NOTHING, "", "nothing has been scored yet")
 
 
 def _gain_card(record: RunRecord) -> Card | None:
@@ -246,7 +254,8 @@ def _kl_card(record: RunRecord) -> Card | None:
     kl, se = (number(record.results, key) for key in ("kl_to_truth", "kl_to_truth_se"))
     if kl is None:
         return None
-    return Card("KL to the truth", measured(kl, se), "nats", "KL(truth ‖ flow) on the test rows; 0 is perfect")
+    detail = "KL(true distribution ‖ flow), estimated on the test rows; 0 is perfect"
+    return Card("KL divergence", measured(kl, se), "nats", detail)
 
 
 def _training_card(record: RunRecord) -> Card:
@@ -254,9 +263,10 @@ def _training_card(record: RunRecord) -> Card:
     seconds = number(record.results, "seconds")
     steps, seconds = record.step if steps is None else steps, record.seconds if seconds is None else seconds
     budget = number(record.config, "train.seconds")
-    reason = str(record.results.get("stop_reason") or "")
-    if reason:
-        detail = stop_reason_in_words(reason) + (f" ({duration(budget)})" if reason == "budget" and budget else "")
+    stop_reason = str(record.results.get("stop_reason") or "")
+    if stop_reason:
+        detail = stop_reason_in_words(stop_reason)
+        detail += f" ({duration(budget)})" if stop_reason == "budget" and budget else ""
     else:
         detail = f"of a budget of {duration(budget)}" if budget else record.status
     at, values = record.curve(loss_key(record, "val"))
@@ -269,8 +279,8 @@ def _training_card(record: RunRecord) -> Card:
 def _configuration(record: RunRecord) -> Child:
     if not record.config:
         return tag("p", "config.yaml cannot be read.", class_="missing")
-    told = [(key, in_plain_words(value)) for key, value in record.config.items()]
-    return join([details(f"All {len(told)} keys, every choice resolved", facts(told))])
+    entries = [(key, config_text(value)) for key, value in record.config.items()]
+    return join([details(f"All {len(entries)} options, with every auto resolved", facts(entries))])
 
 
 def _reproduce(record: RunRecord) -> Child:
@@ -278,42 +288,42 @@ def _reproduce(record: RunRecord) -> Child:
     steps = record.results.get("steps")
     exact = (f"train.steps={steps}", "train.seconds=auto") if steps else ()
     parts: list[Child] = [
-        tag("p", "From the folder that holds the run, with the configuration that was resolved:"),
+        tag("p", "Run in the parent folder of the run, with the resolved configuration:"),
         command(shlex.join(["pushforward", "fit", "-c", f"{name}/config.yaml", "--out", f"{name}-again"])),
     ]
     if exact:
         parts += [
-            tag("p", "A budget in seconds ends at another step on another machine. The same number of steps:"),
+            tag("p", "A time budget ends at a different step on another machine. For the same number of steps:"),
             command(shlex.join(["pushforward", "fit", "-c", f"{name}/config.yaml", *exact, "--out", f"{name}-again"])),
         ]
     argv = environment.get("argv")
     if isinstance(argv, list):
-        parts += [tag("p", "The command that was given:"), command(shlex.join(str(word) for word in argv))]
-    flow_of_rows = not record.is_target and not bounded(record)
-    evaluated = [shlex.join(["pushforward", "evaluate", name])] if flow_of_rows else []
+        parts += [tag("p", "The original command:"), command(shlex.join(str(word) for word in argv))]
+    can_be_evaluated = not record.is_target and not has_likelihood_bound(record)
+    evaluate = [shlex.join(["pushforward", "evaluate", name])] if can_be_evaluated else []
     given = [word for column in items(record.schema, "context") for word in ("--given", _example(column))]
     if (record.run.model / "config.json").exists():
         parts += [
-            tag("p", "What can be done with it:"),
+            tag("p", "Use the density:"),
             command(
                 "\n".join(
                     (
                         shlex.join(["pushforward", "sample", name, "-n", "1000", *given, "--out", "new.csv"]),
                         shlex.join(["pushforward", "score", name, "rows.csv", "--out", "log_prob.csv"]),
-                        *evaluated,
+                        *evaluate,
                     )
                 )
             ),
         ]
     versions = group(environment, "versions")
-    told = [(key, str(environment[key])) for key in ("seed", "device", "platform", "cpus", "git_commit") if
+    entries = [(key, str(environment[key])) for key in ("seed", "device", "platform", "cpus", "git_commit") if
             environment.get(key) is not None]  # fmt: skip
-    told += [(key, str(value)) for key, value in versions.items() if value is not None]
-    return join([*parts, details("Versions and machine", facts(told)) if told else None])
+    entries += [(key, str(value)) for key, value in versions.items() if value is not None]
+    return join([*parts, details("Versions and machine", facts(entries)) if entries else None])
 
 
 def _example(column: Facts) -> str:
-    """A column that is given, at a value it has."""
+    """Return ``name=value`` of a context column, with its smallest value."""
     value = number(column, "minimum")
     return f"{column.get('name')}={'VALUE' if value is None else f'{value:.15g}'}"
 
@@ -321,15 +331,14 @@ def _example(column: Facts) -> str:
 def _footer(record: RunRecord) -> Html:
     version = group(record.environment, "versions").get("pushforward", "")
     text = (
-        f"Written by pushforward {version} from the files of the run folder, which are the record: metrics.jsonl, "
-        "results.json, evaluation.json. Likelihoods are in nats and in the units of the data unless said otherwise; "
-        "± is one standard error."
+        f"Written by pushforward {version} from metrics.jsonl, results.json and evaluation.json in the run folder. "
+        "Likelihoods are in nats and in the units of the data unless stated otherwise; ± is one standard error."
     )
     return tag("footer", tag("p", text))
 
 
-def in_plain_words(value: object) -> str:
-    """A value of the configuration as a command would say it."""
+def config_text(value: object) -> str:
+    """Format a value of the configuration as on the command line."""
     if isinstance(value, list):
         return ", ".join(str(item) for item in value) or NOTHING
     return NOTHING if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""The look of the pages: a style sheet for light and dark, paper and telephone; a script that reads curves out."""
+"""Style sheet of the reports (light, dark, print, phones), and a script that shows values under the pointer."""
 
 STYLE = """
 :root {
@@ -100,7 +100,7 @@ figcaption { margin-top: .75rem; font-size: .86rem; color: var(--muted); max-wid
 .raster img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 .raster img.wide { min-width: 35rem; }
 .sideways { display: none; font-size: .8rem; color: var(--muted); margin-top: .35rem; }
-/* What scrolls has a shadow at the end that hides something. */
+/* A shadow marks each side where content is hidden. */
 .scroll {
   overflow-x: auto; max-width: 100%; overflow-wrap: break-word; container-type: inline-size;
   background:
@@ -198,7 +198,7 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--rule);
   figure { padding: .9rem .9rem .85rem; }
   table { font-size: .84rem; } th, td { padding-right: .6rem; } .number { padding-left: .8rem; padding-right: 0; }
   tbody th { min-width: 6.5rem; }
-  /* What a row is about stays while its numbers are looked through. */
+  /* The first column stays visible while a table is scrolled. */
   .scroll tr > :first-child { position: sticky; left: 0; z-index: 1; background: var(--card); }
   .sideways { display: block; }
 }
@@ -210,7 +210,7 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--rule);
 }
 """
 
-# Complete without it: it reads the curves out where the pointer is, from the points that are drawn.
+# Optional: shows the values of curves under the pointer, from the points of their polylines.
 SCRIPT = """
 for (const chart of document.querySelectorAll(".chart[data-x]")) {
   const [x0, x1] = chart.dataset.x.split(" ").map(Number), [y0, y1] = chart.dataset.y.split(" ").map(Number);
@@ -225,7 +225,7 @@ for (const chart of document.querySelectorAll(".chart[data-x]")) {
   const leave = () => { box?.remove(); cross?.remove(); box = cross = undefined; };
   svg.addEventListener("pointerleave", leave);
   svg.addEventListener("pointermove", event => {
-    const place = inner.getBoundingClientRect(), at = (event.clientX - place.left) / place.width * 1000;
+    const area = inner.getBoundingClientRect(), at = (event.clientX - area.left) / area.width * 1000;
     if (at < 0 || at > 1000) { leave(); return; }
     if (!box) {
       box = chart.appendChild(document.createElement("div"));
@@ -247,12 +247,12 @@ for (const chart of document.querySelectorAll(".chart[data-x]")) {
     cross.setAttribute("x1", nearest.x / 10 + "%"); cross.setAttribute("x2", nearest.x / 10 + "%");
     cross.setAttribute("y1", 0); cross.setAttribute("y2", height);
     const head = document.createElement("b");
-    // The points have four digits, so this is what they know.
+    // Points are written with four digits.
     head.textContent = chart.dataset.xname + " " + show(+(x0 + (x1 - x0) * nearest.x / 1000).toPrecision(4));
     box.replaceChildren(head, ...rows.map(text => {
       const row = document.createElement("div"); row.textContent = text; return row;
     }));
-    const left = place.left - chart.getBoundingClientRect().left + nearest.x / 1000 * place.width;
+    const left = area.left - chart.getBoundingClientRect().left + nearest.x / 1000 * area.width;
     box.style.left = Math.max(0, nearest.x < 500 ? left + 12 : left - 12 - box.offsetWidth) + "px";
   });
 }

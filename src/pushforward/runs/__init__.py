@@ -1,4 +1,4 @@
-"""Run folders: made, opened, listed, read and compared from their files alone."""
+"""Run folders: create, open, list, read and compare them, from their files alone."""
 
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,5 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__ = lazy(
     "pushforward.runs",
-    {
-        "folder": "RunFolder",
-        "listing": "list_runs",
-    },
+    {"folder": "RunFolder", "listing": "list_runs"},
 )

@@ -1,6 +1,6 @@
-"""Runs against each other, row by row on the same test rows: differences are known far better than NLLs.
+"""Compare runs by paired differences of test NLL, whose standard errors are much smaller than those of the NLLs.
 
-Everything is read from the run folders' files. Runs are compared if and only if they were scored on the same rows.
+Everything is read from the files of the run folders. Only runs that were scored on the same rows can be compared.
 """
 
 import math
@@ -14,25 +14,26 @@ import numpy as np
 from pushforward.common.errors import RunUsageError
 from pushforward.common.files import json_safe
 from pushforward.common.numbers import NOTHING, count, duration, measured, significant, standard_errors
+from pushforward.evaluate.statistics import mean_and_se
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.record import Array, RunRecord, number, read_run
 
 NO_DIFFERENCE = "no difference"
-"""What stands where runs are exactly equal."""
+"""Shown for runs that are exactly equal."""
 
-# Where a run stands is no choice of whoever fitted it.
+# These keys do not change the fit.
 _NOT_COMPARED = ("wandb.name", "wandb.group", "wandb.tags", "wandb.mode", "wandb.project")
 
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:
-    """One of the runs.
+    """One run of a comparison.
 
     Attributes:
-        label: What it is called here: the folder's name, with more of the path where two share it.
-        record: The run.
-        rows: Numbers of the test rows in the data set ``(n,)``.
-        log_probs: Their log-densities ``(n,)``, in nats.
+        label: Name of the folder, with parent folders if two runs share it.
+        record: The content of the run folder.
+        rows: Indices of the test rows in the data set ``(n,)``.
+        log_probs: Log-densities of the test rows ``(n,)``, in nats.
     """
 
     label: str
@@ -43,21 +44,21 @@ class ComparedRun:
     @property
     def test_nll(self) -> float:
         """Mean negative log-likelihood of the test rows, in nats."""
-        return _mean_and_se(-self.log_probs)[0]
+        return mean_and_se(-self.log_probs, where="test_nll")[0]
 
     @property
     def test_nll_se(self) -> float:
-        """Its standard error."""
-        return _mean_and_se(-self.log_probs)[1]
+        """Standard error of the test NLL."""
+        return mean_and_se(-self.log_probs, where="test_nll")[1]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much the NLL of one run is above that of another, on the same rows.
+    """NLL of a first run minus NLL of a second one, on the same rows.
 
     Attributes:
-        nats: Mean difference; positive where the first is worse.
-        se: Its paired standard error.
+        nats: Mean difference; positive if the first run is worse.
+        se: Paired standard error of the difference.
     """
 
     nats: float
@@ -65,19 +66,19 @@ class Difference:
 
     @property
     def standard_errors(self) -> float | None:
-        """How many standard errors it is from zero."""
+        """The difference in standard errors; None if unknown."""
         return standard_errors(self.nats, self.se)
 
     @property
-    def clear(self) -> bool:
-        """Whether it is two standard errors from zero or more."""
+    def is_clear(self) -> bool:
+        """Whether the difference is at least two standard errors from zero."""
         if self.se == 0:  # the same on every row
             return self.nats != 0
         return abs(self.standard_errors or 0.0) >= 2
 
     @property
-    def none(self) -> bool:
-        """Whether there is no difference at all, as between two runs that both kept the Gaussian."""
+    def is_zero(self) -> bool:
+        """Whether the runs are equal, for instance if both kept the Gaussian."""
         return self.nats == 0
 
 
@@ -86,69 +87,68 @@ class Comparison:
     """Runs that were scored on the same rows.
 
     Attributes:
-        contenders: The runs, in the order they were given.
-        best: Place of the one with the lowest test NLL, the first of them where several are equal.
+        runs: The runs, in the order they were given.
+        best: Index of the run with the lowest test NLL, the first one of equal runs.
         differing: Configuration keys whose values differ, with the value of each run.
     """
 
-    contenders: Sequence[ComparedRun]
+    runs: Sequence[ComparedRun]
     best: int
     differing: dict[str, list[Any]]
 
     def difference(self, first: int, second: int) -> Difference:
         """NLL of the first run minus that of the second, row by row."""
-        p, q = self.contenders[second].log_probs, self.contenders[first].log_probs
-        with np.errstate(invalid="ignore"):  # zero density under both: the difference of that row is undefined
-            return Difference(*_mean_and_se(p - q))
+        p, q = self.runs[second].log_probs, self.runs[first].log_probs
+        with np.errstate(invalid="ignore"):  # a row with density zero under both: inf - inf
+            return Difference(*mean_and_se(p - q, where="difference"))
 
     @property
     def leaders(self) -> list[int]:
-        """Places of the best run and of those without any difference from it."""
-        places = range(len(self.contenders))
-        return [i for i in places if i == self.best or self.difference(i, self.best).none]
+        """Indices of the best run and of the runs equal to it."""
+        return [i for i in range(len(self.runs)) if i == self.best or self.difference(i, self.best).is_zero]
 
     @property
     def winner(self) -> int | None:
-        """Place of the run that alone has the lowest test NLL; None among equals, and where no NLL is finite."""
-        alone = len(self.leaders) == 1 and math.isfinite(self.contenders[self.best].test_nll)
+        """Index of the only run with the lowest test NLL; None if several are equal, or no NLL is finite."""
+        alone = len(self.leaders) == 1 and math.isfinite(self.runs[self.best].test_nll)
         return self.best if alone else None
 
     def verdict(self) -> str:
-        """The outcome in a sentence."""
+        """Return the outcome as a sentence."""
         leaders = self.leaders
-        best, names = self.contenders[self.best], [self.contenders[i].label for i in leaders]
+        best, names = self.runs[self.best], [self.runs[i].label for i in leaders]
         if not math.isfinite(best.test_nll):
             return "No run has a finite test NLL"
-        others = [i for i in range(len(self.contenders)) if i not in leaders]
+        others = [i for i in range(len(self.runs)) if i not in leaders]
         equal = f"There is no difference between {', '.join(names[:-1])} and {names[-1]}" if len(leaders) > 1 else ""
         if not others:
             return equal
-        nearest = min(others, key=lambda i: _rank(self.contenders[i].test_nll))
-        second, gap = self.contenders[nearest], self.difference(nearest, self.best)
-        known = f"{measured(gap.nats, gap.se)} nats"
+        nearest = min(others, key=lambda i: _rank(self.runs[i].test_nll))
+        second, gap = self.runs[nearest], self.difference(nearest, self.best)
+        margin = f"{measured(gap.nats, gap.se)} nats"
         if gap.standard_errors is not None:
-            known += f" ({gap.standard_errors:.1f} standard errors)"
+            margin += f" ({gap.standard_errors:.1f} standard errors)"
         elif gap.se == 0:
-            known += ", the same on every row"
+            margin += ", the same on every row"
         elif equal:
-            return f"{equal}; they have the lowest test NLL, and what the others are behind has no standard error"
+            return f"{equal}; they have the lowest test NLL; the difference from the others has no standard error"
         else:
             return f"{best.label} has the lowest test NLL; the difference has no standard error"
         if equal:
-            return f"{equal}; {second.label} is {'' if gap.clear else 'not clearly '}behind by {known}"
-        if gap.clear:
-            return f"{best.label} is best, ahead of {second.label} by {known}"
-        return f"No clear winner: {best.label} is ahead of {second.label} by {known}"
+            return f"{equal}; {second.label} is {'' if gap.is_clear else 'not clearly '}behind by {margin}"
+        if gap.is_clear:
+            return f"{best.label} is best, ahead of {second.label} by {margin}"
+        return f"No clear winner: {best.label} is ahead of {second.label} by {margin}"
 
     def table(self) -> list[list[str]]:
-        """The runs as rows of text, the head first."""
-        head = ["run", "data set", "flow", "parameters", "steps", "time", "val NLL", "test NLL", "above the best"]
+        """Return the table of the runs as rows of text, the header first."""
+        header = ["run", "data set", "flow", "parameters", "steps", "time", "val NLL", "test NLL", "above the best"]
         body = []
         leaders, winner = self.leaders, self.winner
-        for place, one in enumerate(self.contenders):
-            results, gap = one.record.results, self.difference(place, self.best)
-            if place in leaders:
-                behind = "best" if place == winner else NO_DIFFERENCE if len(leaders) > 1 else NOTHING
+        for index, one in enumerate(self.runs):
+            results, gap = one.record.results, self.difference(index, self.best)
+            if index in leaders:
+                behind = "best" if index == winner else NO_DIFFERENCE if len(leaders) > 1 else NOTHING
             else:
                 behind = measured(gap.nats, gap.se, signed=True)
                 behind += f" ({gap.standard_errors:.1f} se)" if gap.standard_errors is not None else ""
@@ -165,13 +165,13 @@ class Comparison:
                     behind,
                 ]
             )
-        return [head, *body]
+        return [header, *body]
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers, safe for JSON; differences are those to the best run, which is null where it is not alone."""
+        """Return the numbers as JSON values; differences are from the best run, ``best`` is null among equal runs."""
         runs = []
-        for place, one in enumerate(self.contenders):
-            gap = self.difference(place, self.best)
+        for index, one in enumerate(self.runs):
+            gap = self.difference(index, self.best)
             results = one.record.results
             runs.append(
                 {
@@ -188,8 +188,8 @@ class Comparison:
                 }
             )
         out = {
-            "best": None if self.winner is None else self.contenders[self.winner].label,
-            "test_rows": len(self.contenders[0].rows),
+            "best": None if self.winner is None else self.runs[self.winner].label,
+            "test_rows": len(self.runs[0].rows),
             "verdict": self.verdict(),
             "runs": runs,
             "differing": self.differing,
@@ -204,7 +204,7 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
         runs: Two runs or more.
 
     Raises:
-        RunUsageError: For fewer than two runs, the same run twice, a run without scores, or different test rows.
+        RunUsageError: For fewer than two runs, the same run twice, a run without test scores, or different test rows.
     """
     if len(runs) < 2:
         raise RunUsageError(f"expected two runs or more; got {len(runs)}")
@@ -223,30 +223,30 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
                 f"{first.run.path} and {other.run.path} were scored on different test rows: "
                 f"{_what_differs(first, other)}"
             )
-    contenders = [
+    compared = [
         ComparedRun(label, record, *_scores(record)) for label, record in zip(labels(runs), records, strict=True)
     ]
-    for one in contenders[1:]:
-        if not np.array_equal(one.rows, contenders[0].rows):
+    for one in compared[1:]:
+        if not np.array_equal(one.rows, compared[0].rows):
             raise RunUsageError(
                 f"{one.record.run.path}: test_scores.parquet lists other rows than that of "
                 f"{first.run.path}; score it again with pushforward evaluate"
             )
-    best = min(range(len(contenders)), key=lambda place: _rank(contenders[place].test_nll))
-    return Comparison(contenders, best, _differing(records))
+    best = min(range(len(compared)), key=lambda index: _rank(compared[index].test_nll))
+    return Comparison(compared, best, _differing(records))
 
 
 def labels(runs: Sequence[RunFolder]) -> list[str]:
-    """Short names of runs that tell them apart: the folder's, with those above it where they are the same."""
+    """Return short unique names of runs: the folder names, with parent folders where folder names are equal."""
     parts = [run.path.resolve().parts for run in runs]
     depth = [1] * len(parts)
     while True:
         names = ["/".join(part[-d:]).lstrip("/") for part, d in zip(parts, depth, strict=True)]
-        again = [i for i, name in enumerate(names) if names.count(name) > 1 and depth[i] < len(parts[i])]
-        if not again:
+        ambiguous = [i for i, name in enumerate(names) if names.count(name) > 1 and depth[i] < len(parts[i])]
+        if not ambiguous:
             return names
-        for place in again:
-            depth[place] += 1
+        for i in ambiguous:
+            depth[i] += 1
 
 
 def _expect_scored(record: RunRecord) -> None:
@@ -256,9 +256,9 @@ def _expect_scored(record: RunRecord) -> None:
     if number(record.schema, "rows", "test") == 0:
         raise RunUsageError(f"{path} has no test rows (data.test_fraction=0)")
     if record.is_target and not results.get("test_rows_sha256"):
-        raise RunUsageError(f"{path} is a fit to a target without exact samples: there are no points to compare on")
+        raise RunUsageError(f"{path} is a fit to a target without exact samples: there are no samples to compare on")
     if not results.get("test_rows_sha256") or not record.run.test_scores.exists():
-        raise RunUsageError(f"{path} has no scores of single test rows; write them with: pushforward evaluate {path}")
+        raise RunUsageError(f"{path} has no log-densities of test rows; write them with: pushforward evaluate {path}")
 
 
 def _scores(record: RunRecord) -> tuple[Array, Array]:
@@ -277,7 +277,7 @@ def _scores(record: RunRecord) -> tuple[Array, Array]:
 
 
 def _what_differs(first: RunRecord, other: RunRecord) -> str:
-    """Why the rows differ, as far as the files say."""
+    """Explain why the rows differ, as far as the files show."""
     checks: list[tuple[str, Any, Any]] = [
         ("data set", first.dataset, other.dataset),
         ("columns", first.columns, other.columns),
@@ -293,7 +293,7 @@ def _what_differs(first: RunRecord, other: RunRecord) -> str:
     for name, a, b in checks:
         if a == b:
             continue
-        if name == "data set":  # then all else differs too, and says nothing more
+        if name == "data set":  # everything else differs too
             return f"{name} {a} against {b}"
         if name == "columns":
             only = [column for column in (*a, *b) if (column in a) != (column in b)]
@@ -301,13 +301,13 @@ def _what_differs(first: RunRecord, other: RunRecord) -> str:
                          if only else "order of the columns")  # fmt: skip
         elif name == "contents of the file":
             found.append(name)
-        elif name == "cells":  # most often what one of the keys before says already
-            found += [] if found else ["the cells that the values of some columns stand for"]
+        elif name == "cells":  # usually the consequence of one of the keys
+            found += [] if found else ["the bin widths of some columns"]
         elif name in settings:
-            found.append(f"{name}={_said(a)} against {name}={_said(b)}")
+            found.append(f"{name}={_text(a)} against {name}={_text(b)}")
         else:
-            found.append(f"{name} {_said(a)} against {_said(b)}")
-    if found == [f"seed of the split {_said(_data_seed(first))} against {_said(_data_seed(other))}"]:
+            found.append(f"{name} {_text(a)} against {_text(b)}")
+    if found == [f"seed of the split {_text(_data_seed(first))} against {_text(_data_seed(other))}"]:
         found[0] += " (data.seed=N fits both on one split)"
     return "; ".join(found) or "their values"
 
@@ -317,7 +317,7 @@ def _data_seed(record: RunRecord) -> Any:
     return record.config.get("seed") if seed == "auto" else seed
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return count(value) if isinstance(value, float) else str(value)
 
 
@@ -325,18 +325,6 @@ def _differing(records: Sequence[RunRecord]) -> dict[str, list[Any]]:
     keys = list(dict.fromkeys(key for record in records for key in record.config if key not in _NOT_COMPARED))
     values = {key: [record.config.get(key) for record in records] for key in keys}
     return {key: found for key, found in values.items() if any(value != found[0] for value in found)}
-
-
-def _mean_and_se(values: Array) -> tuple[float, float]:
-    """Mean and standard error ``(n,) -> ()``; one degree of freedom is taken off.
-
-    What ``pushforward.evaluate.likelihood.mean_and_se`` says too, without waiting for torch.
-    """
-    with np.errstate(invalid="ignore"):
-        mean = float(values.mean())
-    if not math.isfinite(mean):
-        return mean, math.nan if math.isnan(mean) else math.inf
-    return mean, float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def _rank(nll: float) -> float:

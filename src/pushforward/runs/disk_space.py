@@ -1,4 +1,4 @@
-"""Space on the disk that is kept free for what a fit must be able to write at its end."""
+"""Reserve disk space at the start of a fit for the files that it writes at its end."""
 
 import contextlib
 import errno
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from pushforward.common.errors import RunError, reason
 
-# What file systems say that cannot allocate ahead.
+# Errors of file systems that cannot allocate space ahead of writing.
 _UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class ReservedSpace:
-    """A file that takes up space until it is given back: a disk that fills up meanwhile cannot take the model's place.
+    """A file that reserves disk space until :meth:`release`, so that the model can be saved if the disk fills up.
 
-    Where the file system does not know how to allocate (``ENOTSUP``), zeros are written.
+    Zeros are written if the file system cannot allocate (``ENOTSUP``).
 
     Args:
-        path: The file; what a killed fit left there is replaced.
-        size_bytes: Space to keep.
+        path: The file; one that a killed fit left behind is replaced.
+        size_bytes: Bytes to reserve.
 
     Raises:
-        RunError: If there is not as much space now: better known before a fit than after it.
+        RunError: If there is not enough space.
     """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
@@ -36,11 +36,11 @@ class ReservedSpace:
                     _write_zeros(file.fileno(), size_bytes)
         except OSError as error:
             self.release()
-            needed = f"{size_bytes / 1e6:.0f} MB free for the model and its report"
-            raise RunError(f"{path.parent}: cannot keep {needed}: {reason(error)}") from None
+            needed = f"{size_bytes / 1e6:.0f} MB for the model and its report"
+            raise RunError(f"{path.parent}: cannot reserve {needed}: {reason(error)}") from None
 
     def release(self) -> None:
-        """Give the space back; a second call does nothing."""
+        """Remove the file; a second call does nothing."""
         with contextlib.suppress(OSError):
             self.path.unlink()
 

@@ -1,7 +1,7 @@
-"""A run is a folder: what it holds, how it is made, opened and listed.
+"""The folder of a run: its files, how it is created, claimed and opened.
 
-The folder is the record of a fit and is never overwritten. What describes it is text and JSON, so that it can be
-read without this package and listed without importing torch.
+The folder is the record of a fit and is never overwritten. Everything that describes the fit is text and JSON, so that
+it can be read without this package and listed without importing torch.
 """
 
 import contextlib
@@ -20,9 +20,11 @@ from typing import Any, Literal, get_args
 
 import pushforward
 from pushforward.common.errors import RunError, RunUsageError, reason
+from pushforward.common.files import atomic_write, json_safe
 from pushforward.common.git import git
+from pushforward.common.lock import try_lock
 from pushforward.config.schema import Config
-from pushforward.runs.listing import read_summary, run_names
+from pushforward.runs.listing import LOCK, read_summary, run_names
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 
@@ -41,8 +43,8 @@ _RECORDED_VERSIONS = (
 class RunFolder:
     """The folder of one run.
 
-    Make one with :meth:`create` or :meth:`open`. The process that fits holds :meth:`claim`, which tells a run that
-    is running from one that was killed, and keeps two processes from resuming the same run.
+    Use :meth:`create` or :meth:`open`. The process that fits holds a lock (:meth:`claim`), which distinguishes a
+    running run from one that was killed, and prevents two processes from resuming the same run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,17 +53,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, out: Path | None = None, label: str = "run", root: Path = Path("runs")) -> "RunFolder":
-        """Make and claim a new run folder.
+        """Create and claim a new run folder.
 
         Args:
-            out: Exactly this folder, which must not exist or be empty; ``None`` makes
-                ``<root>/<label>-<date>-<time>-<id>``.
-            label: What the name starts with, such as ``power-nsf-ar``.
-            root: Where unnamed runs go.
+            out: The folder, which must be new or empty; ``None`` means ``<root>/<label>-<date>-<time>-<id>``.
+            label: Start of the name, such as ``power-nsf-ar``.
+            root: Parent folder of runs without ``out``.
 
         Raises:
             RunUsageError: If ``out`` exists and is not an empty folder.
-            RunError: If it can not be written.
+            RunError: If it cannot be written.
         """
         path = root / unique_name(label, "run") if out is None else Path(out)
         with making_folder(path, "the run folder", "runs are never overwritten"):
@@ -77,7 +78,7 @@ class RunFolder:
         """Open an existing run by its folder, or by its name below ``root``.
 
         Raises:
-            RunUsageError: If it is not a run folder; the message lists the runs beside it, nearest name first.
+            RunUsageError: If it is not a run folder; the message lists runs in the same place, nearest names first.
         """
         path = Path(path)
         for candidate in (path, root / path):
@@ -99,7 +100,7 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """Name of the folder."""
+        """The folder's name."""
         return self.path.resolve().name
 
     @property
@@ -114,17 +115,17 @@ class RunFolder:
 
     @property
     def schema(self) -> Path:
-        """Columns of the data, JSON."""
+        """Description of the columns of the data, JSON."""
         return self.path / "schema.json"
 
     @property
     def metrics(self) -> Path:
-        """The record of the fit, one JSON object a line."""
+        """Metrics of the fit, one JSON object per line."""
         return self.path / "metrics.jsonl"
 
     @property
     def log(self) -> Path:
-        """Messages of the fit, text."""
+        """Messages to the user during the fit, text."""
         return self.path / "log.txt"
 
     @property
@@ -139,7 +140,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The page about the run, HTML."""
+        """Report of the run, HTML."""
         return self.path / "report.html"
 
     @property
@@ -149,7 +150,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of resume states."""
+        """Folder of the checkpoints to resume from."""
         return self.path / "checkpoints"
 
     @property
@@ -173,33 +174,34 @@ class RunFolder:
         return self.path / "wandb"
 
     def claim(self) -> None:
-        """Mark the run as in use by this process until :meth:`release` or the end of the process.
+        """Lock the run for this process, until :meth:`release` or the end of the process.
 
         Raises:
-            RunError: If another process uses it.
+            RunError: If another process holds the lock.
         """
         if self._lock is None:
-            self._lock = _lock(self.path)
+            try:
+                self._lock = try_lock(self.path / LOCK)
+            except BlockingIOError:
+                raise RunError(f"{self.path}: in use by another process") from None
 
     def release(self) -> None:
-        """Give up :meth:`claim`."""
+        """Release the lock of :meth:`claim`."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def write_json(self, name: str, value: Any) -> Path:
-        """Write JSON so that a reader sees the old file or the new one, never half; NaN becomes null."""
-        from pushforward.common.files import json_safe
-
+        """Write a JSON file atomically; NaN becomes null."""
         text = json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         return self._write(self.path / name, text)
 
     def write_config(self, config: Config) -> Path:
-        """Write the resolved configuration; from then on the folder is a run."""
+        """Write the resolved configuration; it makes the folder a run."""
         return self._write(self.config, config.to_yaml())
 
     def write_environment(self, seed: int, device: str) -> Path:
-        """Record what is needed to run the fit again, without naming the host or the user."""
+        """Record versions, machine and command line, without names of the host or the user."""
         facts = {
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "argv": ["pushforward", *sys.argv[1:]],
@@ -214,9 +216,9 @@ class RunFolder:
         return self.write_json("environment.json", facts)
 
     def set_status(self, status: Status, **facts: Any) -> None:
-        """Record the status, and facts for the list of runs (dataset, flow, steps, val_nll, test_nll).
+        """Record the status, and values for the list of runs (dataset, flow, steps, val_nll, test_nll).
 
-        Facts recorded before stay unless given again.
+        Values recorded earlier are kept unless given again.
         """
         if status not in get_args(Status):
             raise ValueError(f"set_status: expected {', '.join(get_args(Status))}; got {status!r}")
@@ -226,12 +228,10 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        """The recorded status, ``killed`` if a running run has no process, ``unreadable`` if broken."""
+        """The recorded status; ``killed`` if a running run has no process, ``unreadable`` if the file is damaged."""
         return read_summary(self.path).status
 
     def _write(self, path: Path, text: str) -> Path:
-        # numpy comes with it, for which the list of runs must not wait.
-        from pushforward.common.files import atomic_write
 
         try:
             with atomic_write(path, sync=True) as temporary:
@@ -242,23 +242,23 @@ class RunFolder:
 
 
 def unique_name(label: str, otherwise: str) -> str:
-    """A name for a folder, ``<label>-<date>-<time>-<id>``; ``otherwise`` where nothing of the label can be used."""
+    """Return a folder name, ``<label>-<date>-<time>-<id>``; ``otherwise`` replaces a label that leaves nothing."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or otherwise
     return f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 @contextlib.contextmanager
 def making_folder(path: Path, what: str, advice: str) -> Iterator[None]:
-    """Make a folder that nothing is in yet, and fill it in the block.
+    """Create a folder and its parents, and report errors of the block, which fills it, as :class:`RunError`.
 
     Args:
-        path: The folder; with those above it.
-        what: What it is, for the message of an error.
-        advice: What is said besides where it is not empty.
+        path: The folder, which must be new or empty.
+        what: Name of the folder in error messages.
+        advice: Added to the message if it is not empty.
 
     Raises:
         RunUsageError: If it is a file, or not empty.
-        RunError: If it, or what the block makes, cannot be written.
+        RunError: If the folder, or a file in the block, cannot be written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -269,24 +269,6 @@ def making_folder(path: Path, what: str, advice: str) -> Iterator[None]:
         raise RunUsageError(f"{path}: expected a new or empty folder; got a file") from None
     except OSError as error:
         raise RunError(f"{path}: cannot make {what}: {reason(error)}") from None
-
-
-def _lock(path: Path) -> int | None:
-    """Lock the folder for this process; the system lets go when the process dies, however it dies."""
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system: no locks, runs simply never look killed
-        return None
-    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunError(f"{path}: in use by another process") from None
-    except OSError:  # a file system without locks
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def _version(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Which runs of many: filters and sorting by what a list of runs shows, by results, and by the configuration."""
+"""Filter and sort runs by the fields of the list of runs, by results, and by configuration keys."""
 
 import fnmatch
 import math
@@ -14,7 +14,7 @@ from pushforward.config.read import describe_keys
 from pushforward.runs.listing import RunSummary
 
 FIELDS = tuple(found.name for found in fields(RunSummary) if found.name not in ("path", "facts"))
-"""What the list of runs knows of every run."""
+"""Fields of every run in the list of runs."""
 
 _CONDITION = re.compile(r"\s*([^<>=!\s]+)\s*(>=|<=|!=|==|=|<|>)\s*(.*?)\s*")
 _ORDERS: dict[str, Callable[[float, float], bool]] = {
@@ -35,10 +35,10 @@ class Condition:
 
     @classmethod
     def read(cls, text: str) -> "Condition":
-        """Read a condition as it is typed.
+        """Parse a condition.
 
         Raises:
-            ConfigError: If it is none.
+            ConfigError: If it has no operator, or no number after an order operator.
         """
         found = _CONDITION.fullmatch(text)
         if found is None:
@@ -50,7 +50,7 @@ class Condition:
         return condition
 
     def holds(self, value: Any) -> bool:
-        """Tell whether a value fulfils it; what a run does not have fulfils nothing."""
+        """Return whether a value fulfils the condition; a missing value (None) does not."""
         if value is None:
             return False
         number, wanted = _number(value), _number(self.value)
@@ -61,7 +61,7 @@ class Condition:
 
 
 def value_of(run: RunSummary, key: str) -> Any:
-    """Return a field, a result or a key of the configuration of a run; ``None`` if it has none."""
+    """Return a field, a result or a configuration value of a run; ``None`` if it is missing."""
     if key in FIELDS:
         return getattr(run, key)
     return run.facts[key] if key in run.facts else run.configuration.get(key)
@@ -76,31 +76,31 @@ def select(
     reverse: bool = False,
     limit: int | None = None,
 ) -> list[RunSummary]:
-    """Return the runs that are asked for, in order.
+    """Return the selected runs, sorted.
 
     Args:
         runs: The runs.
-        conditions: What all must hold.
-        one_of: Patterns by field, one of which must fit; none fits all.
-        sort: A field, a result or a key of the configuration; runs that do not have it come last.
+        conditions: Conditions that must all hold.
+        one_of: Patterns by field, at least one of which must match; an empty list matches everything.
+        sort: A field, a result or a configuration key; runs without it come last.
         reverse: Highest or latest first.
-        limit: At most so many.
+        limit: Maximum number of runs.
 
     Raises:
-        ConfigError: If a key is none, with the nearest one or those there are.
+        ConfigError: If a key is unknown.
     """
     found = list(runs)
     for option, key in [("--where", condition.key) for condition in conditions] + [("--sort", sort)]:
         _check(option, key, found)
     for name, patterns in (one_of or {}).items():
-        found = [run for run in found if not patterns or any(_fits(getattr(run, name), p) for p in patterns)]
-    # The cheap ones first: a configuration is a file more.
+        found = [run for run in found if not patterns or any(_matches(getattr(run, name), p) for p in patterns)]
+    # Cheap conditions first: a configuration is one more file to read.
     for condition in sorted(conditions, key=lambda condition: condition.key not in FIELDS):
         found = [run for run in found if condition.holds(value_of(run, condition.key))]
     values = [(value_of(run, sort), run) for run in found]
-    there = [(_rank(value), run) for value, run in values if value is not None]
-    there.sort(key=lambda pair: pair[0], reverse=reverse)
-    ordered = [run for _, run in there] + [run for value, run in values if value is None]
+    present = [(_rank(value), run) for value, run in values if value is not None]
+    present.sort(key=lambda pair: pair[0], reverse=reverse)
+    ordered = [run for _, run in present] + [run for value, run in values if value is None]
     return ordered if limit is None else ordered[:limit]
 
 
@@ -112,16 +112,16 @@ def _check(option: str, key: str, runs: Sequence[RunSummary]) -> None:
     if key in results or key in keys:
         return
     near = did_you_mean(key, [*FIELDS, *results, *keys])
-    known = f"known: {', '.join(FIELDS)}, what results.json has, and keys of the configuration (flow.layers, ...)"
+    known = f"known: {', '.join(FIELDS)}, the keys of results.json, and configuration keys (flow.layers, ...)"
     raise ConfigError(f"{option}: unknown field '{key}'; {near}{known}")
 
 
-def _fits(value: Any, pattern: str) -> bool:
+def _matches(value: Any, pattern: str) -> bool:
     return value is not None and fnmatch.fnmatchcase(_text(value), pattern)
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
-    """Numbers by size, then texts by letter."""
+    """Sort numbers by value, then texts alphabetically."""
     number = _number(value)
     return (math.isnan(number), 0.0 if math.isnan(number) else number, _text(value))
 

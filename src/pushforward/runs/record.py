@@ -1,4 +1,4 @@
-"""What a run folder says of itself, read from its files alone; what is missing or damaged is noted, never an error."""
+"""Read a run folder from its files alone; missing and damaged files are noted and are no error."""
 
 import json
 import math
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from pushforward.common.text import one_line
 from pushforward.datasets.targets.names import PREFIX
 from pushforward.runs.folder import RunFolder
 
@@ -18,29 +19,29 @@ Array = npt.NDArray[np.float64]
 Facts = Mapping[str, Any]
 
 TRAINING_ROWS = 10_000
-"""Rows of training that are read at most: many times more than there are points in a curve."""
+"""Maximum number of training rows read: many times the number of points of a plotted curve."""
 
-_TOLD = ("warning: ", "the Gaussian is kept")
+_WARNING_STARTS = ("warning: ", "the Gaussian is kept")
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """The files of a run; an empty mapping or list where there is no file (yet).
+    """The contents of a run folder; an empty mapping or list for a file that does not exist (yet).
 
     Attributes:
         run: The folder.
-        status: The status, as the list of runs shows it.
+        status: Status, as in the list of runs.
         config: Configuration by dotted key.
         environment: Versions, machine and command line.
-        schema: Columns and parts of the data.
+        schema: Columns and splits of the data.
         results: Final numbers.
         evaluation: The evaluation.
         state: Status and progress.
-        metrics: Rows of the record of the fit.
-        every: Of the rows of training one in so many was read: a long fit has more than can be seen.
-        selection: How the fit chose among flows; empty where it did not.
-        model: Description of the density that was kept.
-        told: Warnings of the fit, without repetition.
+        metrics: Rows of ``metrics.jsonl``.
+        stride: One in this many training rows of ``metrics.jsonl`` was read.
+        selection: Result of model selection; empty without one.
+        model: Description of the saved density.
+        warnings: Distinct warnings of the fit.
         problems: A sentence for each file that cannot be read.
     """
 
@@ -53,10 +54,10 @@ class RunRecord:
     evaluation: Facts
     state: Facts
     metrics: Sequence[Facts]
-    every: int = 1
+    stride: int = 1
     selection: Facts = field(default_factory=dict)
     model: Facts = field(default_factory=dict)
-    told: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     problems: Sequence[str] = ()
 
     @property
@@ -66,70 +67,70 @@ class RunRecord:
 
     @property
     def flow(self) -> str:
-        """Name of the flow that is kept; that of the flow which is fitted as long as there is none."""
+        """Name of the saved flow, or of the flow being fitted."""
         return str(self.results.get("flow") or self.state.get("flow") or self.config.get("flow.name") or "flow")
 
     @property
     def is_target(self) -> bool:
-        """Whether a density was fitted in place of rows."""
+        """Whether the flow was fitted to an unnormalised density, not to rows."""
         return self.dataset.startswith(PREFIX)
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns that are modelled."""
+        """Names of the modelled columns."""
         return [str(column["name"]) for column in items(self.schema, "columns") if "name" in column]
 
     @property
     def context(self) -> list[str]:
-        """Names of the columns that are given."""
+        """Names of the context columns."""
         return [str(column["name"]) for column in items(self.schema, "context") if "name" in column]
 
     @property
     def step(self) -> int:
-        """The last step there is a row of."""
+        """The last recorded step."""
         steps = [row.get("step") for row in self.metrics]
-        return max((step for step in steps if isinstance(step, int) and _fits(step)), default=0)
+        return max((step for step in steps if isinstance(step, int) and _is_number(step)), default=0)
 
     @property
     def seconds(self) -> float:
-        """The time of fitting at the last row."""
+        """Time of fitting at the last recorded row."""
         return max((number(row, "seconds") or 0.0 for row in self.metrics), default=0.0)
 
     @property
     def kept_step(self) -> float:
-        """Steps of training behind the model that is kept; the last step recorded as long as there is none."""
+        """Training steps of the saved model, or the last recorded step."""
         steps = number(self.results, "steps")
         return self.step if steps is None else steps
 
     @property
     def evaluated_step(self) -> float | None:
-        """Steps behind the evaluation, where the fit went on after it; None where it is of the model that is kept.
+        """Training steps of the evaluated model if it is older than the saved one; None if it is the saved one.
 
-        Evaluations of before this was recorded are taken as they are.
+        None, too, for evaluations that do not record their step.
         """
         steps = number(self.evaluation, "steps")
         if steps is None or (self.results and number(self.results, "steps") is None):
             return None
-        # A fit that has not ended may have logged no row at its last step.
+        # A fit that is still running may have no row for its last step.
         differs = steps != self.kept_step if self.results else steps < self.kept_step
         return steps if differs else None
 
     def curve(self, key: str, axis: str = "step") -> tuple[Array, Array]:
-        """Values of a metric ``(n,)`` and where they stand, ``step`` or ``seconds``, without those that are missing."""
+        """Return the ``step`` or ``seconds`` ``(n,)`` and the values ``(n,)`` of a metric, without missing ones."""
         pairs = [(row.get(axis), row.get(key)) for row in self.metrics]
-        kept = [(x, y) for x, y in pairs if _fits(x) and _fits(y)]
-        table = np.array(kept, dtype=np.float64).reshape(-1, 2)
+        present = [(x, y) for x, y in pairs if _is_number(x) and _is_number(y)]
+        table = np.array(present, dtype=np.float64).reshape(-1, 2)
         return table[:, 0], table[:, 1]
 
     def keys(self, prefix: str) -> list[str]:
-        """Keys of the metrics that begin so, in the order of their first row."""
+        """Return the metrics whose keys start with a prefix, in order of first appearance."""
         return list(dict.fromkeys(key for row in self.metrics for key in row if key.startswith(prefix)))
 
 
 def read_run(run: RunFolder) -> RunRecord:
-    """Read a run folder, whatever is in it."""
+    """Read a run folder in any state."""
     problems: list[str] = []
-    metrics, every = _metrics(run.metrics, problems)
+    metrics, stride = _metrics(run.metrics, problems)
     return RunRecord(
         run,
         _status(run),
@@ -140,10 +141,10 @@ def read_run(run: RunFolder) -> RunRecord:
         evaluation=_json(run.path / "evaluation.json", problems),
         state=_json(run.state, problems),
         metrics=metrics,
-        every=every,
+        stride=stride,
         selection=_json(run.path / "selection.json", problems),
         model=_json(run.model / "config.json", problems),
-        told=_told(run.log),
+        warnings=_warnings(run.log),
         problems=problems,
     )
 
@@ -151,39 +152,39 @@ def read_run(run: RunFolder) -> RunRecord:
 def _status(run: RunFolder) -> str:
     try:
         return str(run.status)
-    except Exception:  # whatever is in its place
+    except Exception:  # state.json may hold anything
         return "unreadable"
 
 
 def number(facts: Facts, *keys: str) -> float | None:
-    """A number at the end of a path of keys; None where there is none."""
+    """Return the finite number at a path of keys; None if there is none."""
     value: Any = facts
     for key in keys:
         if not isinstance(value, Mapping):
             return None
         value = value.get(key)
-    return float(value) if _fits(value) and not isinstance(value, bool) and math.isfinite(value) else None
+    return float(value) if _is_number(value) and not isinstance(value, bool) and math.isfinite(value) else None
 
 
 def group(facts: Facts, key: str) -> Facts:
-    """A mapping below a key; an empty one where there is none."""
+    """Return the mapping at a key; empty if there is none."""
     value = facts.get(key)
     return value if isinstance(value, Mapping) else {}
 
 
 def items(facts: Facts, key: str) -> list[Facts]:
-    """The mappings in a list below a key."""
+    """Return the mappings in the list at a key."""
     value = facts.get(key)
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
-def _fits(value: object) -> bool:
-    """Tell whether a value is a number that a double holds, infinities among them; JSON has larger integers."""
+def _is_number(value: object) -> bool:
+    """Return whether a value is a number that fits into a float, infinities included; JSON integers may be larger."""
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e300)
 
 
 def _metrics(path: Path, problems: list[str]) -> tuple[list[Facts], int]:
-    """Rows of the record, and of how many rows of training one was read; a torn last line is left out."""
+    """Return the rows of ``metrics.jsonl`` and the stride of training rows; an incomplete last line is skipped."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
@@ -191,13 +192,13 @@ def _metrics(path: Path, problems: list[str]) -> tuple[list[Facts], int]:
     except OSError as error:
         problems.append(f"{path.name} cannot be read: {error.strerror}")
         return [], 1
-    training = [place for place, line in enumerate(lines) if b'"kind": "train"' in line]
-    every = max(1, -(-len(training) // TRAINING_ROWS))
-    left_out = set(training[:-1]) - set(training[::every])
+    training = [index for index, line in enumerate(lines) if b'"kind": "train"' in line]
+    stride = max(1, -(-len(training) // TRAINING_ROWS))
+    left_out = set(training[:-1]) - set(training[::stride])
     rows: list[Facts] = []
     broken = 0
-    for place, line in enumerate(lines):
-        if place in left_out or not line.endswith(b"\n"):
+    for index, line in enumerate(lines):
+        if index in left_out or not line.endswith(b"\n"):
             continue
         try:
             row = json.loads(line)
@@ -209,7 +210,7 @@ def _metrics(path: Path, problems: list[str]) -> tuple[list[Facts], int]:
             broken += 1
     if broken:
         problems.append(f"{path.name}: {broken} of {len(lines)} lines hold no JSON object")
-    return rows, every
+    return rows, stride
 
 
 def _json(path: Path, problems: list[str]) -> Facts:
@@ -218,7 +219,7 @@ def _json(path: Path, problems: list[str]) -> Facts:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{path.name} cannot be read: {' '.join(str(error).split())}")
+        problems.append(f"{path.name} cannot be read: {one_line(error)}")
         return {}
     if not isinstance(content, dict):
         problems.append(f"{path.name} holds no JSON object")
@@ -231,8 +232,8 @@ def _yaml(path: Path, problems: list[str]) -> Facts:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except Exception as error:  # tags that do not fit their values raise what they like
-        problems.append(f"{path.name} cannot be read: {' '.join(str(error).split())}")
+    except Exception as error:  # YAML tags with wrong values raise any error
+        problems.append(f"{path.name} cannot be read: {one_line(error)}")
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -247,11 +248,11 @@ def _flat(config: Facts) -> Facts:
     return out
 
 
-def _told(log: Path) -> list[str]:
+def _warnings(log: Path) -> list[str]:
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    # Each line begins with its date and time.
+    # Each line starts with date and time.
     texts = [line.split(" ", 2)[-1] for line in lines]
-    return list(dict.fromkeys(text for text in texts if text.startswith(_TOLD)))[:20]
+    return list(dict.fromkeys(text for text in texts if text.startswith(_WARNING_STARTS)))[:20]

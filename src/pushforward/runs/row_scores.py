@@ -1,4 +1,4 @@
-"""The score of every test row, kept beside a run: what two runs are compared by, row against row."""
+"""Write the log-density of every test row into a run folder, for paired comparisons of runs."""
 
 import hashlib
 from pathlib import Path
@@ -14,17 +14,17 @@ Array = npt.NDArray[np.float64]
 
 
 def rows_fingerprint(columns: tuple[str, ...], rows: Array) -> str:
-    """SHA-256 of rows as they are scored: names and order of the columns, values and order of the rows."""
+    """Return the SHA-256 of the scored rows: column names in order, and values in order."""
     digest = hashlib.sha256("\0".join(columns).encode())
     digest.update(np.ascontiguousarray(rows, dtype="<f8").tobytes())
     return digest.hexdigest()
 
 
 def write_row_scores(run: RunFolder, numbers: npt.NDArray[np.intp], log_probs: Array) -> Path:
-    """Write ``test_scores.parquet``: the number of each test row in the data set, and its log-density in nats.
+    """Write ``test_scores.parquet``: the index of each test row in the data set, and its log-density in nats.
 
     Raises:
-        RunError: If it cannot be written.
+        RunError: If the file cannot be written.
     """
     import pyarrow as pa
     from pyarrow import parquet

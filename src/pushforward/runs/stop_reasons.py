@@ -1,23 +1,23 @@
-"""Why fits end, in words: the record names reasons as the loop knows them."""
+"""Sentences for the ``stop_reason`` that a run records."""
 
 from collections.abc import Mapping
 
-_WORDS: Mapping[str, str] = {
+_SENTENCES: Mapping[str, str] = {
     "budget": "the budget was used up",
     "seconds": "the time was used up",
     "steps": "all steps were done",
     "patience": "validation no longer improved",
     "sigint": "stopped by Ctrl-C",
     "sigterm": "stopped by SIGTERM",
-    "pruned": "given up by the sweep",
+    "pruned": "stopped early by the sweep",
 }
 
 
 def stop_reason_in_words(reason: str) -> str:
-    """A ``stop_reason`` as it is told; one that is not known here as it is.
+    """Describe a ``stop_reason``; an unknown one is the name of what stopped the fit.
 
     Example:
-        >>> stop_reason_in_words("patience"), stop_reason_in_words("a watcher")
-        ('validation no longer improved', 'stopped by a watcher')
+        >>> stop_reason_in_words("patience"), stop_reason_in_words("a callback")
+        ('validation no longer improved', 'stopped by a callback')
     """
-    return _WORDS.get(reason, f"stopped by {reason}")
+    return _SENTENCES.get(reason, f"stopped by {reason}")

@@ -1,1 +1,1 @@
-"""Searches for the best parameters with Optuna."""
+"""Hyperparameter sweeps: search for the parameters with the best validation NLL, with Optuna."""

@@ -1,8 +1,7 @@
-"""One parameter of a sweep: the distributions of Weights & Biases, drawn with Optuna.
+"""One parameter of a sweep: the distributions of Weights & Biases, sampled with Optuna.
 
-A distribution has three sides: what Optuna draws and keeps (``raw``), the value that follows from it, and the text that
-is typed as ``key=value``. For most the first two are the same; a rounded or a normal distribution computes the value
-exactly as Weights & Biases does, from a number that Optuna can draw.
+Optuna samples and stores a ``raw`` number, from which the value of the parameter is computed. For most distributions
+the two are the same. For rounded and normal distributions the value is computed exactly as Weights & Biases does.
 """
 
 import math
@@ -12,14 +11,14 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from pushforward.common.errors import ConfigError
-from pushforward.common.text import did_you_mean
+from pushforward.common.text import shorten, unknown_name
 
 if TYPE_CHECKING:
     import optuna
 
 Value = str | int | float | bool
 
-# Needed keys, then those that have a default.
+# For each distribution: required keys, then those with a default.
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "constant": (("value",), ()),
     "categorical": (("values",), ()),
@@ -36,7 +35,7 @@ _KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "q_log_normal": ((), ("mu", "sigma", "q")),
 }
 _DEFAULTS = {"q": 1.0, "mu": 0.0, "sigma": 1.0}
-# Known to Weights & Biases, and with what they can be replaced here.
+# Distributions of Weights & Biases that are not supported, and what to use instead.
 _REFUSED = {
     "categorical_w_probabilities": "values without probabilities",
     "inv_log_uniform": "log_uniform",
@@ -44,7 +43,7 @@ _REFUSED = {
     "beta": "uniform",
     "q_beta": "q_uniform",
 }
-# A normal distribution has no ends; this much of either tail is never drawn.
+# Probability of either tail of a normal distribution that is never sampled, because Optuna needs finite bounds.
 _TAIL = 1e-3
 
 
@@ -53,10 +52,10 @@ class Parameter:
     """A key of the configuration and the values it may take.
 
     Attributes:
-        key: The key in full, as typed on the command line.
-        distribution: One of the names that Weights & Biases has for it.
-        spec: ``value``, ``values``, or the numbers of the distribution, with their defaults filled in.
-        where: File and line for error messages, with what separates them from the message.
+        key: The full key, as typed on the command line.
+        distribution: Name of the distribution, as Weights & Biases calls it.
+        spec: ``value``, ``values``, or the parameters of the distribution, defaults included.
+        where: Prefix of error messages: file and line, with a separator.
     """
 
     key: str
@@ -71,10 +70,10 @@ class Parameter:
 
     @classmethod
     def read(cls, key: str, spec: Any, where: str = "") -> "Parameter":
-        """Read what a sweep file says below the name of a parameter.
+        """Read the entry of a parameter in a sweep file.
 
         Raises:
-            ConfigError: With one line: a distribution or a key that is not known, missing, or of the wrong type.
+            ConfigError: If the distribution or a key is unknown, missing, or of the wrong type.
         """
         at = f"{where}{key}: "
         if not isinstance(spec, Mapping):
@@ -88,21 +87,20 @@ class Parameter:
             instead = _REFUSED.get(name, _REFUSED["categorical_w_probabilities"])
             raise ConfigError(f"{at}{name} is not supported here; use {instead}")
         if name not in _KEYS:
-            hint = did_you_mean(str(name), _KEYS)
-            raise ConfigError(f"{at}unknown distribution {_shown(name)}; {hint}known: {', '.join(_KEYS)}")
-        needed, optional = _KEYS[name]
+            raise ConfigError(f"{at}{unknown_name('distribution', str(name), _KEYS)}")
+        required, optional = _KEYS[name]
         for given in spec:
-            if given not in (*needed, *optional, "distribution"):
-                raise ConfigError(f"{at}{name} takes {', '.join((*needed, *optional))}; got {given}")
-        for asked in needed:
-            if asked not in spec:
-                raise ConfigError(f"{at}{name} needs {' and '.join(needed)}; there is no {asked}")
-        full = {k: spec.get(k, _DEFAULTS.get(k)) for k in (*needed, *optional)}
+            if given not in (*required, *optional, "distribution"):
+                raise ConfigError(f"{at}{name} takes {', '.join((*required, *optional))}; got {given}")
+        for option in required:
+            if option not in spec:
+                raise ConfigError(f"{at}{name} needs {' and '.join(required)}; there is no {option}")
+        full = {k: spec.get(k, _DEFAULTS.get(k)) for k in (*required, *optional)}
         return cls(key, name, _checked(name, full, at), where)
 
     @property
     def is_constant(self) -> bool:
-        """Whether there is but one value."""
+        """Whether there is only one value."""
         return self.distribution == "constant" or len(self.spec.get("values", (1, 2))) == 1
 
     @property
@@ -114,13 +112,13 @@ class Parameter:
 
     @property
     def values(self) -> tuple[Any, ...] | None:
-        """All values where they are listed, else None."""
+        """All values if the file lists them, else None."""
         if self.distribution == "constant":
             return (self.spec["value"],)
         return tuple(self.spec["values"]) if self.distribution == "categorical" else None
 
     def grid(self) -> tuple[Value, ...] | None:
-        """All values in order where there are finitely many, else None; the same as Weights & Biases counts them."""
+        """Return all values in order, as Weights & Biases enumerates them; None if there are infinitely many."""
         if self.values is not None:
             return self.values
         low, high = self.spec.get("min"), self.spec.get("max")
@@ -132,18 +130,18 @@ class Parameter:
         return None
 
     def extremes(self) -> tuple[Value, ...]:
-        """Values that are acceptable only if all are: every one that is listed, else the ends and two in between."""
+        """Return values that stand for all in a check: every listed one, else the two bounds and two in between."""
         if self.values is not None:
             return self.values
         if self.distribution == "int_uniform":
             return (self.spec["min"], self.spec["max"])
         low, high = self._raw_bounds
-        # Not round numbers: a whole number that is drawn as a real one must be found out.
+        # Not round numbers, so that a key for whole numbers refuses a distribution of real ones.
         inner = [low + share * (high - low) for share in (0.3819, 0.6181)]
         return tuple(self.value(raw) for raw in (low, *inner, high))
 
     def suggest(self, trial: "optuna.Trial") -> Any:
-        """Let a trial of Optuna draw; returns what it keeps."""
+        """Sample with an Optuna trial; return the raw number that Optuna stores."""
         if self.values is not None:
             return trial.suggest_categorical(self.key, self.values)
         if self.distribution == "int_uniform":
@@ -152,7 +150,7 @@ class Parameter:
         return trial.suggest_float(self.key, low, high, log=self._is_log)
 
     def value(self, raw: Any) -> Value:
-        """The value that follows from what Optuna keeps."""
+        """Compute the value of the parameter from the raw number that Optuna stores."""
         name, spec = self.distribution, self.spec
         value: Any = raw
         if "normal" in name:
@@ -165,7 +163,7 @@ class Parameter:
         return value  # type: ignore[no-any-return]
 
     def raw(self, value: Any) -> Any:
-        """What Optuna would keep for a value; None if the value is not one that can be drawn."""
+        """Return the raw number that Optuna would store for a value; None if the value cannot be sampled."""
         if self.values is not None:
             return next((known for known in self.values if _same(known, value)), None)
         if isinstance(value, bool | str) or value is None:
@@ -180,12 +178,12 @@ class Parameter:
         if "normal" in name:
             raw = NormalDist(spec["mu"], spec["sigma"]).cdf(raw) if spec["sigma"] else 0.5
         low, high = self._raw_bounds
-        # The ends of a rounded distribution may lie within half a step outside.
+        # Rounded values may lie up to half a step outside the bounds.
         raw = min(max(raw, low), high)
         return raw if math.isclose(float(self.value(raw)), float(value), rel_tol=1e-9, abs_tol=1e-12) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As a sweep file has it."""
+        """Return the entry of a sweep file."""
         if self.distribution in ("constant", "categorical"):
             return dict(self.spec)
         return {"distribution": self.distribution, **self.spec}
@@ -202,7 +200,7 @@ class Parameter:
 
 
 def _inferred(spec: Mapping[str, Any], at: str) -> str:
-    """The distribution that is meant where none is named, by the rules of Weights & Biases."""
+    """Infer the distribution if none is named, by the rules of Weights & Biases."""
     if "values" in spec:
         return "categorical_w_probabilities" if "probabilities" in spec else "categorical"
     if "value" in spec:
@@ -253,7 +251,7 @@ def _number(value: Any, at: str, *, whole: bool) -> int | float:
         except ValueError:
             pass
         else:
-            # YAML 1.1 needs the point; so does everything else that reads the file.
+            # YAML 1.1, which W&B reads too, takes 1e-4 for text and 1.0e-4 for a number.
             mantissa, e, exponent = value.partition("e")
             better = f"{mantissa}.0e{exponent}" if e and "." not in mantissa else repr(number)
             raise ConfigError(f"{at}YAML reads {value} as a text; write {better}")
@@ -265,16 +263,15 @@ def _number(value: Any, at: str, *, whole: bool) -> int | float:
 
 
 def _tidy(value: float) -> int | float:
-    """Multiples of 0.05 without the digits of binary arithmetic."""
+    """Round away errors of binary arithmetic: 0.15000000000000002 becomes 0.15."""
     return value if isinstance(value, int) else float(f"{value:.12g}")
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal, where 1 and True are not, and neither are 1 and '1'."""
+    """Whether two values are equal, where 1, True and '1' are three different values."""
     numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b))
     return a == b if numbers else type(a) is type(b) and a == b
 
 
 def _shown(value: Any) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return "nothing" if value is None else shorten(repr(value), 60)

@@ -1,14 +1,13 @@
-"""Ending hopeless trials early, by the rule with which Weights & Biases ends them.
+"""Pruning: stop trials early that are unlikely to be the best, by the rule of Weights & Biases.
 
-Its ``early_terminate: {type: hyperband}`` is successive halving without brackets: at certain iterations, the bands, a
-trial must be among the best ``1/eta`` of all trials that have come so far, the ended ones included. It says iteration
-for a row of the history that has the metric; our fits log one for each validation, and validate evenly over their
-budget. Here an iteration is therefore a *share of the budget*, in as many parts as a fit validates: a trial that
-validates less often, because its validations are slow, is compared with others after the same time, not after the
-same count.
+``early_terminate: {type: hyperband}`` of Weights & Biases is successive halving without brackets: at certain
+iterations, the *bands*, a trial must be among the best ``1/eta`` of all trials that have reached them, ended ones
+included. There an iteration is a row of the history with the metric. Fits log one at each validation, evenly over their
+budget, so here an iteration is a *share of the budget*, counted in the usual number of validations of a fit. A trial
+with fewer, slow validations is thus compared with others after the same time, not after as many validations.
 
-Optuna's own pruners differ: its Hyperband spreads trials over brackets, of which most never prune early, and needs
-a whole ``eta``; its successive halving lets fewer trials through. They are not used.
+Optuna's own pruners are not used: its Hyperband spreads trials over brackets, most of which never prune early, and
+needs a whole ``eta``; its successive halving lets fewer trials continue.
 """
 
 import math
@@ -17,22 +16,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from pushforward.common.errors import ConfigError
-from pushforward.common.text import did_you_mean
+from pushforward.common.text import unknown_name
 
 History = Sequence[tuple[int, float]]
-"""Iterations and the best validation NLL until then, in order."""
+"""Pairs of an iteration and the best validation NLL so far, in order."""
 
 _KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
 
 
 @dataclass(frozen=True)
 class Hyperband:
-    """Bands and the share of trials that passes each.
+    """The pruning rule: bands, and the share of trials that passes each.
 
     Attributes:
-        spec: As the sweep file has it.
+        spec: The entries of the sweep file.
         bands: Iterations at which trials are compared, ascending.
-        eta: One in so many passes.
+        eta: One trial in ``eta`` passes a band.
     """
 
     spec: tuple[tuple[str, int | float | str | bool], ...]
@@ -49,14 +48,14 @@ class Hyperband:
         eta: float = 3,
         most: int,
     ) -> "Hyperband":
-        """Compute the bands, from the first (``min_iter``) up or from the last (``max_iter``) ``s`` times down.
+        """Compute the bands: multiply ``min_iter`` by ``eta``, or divide ``max_iter`` by ``eta`` ``s`` times.
 
         Args:
-            min_iter: First band; the others are ``eta`` times the one before.
-            max_iter: What is divided by ``eta``, ``s`` times; goes before ``min_iter`` as with Weights & Biases.
+            min_iter: The first band; each other one is ``eta`` times the one before.
+            max_iter: The number that is divided; has precedence over ``min_iter``, as with Weights & Biases.
             s: Number of bands below ``max_iter``.
-            eta: One in so many passes; above 1.
-            most: Iterations of a whole trial; bands beyond are left out.
+            eta: One trial in ``eta`` passes a band; above 1.
+            most: Iterations of a whole trial; later bands are left out.
 
         Raises:
             ValueError: If there is no band.
@@ -82,15 +81,15 @@ class Hyperband:
 
     @classmethod
     def read(cls, spec: Any, at: Callable[..., str], *, most: int) -> "Hyperband":
-        """Read what a sweep file says below ``early_terminate``.
+        """Read the entry ``early_terminate`` of a sweep file.
 
         Args:
-            spec: What stands there.
-            at: Gives file and line of a key, by the keys that lead to it.
+            spec: The entry.
+            at: Returns file and line of a key, given the path of keys to it.
             most: Iterations of a whole trial.
 
         Raises:
-            ConfigError: With one line: a rule or a key that is not known, not supported, or out of its bounds.
+            ConfigError: If the rule or a key is unknown, unsupported, or out of its bounds.
         """
         where = f"{at('early_terminate')}early_terminate: "
         if not isinstance(spec, dict) or spec.get("type") != "hyperband":
@@ -98,9 +97,7 @@ class Hyperband:
         for key, value in spec.items():
             here = f"{at('early_terminate', key)}early_terminate: "
             if key not in _KEYS:
-                raise ConfigError(
-                    f"{here}unknown key '{key}'; {did_you_mean(str(key), _KEYS)}known: {', '.join(_KEYS)}"
-                )
+                raise ConfigError(f"{here}{unknown_name('key', str(key), _KEYS)}")
             if key == "strict" and value is not False:
                 raise ConfigError(f"{here}strict: expected false (the strict rule is not supported); got {value!r}")
             if key in ("type", "strict"):
@@ -112,32 +109,32 @@ class Hyperband:
                 raise ConfigError(f"{here}{key}: expected {expected}; got {value!r}")
         if "min_iter" not in spec and not ("max_iter" in spec and "s" in spec):
             raise ConfigError(f"{where}expected min_iter, or max_iter and s")
-        told = {key: value for key, value in spec.items() if key not in ("type", "strict")}
+        options = {key: value for key, value in spec.items() if key not in ("type", "strict")}
         try:
-            return cls.create(**told, most=most)
+            return cls.create(**options, most=most)
         except ValueError as error:
             raise ConfigError(f"{where}{error} (a fit validates so often)") from None
 
-    def is_hopeless(self, number: int, histories: Mapping[int, History]) -> bool:
-        """Whether a trial is not among those that pass the last band it has come to.
+    def should_prune(self, number: int, histories: Mapping[int, History]) -> bool:
+        """Return whether a trial fails to pass the last band that it has reached.
 
         Args:
-            number: The trial.
-            histories: Of all trials by number, running and ended.
+            number: Number of the trial.
+            histories: Histories of all trials by number, running and ended ones.
         """
         own = histories.get(number, ())
         reached = [band for band in self.bands if own and own[-1][0] >= band]
         if not reached:
             return False
         band = reached[-1]
-        there = sorted(value for history in histories.values() if (value := _at(history, band)) is not None)
-        value = _at(own, band)
+        values = sorted(value for history in histories.values() if (value := _value_at(history, band)) is not None)
+        value = _value_at(own, band)
         assert value is not None
-        threshold = there[min(int(len(there) / self.eta), len(there) - 1)]
+        threshold = values[min(int(len(values) / self.eta), len(values) - 1)]
         return not value <= threshold
 
 
-def _at(history: History, band: int) -> float | None:
-    """The value at the first iteration not before a band; infinite where it is no number."""
+def _value_at(history: History, band: int) -> float | None:
+    """The value at the first iteration that reaches a band, infinity for NaN; None if the band is not reached."""
     value = next((value for iteration, value in history if iteration >= band), None)
     return math.inf if value is not None and math.isnan(value) else value

@@ -1,6 +1,6 @@
-"""The file of a sweep, which `pushforward sweep -c` and `wandb sweep` both take.
+"""The search space of a sweep, and its file, which `pushforward sweep -c` and `wandb sweep` both read.
 
-What is said here holds for both: a file that would mean something else there than here is refused, with the line.
+A file has the same meaning for both: one that `wandb sweep` would read differently is refused, with the line.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pushforward.common.errors import ConfigError
-from pushforward.common.text import did_you_mean
+from pushforward.common.text import unknown_name
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config
 from pushforward.config.text_files import read_text, yaml_error
@@ -20,13 +20,13 @@ from pushforward.sweeps.pruning import Hyperband
 
 METRIC = "best/val_nll"
 METHODS = ("bayes", "random", "grid")
-# Validations of a fit, evenly over its budget: train.loop has the number, and with it torch.
 ITERATIONS = 40
+"""Validations of a fit, evenly over its budget; the same as ``train.trainer.VALIDATIONS``, which needs torch."""
 
 _COMMAND = ["${env}", "pushforward", "fit", "${args_no_hyphens}"]
 _ARGUMENTS = "${args_no_hyphens}"
 _SPACES = Path(__file__).parent.parent / "config" / "spaces"
-# Taken over into the resolved file, without a meaning here.
+# Keys that are copied into the resolved file and not used here.
 _PASSED_ON = ("name", "description", "project", "entity", "kind", "apiVersion")
 _KNOWN = ("program", "method", "metric", "parameters", "early_terminate", "command", "run_cap", *_PASSED_ON)
 _REFUSED = {
@@ -40,15 +40,15 @@ _REFUSED = {
 
 @dataclass(frozen=True)
 class SweepSpace:
-    """What a sweep searches.
+    """The search space of a sweep.
 
     Attributes:
-        parameters: Constants and what is searched, in the order of the file.
+        parameters: Constants and searched parameters, in the order of the file.
         method: bayes, random or grid.
-        hyperband: When hopeless trials end; None if never.
-        run_cap: Most trials; None if the file does not say.
-        target: A validation NLL that is good enough to stop; None if there is none.
-        head: Keys of the file that mean nothing here.
+        hyperband: The rule that prunes trials; None for no pruning.
+        run_cap: Largest number of trials; None if the file does not say.
+        target: A validation NLL that ends the sweep; None if there is none.
+        head: Keys of the file that are not used here.
     """
 
     parameters: tuple[Parameter, ...]
@@ -60,7 +60,7 @@ class SweepSpace:
 
     @property
     def constants(self) -> dict[str, Any]:
-        """Keys with one value."""
+        """Values of the parameters with one value, by key."""
         return {p.key: p.only for p in self.parameters if p.is_constant}
 
     @property
@@ -70,29 +70,29 @@ class SweepSpace:
 
     @property
     def overrides(self) -> list[str]:
-        """The constants as they are typed."""
+        """The constants as ``key=value``."""
         return [f"{key}={value}" for key, value in self.constants.items()]
 
     def fixed(self, constants: Iterable[Parameter]) -> "SweepSpace":
-        """A space in which these keys have one value, whatever they had before; they come first."""
+        """Return a space in which these keys are constants, whatever they were before; they come first."""
         new = {p.key: p for p in constants}
         return replace(self, parameters=(*new.values(), *(p for p in self.parameters if p.key not in new)))
 
     def check(self) -> Config:
-        """Check keys and values by reading configurations with the most extreme ones.
+        """Check keys and values by reading configurations with the most extreme values.
 
         Returns:
             The configuration of the constants alone.
 
         Raises:
-            ConfigError: With one line that names file and line, the key, and what was expected.
+            ConfigError: With file and line, the key, and what was expected.
         """
-        fixed = self.constants
+        constants = self.constants
         for parameter in self.parameters:
-            _refuse_incomparable(parameter, fixed)
+            _check_comparable(parameter, constants)
             others = [] if parameter.key == "data.source" else ["data.source=moons"]
             for value in parameter.extremes():
-                _loaded([*others, f"{parameter.key}={value}"], parameter.where)
+                _load([*others, f"{parameter.key}={value}"], parameter.where)
         if not self.searched:
             raise ConfigError("parameters: expected at least one with more than one value; there is nothing to search")
         if self.method == "grid":
@@ -102,10 +102,10 @@ class SweepSpace:
                         f"{parameter.where}{parameter.key}: method: grid needs values, int_uniform or q_uniform; "
                         f"got {parameter.distribution}"
                     )
-        return _loaded(self.overrides, "")
+        return _load(self.overrides, "")
 
     def to_dict(self) -> dict[str, Any]:
-        """As a sweep file has it, complete, for either program."""
+        """Return the content of a complete sweep file, for either program."""
         values: dict[str, Any] = {"program": "pushforward", **self.head, "method": self.method}
         target = {} if self.target is None else {"target": self.target}
         values["metric"] = {"name": METRIC, "goal": "minimize", **target}
@@ -118,19 +118,19 @@ class SweepSpace:
         return values
 
     def to_yaml(self) -> str:
-        """As a sweep file has it; :func:`read_space` reads back an equal space."""
+        """Return the text of a sweep file; :func:`read_space` reads back an equal space."""
         text: str = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
         return text
 
 
 def default_space(rows: int, *, is_toy: bool) -> str:
-    """The text of the space that ships for so many training rows; its head says what it is good for."""
+    """Return the text of the default sweep file for this number of training rows; its head says what it is for."""
     size = "large" if is_toy or rows >= 6_000 else "medium" if rows >= 600 else "small"
     return (_SPACES / f"{size}.yaml").read_text(encoding="utf-8")
 
 
 def with_constants(text: str, constants: Sequence[Parameter]) -> str:
-    """Put constants into the text of a sweep file, first below ``parameters``, without losing its comments."""
+    """Add constants to the text of a sweep file, first below ``parameters``; its comments are kept."""
     replaced = {f"{p.key}:" for p in constants}
     lines = [line for line in text.splitlines() if line.strip().partition(" ")[0] not in replaced]
     at = lines.index("parameters:") + 1
@@ -142,15 +142,15 @@ def with_constants(text: str, constants: Sequence[Parameter]) -> str:
 
 
 def typed_constants(overrides: Sequence[str], **options: Any) -> tuple[Parameter, ...]:
-    """Constants from ``key=value`` arguments and options, with values of the type that their keys have.
+    """Return constants from ``key=value`` arguments and options, with values of the right type.
 
     Raises:
         ConfigError: If a key is unknown or a value is out of its bounds.
     """
     source = None if any(text.partition("=")[0].strip() in ("data", "data.source") for text in overrides) else "moons"
     flat = load_config(source, overrides=overrides, **options).flat()
-    keys = [_full(text.partition("=")[0].strip()) for text in overrides]
-    keys += [_full(key) for key, value in options.items() if value is not None]
+    keys = [_full_key(text.partition("=")[0].strip()) for text in overrides]
+    keys += [_full_key(key) for key, value in options.items() if value is not None]
     return tuple(Parameter.constant(key, flat[key]) for key in dict.fromkeys(keys) if flat[key] is not None)
 
 
@@ -168,10 +168,10 @@ def parse_space(text: str, name: str) -> SweepSpace:
 
     Args:
         text: YAML.
-        name: What error messages call the file.
+        name: Name of the file in error messages.
 
     Raises:
-        ConfigError: With one line: what is not known, not supported, or means something else to ``wandb sweep``.
+        ConfigError: If something is unknown, unsupported, or has another meaning for ``wandb sweep``.
     """
     file = _File(text, name)
     top = file.values
@@ -180,18 +180,20 @@ def parse_space(text: str, name: str) -> SweepSpace:
         if key in _REFUSED:
             raise ConfigError(f"{where}{key} is not supported: {_REFUSED[key]}")
         if key not in _KNOWN:
-            raise ConfigError(f"{where}unknown key '{key}'; {did_you_mean(str(key), _KNOWN)}known: {', '.join(_KNOWN)}")
+            raise ConfigError(f"{where}{unknown_name('key', str(key), _KNOWN)}")
     if top.get("program", "pushforward") != "pushforward":
         raise ConfigError(f"{file.at('program')}program: expected pushforward; got '{top['program']}'")
     method = top.get("method")
     if method not in METHODS:
         got = "nothing" if method is None else f"'{method}'"
         raise ConfigError(f"{file.at('method')}method: expected {', '.join(METHODS)}; got {got}")
-    listed = top.get("parameters")
-    if not isinstance(listed, dict) or not listed:
+    entries = top.get("parameters")
+    if not isinstance(entries, dict) or not entries:
         raise ConfigError(f"{file.at('parameters')}parameters: expected keys such as flow.layers with their values")
-    parameters = [Parameter.read(_full(str(key)), spec, file.at("parameters", key)) for key, spec in listed.items()]
-    parameters = [*_typed_in_command(top.get("command"), file.at("command")), *parameters]
+    parameters = [
+        Parameter.read(_full_key(str(key)), spec, file.at("parameters", key)) for key, spec in entries.items()
+    ]
+    parameters = [*_command_constants(top.get("command"), file.at("command")), *parameters]
     seen: set[str] = set()
     for parameter in parameters:
         if parameter.key in seen:
@@ -203,11 +205,11 @@ def parse_space(text: str, name: str) -> SweepSpace:
     cap = top.get("run_cap")
     if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
         raise ConfigError(f"{file.at('run_cap')}run_cap: expected a whole number above 0; got {cap!r}")
-    ends = top.get("early_terminate")
+    pruning = top.get("early_terminate")
     return SweepSpace(
         parameters=tuple(parameters),
         method=method,
-        hyperband=None if ends is None else Hyperband.read(ends, file.at, most=ITERATIONS),
+        hyperband=None if pruning is None else Hyperband.read(pruning, file.at, most=ITERATIONS),
         run_cap=cap,
         target=_target(top.get("metric"), file),
         head={key: top[key] for key in _PASSED_ON if key in top},
@@ -215,7 +217,7 @@ def parse_space(text: str, name: str) -> SweepSpace:
 
 
 class _File:
-    """A YAML file as values, with the line of each key of the first levels."""
+    """The values of a YAML file, and the line of each key of the first three levels."""
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
@@ -224,8 +226,8 @@ class _File:
         try:
             node = loader.get_single_node()
             if node is not None:
-                self._number(node, ())
-            # The same reader as wandb's: 1e-4 is a text there, off is false, and neither would show otherwise.
+                self._find_lines(node, ())
+            # The same loader as in wandb, for the same values: it reads 1e-4 as text and off as false.
             values = loader.construct_document(node) if node is not None else None
         except yaml.YAMLError as error:
             raise yaml_error(name, error) from None
@@ -236,11 +238,11 @@ class _File:
         self.values: dict[Any, Any] = values
 
     def at(self, *keys: Any) -> str:
-        """File and line of a key, or of what stands around it."""
+        """Return file and line of a key, or of the nearest key above it, as a prefix of a message."""
         known = next((keys[:n] for n in range(len(keys), 0, -1) if keys[:n] in self._lines), None)
         return f"{self.name} line {self._lines[known]}: " if known else f"{self.name}: "
 
-    def _number(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
+    def _find_lines(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
         if not isinstance(node, yaml.MappingNode) or len(path) > 2:
             return
         for key, value in node.value:
@@ -248,11 +250,11 @@ class _File:
             if inner in self._lines and key.value != "<<":
                 raise ConfigError(f"{self.name} line {key.start_mark.line + 1}: '{key.value}' is set twice")
             self._lines[inner] = key.start_mark.line + 1
-            self._number(value, inner)
+            self._find_lines(value, inner)
 
 
-def _typed_in_command(command: Any, where: str) -> list[Parameter]:
-    """What stands between ``fit`` and the parameters in the command that an agent runs."""
+def _command_constants(command: Any, where: str) -> list[Parameter]:
+    """Return the constants that the command of the file has between ``fit`` and the parameters."""
     if command is None:
         return []
     usual = f"as in command: [{', '.join(repr(part) for part in _COMMAND)}]"
@@ -261,19 +263,19 @@ def _typed_in_command(command: Any, where: str) -> list[Parameter]:
         raise ConfigError(f"{where}command: expected pushforward fit, {usual}")
     if _ARGUMENTS not in parts:
         raise ConfigError(f"{where}command: expected {_ARGUMENTS}, which becomes key=value, {usual}")
-    found = []
+    constants = []
     for part in parts[parts.index("fit") + 1 :]:
         if part == _ARGUMENTS:
             continue
         if part.startswith(("-", "${")):
             raise ConfigError(f"{where}command: '{part}' is not supported; write key=value, such as wandb=offline")
         key, equals, value = part.partition("=")
-        found.append(Parameter.constant(*(_full(key), value) if equals else ("data.source", part), where))
-    return found
+        constants.append(Parameter.constant(*(_full_key(key), value) if equals else ("data.source", part), where))
+    return constants
 
 
 def _target(metric: Any, file: _File) -> float | None:
-    """The metric is always the same one; it may say when it is good enough."""
+    """Check that the metric is the validation NLL; return the value that ends the sweep, None if there is none."""
     if metric is None:
         return None
     at = f"{file.at('metric')}metric: "
@@ -294,8 +296,8 @@ def _target(metric: Any, file: _File) -> float | None:
     return None if target is None else float(target)
 
 
-def _refuse_incomparable(parameter: Parameter, constants: Mapping[str, Any]) -> None:
-    """Trials are compared by one number: it must be of the same rows, and decided by the flow alone."""
+def _check_comparable(parameter: Parameter, constants: Mapping[str, Any]) -> None:
+    """Refuse to search a parameter that would make the validation NLLs of the trials incomparable."""
     if parameter.is_constant:
         return
     key, why = parameter.key, ""
@@ -311,15 +313,15 @@ def _refuse_incomparable(parameter: Parameter, constants: Mapping[str, Any]) -> 
         raise ConfigError(f"{parameter.where}{key}: expected one value; {why}")
 
 
-def _loaded(overrides: Sequence[str], where: str) -> Config:
+def _load(overrides: Sequence[str], where: str) -> Config:
     try:
         return load_config(overrides=overrides)
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from None
 
 
-def _full(key: str) -> str:
-    """The whole key, where the name of a section stands for its most telling one."""
+def _full_key(key: str) -> str:
+    """Return the full key: the name of a section alone, such as ``flow``, is short for one of its keys."""
     section = Config.model_fields.get(key)
     short = getattr(section.annotation, "shorthand", "") if section is not None else ""
     return f"{key}.{short}" if short else key

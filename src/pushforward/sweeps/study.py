@@ -1,6 +1,6 @@
-"""The record of a sweep: an Optuna study in SQLite, in the folder of the sweep.
+"""The record of the trials of a sweep: an Optuna study in an SQLite file in the folder of the sweep.
 
-It decides what the next trial is, and knows afterwards what came of each. Optuna is imported when it is needed.
+It proposes the next trial and records the results. Optuna is imported only when it is needed.
 """
 
 import contextlib
@@ -21,24 +21,24 @@ from pushforward.sweeps.space import SweepSpace
 if TYPE_CHECKING:
     import optuna
 
-# Ends of a trial that say nothing about it: it is fitted again when the sweep goes on.
+# Reasons of failure that do not depend on the parameters: such a trial is repeated when the sweep is resumed.
 INTERRUPTED = "interrupted"
 KILLED = "its process was killed"
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """What is known of one trial.
+    """State and result of a trial.
 
     Attributes:
-        number: Counts from 0; the name of its folder.
+        number: Number from 0; the name of its folder.
         status: waiting, running, finished, pruned or failed.
         val_nll: Its best validation NLL, in nats and data units; None if it has none.
-        values: What was searched, by key; the fit's own choice for the trial of the defaults.
-        is_default: Whether it is the fit that ``pushforward fit`` would have made.
-        seconds: Time in the loop; None while unknown.
+        values: The searched parameters by key; for the trial of the defaults those that the fit chooses.
+        is_default: Whether it is the fit that ``pushforward fit`` would make.
+        seconds: Training time; None if unknown.
         reason: Why it failed or ended early, else empty.
-        is_repeated: Whether another trial does its work again, so that it does not count.
+        is_repeated: Whether another trial repeats it, so that it does not count.
     """
 
     number: int
@@ -51,13 +51,13 @@ class TrialRecord:
     is_repeated: bool
 
 
-class LiveTrial:
-    """A trial that is fitted now.
+class RunningTrial:
+    """A trial that is being fitted.
 
     Attributes:
         number: Its number.
-        values: What is searched, by key.
-        is_default: Whether it leaves all of that to the fit.
+        values: The searched parameters by key.
+        is_default: Whether the fit chooses them itself.
     """
 
     def __init__(self, trial: "optuna.Trial", values: dict[str, Any], *, is_default: bool) -> None:
@@ -71,10 +71,10 @@ class SweepStudy:
     """The study of a sweep.
 
     Args:
-        path: The database; made if it is not there.
-        space: What is searched.
-        defaults: The configuration that a fit without a search has, resolved.
-        seed: Decides what is drawn, together with the number of the trial and what came of those before it.
+        path: The database; made if missing.
+        space: The search space.
+        defaults: The resolved configuration of a fit without a search.
+        seed: Seed of the search. A trial depends on it, on its number, and on the results of the trials before it.
     """
 
     def __init__(self, path: Path, space: SweepSpace, defaults: Config, seed: int) -> None:
@@ -87,7 +87,7 @@ class SweepStudy:
         self._defaults = defaults.flat()
         self._searched = space.searched
         if space.method == "grid":
-            # A grid has values and no distributions.
+            # For Optuna each parameter of a grid is a list of values.
             grids = [(p.key, p.grid() or ()) for p in space.searched]
             self._searched = tuple(Parameter(key, "categorical", {"values": list(grid)}) for key, grid in grids)
         is_new = not path.exists()
@@ -102,17 +102,17 @@ class SweepStudy:
 
     @property
     def size(self) -> float:
-        """Trials there can be: the points of a grid, and the defaults if they are not among them; else infinite."""
+        """Number of possible trials: the points of a grid, and the defaults if not among them; else infinite."""
         if self.space.method != "grid":
             return math.inf
         return math.prod(len(p.values or ()) for p in self._searched) + (self._default_raw() is None)
 
-    def ask(self, workers: int, trials: int) -> LiveTrial | None:
-        """Begin the next trial; None if there is none left in the grid.
+    def ask(self, workers: int, trials: int) -> RunningTrial | None:
+        """Begin the next trial; None if none is left in the grid.
 
         Args:
-            workers: Trials that run side by side.
-            trials: How many there will be, roughly: a short search begins to learn earlier.
+            workers: Trials in parallel.
+            trials: About how many there will be: a short search has fewer random trials at its start.
         """
         from optuna.trial import TrialState
 
@@ -124,7 +124,7 @@ class SweepStudy:
             trial = self.study.ask()
             is_default = bool(trial.user_attrs.get("is_default"))
             if is_default and self._default_raw() is None:
-                # Outside of the space: a result, but not a point that the search could learn from.
+                # The defaults lie outside the space: their result counts, but the search cannot use it.
                 raw: dict[str, Any] = {}
             else:
                 raw = {p.key: p.suggest(trial) for p in self._searched}
@@ -132,38 +132,45 @@ class SweepStudy:
             if is_default:
                 values = {p.key: self._defaults[p.key] for p in self._searched}
             trial.set_user_attr("values", values)
-            return LiveTrial(trial, values, is_default=is_default)
+            return RunningTrial(trial, values, is_default=is_default)
 
-    def report(self, live: LiveTrial, iteration: int, best: float) -> None:
-        """Record how far a trial has come."""
+    def report(self, running: RunningTrial, iteration: int, best: float) -> None:
+        """Record the best validation NLL of a trial until an iteration."""
         with self.storage_errors(), _quiet():
-            live.trial.report(best, iteration)
+            running.trial.report(best, iteration)
 
-    def finish(self, live: LiveTrial, val_nll: float | None, *, seconds: float | None, pruned: str = "") -> None:
-        """Record the result of a trial, or that it was ended early and why."""
-        self._end(live.trial, "PRUNED" if pruned else "COMPLETE", val_nll, seconds=seconds, reason=pruned)
+    def finish(self, running: RunningTrial, val_nll: float | None, *, seconds: float | None, pruned: str = "") -> None:
+        """Record the result of a trial.
 
-    def fail(self, live: LiveTrial, reason: str) -> None:
-        """Record that a trial has no result."""
-        self._end(live.trial, "FAIL", None, reason=reason)
+        Args:
+            running: The trial.
+            val_nll: Its best validation NLL.
+            seconds: Training time.
+            pruned: Why it was ended early; empty if it was not.
+        """
+        self._end(running.trial, "PRUNED" if pruned else "COMPLETE", val_nll, seconds=seconds, reason=pruned)
 
-    def abandoned(self) -> list[LiveTrial]:
-        """Trials that are running according to the record; who asks knows that nobody runs them."""
+    def fail(self, running: RunningTrial, reason: str) -> None:
+        """Record that a trial has no result, and why."""
+        self._end(running.trial, "FAIL", None, reason=reason)
+
+    def abandoned(self) -> list[RunningTrial]:
+        """Return trials whose state is "running" though their sweep was killed; call it before any trial starts."""
         from optuna.trial import Trial, TrialState
 
         with self.storage_errors():
             found = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             trials = [Trial(self.study, frozen._trial_id) for frozen in found]
         return [
-            LiveTrial(t, t.user_attrs.get("values", {}), is_default=bool(t.user_attrs.get("is_default")))
+            RunningTrial(t, t.user_attrs.get("values", {}), is_default=bool(t.user_attrs.get("is_default")))
             for t in trials
         ]
 
     def repeat_interrupted(self) -> list[int]:
-        """Queue once more what was interrupted, and what was killed; returns the numbers.
+        """Queue again the trials that were interrupted or killed; return their numbers.
 
-        What was killed twice may be the cause of it, and is left; but for the defaults, without which there is nothing
-        to compare with.
+        A trial that was killed twice is not queued again, because it may be the cause; the defaults always are, because
+        the others are compared with them.
         """
         from optuna.trial import TrialState
 
@@ -183,7 +190,7 @@ class SweepStudy:
         return again
 
     def records(self) -> list[TrialRecord]:
-        """All trials, by number."""
+        """Return all trials in the order of their numbers."""
         names = {"COMPLETE": "finished", "FAIL": "failed", "PRUNED": "pruned", "RUNNING": "running"}
         with self.storage_errors():
             trials, repeated = self.study.get_trials(deepcopy=False), self._repeated()
@@ -202,13 +209,17 @@ class SweepStudy:
         ]
 
     def histories(self) -> dict[int, History]:
-        """What trials have reported, without those that were repeated: iterations and the best NLL until then."""
+        """Return iterations and the best NLL so far of each trial by number, without repeated trials."""
         with self.storage_errors():
             trials, repeated = self.study.get_trials(deepcopy=False), self._repeated()
         return {t.number: sorted(t.intermediate_values.items()) for t in trials if t.number not in repeated}
 
     def importances(self, least: int = 8) -> dict[str, float]:
-        """Share of the variance among finished trials that each parameter explains; empty for fewer trials."""
+        """Return the share of the variance among finished trials that each parameter explains (functional ANOVA).
+
+        Args:
+            least: Smallest number of finished trials; the result is empty with fewer.
+        """
         import optuna
 
         with self.storage_errors(), _quiet():
@@ -221,12 +232,12 @@ class SweepStudy:
             evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
             try:
                 return dict(optuna.importance.get_param_importances(copy, evaluator=evaluator))
-            except (RuntimeError, ValueError):  # a parameter that has had one value only, and the like
+            except (RuntimeError, ValueError):  # for example if a parameter had only one value
                 return {}
 
     @contextlib.contextmanager
     def storage_errors(self) -> Iterator[None]:
-        """Say in one line what is wrong with the database."""
+        """Turn errors of the database into a ``RunError`` of one line."""
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -234,7 +245,7 @@ class SweepStudy:
             yield
         except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
             cause: BaseException = error
-            while cause.__cause__ is not None:  # what SQLite itself says
+            while cause.__cause__ is not None:  # the innermost error has the message of SQLite
                 cause = cause.__cause__
             raise RunError(f"{self.path}: {str(cause).splitlines()[0]}") from None
         except RuntimeError as error:
@@ -261,11 +272,11 @@ class SweepStudy:
             self.study.tell(trial, val_nll if state == "COMPLETE" else None, state=TrialState[state])
 
     def _repeated(self) -> set[int]:
-        """Numbers of trials that another one repeats; what has ended cannot be written to any more."""
+        """Numbers of trials that another one repeats; the repetition records it, as ended trials are read-only."""
         return {t.user_attrs.get("repeats", -1) for t in self.study.get_trials(deepcopy=False)}
 
     def _default_raw(self) -> dict[str, Any] | None:
-        """The defaults as a point of the space, None where they lie outside."""
+        """The raw numbers of the defaults by key; None if they lie outside the space."""
         raw = {}
         for parameter in self._searched:
             kept = parameter.raw("auto")
@@ -273,7 +284,7 @@ class SweepStudy:
         return None if any(value is None for value in raw.values()) else raw
 
     def _enqueue_next_point(self) -> bool:
-        """Queue the next point of the grid that nobody has been at, the last parameter running fastest."""
+        """Queue the next point of the grid, with the last parameter running fastest; False if none is left."""
         last = max((t.user_attrs.get("point", -1) for t in self.study.get_trials(deepcopy=False)), default=-1)
         default = self._default_raw()
         names = [p.key for p in self._searched]
@@ -286,7 +297,7 @@ class SweepStudy:
         return False
 
     def _sampler(self, workers: int, trials: int) -> "optuna.samplers.BaseSampler":
-        """A new one for each trial, so that a sweep that is resumed draws what it would have drawn."""
+        """Return a new sampler, seeded by the number of trials, so that a resumed sweep proposes the same trials."""
         import numpy as np
         import optuna
 
@@ -297,14 +308,14 @@ class SweepStudy:
         return optuna.samplers.TPESampler(
             seed=seed,
             multivariate=True,
-            group=True,  # the trial of the defaults may have no parameters
+            group=True,  # needed if the trial of the defaults has no parameters
             constant_liar=workers > 1,
             n_startup_trials=max(5, min(10, trials // 3)),
         )
 
 
 def require_optuna() -> None:
-    """Raise a ``ConfigError`` with the command that installs Optuna where it is missing."""
+    """Raise a ``ConfigError`` with the command that installs Optuna if it is missing."""
     try:
         import optuna  # noqa: F401
     except ImportError:
@@ -313,7 +324,7 @@ def require_optuna() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Optuna from writing to the terminal, and leave it as it was."""
+    """Silence Optuna's log and warnings inside the block."""
     import optuna
 
     before = optuna.logging.get_verbosity()

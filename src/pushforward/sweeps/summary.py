@@ -1,4 +1,4 @@
-"""What a sweep says about its trials: lines while it runs, and the summary at its end."""
+"""Reports on the trials of a sweep: a line for each, and the summary ``sweep.json``."""
 
 import math
 import shlex
@@ -10,21 +10,21 @@ from pushforward.config.schema import Config
 from pushforward.sweeps.space import SweepSpace, typed_constants
 from pushforward.sweeps.study import INTERRUPTED, TrialRecord
 
-# The best deserves more than a trial gets.
-_LONGER = 4
+# The budget of the final fit, as a multiple of that of a trial.
+_REFIT_FACTOR = 4
 
 
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The finished trial with the smallest validation NLL; where none has finished, the best of those cut short."""
+    """Return the finished trial with the smallest validation NLL; if none has finished, the best of the pruned ones."""
     for statuses in (("finished",), ("pruned",)):
-        found = [t for t in records if t.status in statuses and t.val_nll is not None]
-        if found:
-            return min(found, key=lambda t: (t.val_nll, t.number))
+        candidates = [t for t in records if t.status in statuses and t.val_nll is not None]
+        if candidates:
+            return min(candidates, key=lambda t: (t.val_nll, t.number))
     return None
 
 
 def trial_line(trial: TrialRecord, space: SweepSpace, records: Sequence[TrialRecord]) -> str:
-    """One line on a trial that has ended."""
+    """Return a line about a trial that has ended."""
     seconds = "" if trial.seconds is None else f"{trial.seconds:.0f} s"
     if trial.reason == INTERRUPTED:
         outcome = trial.reason
@@ -39,17 +39,17 @@ def trial_line(trial: TrialRecord, space: SweepSpace, records: Sequence[TrialRec
         best = best_of(records)
         if best is not None and best.number == trial.number and trial.status == "finished":
             outcome += " best"
-    values = "the defaults" if trial.is_default else written(trial.values)
+    values = "the defaults" if trial.is_default else format_parameters(trial.values)
     return "  ".join(part for part in (f"trial {trial.number:>3}", outcome, seconds, values) if part)
 
 
-def written(values: Mapping[str, Any]) -> str:
-    """Parameters as they are typed, real numbers shortened."""
-    return " ".join(f"{key}={_short(value)}" for key, value in values.items())
+def format_parameters(values: Mapping[str, Any]) -> str:
+    """Format parameters as ``key=value``, with four digits of real numbers."""
+    return " ".join(f"{key}={_format(value)}" for key, value in values.items())
 
 
 def summarize(folder: Path, space: SweepSpace, defaults: Config, records: Sequence[TrialRecord]) -> dict[str, Any]:
-    """The content of ``sweep.json`` that follows from the trials."""
+    """Return the part of ``sweep.json`` that depends on the trials."""
     best = best_of(records)
     counts = {
         status: sum(t.status == status and not t.is_repeated for t in records)
@@ -66,19 +66,19 @@ def summarize(folder: Path, space: SweepSpace, defaults: Config, records: Sequen
 
 
 def refit_command(space: SweepSpace, defaults: Config, best: TrialRecord) -> str:
-    """What to type for a longer fit with the parameters of a trial, with its report and pictures."""
+    """Return the command of a longer fit with the parameters of a trial, evaluation and report included."""
     budget = {"train.evaluate", "train.seconds", "train.steps"}
     keys = {k: v for k, v in space.constants.items() if k not in budget and not k.startswith("wandb.")}
     source = keys.pop("data.source", defaults.data.source)
     keys |= {} if best.is_default else best.values
     flat = defaults.flat()
     for key in ("train.seconds", "train.steps"):
-        # The trial's own where it has one, as a number also where the file has a text.
+        # The trial's own budget comes first; a file may have it as text, such as '1e2'.
         own = {p.key: p.only for p in typed_constants([f"{key}={keys.pop(key, flat[key])}"])}[key]
         if own != "auto":
-            keys[key] = math.ceil(_LONGER * own)
-    typed = [f"{key}={value}" for key, value in keys.items()]
-    return shlex.join(["pushforward", "fit", str(source), *typed])
+            keys[key] = math.ceil(_REFIT_FACTOR * own)
+    arguments = [f"{key}={value}" for key, value in keys.items()]
+    return shlex.join(["pushforward", "fit", str(source), *arguments])
 
 
 def _facts(trial: TrialRecord, folder: Path) -> dict[str, Any]:
@@ -94,5 +94,5 @@ def _facts(trial: TrialRecord, folder: Path) -> dict[str, Any]:
     }
 
 
-def _short(value: Any) -> str:
+def _format(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

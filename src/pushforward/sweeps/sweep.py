@@ -1,9 +1,8 @@
-"""A sweep: many fits of the same data, searched for the best validation NLL.
+"""The folder of a sweep: many fits of the same data, compared by their validation NLL.
 
-A sweep is a folder: ``sweep.yaml`` (what is searched, for ``pushforward sweep -c`` and ``wandb sweep`` alike),
-``sweep.db`` (the study), ``sweep.json`` (the summary), ``trials/<number>`` (ordinary run folders), and ``best``, a link
-to one of them. One process holds its lock, keeps the record, and tells the workers what to fit. Test rows decide
-nothing.
+It contains ``sweep.yaml`` (the search space, for ``pushforward sweep -c`` and ``wandb sweep`` alike), ``sweep.db`` (the
+study), ``sweep.json`` (the summary), ``trials/<number>`` (ordinary run folders), and ``best``, a link to one of them.
+One process holds its lock, keeps the record, and sends trials to the workers. Test rows are not used.
 """
 
 import contextlib
@@ -23,22 +22,31 @@ from pushforward.sweeps.study import KILLED, SweepStudy, TrialRecord
 from pushforward.sweeps.summary import best_of, summarize
 
 if TYPE_CHECKING:
-    from pushforward.experiment.rows import Plan
+    from pushforward.experiment.rows import RowsPlan
 
 DEFAULT_TRIALS = 20
 
-# A worker notices the end of a sweep at its next validation.
+# A worker notices at its next validation that its sweep was killed.
 _ABANDONED_SECONDS = 60.0
-_NO_PICTURES = Parameter.constant("train.evaluate", False)
+_NO_EVALUATION = Parameter.constant("train.evaluate", False)
 
 
 class Sweep:
-    """A sweep folder that this process may work in; close it, or use it as a context manager.
+    """The folder of a sweep, locked by this process; close it, or use it as a context manager.
 
     Make one with :meth:`create` or :meth:`open`.
+
+    Attributes:
+        path: The folder.
+        space: The search space.
+        defaults: The resolved configuration of a fit without a search.
+        facts: The part of the summary that does not depend on the trials.
+        study: The record of the trials.
+        signum: The signal that ended the sweep; None if none did.
+        has_given_up: Whether the sweep ended because its trials failed.
     """
 
-    def __init__(self, folder: RunFolder, space: SweepSpace, planned: "Plan", facts: dict[str, Any]) -> None:
+    def __init__(self, folder: RunFolder, space: SweepSpace, planned: "RowsPlan", facts: dict[str, Any]) -> None:
         self.path = folder.path
         self.space = space
         self.defaults = planned.config
@@ -56,10 +64,10 @@ class Sweep:
         """Make the folder of a new sweep.
 
         Args:
-            space: What is searched; its constants name the data.
-            out: Exactly this folder; None makes ``sweeps/<data>-<date>-<time>-<id>``.
-            trials: Trials in total; what the space says, all points of a grid, or 20 if not given.
-            seconds: No trial runs longer than this after the sweep has begun; None for no limit.
+            space: The search space; its constants name the data.
+            out: The folder; None makes ``sweeps/<data>-<date>-<time>-<id>``.
+            trials: Number of trials; None for the ``run_cap`` of the space, else all points of a grid, else 20.
+            seconds: Time limit of the whole sweep, from its start; None for no limit.
 
         Raises:
             ConfigError: If the space is wrong, or a flow cannot be built.
@@ -72,9 +80,9 @@ class Sweep:
         config = space.check()
         planned = plan(config)
         dataset = planned.prepared.dataset
-        # From anywhere, and with the number of the trial for a name.
-        found = Parameter.constant("data.source", planned.config.data.source)
-        space = space.fixed([found, *([] if "train.evaluate" in space.constants else [_NO_PICTURES])])
+        # The resolved path, which holds in any working directory.
+        source = Parameter.constant("data.source", planned.config.data.source)
+        space = space.fixed([source, *([] if "train.evaluate" in space.constants else [_NO_EVALUATION])])
         if out is None:
             out = Path("sweeps") / unique_name(dataset.name, "sweep")
         folder = RunFolder(Path(out))
@@ -101,17 +109,17 @@ class Sweep:
 
     @classmethod
     def open(cls, path: Path, *, trials: int | None = None, seconds: float | None = None) -> "Sweep":
-        """Open the folder of a sweep to go on with it.
+        """Open the folder of a sweep to resume it.
 
         Args:
             path: The folder.
-            trials: Trials in total, with those there are; as before if not given.
-            seconds: Time from now on; None for no limit.
+            trials: Number of trials, existing ones included; None for the same as before.
+            seconds: Time limit from now on; None for no limit.
 
         Raises:
             RunUsageError: If it is not the folder of a sweep.
-            RunError: If another process works in it, or its database is broken.
-            DataError: If the data are not what they were.
+            RunError: If another process uses it, or its database is broken.
+            DataError: If the data have changed.
         """
         from pushforward.common.errors import DataError
         from pushforward.experiment.rows import plan
@@ -140,14 +148,15 @@ class Sweep:
 
     @property
     def trials_wanted(self) -> int:
-        """Trials in total."""
+        """Number of trials wanted, at most the size of a grid."""
         return int(min(self.facts["trials_wanted"], self.study.size))
 
     def write(self, *, compared: bool = False) -> dict[str, Any]:
         """Write the summary and the link to the best trial; returns the summary.
 
         Args:
-            compared: Also compare the best with the defaults, which costs a pass over the validation rows for each.
+            compared: Whether to compare the best trial with the defaults, at the cost of scoring the validation rows
+                with both models.
         """
         records = self.study.records()
         summary = self.facts | summarize(self.path, self.space, self.defaults, records)
@@ -159,9 +168,9 @@ class Sweep:
         return summary
 
     def _compared(self, best: TrialRecord | None, records: list[TrialRecord]) -> dict[str, Any]:
-        """By how much the best is better than the defaults, row by row, on the rows that chose it.
+        """Return the paired difference between the best trial and the defaults on the validation rows.
 
-        Nothing where one of the two models is not there any more: the rest of the summary stands without them.
+        Empty if one of the two models cannot be loaded.
         """
         from pushforward.common.errors import DataError
         from pushforward.evaluate.density import FittedDensity
@@ -183,7 +192,7 @@ class Sweep:
         return {"gain": gain, "gain_se": se, "validation_rows": len(part.rows)}
 
     def close(self) -> None:
-        """Let others work in the folder."""
+        """Release the lock of the folder."""
         self._folder.release()
 
     def __enter__(self) -> "Sweep":
@@ -192,15 +201,22 @@ class Sweep:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def settle_abandoned(self, tell: Callable[[str], None]) -> None:
-        """Decide what came of trials whose sweep was killed."""
-        until = time.monotonic() + _ABANDONED_SECONDS
-        for live in self.study.abandoned():
-            run = RunFolder(self.path / "trials" / str(live.number))
+    def record_abandoned_trials(self, notify: Callable[[str], None]) -> None:
+        """Record the results of trials that were running when their sweep was killed.
+
+        Args:
+            notify: Called with a line of text if a trial is still running.
+
+        Raises:
+            RunError: If a trial does not end within a minute.
+        """
+        deadline = time.monotonic() + _ABANDONED_SECONDS
+        for trial in self.study.abandoned():
+            run = RunFolder(self.path / "trials" / str(trial.number))
             if run.status == "running":
-                tell(f"trial {live.number} is still ending; waiting for its process")
+                notify(f"trial {trial.number} is still ending; waiting for its process")
             while run.status == "running":
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise RunError(f"{run.path}: in use by another process")
                 time.sleep(0.2)
             results: dict[str, Any] = {}
@@ -208,16 +224,16 @@ class Sweep:
                 with contextlib.suppress(OSError, ValueError):
                     results = json.loads(run.results.read_text(encoding="utf-8"))
             if results.get("val_nll") is None:
-                self.study.fail(live, KILLED)
+                self.study.fail(trial, KILLED)
                 if run.status in ("killed", "unreadable") and run.path.is_dir():
                     run.set_status("failed")
             else:
                 pruned = "pruned" if results.get("stop_reason") == "pruned" else ""
-                self.study.finish(live, results["val_nll"], seconds=results.get("seconds"), pruned=pruned)
+                self.study.finish(trial, results["val_nll"], seconds=results.get("seconds"), pruned=pruned)
 
 
 def _link(link: Path, target: str) -> None:
-    """Point a link somewhere else, without a moment in which it is missing; not every file system has links."""
+    """Point a symbolic link to another target in one atomic step; do nothing if the file system has no links."""
     with contextlib.suppress(OSError, NotImplementedError):
         if link.is_symlink() and os.readlink(link) == target:
             return

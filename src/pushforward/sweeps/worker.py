@@ -1,10 +1,10 @@
-"""The process that fits the trials of a sweep, and the handle by which the sweep talks to it.
+"""The worker process that fits the trials of a sweep, and :class:`Worker`, its handle in the process of the sweep.
 
-A fit of its own process can be killed by the system without taking the sweep along, and several fit side by side. The
-two talk in lines of JSON: an order down, reports of validation up, an answer to each down, an outcome up. When the
-sweep dies, however it dies, the worker reads the end of its input and ends its fit like one that is told to.
+Several workers fit trials in parallel, and the system can kill one without ending the sweep. The two processes exchange
+lines of JSON: the sweep sends a trial, the worker sends each validation, the sweep answers each, the worker sends the
+result. If the sweep dies, in whatever way, the worker reads the end of its input and stops its fit as after a signal.
 
-``python -m pushforward.sweeps.worker`` is the process; nobody types that.
+The sweep starts the process as ``python -m pushforward.sweeps.worker``; it is no command for users.
 """
 
 import contextlib
@@ -23,31 +23,34 @@ from pushforward.tracking.wandb.remote import RUN_VARIABLES
 
 
 class Message(NamedTuple):
-    """What came from a worker; ``body`` is None when it has ended."""
+    """A message from a worker; ``body`` is None if its process has ended."""
 
     worker: "Worker"
     body: dict[str, Any] | None
 
 
 class Worker:
-    """A process that fits one trial after the other.
+    """Starts a worker process, which fits one trial after the other.
 
     Args:
         threads: Threads that its fits may use.
-        log: Takes what the process writes on stderr; appended to, and its own while it is there.
-        inbox: Where its messages go, from a thread of its own.
+        log: File to which the stderr of the process is appended; no other running worker has it.
+        messages: Queue for its messages; a thread of this object fills it.
+
+    Attributes:
+        trial: Number of the trial that it fits; None if idle.
     """
 
-    def __init__(self, threads: int, log: Path, inbox: "queue.SimpleQueue[Message]") -> None:
+    def __init__(self, threads: int, log: Path, messages: "queue.SimpleQueue[Message]") -> None:
         self.trial: int | None = None
         self.log = log
-        # What an agent of Weights & Biases says about one run would otherwise hold for all trials.
+        # Inside an agent of Weights & Biases these variables describe one run, and would apply to every trial.
         environment = {key: value for key, value in os.environ.items() if key not in RUN_VARIABLES}
         with contextlib.suppress(KeyError, ValueError):
             threads = min(threads, int(environment["OMP_NUM_THREADS"]))
         environment["OMP_NUM_THREADS"] = str(max(1, threads))
-        # A process group of its own: Ctrl-C in the terminal reaches the sweep, which tells its workers once.
-        alone: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
+        # A process group of its own: Ctrl-C in the terminal reaches the sweep only, which stops its workers once.
+        own_group: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}
         with open(log, "ab") as stderr:
             self._log_start = stderr.tell()
             self._process = subprocess.Popen(
@@ -58,39 +61,45 @@ class Worker:
                 env=environment,
                 text=True,
                 encoding="utf-8",
-                **alone,
+                **own_group,
             )
-        self._thread = threading.Thread(target=self._listen, args=(inbox,), daemon=True)
+        self._thread = threading.Thread(target=self._read_messages, args=(messages,), daemon=True)
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
-    def order(self, trial: int, out: Path, overrides: list[str]) -> None:
-        """Have a trial fitted."""
-        self.trial = trial
-        self.tell({"out": str(out), "overrides": overrides})
+    def start_trial(self, trial: int, out: Path, overrides: list[str]) -> None:
+        """Start a trial.
 
-    def tell(self, body: dict[str, Any]) -> None:
-        """Send an order, or the answer to a report; a process that has gone says so in the inbox."""
+        Args:
+            trial: Its number.
+            out: Its run folder.
+            overrides: Its configuration, as ``key=value``.
+        """
+        self.trial = trial
+        self.send({"out": str(out), "overrides": overrides})
+
+    def send(self, body: dict[str, Any]) -> None:
+        """Send a trial, or the answer to a validation; if the process has ended, a message says so."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.write(json.dumps(body) + "\n")
             self._process.stdin.flush()
 
     def terminate(self) -> None:
-        """Ask for the end of the fit; what it has is kept."""
+        """Ask the process to stop its fit, which keeps its best weights."""
         self._process.terminate()
 
-    def close(self, patience: float) -> None:
-        """End the process, by force if it does not end by itself within some seconds."""
+    def close(self, seconds: float) -> None:
+        """End the process; kill it if it has not ended after so many seconds."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.close()
         try:
-            self._process.wait(patience)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -98,8 +107,8 @@ class Worker:
         assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def last_words(self) -> str:
-        """How it ended, and the last line it wrote."""
+    def last_output(self) -> str:
+        """Wait for the end of the process; return how it ended, and the last line it wrote."""
         code = self._process.wait()
         if code < 0:
             killed = " (often: out of memory)" if code == -9 else ""
@@ -111,41 +120,41 @@ class Worker:
         lines = written.decode("utf-8", errors="replace").strip().splitlines()
         return f"its process ended with code {code}" + (f": {lines[-1].strip()}" if code and lines else "")
 
-    def _listen(self, inbox: "queue.SimpleQueue[Message]") -> None:
+    def _read_messages(self, messages: "queue.SimpleQueue[Message]") -> None:
         assert self._process.stdout is not None
         with contextlib.suppress(OSError, ValueError):
             for line in self._process.stdout:
-                inbox.put(Message(self, json.loads(line)))
-        inbox.put(Message(self, None))
+                messages.put(Message(self, json.loads(line)))
+        messages.put(Message(self, None))
 
 
 def main() -> None:
-    """Fit what is ordered on stdin until it ends."""
-    # Lines of JSON have stdout for themselves; whatever a library prints goes where errors go.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Fit the trials that arrive on stdin, until it ends."""
+    # Only messages go to stdout; what libraries print goes to stderr.
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     if os.name == "posix":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in iter(sys.stdin.readline, ""):
-        order = json.loads(line)
-        outcome = _fitted(Path(order["out"]), order["overrides"], replies)
+        trial = json.loads(line)
+        result = _fit(Path(trial["out"]), trial["overrides"], output)
         try:
-            _send(replies, outcome)
-        except OSError:  # the sweep has gone
+            _send(output, result)
+        except OSError:  # the sweep has ended
             return
 
 
-def _fitted(out: Path, overrides: list[str], replies: IO[str]) -> dict[str, Any]:
+def _fit(out: Path, overrides: list[str], output: IO[str]) -> dict[str, Any]:
     from pushforward.config.read import load_config
     from pushforward.experiment.rows import fit
 
     def watch(fraction: float, nll: float) -> str:
         try:
-            _send(replies, {"fraction": fraction, "nll": nll if math.isfinite(nll) else None})
+            _send(output, {"fraction": fraction, "nll": nll if math.isfinite(nll) else None})
             answer = sys.stdin.readline()
         except OSError:
             answer = ""
-        if not answer:  # the sweep has gone: end as if told to, so that the run says stopped
+        if not answer:  # the sweep has ended: stop by a signal, so that the status of the run is "stopped"
             os.kill(os.getpid(), signal.SIGTERM)
             return ""
         return str(json.loads(answer)["stop"])
@@ -156,7 +165,7 @@ def _fitted(out: Path, overrides: list[str], replies: IO[str]) -> dict[str, Any]
         text = " ".join(str(error).split())
         if isinstance(error, OSError) and error.strerror:
             text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        # By name: exit codes go by the names of the class and those it derives from.
+        # The sweep maps the names of the class and its bases to an exit code.
         kinds = [kind.__name__ for kind in type(error).__mro__]
         return {"failed": text or kinds[0], "kinds": kinds}
     keys = ("val_nll", "steps", "seconds", "stop_reason", "flow", "parameters")
@@ -165,9 +174,9 @@ def _fitted(out: Path, overrides: list[str], replies: IO[str]) -> dict[str, Any]
     return {"done": finite, "signum": done.signum, "note": done.note}
 
 
-def _send(replies: IO[str], body: dict[str, Any]) -> None:
-    replies.write(json.dumps(body) + "\n")
-    replies.flush()
+def _send(output: IO[str], body: dict[str, Any]) -> None:
+    output.write(json.dumps(body) + "\n")
+    output.flush()
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What a fit shows and records: the terminal, metrics.jsonl, Weights & Biases."""
+"""Show and record a fit: progress on the terminal, metrics.jsonl, Weights & Biases."""

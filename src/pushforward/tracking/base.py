@@ -1,7 +1,7 @@
-"""What a fit records: ``metrics.jsonl``, the record of truth, and everything that follows it.
+"""Record a fit with several trackers: ``metrics.jsonl``, the record of truth, then Weights & Biases.
 
-A row is written with one unbuffered write before the call returns, so that a killed process loses nothing and a
-full disk is an error at once, not at the end. Weights & Biases promises neither, and so comes second.
+A row of ``metrics.jsonl`` is one unbuffered write before the call returns: a killed process loses nothing, and a full
+disk is an error at once. Weights & Biases guarantees neither, and so comes second.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,19 +17,19 @@ from pushforward.tracking.wandb.tracker import WandbTracker
 
 
 class Tracker(Protocol):
-    """Something that is told how a fit goes."""
+    """Records metrics, images, tables and models of a fit."""
 
     def log(self, metrics: Mapping[str, float], step: int, *, seconds: float, kind: str = "train") -> None:
-        """Record numbers at a step, after so many seconds of fitting; ``kind`` says from where they are."""
+        """Record numbers at a step and a time of fitting; ``kind`` is their source, such as ``validation``."""
 
     def image(self, key: str, path: Path, caption: str = "", step: int = 0) -> None:
-        """Record a picture, which stays where it is."""
+        """Record an image file, which stays where it is."""
 
     def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int = 0) -> None:
         """Record a table."""
 
     def reference_lines(self, values: Mapping[str, float], last_step: int, seconds: float = 0.0) -> None:
-        """Record numbers that hold for all steps up to the last one, which was so many seconds after the first."""
+        """Record constants, which are drawn as lines from the first step to the last one at ``seconds``."""
 
     def model(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Record a model, which stays in its folder."""
@@ -38,19 +38,19 @@ class Tracker(Protocol):
         """Record final numbers."""
 
     def alert(self, title: str, text: str) -> None:
-        """Tell someone who is not watching."""
+        """Notify the owner of the run."""
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the record; nothing is recorded afterwards."""
+        """End the record; later calls record nothing."""
 
 
 class Tracking:
-    """Sends everything to the metrics file first, then to the other trackers.
+    """Passes everything to the metrics file first, then to the other trackers.
 
-    Use it as a context manager: an exception finishes the trackers with exit code 1.
+    As a context manager, it finishes the trackers with exit code 1 after an exception.
 
     Args:
-        metrics: The record of truth; its errors are raised.
+        metrics: The record of truth, whose errors are raised.
         others: Trackers that never raise.
     """
 
@@ -75,15 +75,15 @@ class Tracking:
         """Open the trackers of a run.
 
         Args:
-            run: Where everything is written.
-            config: The resolved configuration; its ``wandb`` section says where to.
-            dataset: Name of the data, a tag.
-            flow: Name of the flow that was chosen, a tag.
-            facts: What else dashboards filter and group by, beside the keys of the configuration.
-            warn: Called with one line when Weights & Biases is given up, in the thread of the caller.
-            resume_step: Step of the checkpoint that is continued.
-            job_type: What this process does.
-            process: The process that talks to Weights & Biases, where it was started ahead.
+            run: The run folder.
+            config: The resolved configuration, with the ``wandb`` section.
+            dataset: Name of the data set, a tag in Weights & Biases.
+            flow: Name of the chosen flow, a tag in Weights & Biases.
+            facts: Values added to the configuration in Weights & Biases, for filters and groups.
+            warn: Called with a line of text, in the thread of the caller, when Weights & Biases is turned off.
+            resume_step: Step of the checkpoint that the fit resumes from.
+            job_type: Job type in Weights & Biases.
+            process: The client process of Weights & Biases, if it was already started.
         """
         metrics = MetricsFile(run.metrics, resume_step)
         wandb = WandbTracker(
@@ -102,43 +102,43 @@ class Tracking:
 
     @property
     def location(self) -> str | None:
-        """Where Weights & Biases has the run: a URL or a folder; ``None`` while unknown or off."""
+        """URL or folder of the run in Weights & Biases; ``None`` while unknown or off."""
         return next((tracker.location for tracker in self.others if isinstance(tracker, WandbTracker)), None)
 
     def log(self, metrics: Mapping[str, float], step: int, *, seconds: float, kind: str = "train") -> None:
         """Record numbers at a step."""
-        self._tell(lambda tracker: tracker.log(metrics, step, seconds=seconds, kind=kind))
+        self._each(lambda tracker: tracker.log(metrics, step, seconds=seconds, kind=kind))
 
     def image(self, key: str, path: Path, caption: str = "", step: int = 0) -> None:
-        """Record a picture, which must stay as it is until :meth:`finish`."""
-        self._tell(lambda tracker: tracker.image(key, path, caption, step))
+        """Record an image file, which must not change until :meth:`finish`."""
+        self._each(lambda tracker: tracker.image(key, path, caption, step))
 
     def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int = 0) -> None:
-        """Record a table where tables are shown; its numbers are in a file of the run already."""
+        """Record a table, except in the metrics file: the run folder has a file with its numbers."""
         for tracker in self.others:
             tracker.table(key, columns, rows, step)
 
     def reference_lines(self, values: Mapping[str, float], last_step: int) -> None:
-        """Record numbers that hold for all steps, such as the NLL of a baseline: curves are read against them."""
+        """Record constants, such as the NLL of a baseline, to be drawn as lines beside curves."""
         if values:
             seconds = self.metrics.seconds
-            self._tell(lambda tracker: tracker.reference_lines(values, last_step, seconds))
+            self._each(lambda tracker: tracker.reference_lines(values, last_step, seconds))
 
     def model(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Record the fitted model, which must stay in its folder."""
+        """Record the fitted model, whose files must stay in their folder."""
         for tracker in self.others:
             tracker.model(folder, facts)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record final numbers."""
-        self._tell(lambda tracker: tracker.summary(values))
+        self._each(lambda tracker: tracker.summary(values))
 
     def alert(self, title: str, text: str) -> None:
-        """Tell someone who is not watching, for instance that the fit diverged."""
-        self._tell(lambda tracker: tracker.alert(title, text))
+        """Notify the owner of the run, for instance that the fit diverged."""
+        self._each(lambda tracker: tracker.alert(title, text))
 
-    def _tell(self, call: "Callable[[MetricsFile | Tracker], None]") -> None:
-        """Tell the metrics file first, then the others, also where the disk is full."""
+    def _each(self, call: "Callable[[MetricsFile | Tracker], None]") -> None:
+        """Call the metrics file first, then the others, even if the disk is full."""
         try:
             call(self.metrics)
         finally:
@@ -146,11 +146,11 @@ class Tracking:
                 call(tracker)
 
     def flush(self, *, sync: bool = False) -> None:
-        """Make the metrics file survive a power cut (``sync``)."""
+        """Write rows that failed before; ``sync`` calls fsync."""
         self.metrics.flush(sync=sync)
 
     def finish(self, exit_code: int = 0) -> None:
-        """End every record; a second call does nothing."""
+        """Finish all trackers; a second call does nothing."""
         self.metrics.finish(exit_code)
         for tracker in self.others:
             tracker.finish(exit_code)

@@ -1,4 +1,4 @@
-"""What a fit shows while it runs: a bar on a terminal, a few plain lines elsewhere, always on stderr."""
+"""Show the progress of a fit on stderr: a bar on a terminal, a few plain lines elsewhere."""
 
 import contextlib
 import math
@@ -10,30 +10,30 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from pushforward.common.numbers import short_count, short_duration
 from pushforward.tracking.terminal_bar import is_terminal, open_bar
 
-_PLAIN_SECONDS = 10.0
+# Minimum seconds between plain lines, and between updates of the bar.
+_LINE_SECONDS = 10.0
 _BAR_SECONDS = 0.1
 
-
-_VALIDATED = {"val/nll", "val/loss"}
+_VALIDATION_KEYS = {"val/nll", "val/loss"}
 
 
 class Progress:
-    """Shows how far a fit is.
+    """Shows the progress of a fit, and its messages.
 
-    On a terminal it is one bar that stays on the last line; elsewhere (a pipe, a batch system, ``TERM=dumb``) it
-    is a line for the first evaluation, then at most one every ten seconds, and one at the end. ``NO_COLOR`` takes
-    the colours away. Messages also go to ``log.txt``.
+    On a terminal this is a bar on the last line. Elsewhere (a pipe, a batch system, ``TERM=dumb``) it is a line for the
+    first validation, then at most one every ten seconds, and one at the end. ``NO_COLOR`` removes the colours.
 
     Args:
         steps: Budget in steps, if there is one.
         seconds: Budget in seconds, if there is one.
         title: What is fitted, shown at the start.
-        log: File that messages and plain lines are appended to.
-        stream: Where to show it; stderr.
-        clock: Seconds that only grow.
-        quiet: Show nothing but messages; the log is written all the same.
+        log: File to which messages and plain lines are appended.
+        stream: Where to show it; stderr by default.
+        clock: A monotonic clock in seconds.
+        quiet: Show only messages; the log is written as usual.
     """
 
     def __init__(
@@ -70,14 +70,13 @@ class Progress:
             self.message(title)
 
     def update(self, step: int, seconds: float, metrics: Mapping[str, float] | None = None) -> None:
-        """Say where the fit is.
+        """Show the state of the fit.
 
         Args:
             step: Steps done.
-            seconds: Time spent fitting, the same clock as the budget's.
-            metrics: Numbers to show: ``train/nll``, ``val/nll``, or ``train/loss``, ``val/loss`` of a fit to something
-                else than rows, and ``perf/points_per_s``. They stay until replaced. A call with one of validation
-                counts as an evaluation.
+            seconds: Time spent fitting, by the clock of the budget.
+            metrics: Numbers to show until replaced: ``train/nll`` and ``val/nll`` (or ``train/loss`` and ``val/loss``
+                of objectives without an NLL), and ``perf/points_per_s``. A plain line needs a validation number.
         """
         with self._lock:
             if self._closed:
@@ -86,19 +85,19 @@ class Progress:
             self._first = self._first or (step, seconds)
             self._metrics.update(metrics or {})
             now = self._clock()
-            interval = _PLAIN_SECONDS if self._bar is None else _BAR_SECONDS
+            interval = _LINE_SECONDS if self._bar is None else _BAR_SECONDS
             due = self._shown_at is None or now - self._shown_at >= interval
             if self._bar is not None and (due or metrics):
                 self._shown_at = now
                 self._update_bar()
-            elif self._bar is None and due and not _VALIDATED.isdisjoint(metrics or {}):
+            elif self._bar is None and due and not _VALIDATION_KEYS.isdisjoint(metrics or {}):
                 self._shown_at = now
-                self._line()
+                self._write_state()
 
     def message(self, text: str) -> None:
         """Show a message above the bar and append it to the log."""
         with self._lock:
-            self._append(text)
+            self._append_to_log(text)
             if self._bar is not None:
                 with contextlib.suppress(OSError, ValueError):
                     self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -106,7 +105,7 @@ class Progress:
                 self._write(text)
 
     def close(self) -> None:
-        """Take the bar away and leave a last line; a second call does nothing."""
+        """Remove the bar and write a last line; a second call does nothing."""
         with self._lock:
             if self._closed:
                 return
@@ -115,7 +114,7 @@ class Progress:
                 self._bar.stop()
                 self._bar = None
             if self._step != self._shown_step and self._metrics:
-                self._line()
+                self._write_state()
 
     def __enter__(self) -> "Progress":
         return self
@@ -125,7 +124,7 @@ class Progress:
 
     @property
     def fraction(self) -> float | None:
-        """Share of the budget that is spent, by whichever limit is nearer; ``None`` without a budget."""
+        """Used fraction of the budget, of steps or of time, whichever is larger; ``None`` without a budget."""
         shares = []
         if self.steps:
             shares.append(self._step / self.steps)
@@ -135,14 +134,14 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time until the nearer limit at the pace so far; ``None`` while unknown."""
+        """Estimated time until the first limit is reached; ``None`` while unknown."""
         left = []
         if self.seconds:
             left.append(self.seconds - self._elapsed)
         if self.steps and self._first and self._step > self._first[0]:
-            # From the first update on: a resumed fit brings steps along that this process did not time.
-            pace = (self._elapsed - self._first[1]) / (self._step - self._first[0])
-            left.append((self.steps - self._step) * pace)
+            # Since the first update: this process did not time the earlier steps of a resumed fit.
+            seconds_per_step = (self._elapsed - self._first[1]) / (self._step - self._first[0])
+            left.append((self.steps - self._step) * seconds_per_step)
         return max(0.0, min(left)) if left else None
 
     def _update_bar(self) -> None:
@@ -150,7 +149,7 @@ class Progress:
         self._bar.update(self._task, completed=fraction or 0.0, description=self._state(short=True))
 
     def _state(self, *, short: bool = False) -> str:
-        """Write where the fit is; the bar shows the fraction itself."""
+        """Return the state of the fit as text; ``short`` omits the fraction, which a bar shows."""
         parts = []
         if not short and self.fraction is not None:
             parts.append(f"{self.fraction:4.0%}")
@@ -160,46 +159,29 @@ class Progress:
             if key in self._metrics:
                 parts.append(f"{name} {self._metrics[key]:.4f}")
         best = self._metrics.get(f"best/val_{loss}", math.inf)
-        if math.isfinite(best) and best < self._metrics.get(f"val/{loss}", best):  # what is kept is not what is seen
+        if math.isfinite(best) and best < self._metrics.get(f"val/{loss}", best):
             parts.append(f"best {best:.4f}")
         if "perf/points_per_s" in self._metrics:
-            parts.append(f"{_count(self._metrics['perf/points_per_s'])} points/s")
-        parts.append(f"{_duration(self._elapsed)}")
+            parts.append(f"{short_count(self._metrics['perf/points_per_s'])} points/s")
+        parts.append(short_duration(self._elapsed))
         if self.seconds_left is not None and not self._closed:
-            parts.append(f"{_duration(self.seconds_left)} left")
+            parts.append(f"{short_duration(self.seconds_left)} left")
         return "  ".join(parts)
 
-    def _line(self) -> None:
+    def _write_state(self) -> None:
         self._shown_step = self._step
         line = self._state()
-        self._append(line)
+        self._append_to_log(line)
         if not self._quiet:
             self._write(line)
 
     def _write(self, text: str) -> None:
-        # A terminal that went away (SIGHUP, a closed pipe) is no reason to end a fit.
+        # A closed terminal or pipe must not end the fit.
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(f"{text}\n")
             self._stream.flush()
 
-    def _append(self, text: str) -> None:
+    def _append_to_log(self, text: str) -> None:
         if self._log is not None:
             with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8") as file:
                 file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
-
-
-def _duration(seconds: float) -> str:
-    """Write 5 as ``5s``, 125 as ``2m05s``, 7300 as ``2h01m``."""
-    whole = int(seconds + 0.5)
-    if whole < 60:
-        return f"{whole}s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}m{rest:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
-
-
-def _count(number: float) -> str:
-    """Write 1234567 as ``1.2M``."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return f"{number:.0f}"

@@ -1,4 +1,4 @@
-"""How many rows of a long file are done: a bar on a terminal, nothing elsewhere."""
+"""Show how many rows of a long file have been processed: a bar on a terminal, nothing elsewhere."""
 
 import sys
 import time
@@ -11,12 +11,12 @@ _INTERVAL_SECONDS = 0.1
 
 
 class RowProgress:
-    """Shows rows done, rows a second and, where the number of rows is known, their share.
+    """Shows the number of processed rows, rows per second and, if the total is known, the fraction.
 
     Args:
-        stream: Where to show it; stderr.
-        clock: Seconds that only grow.
-        shown: Whether to show anything; a bar does not go with lines on the same terminal.
+        stream: Where to show it; stderr by default.
+        clock: A monotonic clock in seconds.
+        shown: Whether to show a bar; False if the output goes to the same terminal.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class RowProgress:
         self._shown = shown and is_terminal(self._stream)
 
     def add(self, rows: int, total: int | None = None) -> None:
-        """Say that so many more rows are done.
+        """Count processed rows.
 
         Args:
-            rows: Rows done since the last call.
-            total: Rows there are, as far as is known.
+            rows: Rows processed since the last call.
+            total: Total number of rows, possibly an estimate; None if unknown.
         """
         self._rows += rows
         now = self._clock()
@@ -51,9 +51,9 @@ class RowProgress:
             self._bar, self._task = open_bar(self._stream, total=None)
         rate = self._rows / (now - self._began)
         text = f"{self._rows:,} rows  {rate:,.0f} rows/s  {now - self._began:.0f}s"
-        # An estimate may be a little short: the bar is then full, and no more.
-        share = None if not total else max(total, self._rows)
-        self._bar.update(self._task, completed=self._rows, total=share, description=text)
+        # An estimate may be too low; the bar is then full.
+        at_least = None if not total else max(total, self._rows)
+        self._bar.update(self._task, completed=self._rows, total=at_least, description=text)
 
     def __enter__(self) -> "RowProgress":
         return self

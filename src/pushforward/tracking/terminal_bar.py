@@ -1,28 +1,28 @@
-"""The bar that progress is shown as on a terminal."""
+"""A progress bar on a terminal, and messages above it."""
 
 import os
 from typing import IO, Any
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether a bar can be drawn there."""
+    """Return whether a bar can be drawn on a stream."""
     return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
 def open_bar(stream: IO[str], *, total: float | None) -> tuple[Any, Any]:
-    """Draw a bar that disappears when it is stopped.
+    """Start a bar, which disappears when it is stopped.
 
     Args:
         stream: A terminal.
-        total: What ``completed`` will be at the end; None while unknown.
+        total: Final value of ``completed``; None while unknown.
 
     Returns:
-        The ``rich.progress.Progress``, started, and its one task.
+        The started ``rich.progress.Progress``, and its only task.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-    # The stream decides, not rich's guess from FORCE_COLOR and the like; NO_COLOR is rich's own to respect.
+    # The caller has checked the stream, so rich must not guess from FORCE_COLOR; rich respects NO_COLOR by itself.
     console = Console(file=stream, force_terminal=True, force_jupyter=False)
     bar = Progress(
         BarColumn(bar_width=24),

@@ -1,7 +1,6 @@
-"""POWER, GAS, HEPMASS, MINIBOONE and BSDS300: small files in the published formats, and what must come out of them.
+"""POWER, GAS, HEPMASS, MINIBOONE and BSDS300: preparation of small files in the published formats.
 
-The expected numbers are computed here again, another way: with pandas where the published programs used it, row by row
-where they did not.
+Expected numbers are computed independently: with pandas where the published code used it, row by row elsewhere.
 """
 
 import dataclasses
@@ -44,7 +43,7 @@ def counts(n: int) -> tuple[int, int, int]:
 
 
 def expect(monkeypatch: pytest.MonkeyPatch, name: str, rows: tuple[int, int, int]) -> None:
-    """Let a set have so many rows."""
+    """Set the published numbers of rows of a set."""
     monkeypatch.setitem(LITERATURE, name, dataclasses.replace(LITERATURE[name], counts=rows))
 
 
@@ -54,7 +53,7 @@ def parts(dataset: Dataset) -> list[Array]:
 
 
 def test_published_numbers() -> None:
-    """Those of the papers, which the rules give from the numbers of rows."""
+    """The sizes of the papers follow from the rules and the numbers of rows."""
     sizes = {"power": 2_049_280, "gas": 1_052_065, "miniboone": 36_488}
     for name, n in sizes.items():
         assert LITERATURE[name].counts == counts(n)
@@ -62,7 +61,7 @@ def test_published_numbers() -> None:
     assert int(0.1 * 350_136) == 35_013
     assert LITERATURE["bsds300"].counts == (1_000_000, 50_000, 250_000)
     assert [LITERATURE[name].columns for name in LITERATURE] == [6, 8, 21, 43, 63]
-    # UCI's rows less those with missing readings.
+    # UCI's rows minus those with missing readings.
     assert LITERATURE["power"].rows == 2_075_259 - 25_979
 
 
@@ -75,7 +74,7 @@ def raw_power(n: int = N) -> Array:
     return rows
 
 
-def test_power_follows_the_published_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_matches_the_published_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = raw_power()
     (folder / "power").mkdir()
     np.save(folder / "power" / "data.npy", raw)
@@ -84,7 +83,7 @@ def test_power_follows_the_published_program(folder: Path, monkeypatch: pytest.M
 
     rng = np.random.RandomState(42)
     order = np.arange(N)
-    rng.shuffle(order)  # the same draws as the shuffle of the rows
+    rng.shuffle(order)  # consumes the same random numbers as shuffling the rows
     shuffled = raw[order]
     voltage_noise, active_noise, metering_noise = 0.01 * rng.rand(N), 0.001 * rng.rand(N), rng.rand(N, 3)
     columns = {
@@ -103,8 +102,8 @@ def test_power_follows_the_published_program(folder: Path, monkeypatch: pytest.M
     assert (len(parts(found)[2]), test) == (100, 100)
 
 
-def test_power_from_the_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """UCI's text gives what an array of the same readings gives, and a note says what is not certain."""
+def test_power_from_the_uci_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UCI's text gives the same as an array of the same readings, and a note names the uncertainty."""
     rng = np.random.default_rng(0)
     readings = rng.uniform(0, 9, size=(N, 7)).round(3)
     lines = ["Date;Time;" + ";".join(f"c{k}" for k in range(7))]
@@ -119,14 +118,14 @@ def test_power_from_the_source(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = load("power")
     direct = power(np.concatenate((readings, minutes[:, None]), axis=1))
     np.testing.assert_allclose(np.concatenate(parts(found)), np.concatenate(direct[1:]), atol=1e-6)
-    assert "the time is written nowhere" in found.notes[0]
+    assert "the time is undocumented" in found.notes[0]
     assert found.notes[1] == "power: 1,000 rows of 2,049,280: not the published set"
     about = json.loads((folder / "power" / "about.json").read_text())
     assert about["notes"][1] == "1,000 rows of 2,049,280: not the published set"
     assert (sum(about["rows"].values()), sum(about["published_rows"].values())) == (1000, 2_049_280)
 
 
-def test_what_is_published_replaces_what_was_made_of_the_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_files_replace_a_set_made_from_the_uci_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = ";".join(["1.0"] * 7)
     lines = [f"1/1/2007;00:{k:02}:00;{readings}" for k in range(60)]
     (folder / "household_power_consumption.txt").write_text("\n".join(["Date;Time;" + "c;" * 6 + "c", *lines]) + "\n")
@@ -149,7 +148,7 @@ def test_the_head_of_the_real_power_file(folder: Path) -> None:
 
 
 def raw_gas() -> tuple[tuple[str, ...], Array]:
-    """Sixteen sensors in eight pairs; the first of each goes."""
+    """Return 16 sensors in 8 correlated pairs; the first of each pair is dropped."""
     rng = np.random.default_rng(0)
     one = rng.normal(size=(N, 8)) * np.arange(1, 9) + 5
     other = one + 0.02 * rng.normal(size=(N, 8))
@@ -157,7 +156,7 @@ def raw_gas() -> tuple[tuple[str, ...], Array]:
     return names, np.concatenate((rng.normal(size=(N, 3)), one, other), axis=1)
 
 
-def test_gas_follows_the_published_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gas_matches_the_published_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas writes the published file of GAS")
     names, rows = raw_gas()
     frame = pandas.DataFrame(rows, columns=list(names))
@@ -169,19 +168,19 @@ def test_gas_follows_the_published_program(folder: Path, monkeypatch: pytest.Mon
     left = frame[list(found.schema.names)]
     expected = ((left - left.mean()) / left.std()).to_numpy()
     np.testing.assert_allclose(np.concatenate(parts(found)), expected, atol=1e-6)
-    # All rows together, with one degree of freedom less: not what any other of the sets does.
+    # Standardised with all rows and ddof=1, unlike the other sets.
     assert np.concatenate(parts(found)).std(axis=0, ddof=1) == pytest.approx(np.ones(8), abs=1e-6)
 
 
-def test_gas_takes_signed_correlations() -> None:
+def test_gas_uses_signed_correlations() -> None:
     names, rows = raw_gas()
     rows[:, 3:11] *= -1
     with pytest.raises(DataError, match="gas: expected 8 columns after pruning correlated ones; got 16"):
         gas(names, rows)
 
 
-def test_gas_from_the_source(folder: Path) -> None:
-    """A quarter of the rows, drawn once for all."""
+def test_gas_from_the_uci_file(folder: Path) -> None:
+    """A quarter of the rows, always the same."""
     _, rows = raw_gas()
     text = "Time (seconds), CO conc (ppm), Ethylene conc (ppm), sensor readings (16 channels)\n"
     text += "\n".join("   ".join(f"{value:.5f}" for value in row) for row in rows) + "\n"
@@ -192,7 +191,7 @@ def test_gas_from_the_source(folder: Path) -> None:
     assert found.rows.shape == (250, 8)
     assert "not the same quarter" in found.notes[0]
     assert found.schema.names[0] == "sensor_9"
-    # Of the rows of the file, each at most once, in another order.
+    # A subset of the rows of the file, without repeats, in another order.
     kept = rows[:, 11:]
     scaled = found.rows * kept.std(axis=0)
     nearest = [int(np.abs(scaled[k] - scaled[0] - (kept - kept[:1])).sum(axis=1).argmin()) for k in range(3)]
@@ -205,7 +204,7 @@ def test_gas_from_the_source(folder: Path) -> None:
 
 
 def raw_hepmass(n: int, seed: int) -> Array:
-    """Label and 27 features: f3, f8, f12, f16, f20 and f24 repeat their smallest value; f5 another one."""
+    """Return label and 27 features: f3, f8, f12, f16, f20, f24 repeat their smallest value, f5 another value."""
     rng = np.random.default_rng(seed)
     rows = rng.normal(size=(n, 28)) * np.linspace(1, 3, 28) + 2
     rows[:, 0] = rng.integers(0, 2, size=n)
@@ -216,15 +215,15 @@ def raw_hepmass(n: int, seed: int) -> Array:
 
 
 def write_hepmass(path: Path, rows: Array, extra: str = "") -> None:
-    """With ``extra``, the header and the rows have a column more, as in the published test file."""
+    """Write a file; with ``extra``, header and rows have one more column, as in the published test file."""
     header = "# label," + ",".join(f"f{k}" for k in range(27)) + (",mass" if extra else "")
     lines = [",".join(f"{value:.18e}" for value in row) + ("," + extra if extra else "") for row in rows]
     path.write_text("\n".join((header, *lines)) + "\n")
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_hepmass_follows_the_published_program(zipped: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pandas = pytest.importorskip("pandas", reason="the published program of HEPMASS is one of pandas")
+def test_hepmass_matches_the_published_code(zipped: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pandas = pytest.importorskip("pandas", reason="the published code of HEPMASS uses pandas")
     train, test = raw_hepmass(800, 0), raw_hepmass(400, 1)
     (folder / "hepmass").mkdir()
     write_hepmass(folder / "hepmass" / "1000_train.csv", train)
@@ -260,7 +259,9 @@ def test_hepmass_follows_the_published_program(zipped: bool, folder: Path, monke
 def test_hepmass_with_other_columns() -> None:
     train = raw_hepmass(800, 0)
     train[:, 1 + 7] = np.maximum(train[:, 1 + 7], 1.0)
-    with pytest.raises(DataError, match="hepmass: expected 21 columns after those with a repeated smallest value went"):
+    with pytest.raises(
+        DataError, match="hepmass: expected 21 columns after dropping those with a repeated smallest value"
+    ):
         hepmass(train, train)
     with pytest.raises(DataError, match="hepmass: expected 28 columns; got 27"):
         hepmass(train[:, 1:], train)
@@ -269,7 +270,7 @@ def test_hepmass_with_other_columns() -> None:
 # MINIBOONE
 
 
-def test_miniboone_follows_the_published_program(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_miniboone_matches_the_published_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = np.random.default_rng(0).normal(size=(N, 43)) * np.arange(1, 44)
     (folder / "miniboone").mkdir()
     np.save(folder / "miniboone" / "data.npy", raw)
@@ -282,8 +283,8 @@ def test_miniboone_follows_the_published_program(folder: Path, monkeypatch: pyte
     np.testing.assert_allclose(np.concatenate(parts(found)), expected, atol=1e-5)
 
 
-def test_miniboone_from_the_source(folder: Path) -> None:
-    """Signal rows only, without those that hold -999; columns by their smallest value."""
+def test_miniboone_from_the_uci_file(folder: Path) -> None:
+    """Signal rows without -999; columns selected by their smallest value."""
     rng = np.random.default_rng(0)
     signal, background = rng.normal(size=(300, 50)), rng.normal(size=(100, 50)) + 100
     for column in range(0, 49, 7):
@@ -306,7 +307,7 @@ def test_miniboone_from_the_source(folder: Path) -> None:
 
 @needs_data
 def test_the_head_of_the_real_miniboone_array() -> None:
-    """The rule that made it from 50 columns finds nothing more to drop, so what we drop of UCI's file is the same."""
+    """The rule that reduced 50 columns to 43 drops no further column of the published array."""
     head = np.load(DATA / "raw" / "miniboone_head.npy")
     assert miniboone(head).counts == counts(len(head))
     wide = np.concatenate((head, np.zeros((len(head), 7))), axis=1)
@@ -327,7 +328,7 @@ def test_bsds300(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(monkeypatch, "bsds300", (50, 20, 30))
     found = load("bsds300")
     for part, rows in zip(parts(found), written.values(), strict=True):
-        np.testing.assert_array_equal(part, rows.astype("f4").astype(float))  # as it is
+        np.testing.assert_array_equal(part, rows.astype("f4").astype(float))  # unchanged
 
 
 def test_bsds300_without_h5py(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,12 +339,12 @@ def test_bsds300_without_h5py(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         load("bsds300")
 
 
-# All of them
+# All sets
 
 
 @pytest.fixture
 def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with POWER made once."""
+    """A data folder with POWER prepared."""
     (folder / "power").mkdir()
     np.save(folder / "power" / "data.npy", raw_power())
     expect(monkeypatch, "power", counts(N))
@@ -351,7 +352,7 @@ def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_set_is_made_once(small: Path) -> None:
+def test_a_set_is_prepared_once(small: Path) -> None:
     first = load("power")
     (small / "power" / "data.npy").unlink()
     again = load("power")
@@ -366,15 +367,14 @@ def test_a_set_is_made_once(small: Path) -> None:
     kept = np.load(small / "power" / "test.npy")
     assert kept.dtype == np.float32
     assert np.array_equal(parts(first)[2], kept.astype(float))
-    # What an older recipe left is not used.
+    # A set stored by an older version is not used.
     about = json.loads((small / "power" / "about.json").read_text())
     (small / "power" / "about.json").write_text(json.dumps(about | {"recipe": 0}))
     with pytest.raises(DataError, match="power: is not in the data folder"):
         load("power")
 
 
-def test_a_folder_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The set is made in memory, each time."""
+def test_without_write_access_the_set_is_prepared_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(folder / "data.npy", raw_power())
     (folder / "data" / "power").mkdir(parents=True)
     (folder / "data.npy").rename(folder / "data" / "power" / "data.npy")
@@ -383,7 +383,7 @@ def test_a_folder_that_cannot_be_written(folder: Path, monkeypatch: pytest.Monke
     assert load("power").rows.shape == (N, 6)
 
 
-def test_another_array_is_refused(folder: Path) -> None:
+def test_an_array_that_is_not_the_published_one_is_refused(folder: Path) -> None:
     (folder / "power").mkdir()
     np.save(folder / "power" / "data.npy", raw_power())
     with pytest.raises(
@@ -398,11 +398,11 @@ def test_another_array_is_refused(folder: Path) -> None:
         load("power")
 
 
-def test_what_to_do_about_the_source(folder: Path) -> None:
-    """UCI's files are not what a download fetches."""
+def test_advice_about_an_incomplete_uci_file(folder: Path) -> None:
+    """The advice does not suggest that a download replaces UCI's file."""
     (folder / "gas").mkdir()
     (folder / "gas" / "ethylene_CO.txt").write_text("")
-    message = "ethylene_CO.txt: holds no rows; put the whole file there, or fetch the published archive with: "
+    message = "ethylene_CO.txt: holds no rows; put the complete file there, or fetch the published archive with: "
     with pytest.raises(DataError, match=f"{message}pushforward datasets download gas --force$"):
         load("gas")
 
@@ -414,9 +414,9 @@ def text_of_power(rows: int) -> str:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 10])
-def test_a_source_of_a_few_rows(folder: Path, rows: int) -> None:
+def test_a_uci_file_of_a_few_rows_is_refused(folder: Path, rows: int) -> None:
     (folder / "household_power_consumption.txt").write_text(text_of_power(rows))
-    with pytest.raises(DataError, match=r"household_power_consumption\.txt: .*; put the whole file there") as caught:
+    with pytest.raises(DataError, match=r"household_power_consumption\.txt: .*; put the complete file there") as caught:
         load("power")
     assert rows == 0 or f"power: {rows} rows are too few to train on, to validate on and to test on" in str(
         caught.value
@@ -424,15 +424,15 @@ def test_a_source_of_a_few_rows(folder: Path, rows: int) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_fewest_rows_of_a_source(folder: Path) -> None:
+def test_the_smallest_uci_file_that_can_be_split(folder: Path) -> None:
     (folder / "household_power_consumption.txt").write_text(text_of_power(11))
     found = load("power")
     assert [len(part) for part in parts(found)] == [9, 1, 1]
     assert "power: 11 rows of 2,049,280: not the published set" in found.notes
 
 
-def test_sets_without_spread() -> None:
-    """One line, and no warning of NumPy's."""
+def test_too_few_rows_or_constant_columns_are_refused() -> None:
+    """The message is one line, and NumPy does not warn."""
     few, same = np.ones((5, 28)), np.ones((40, 43))
     cases: dict[str, Callable[[], object]] = {
         "gas: 5 rows are too few": lambda: gas([f"x{k}" for k in range(8)], few[:, :8]),
@@ -449,8 +449,8 @@ def test_sets_without_spread() -> None:
 
 
 @pytest.mark.parametrize("key", ["statistics", "columns", "notes", "source", "sha256", "kind"])
-def test_what_is_kept_without_all_of_it(small: Path, key: str) -> None:
-    """It is made anew, where it can be."""
+def test_an_incomplete_about_file_is_written_again(small: Path, key: str) -> None:
+    """The set is prepared again if its files are there."""
     place = small / "power" / "about.json"
     about = json.loads(place.read_text())
     place.write_text(json.dumps({name: value for name, value in about.items() if name != key}))
@@ -469,15 +469,15 @@ def test_an_array_that_would_have_to_be_unpickled_is_refused(folder: Path) -> No
         load("miniboone")
 
 
-def test_values_are_taken_as_they_are(small: Path) -> None:
-    """Published values repeat, standardised ones too; the fit adds no noise of its own."""
+def test_no_noise_is_added(small: Path) -> None:
+    """Published values repeat, also standardised; the fit does not dequantize them."""
     dataset = load("power")
     assert all(column.step is None for column in dataset.schema.columns)
-    # The time of day is counted in minutes here; what two rows share by chance is no tie.
+    # The time of day is in minutes here; values shared by two rows by chance are not ties.
     assert [column.name for column in dataset.schema.columns if column.tied] == ["time"]
     config = load_config("power")
     prepared = prepare(dataset, config.data, 0)
-    assert not prepared.cells.any()
+    assert not prepared.bin_widths.any()
     assert np.array_equal(prepared.test.rows, parts(dataset)[2])
     assert [len(part) for part in prepared.splits] == list(counts(N))
 
@@ -493,11 +493,11 @@ def test_columns_rows_and_context(small: Path) -> None:
     assert np.array_equal(some.rows, everything.rows[:, [0, 2, 3, 4]])
     few = load("power", rows=100, seed=1)
     assert few.rows.shape == (100, 6)
-    assert any("a random part, 100 of 1,000 rows" in note for note in few.notes)
+    assert any("a random subset, 100 of 1,000 rows" in note for note in few.notes)
     for part, source in zip(parts(few), parts(everything), strict=True):
         assert {tuple(row) for row in part} <= {tuple(row) for row in source}
         assert len(part)
-    with pytest.raises(DataError, match=r"data\.rows: 2 rows of power leave a part without any; ask for more"):
+    with pytest.raises(DataError, match=r"data\.rows: 2 rows of power leave a part of the split empty; ask for more"):
         load("power", rows=2)
     with pytest.raises(DataError, match="'voltge'; did you mean 'voltage'"):
         load("power", context=["voltge"])
@@ -523,13 +523,15 @@ def test_columns_rows_and_context(small: Path) -> None:
         ),
     ],
 )
-def test_what_has_no_effect_is_refused(change: list[str], error: type[Exception], message: str, small: Path) -> None:
+def test_options_without_effect_are_refused(
+    change: list[str], error: type[Exception], message: str, small: Path
+) -> None:
     with pytest.raises(error, match=message):
         load_data(load_config("power", (), change))
 
 
 def test_a_fit_and_its_scores(small: Path, tmp_path: Path) -> None:
-    """The kept parts are files like any other: the test part can be scored as one."""
+    """The stored parts are ordinary files: the test part can be scored."""
     from click.testing import CliRunner
 
     from pushforward.cli import main
@@ -550,7 +552,7 @@ def test_a_fit_and_its_scores(small: Path, tmp_path: Path) -> None:
     scores = np.loadtxt(out.with_suffix(".all.csv"), skiprows=1)
     assert len(scores) == N
     np.testing.assert_allclose(scores[-100:], np.loadtxt(out, skiprows=1), atol=1e-5)
-    # The run knows its data by name: another command finds it in the data folder, wherever it is called.
+    # The run stores the name of the data set, which other commands find in the data folder.
     config = load_config(None, (run / "config.yaml",), ())
     assert config.data.source == "power"
     schema = json.loads((run / "schema.json").read_text())

@@ -1,4 +1,4 @@
-"""Pickled tables: read without pandas in the formats of old and new pandas; whatever else a pickle says is refused."""
+"""Pickled tables of old and new pandas are read without pandas; anything else in a pickle is refused."""
 
 import builtins
 import os
@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from pushforward.common.errors import DataError
-from pushforward.datasets.sources import pandas_pickle as frame_pickle
-from pushforward.datasets.sources.pandas_pickle import read_frame
+from pushforward.datasets.sources.pandas_pickle import ALLOWED_NAMES, read_frame
 from tests.fixtures.paths import ROOT
 
 NAMES = ("Time", "Meth", "Eth", "R1", "R2")
@@ -23,7 +22,7 @@ VALUES = np.random.default_rng(0).normal(size=(30, 5))
 
 
 class Pickle:
-    """A pickle of protocol 2 as Python 2 wrote it, opcode by opcode."""
+    """Builds a pickle of protocol 2 as Python 2 wrote it, opcode by opcode."""
 
     def __init__(self) -> None:
         self.code = b"\x80\x02"
@@ -85,12 +84,12 @@ class Pickle:
 
 
 def old_frame(modules: tuple[str, str, str], *, blocks_by_name: bool = False, two_blocks: bool = False) -> bytes:
-    """What ``DataFrame.to_pickle`` of pandas 0.1x and 0.2x wrote.
+    """Return a pickle as written by ``DataFrame.to_pickle`` of pandas 0.1x and 0.2x.
 
     Args:
-        modules: Homes of the frame, of the block manager and of the indexes, which moved between versions.
-        blocks_by_name: Leave out what came with 0.14, so that blocks tell their columns by name.
-        two_blocks: Put the last column in a block of its own, in float32 and column order.
+        modules: Modules of the frame, the block manager and the indexes, which moved between versions.
+        blocks_by_name: Use the format before 0.14, in which blocks name their columns.
+        two_blocks: Put the last column in a separate block, in float32.
     """
     frame, internals, indexes = modules
     parts = [(list(range(4)), "<f8"), ([4], "<f4")] if two_blocks else [(list(range(5)), "<f8")]
@@ -149,7 +148,7 @@ def check(path: Path, values: np.ndarray[Any, Any]) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("two_blocks", [False, True])
-def test_old_pandas(version: str, two_blocks: bool, tmp_path: Path) -> None:
+def test_pickles_of_old_pandas(version: str, two_blocks: bool, tmp_path: Path) -> None:
     path = tmp_path / "old.pickle"
     path.write_bytes(old_frame(VERSIONS[version], two_blocks=two_blocks))
     expected = VALUES.copy()
@@ -158,8 +157,8 @@ def test_old_pandas(version: str, two_blocks: bool, tmp_path: Path) -> None:
     check(path, expected)
 
 
-def test_blocks_tell_their_columns_by_place(tmp_path: Path) -> None:
-    """By name, which the format holds too, two columns of one name could not be told apart."""
+def test_two_columns_of_the_same_name(tmp_path: Path) -> None:
+    """Blocks refer to columns by index: by name, two columns of the same name would be mixed up."""
     path = tmp_path / "old.pickle"
     path.write_bytes(old_frame(VERSIONS["0.19"]).replace(b"R2", b"R1"))
     found = read_frame(path)
@@ -167,7 +166,7 @@ def test_blocks_tell_their_columns_by_place(tmp_path: Path) -> None:
     assert np.array_equal(found.matrix, VALUES)
 
 
-def test_before_0_14(tmp_path: Path) -> None:
+def test_pickles_before_pandas_0_14(tmp_path: Path) -> None:
     path = tmp_path / "old.pickle"
     path.write_bytes(old_frame(VERSIONS["0.14"], blocks_by_name=True, two_blocks=True))
     assert np.array_equal(read_frame(path).matrix[:, :4], VALUES[:, :4])
@@ -175,7 +174,7 @@ def test_before_0_14(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("labels", ["text", "object"])
-def test_current_pandas(protocol: int, labels: str, tmp_path: Path) -> None:
+def test_pickles_of_current_pandas(protocol: int, labels: str, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas writes the tables that are read without it")
     frame = pandas.DataFrame(VALUES, columns=list(NAMES)).sample(frac=0.5, random_state=0)
     frame["Eth"] = np.arange(15)
@@ -207,7 +206,7 @@ def test_pandas_is_not_needed(tmp_path: Path) -> None:
 
 
 class Call:
-    """Pickles as a call of a function."""
+    """An object whose pickle calls a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -218,7 +217,7 @@ class Call:
 
 @pytest.fixture
 def nothing_runs(tmp_path: Path) -> Iterator[Path]:
-    """The file that every one of the programs below would make."""
+    """Path of a file that the malicious pickles would create; checks that it does not exist."""
     made = tmp_path / "made"
     yield made
     assert not made.exists()
@@ -230,21 +229,21 @@ MALICIOUS: dict[str, Callable[[Path], bytes]] = {
     "builtins.open": lambda made: pickle.dumps(Call(builtins.open, str(made), "w")),
     "subprocess.Popen": lambda made: pickle.dumps(Call(subprocess.Popen, ["touch", str(made)])),
     "builtins.getattr": lambda made: pickle.dumps(Call(getattr, Call(eval, "1"), "x")),
-    # Through the frame itself: pandas' own expressions are programs, too.
+    # Expressions evaluated by pandas are code, too.
     "pandas.eval": lambda made: b"\x80\x02cpandas\neval\n(X\x01\x00\x00\x001tR.",
     "numpy.load": lambda made: b"\x80\x02cnumpy\nload\n(X\x01\x00\x00\x00atR.",
-    # Protocol 4 may ask for an attribute of an attribute of an allowed module.
+    # Protocol 4 can name an attribute of an attribute of an allowed module.
     "numpy.ndarray.tofile": lambda made: b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.",
-    # In the old text form, INST calls a class.
+    # In the old text format, INST calls a class.
     "os.popen": lambda made: f"(S'touch {made}'\nios\npopen\n.".encode(),
-    # In Python 2's names.
+    # The names of Python 2.
     "__builtin__.eval": lambda made: b"\x80\x02c__builtin__\neval\n(X\x01\x00\x00\x001tR.",
     "builtins.type": lambda made: pickle.dumps(Call(type, "X", (), {})),
 }
 
 
 @pytest.mark.parametrize("name", MALICIOUS)
-def test_programs_are_refused(name: str, nothing_runs: Path, tmp_path: Path) -> None:
+def test_code_is_refused(name: str, nothing_runs: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.pickle"
     path.write_bytes(MALICIOUS[name](nothing_runs))
     asked = {"os.system": "posix.system", "builtins.open": "_?io.open"}.get(name, name)
@@ -254,8 +253,8 @@ def test_programs_are_refused(name: str, nothing_runs: Path, tmp_path: Path) -> 
         read_frame(path)
 
 
-def test_a_program_within_a_table_is_refused(nothing_runs: Path, tmp_path: Path) -> None:
-    """The good beginning does not help: the call is never made."""
+def test_code_within_a_table_is_refused(nothing_runs: Path, tmp_path: Path) -> None:
+    """The call is never made, although the pickle begins with a valid table."""
     call = pickle.dumps(Call(os.system, f"touch {nothing_runs}"), protocol=2)[2:-1]
     good = old_frame(VERSIONS["0.19"])
     for place in (b"_metadata]", b"_typ"):
@@ -277,19 +276,19 @@ def test_a_program_within_a_table_is_refused(nothing_runs: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     "state", [b"N}X\x04\x00\x00\x00stepK\x07s\x86", b"}X\x04\x00\x00\x00stepK\x07s"], ids=["slots", "dict"]
 )
-def test_stand_ins_cannot_be_changed(name: str, state: bytes, tmp_path: Path) -> None:
-    """BUILD on a class or a function would otherwise set its attributes, for the rest of the process."""
+def test_replacement_classes_cannot_be_changed(name: str, state: bytes, tmp_path: Path) -> None:
+    """BUILD on a class or function would otherwise change its attributes for the rest of the process."""
     module, attribute = name.split()
-    stands = frame_pickle._ALLOWED[module, attribute]
-    before = dict(vars(stands))
+    replacement = ALLOWED_NAMES[module, attribute]
+    before = dict(vars(replacement))
     path = tmp_path / "bad.pickle"
     path.write_bytes(b"\x80\x02c" + module.encode() + b"\n" + attribute.encode() + b"\n" + state + b"b.")
     with pytest.raises(DataError, match=r"^bad\.pickle: "):
         read_frame(path)
-    assert dict(vars(stands)) == before
+    assert dict(vars(replacement)) == before
 
 
-def test_what_is_no_table(tmp_path: Path) -> None:
+def test_pickles_without_a_table_of_numbers_are_refused(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas writes the tables that are read without it")
     path = tmp_path / "x.pickle"
     cases: dict[str, Any] = {
@@ -308,7 +307,7 @@ def test_what_is_no_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_damaged_pickles(share: float, tmp_path: Path) -> None:
+def test_truncated_pickles_are_refused(share: float, tmp_path: Path) -> None:
     good = old_frame(VERSIONS["0.19"])
     path = tmp_path / "cut.pickle"
     path.write_bytes(good[: int(share * len(good))])
@@ -316,8 +315,8 @@ def test_damaged_pickles(share: float, tmp_path: Path) -> None:
         read_frame(path)
 
 
-def test_arrays_that_lie(tmp_path: Path) -> None:
-    """An array with fewer bytes than its shape asks for, and one of a type that is not numbers."""
+def test_inconsistent_arrays_are_refused(tmp_path: Path) -> None:
+    """An array with fewer bytes than its shape requires, and one whose type is not numeric."""
     good = old_frame(VERSIONS["0.19"])
     path = tmp_path / "x.pickle"
     path.write_bytes(good.replace(b"J" + struct.pack("<i", 30), b"J" + struct.pack("<i", 31)))

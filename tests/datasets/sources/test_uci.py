@@ -1,4 +1,4 @@
-"""The small sets of the UCI repository: read in the layouts in which they are published, whole or not at all."""
+"""The small UCI data sets: read in their published formats, checked for completeness."""
 
 import dataclasses
 import gzip
@@ -43,7 +43,7 @@ def lines(separator: str, prefix: str = "", suffix: str = "", header: str = "") 
     return "\n".join([header, *body] if header else body) + "\n"
 
 
-# name -> (how it is laid out, the columns, the text): what is taken are always the four columns of ROWS
+# name -> (the file, its text); the columns used are always those of ROWS
 LAYOUTS: dict[str, tuple[UciFile, str]] = {
     "with a header": (UciFile("t.csv", "delimited", ("a", "b", "c", "d")), lines(";", header='"p";"q";"r";"s"')),
     "without one, with a label": (UciFile("t.data", "delimited", ("a", "b", "c", "d", "")), lines(",", suffix=",g")),
@@ -81,7 +81,7 @@ def test_layouts(layout: str, zipped: bool, folder: Path, monkeypatch: pytest.Mo
 
 
 def workbook(path: Path, rows: NDArray[np.float64], header: bool) -> None:
-    """A workbook of one sheet as spreadsheets write them: words by number, numbers as they are, empty cells."""
+    """Write a workbook of one sheet as spreadsheet programs do: text by index, numbers, empty cells."""
     letters = "ABCDE"
     sheet = [
         '<row r="1" spans="1:5">'
@@ -103,7 +103,7 @@ def test_a_workbook(header: bool, folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert np.array_equal(load("tiny").rows, ROWS)
 
 
-def test_missing_cells(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_with_missing_cells_are_dropped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, UciFile("t.data", "delimited", ("a", "b", "c", "d")), rows=28)
     text = lines(",").splitlines()
     text[3], text[7] = "?,1,2,3", "1,2,3,?"
@@ -123,7 +123,9 @@ def test_missing_cells(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=["columns", "rows", "text", "nothing"],
 )
-def test_what_is_not_the_set(text: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_the_set_is_refused(
+    text: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     serve(monkeypatch, UciFile("t.data", "delimited", ("a", "b", "c", "d")))
     (folder / "t.data").write_text(text)
     with pytest.raises(DataError, match=message):
@@ -131,7 +133,7 @@ def test_what_is_not_the_set(text: str, message: str, folder: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("content", [b"PK", b"1 2 3 4 5\n"])
-def test_damaged_files(content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_about_damaged_files(content: bytes, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in (UciFile("t.xlsx", "sheet", ("a", "b", "c", "d")), UciFile("t.data", "blanks", ("a", "b", "c", "d"))):
         serve(monkeypatch, file)
         (folder / file.file).write_bytes(content)
@@ -139,7 +141,7 @@ def test_damaged_files(content: bytes, folder: Path, monkeypatch: pytest.MonkeyP
             load("tiny")
 
 
-def test_the_better_file_comes_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_of_several_files_is_preferred(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = UciFile("t.data", "delimited", ("a", "b", "c", "d"), sha256="0" * 64)
     copy = UciFile("copy.csv", "delimited", ("a", "b", "c", "d"), note="copy.csv is a copy")
     serve(monkeypatch, first, copy)
@@ -148,11 +150,11 @@ def test_the_better_file_comes_first(folder: Path, monkeypatch: pytest.MonkeyPat
     assert load("tiny").notes == ("tiny: copy.csv is a copy",)
     (folder / "tiny").mkdir()
     (folder / "tiny" / "t.data").write_text(lines(","))
-    assert load("tiny").notes == ("tiny: t.data is not byte for byte the file that its source publishes",)
+    assert load("tiny").notes == ("tiny: t.data differs from the file that its source publishes",)
 
 
 def test_protocols_of_a_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a set is an exception, the columns that go are named; elsewhere the rule decides."""
+    """Sets that are exceptions name the columns to drop; otherwise the rule of the protocol applies."""
     serve(monkeypatch, UciFile("t.data", "delimited", ("a", "b", "c", "d")))
     (folder / "t.data").write_text(lines(","))
     dataset = load("tiny", protocol="tenths")
@@ -162,8 +164,8 @@ def test_protocols_of_a_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert load("tiny", protocol="tenths", drop=["a", "b"]).schema.names == ("c", "d")
 
 
-def test_rows_of_the_file_it_came_from(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file has no names, and a label that is no number: columns are found by their places, also after some went."""
+def test_rows_of_the_original_file_can_be_scored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has no names, and a label that is not a number: columns are found by index, also after dropping some."""
     file = UciFile("t.data", "delimited", ("", "a", "b", "c", "d", ""))
     serve(monkeypatch, file)
     (folder / "t.data").write_text(lines(",", prefix="7,", suffix=",g"))
@@ -181,17 +183,17 @@ def test_rows_of_the_file_it_came_from(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_rows_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A workbook, or columns between blanks, is no file that can be scored; the set is, by its name."""
+    """White-space separated files cannot be scored as files; the set can, by its name."""
     serve(monkeypatch, UciFile("t.data", "blanks", ("", "a", "b", "c", "d")))
     (folder / "t.data").write_text(lines(" ", prefix="7 "))
     dataset = load("tiny", drop=["b"], context=["c"])
     opened = open_rows("Tiny", dataset.schema)
-    monkeypatch.setattr("pushforward.datasets.named_rows.PART_ROWS", 7)
+    monkeypatch.setattr("pushforward.datasets.named_rows.CHUNK_ROWS", 7)
     found, context = (np.concatenate(matrices) for matrices in zip(*opened, strict=True))
     assert opened.rows == 30
     assert np.array_equal(found, dataset.rows)
     assert np.array_equal(context, dataset.context)
-    assert opened.notes == ("tiny: left aside b, which the model does not know",)
+    assert opened.notes == ("tiny: ignored b, which the model does not use",)
     with pytest.raises(DataError, match=r"^iris: lacks the columns a, d, c; it has sepal length"):
         open_rows("iris", dataset.schema)
     csv = tmp_path / "t.csv"
@@ -201,7 +203,7 @@ def test_rows_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 @pytest.fixture(scope="module")
 def of_iris(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run fitted to a set by its name, one column given."""
+    """A run fitted to a set by its name, conditioned on one column."""
     tiny = ("train.steps=3", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")
     run = tmp_path_factory.mktemp("iris") / "run"
     invoke("fit", "iris", "data.context=petal width (cm)", *tiny, "--out", str(run), "--json")
@@ -221,7 +223,7 @@ def test_a_set_is_scored_by_its_name(of_iris: Path, tmp_path: Path) -> None:
     assert len(scores) == 150
     np.testing.assert_allclose(scores[test["row"]], test["log_prob"], atol=1e-5)
     toy = invoke("score", str(of_iris), "moons", code=3)
-    assert "moons: a toy is drawn, it has no rows of its own; give a file" in toy.stderr
+    assert "moons: a toy is sampled, it has no rows of its own; give a file" in toy.stderr
 
 
 @pytest.mark.slow
@@ -229,7 +231,7 @@ def test_a_set_is_evaluated_on_by_its_name(of_iris: Path) -> None:
     assert "samples (120 against 150 test rows)" in invoke("evaluate", str(of_iris), "iris").stdout
 
 
-def test_the_table_of_sets() -> None:
+def test_the_list_of_sets_is_consistent() -> None:
     for name, uci in UCI.items():
         assert uci.name == name
         first = uci.files[0]
@@ -244,7 +246,7 @@ def test_the_table_of_sets() -> None:
     assert (listed["magic"].kind, listed["magic"].rows, listed["magic"].columns) == ("UCI", 19_020, 10)
 
 
-def test_a_file_is_checked_before_it_is_trusted(folder: Path) -> None:
+def test_columns_of_a_file_are_checked(folder: Path) -> None:
     (folder / "magic04.data").write_text("1,2,3\n4,5,6\n")
     with pytest.raises(DataError, match=r"magic04\.data: expected 11 columns; got 3"):
         load("magic")
@@ -253,11 +255,11 @@ def test_a_file_is_checked_before_it_is_trusted(folder: Path) -> None:
 @needs_data
 @pytest.mark.parametrize("name", ["red-wine", "white-wine", "magic", "protein", "power-plant"])
 def test_real_files(name: str) -> None:
-    """The files are those whose checksums stand in the table, and hold what it says."""
+    """The files have the listed checksums, rows and columns."""
     dataset = load(name, folder=DATA)
     assert dataset.rows.shape == (UCI[name].rows, UCI[name].columns)
     assert dataset.sha256 == UCI[name].files[0].sha256
-    assert not any("byte for byte" in note for note in dataset.notes)
+    assert not any("differs from the file" in note for note in dataset.notes)
     assert dataset.schema.names[0] == {"magic": "fLength", "protein": "RMSD", "power-plant": "AT"}.get(
         name, "fixed acidity"
     )
@@ -270,7 +272,7 @@ def test_real_copies(name: str) -> None:
     dataset = load(name, folder=DATA)
     assert len(dataset.rows) == UCI[name].rows
     assert np.abs(dataset.rows.mean(axis=0) / dataset.rows.std(axis=0)).max() < 1e-3
-    assert "a copy with the mean of every column taken off" in dataset.notes[0]
+    assert "a copy with every column centred" in dataset.notes[0]
 
 
 # Numbers of columns in the published tables. The copy of the telemonitoring set lacks one of its 22 columns.
@@ -292,6 +294,6 @@ def test_published_numbers_of_columns(name: str, protocol: str, columns: int) ->
     assert load(name, folder=DATA, protocol=protocol).rows.shape[1] == columns
 
 
-def test_the_entry_of_a_set_is_frozen() -> None:
+def test_entries_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         UCI["magic"].rows = 1  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Protocols of the literature: which columns they leave out, which rows go where, and that fits keep to both."""
+"""Protocols of the literature: dropped columns, splits, and fits that use them."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ N = 400
 
 
 def table(n: int = N, seed: int = 0) -> Numbers:
-    """Columns a to g: b and c follow a, e follows d and f; g is discrete, k is constant."""
+    """Return columns a to h: b and c are correlated with a, e with d and f; g is discrete, h is independent."""
     rng = np.random.default_rng(seed)
     a, d, extra = rng.normal(size=(3, n))
     b, c = a + 0.02 * rng.normal(size=n), a + 0.02 * rng.normal(size=n)
@@ -36,23 +36,23 @@ def correlations(numbers: Numbers) -> dict[str, float]:
     return {names[i] + names[j]: abs(float(c[i, j])) for i in range(len(names)) for j in range(i)}
 
 
-def test_the_table_is_what_the_tests_need() -> None:
+def test_correlations_of_the_test_table() -> None:
     found = correlations(table())
     assert min(found[pair] for pair in ("ba", "ca", "cb", "ed", "fe")) > 0.98
     assert found["fd"] < 0.98
 
 
-# What stays, in words: `first` drops the first column with a partner again and again; `later` drops those that are
-# correlated with an earlier one that stays; `any` those that are correlated with any earlier one.
+# rnade repeatedly drops the first column with a correlated partner; tenths drops columns that are correlated with an
+# earlier one that is kept, and half those that are correlated with any earlier one.
 @pytest.mark.parametrize(
     ("protocol", "kept"),
     [
-        ("rnade", ("c", "f", "h")),  # a, b, d, e go; g is discrete
-        ("tenths", ("a", "d", "f", "g", "h")),  # b, c, e go; f's partner e is gone, so it stays
-        ("half", ("a", "d", "g", "h")),  # f goes too
+        ("rnade", ("c", "f", "h")),  # drops a, b, d, e, and the discrete g
+        ("tenths", ("a", "d", "f", "g", "h")),  # drops b, c, e; keeps f, since its partner e is dropped
+        ("half", ("a", "d", "g", "h")),  # drops f, too
     ],
 )
-def test_columns(protocol: str, kept: tuple[str, ...]) -> None:
+def test_columns_that_are_kept(protocol: str, kept: tuple[str, ...]) -> None:
     numbers, _, notes = apply_protocol(protocol, 0, "t", table())
     assert numbers.names == kept
     assert numbers.matrix.shape == (N, len(kept))
@@ -60,8 +60,8 @@ def test_columns(protocol: str, kept: tuple[str, ...]) -> None:
         assert f"{name} (" in notes[1]
 
 
-def test_what_is_discrete() -> None:
-    """50 different values at most, but a fifth of the rows at most; 5 % of the rows for tenths."""
+def test_discrete_columns() -> None:
+    """rnade: at most 50 different values, and at most a fifth of the rows; tenths: at most 5 % of the rows."""
     rng = np.random.default_rng(0)
 
     def kept(protocol: str, n: int, levels: int) -> bool:
@@ -84,7 +84,7 @@ def test_the_sign_of_a_correlation_does_not_matter() -> None:
         assert plain == other
 
 
-def whole(splits: Splits, n: int) -> None:
+def check_split(splits: Splits, n: int) -> None:
     joined = np.concatenate(splits)
     assert sorted(joined) == list(range(n))
     assert all((np.diff(part) > 0).all() for part in splits)
@@ -94,55 +94,55 @@ def whole(splits: Splits, n: int) -> None:
 def test_rnade_rows(n: int) -> None:
     folds = [PROTOCOLS["rnade"].rows(n, fold) for fold in range(10)]
     for splits in folds:
-        whole(splits, n)
+        check_split(splits, n)
         assert abs(len(splits.test) - n / 10) < 1
         assert abs(len(splits.validation) - n / 10) < 1
-    # Every row is tested once, and validates once.
+    # Every row is in one test set and in one validation set.
     assert sorted(np.concatenate([splits.test for splits in folds])) == list(range(n))
     assert sorted(np.concatenate([splits.validation for splits in folds])) == list(range(n))
     assert len({tuple(splits.test) for splits in folds}) == 10
-    # Mixed: the first fold is not the first tenth.
+    # Shuffled: the first fold is not the first tenth.
     assert folds[0].test.max() > n / 2
 
 
 @pytest.mark.parametrize("n", [97, 178, 351])
-def test_half_rows_are_those_of_the_published_program(n: int) -> None:
+def test_half_rows_equal_those_of_the_published_code(n: int) -> None:
     for fold in range(5):
         splits = PROTOCOLS["half"].rows(n, fold)
-        whole(splits, n)
+        check_split(splits, n)
         train, test = train_test_split(np.arange(n), test_size=n - n // 2, train_size=n // 2, random_state=100 + fold)
         assert sorted(splits.test) == sorted(test)
         assert sorted((*splits.train, *splits.validation)) == sorted(train)
         assert len(splits.validation) == max(10, round(len(train) / 5))
 
 
-def test_tenths_rows_are_those_of_the_benchmarks() -> None:
+def test_tenths_rows_equal_those_of_the_benchmarks() -> None:
     n = 1234
     shuffled = np.random.RandomState(42).permutation(n)
     splits = PROTOCOLS["tenths"].rows(n, 0)
-    whole(splits, n)
+    check_split(splits, n)
     assert set(splits.test) == set(shuffled[-123:])
     assert set(splits.validation) == set(shuffled[-246:-123])
     assert set(PROTOCOLS["tenths"].rows(n, 1).test) != set(splits.test)
 
 
-def test_constant_columns_of_small_tables() -> None:
-    """They go before correlations are looked at, which they have none of."""
+def test_constant_columns_are_dropped() -> None:
+    """They are dropped before correlations, which they do not have, are computed."""
     rng = np.random.default_rng(0)
     for name in PROTOCOLS:
-        for n in range(PROTOCOLS[name].fewest_rows, 25):
+        for n in range(PROTOCOLS[name].min_rows, 25):
             matrix = np.stack((rng.normal(size=n), np.full(n, 3.0), rng.normal(size=n)), axis=1)
             kept, _, _ = apply_protocol(name, 0, "t", Numbers(("a", "b", "c"), ("double",) * 3, matrix))
             assert kept.names == ("a", "c")
 
 
-def test_few_rows() -> None:
+def test_smallest_tables() -> None:
     for name, protocol in PROTOCOLS.items():
-        for n in (protocol.fewest_rows, protocol.fewest_rows + 1):
-            whole(protocol.rows(n, 0), n)
+        for n in (protocol.min_rows, protocol.min_rows + 1):
+            check_split(protocol.rows(n, 0), n)
             assert all(len(part) for part in protocol.rows(n, 0)), name
-        with pytest.raises(DataError, match=f"{protocol.fewest_rows - 1} rows are too few for data.protocol={name}"):
-            apply_protocol(name, 0, "t", table(protocol.fewest_rows - 1))
+        with pytest.raises(DataError, match=f"{protocol.min_rows - 1} rows are too few for data.protocol={name}"):
+            apply_protocol(name, 0, "t", table(protocol.min_rows - 1))
 
 
 def csv(path: Path, numbers: Numbers) -> Path:
@@ -150,20 +150,20 @@ def csv(path: Path, numbers: Numbers) -> Path:
     return path
 
 
-def test_any_table(tmp_path: Path) -> None:
+def test_protocols_apply_to_files_and_toys(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", table())
     dataset = load(path, protocol="tenths", context=["b"], drop=["h"])
-    # Context is judged by nobody, and judges nobody: without b and a, c goes.
+    # Context is neither dropped nor a reason to drop: b stays, and c is dropped because of a.
     assert (dataset.schema.names, dataset.schema.context_names) == (("a", "d", "f", "g"), ("b",))
     assert dataset.schema.file_columns == 8
     assert dataset.splits is not None
-    whole(dataset.splits, N)
+    check_split(dataset.splits, N)
     assert any("t.csv: tenths, fold 0" in note for note in dataset.notes)
     assert dataset.is_file
     assert load(path).splits is None
     few = load(path, protocol="half", rows=100, seed=3)
     assert few.splits is not None
-    whole(few.splits, 100)
+    check_split(few.splits, 100)
     toy = load("moons", rows=50, protocol="half")
     assert toy.toy is not None
     assert toy.splits is not None
@@ -179,7 +179,7 @@ def test_any_table(tmp_path: Path) -> None:
         ({"protocol": "rnade", "columns": ["g"]}, "leaves no column; fit it without a protocol"),
     ],
 )
-def test_refusals(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_bad_protocols_and_folds(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", table())
     with pytest.raises(DataError, match=message):
         load(path, **arguments)  # type: ignore[arg-type]
@@ -189,7 +189,7 @@ def prepared_parts(dataset: Dataset, config: DataConfig, seed: int) -> Splits:
     return prepare(dataset, config, seed).splits
 
 
-def test_fits_use_the_parts(tmp_path: Path) -> None:
+def test_fits_use_the_split_of_the_protocol(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", table())
     config = load_config(str(path), (), ["data.protocol=rnade", "data.fold=3"])
     dataset = load_data(config)
@@ -205,35 +205,35 @@ def test_fits_use_the_parts(tmp_path: Path) -> None:
     ("typed", "message"),
     [
         (["data.protocol=rnade", "data.fold=10"], "data.fold: expected 0 to 9 for data.protocol=rnade; got 10"),
-        (["data.fold=1"], "data.fold: is a division of data.protocol, which is none; got 1"),
+        (["data.fold=1"], "data.fold: expected 0 without data.protocol; got 1"),
         (
             ["data.protocol=half", "data.test_fraction=0.3"],
-            "data.test_fraction: has no effect, as data.protocol=half divides the rows",
+            "data.test_fraction: has no effect, as data.protocol=half splits the rows",
         ),
         (["data.protocol=halves"], "data.protocol: expected none, rnade, half or tenths; got 'halves'"),
     ],
 )
-def test_configuration(typed: list[str], message: str) -> None:
+def test_bad_configurations(typed: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("moons", (), typed)
     assert message in str(caught.value)
 
 
-def test_the_printed_configuration_can_be_given_back(tmp_path: Path) -> None:
-    """It holds every key, the shares of the rows too, at values that have no effect."""
+def test_the_printed_configuration_can_be_read_again(tmp_path: Path) -> None:
+    """It holds every key, including the fractions of rows, which have no effect with a protocol."""
     config = load_config("moons", (), ["data.protocol=half", "data.fold=2"])
     (tmp_path / "c.yaml").write_text(config.to_yaml())
     assert load_config(None, (tmp_path / "c.yaml",), []) == config
 
 
-def test_scores_of_the_original_file(tmp_path: Path) -> None:
-    """A fit under a protocol leaves columns out; the file it came from can be scored all the same."""
+def test_the_original_file_can_be_scored(tmp_path: Path) -> None:
+    """A fit under a protocol drops columns; the original file can be scored nevertheless."""
     from click.testing import CliRunner
 
     from pushforward.cli import main
 
     path = csv(tmp_path / "t.csv", table())
-    # Without names, columns are known by their places.
+    # Without names, columns are found by index.
     bare = tmp_path / "bare.csv"
     np.savetxt(bare, table().matrix, delimiter=",")
     tiny = ("train.steps=3", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")

@@ -1,15 +1,12 @@
-"""Files scored a part at a time: the same numbers, the same errors, and nothing half-written, in memory that stays."""
+"""Files are scored chunk by chunk with the same results and errors as whole files, in constant memory."""
 
 import gzip
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,19 +21,16 @@ from pushforward.datasets.tables import parts, stream
 from pushforward.datasets.tables.read import to_numbers
 from pushforward.evaluate import likelihood, nll_from
 from pushforward.evaluate.density import FittedDensity
-from pushforward.evaluate.likelihood import RunningNll
-from pushforward.evaluate.read_ahead import read_ahead
-from pushforward.evaluate.scoring import ScoreFile, score_lines, score_parts
+from pushforward.evaluate.scoring import ScoreFile, score_parts
 from pushforward.flows import build
-from pushforward.tracking.row_progress import RowProgress
 
 NAMES = ("a", "b", "c")
 
 
 def table(rows: int, seed: int = 0) -> "pa.Table":
     generator = np.random.default_rng(seed)
-    points = np.round(generator.standard_normal((rows, 3)) @ generator.standard_normal((3, 3)), 6)
-    return pa.table([pa.array(column) for column in points.T], names=list(NAMES))
+    matrix = np.round(generator.standard_normal((rows, 3)) @ generator.standard_normal((3, 3)), 6)
+    return pa.table([pa.array(column) for column in matrix.T], names=list(NAMES))
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +51,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, schema: Schema) -> Path:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts so small that a short file has many, of all the sizes there are."""
+    """Make chunks so small that a short file has many."""
     monkeypatch.setattr(parts, "BLOCK_BYTES", 300)
-    monkeypatch.setattr(parts, "_ROWS", 7)
-    monkeypatch.setattr(stream, "PART_ROWS", 16)
+    monkeypatch.setattr(parts, "BATCH_ROWS", 7)
+    monkeypatch.setattr(stream, "CHUNK_ROWS", 16)
 
 
 def score(run: Path, data: Path, *more: object) -> Result:
@@ -81,11 +75,11 @@ def write(path: Path, content: "pa.Table") -> Path:
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet", "t.npy", "t.csv.gz"])
 @pytest.mark.usefixtures("small")
-def test_parts_put_together_are_the_table(name: str, schema: Schema, tmp_path: Path) -> None:
+def test_concatenated_chunks_are_the_table(name: str, schema: Schema, tmp_path: Path) -> None:
     content = table(500, seed=1)
     path = write(tmp_path / name, content)
     features, contexts = zip(*RowStream(path, schema), strict=True)
-    assert [len(part) for part in features] == [16] * 31 + [4]
+    assert [len(chunk) for chunk in features] == [16] * 31 + [4]
     whole = to_numbers(content, "t", NAMES).matrix
     np.testing.assert_array_equal(np.concatenate(features), whole[:, :2])
     np.testing.assert_array_equal(np.concatenate(contexts), whole[:, 2:])
@@ -99,7 +93,7 @@ def test_streamed_scores_are_those_of_the_whole_file(
     name: str, draws: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "BLOCK_BYTES", 10_000)
-    monkeypatch.setattr(stream, "PART_ROWS", likelihood.BATCH_SIZE)
+    monkeypatch.setattr(stream, "CHUNK_ROWS", likelihood.BATCH_SIZE)
     content = table(20_000, seed=2)
     path = write(tmp_path / name, content)
     matrix = to_numbers(content, name, NAMES).matrix
@@ -114,7 +108,7 @@ def test_streamed_scores_are_those_of_the_whole_file(
     assert score(run, path, "--draws", draws).stdout == (tmp_path / "s.csv").read_text()
 
 
-# A cell of a column, put into a late row (or two), of which a whole-file reader says something.
+# Cells, as (row, column, content), that a reader of whole files refuses with a message.
 BAD_CELLS: dict[str, tuple[tuple[int, str, str], ...]] = {
     "missing": ((430, "b", ""),),
     "missing in words": ((430, "b", "NA"), (450, "b", "?"), (20, "c", "none")),
@@ -129,7 +123,7 @@ BAD_CELLS: dict[str, tuple[tuple[int, str, str], ...]] = {
 }
 
 
-def spoilt(path: Path, cells: tuple[tuple[int, str, str], ...], content: "pa.Table | None" = None) -> Path:
+def write_with(path: Path, cells: tuple[tuple[int, str, str], ...], content: "pa.Table | None" = None) -> Path:
     rows = [[str(cell) for cell in row.values()] for row in (table(500) if content is None else content).to_pylist()]
     for row, column, cell in cells:
         rows[row - 1][NAMES.index(column)] = cell
@@ -137,7 +131,7 @@ def spoilt(path: Path, cells: tuple[tuple[int, str, str], ...], content: "pa.Tab
     return path
 
 
-def said_of_the_whole(path: Path) -> str:
+def message_for_whole_file(path: Path) -> str:
     with pytest.raises(DataError) as caught:
         to_numbers(read_table(path), path.name, NAMES)
     return str(caught.value)
@@ -146,13 +140,13 @@ def said_of_the_whole(path: Path) -> str:
 @pytest.mark.parametrize("name", BAD_CELLS)
 @pytest.mark.usefixtures("small")
 def test_a_late_bad_row_is_refused_as_in_the_whole_file(name: str, run: Path, tmp_path: Path) -> None:
-    path = spoilt(tmp_path / "t.csv", BAD_CELLS[name])
+    path = write_with(tmp_path / "t.csv", BAD_CELLS[name])
     before = sorted(tmp_path.iterdir())
     done = score(run, path, "--out", tmp_path / "s.csv")
-    assert done.stderr == f"pushforward score: {said_of_the_whole(path)}\n"
+    assert done.stderr == f"pushforward score: {message_for_whole_file(path)}\n"
     assert done.exit_code == 3
     assert sorted(tmp_path.iterdir()) == before
-    # What was there before stays.
+    # An existing file is not changed.
     (tmp_path / "s.csv").write_text("old")
     assert score(run, path, "--out", tmp_path / "s.csv").exit_code == 3
     assert (tmp_path / "s.csv").read_text() == "old"
@@ -170,21 +164,23 @@ def test_a_late_bad_row_is_refused_as_in_the_whole_file(name: str, run: Path, tm
     ],
 )
 @pytest.mark.usefixtures("small")
-def test_kinds_of_columns_are_those_of_the_whole_file(
+def test_bad_columns_are_refused_as_in_the_whole_file(
     column: list[str], what: str, schema: Schema, tmp_path: Path
 ) -> None:
-    path = spoilt(tmp_path / "t.csv", tuple((row + 1, "b", cell) for row, cell in enumerate(column)))
+    path = write_with(tmp_path / "t.csv", tuple((row + 1, "b", cell) for row, cell in enumerate(column)))
     with pytest.raises(DataError) as caught:
         read_rows(path, schema)
-    assert str(caught.value) == said_of_the_whole(path)
+    assert str(caught.value) == message_for_whole_file(path)
     assert what in str(caught.value)
 
 
 @pytest.mark.parametrize("cells", [{"b": "+5"}, {"b": " 5 "}, {"b": "1_0"}, {"a": str(2**60), "b": "0.5"}])
 @pytest.mark.usefixtures("small")
-def test_numbers_written_strangely_are_numbers_in_both(cells: dict[str, str], schema: Schema, tmp_path: Path) -> None:
-    spoils = tuple((430 + k, name, cell) for k, (name, cell) in enumerate(cells.items()))
-    path = spoilt(tmp_path / "t.csv", spoils)
+def test_unusual_spellings_of_numbers_are_read_as_in_the_whole_file(
+    cells: dict[str, str], schema: Schema, tmp_path: Path
+) -> None:
+    changes = tuple((430 + k, name, cell) for k, (name, cell) in enumerate(cells.items()))
+    path = write_with(tmp_path / "t.csv", changes)
     whole = to_numbers(read_table(path), "t", NAMES).matrix
     np.testing.assert_array_equal(np.concatenate(read_rows(path, schema)[:2], axis=1), whole)
 
@@ -196,7 +192,7 @@ def test_quoted_line_ends_and_carriage_returns(schema: Schema, tmp_path: Path) -
         (tmp_path / "t.csv").write_text("\ufeffa,b,c,note\n" + end.join(lines), newline="")
         rows, _, notes = read_rows(tmp_path / "t.csv", schema)
         assert rows.tolist() == [[k, k * k] for k in range(400)]
-        assert notes == ("t.csv: left aside note, which the model does not know",)
+        assert notes == ("t.csv: ignored note, which the model does not use",)
 
 
 @pytest.mark.usefixtures("small")
@@ -207,62 +203,6 @@ def test_a_gzip_file_that_ends_early(run: Path, tmp_path: Path) -> None:
     assert done.exit_code == 3
     assert "t.csv.gz: not a complete gzip file" in done.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["t.csv.gz"]
-
-
-def test_lines_are_those_of_repr() -> None:
-    generator = np.random.default_rng(0)
-    values = np.concatenate(
-        [generator.standard_normal(20_000) * 10.0 ** generator.integers(-12, 12, 20_000), np.arange(-30.0, 30.0)]
-    )
-    values[:4] = -np.inf, np.inf, np.nan, -0.0
-    assert score_lines(values).decode() == "".join(f"{value!r}\n" for value in values.tolist())
-    assert score_lines(values[:0]) == b""
-
-
-def test_running_nll_is_that_of_all_rows() -> None:
-    generator = np.random.default_rng(0)
-    values = generator.standard_normal(10_001) * 1e-3 - 1e6  # squares of 1e6 would drown these deviations
-    total = RunningNll()
-    for part in np.array_split(values, 17):
-        total.add(part)
-    expected = nll_from(values)
-    assert total.nll().nll == pytest.approx(expected.nll, rel=1e-14)
-    assert total.nll().se == pytest.approx(expected.se, rel=1e-6)
-    for odd in ([-np.inf], [np.nan], [np.inf], [np.inf, -np.inf]):
-        total = RunningNll()
-        for few in ([-1.0, -2.0], odd, [-3.0]):
-            total.add(np.array(few))
-        assert repr(total.nll()) == repr(nll_from(np.array([-1.0, -2.0, *odd, -3.0])))
-    with pytest.raises(ValueError, match="expected at least one row"):
-        RunningNll().nll()
-
-
-def test_reading_ahead_keeps_order_bounds_and_errors() -> None:
-    taken: list[int] = []
-
-    def source() -> Iterator[int]:
-        for item in range(10):
-            taken.append(item)
-            yield item
-        raise DataError("late")
-
-    seen = []
-    with pytest.raises(DataError, match="late"), read_ahead(source(), depth=2) as items:  # noqa: PT012
-        for item in items:
-            time.sleep(0.01)
-            seen.append(item)
-            assert len(taken) <= len(seen) + 3
-    assert seen == list(range(10))
-
-
-def test_giving_up_ends_the_thread() -> None:
-    def endless() -> Iterator[int]:
-        while True:
-            yield 0
-
-    with pytest.raises(KeyboardInterrupt), read_ahead(endless()):
-        raise KeyboardInterrupt
-    assert not any(thread.name == "read_ahead" for thread in threading.enumerate())
 
 
 def test_an_error_while_scoring_leaves_no_file(run: Path, tmp_path: Path) -> None:
@@ -281,7 +221,7 @@ def test_an_error_while_scoring_leaves_no_file(run: Path, tmp_path: Path) -> Non
 def test_a_signal_leaves_no_file(number: signal.Signals, code: int, run: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", table(2_000_000))
     command = [sys.executable, "-m", "pushforward", "score", str(run), str(path), "--out", str(tmp_path / "s.csv")]
-    # Where the tests run as a background job SIGINT is ignored, and children inherit that.
+    # In a background job SIGINT is ignored, and children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
@@ -300,34 +240,6 @@ def test_a_signal_leaves_no_file(number: signal.Signals, code: int, run: Path, t
     assert [entry.name for entry in tmp_path.iterdir()] == ["t.parquet"]
 
 
-class _Terminal:
-    def __init__(self, terminal: bool) -> None:
-        self.terminal = terminal
-        self.written = ""
-
-    def isatty(self) -> bool:
-        return self.terminal
-
-    def write(self, text: str) -> int:
-        self.written += text
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_is_for_terminals(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    out: Any = _Terminal(terminal)
-    seconds = iter(range(100))
-    with RowProgress(out, clock=lambda: float(next(seconds))) as progress:
-        progress.add(1_000, 4_000)
-        progress.add(1_000, 4_000)
-    assert ("2,000 rows  1,000 rows/s  2s" in out.written) == terminal
-    assert bool(out.written) == terminal
-
-
 PEAK = """
 import resource, sys
 from pushforward.cli import main
@@ -335,13 +247,13 @@ try:
     main(sys.argv[1:])
 except SystemExit as end:
     assert not end.code
-# The peak of this process: ru_maxrss would begin with that of its parent.
+# The peak of this process; ru_maxrss would start at that of its parent.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc, which knows the peak memory")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc for the peak memory")
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npy"])
 def test_memory_does_not_grow_with_the_rows(suffix: str, run: Path, tmp_path: Path) -> None:
     peaks = []

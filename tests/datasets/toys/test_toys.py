@@ -1,4 +1,4 @@
-"""The toys' densities: they integrate to one, have the stated entropy, and are those of their samples."""
+"""The densities of the toys integrate to one, have the stated entropy, and match the samples."""
 
 import functools
 import math
@@ -12,8 +12,8 @@ from pushforward.datasets import TOYS, load, names
 
 Array = NDArray[np.float64]
 
-# Half-widths of a box around the law (x1, x2) and a step about half the law's finest scale; 8 cells of it
-# make one bin of the comparison with samples.
+# Half-widths (x1, x2) of a box around the distribution, and a grid step of about half its finest scale; 8 cells make
+# one bin of the comparison with samples.
 BOXES: dict[str, tuple[float, float, float]] = {
     "checkerboard": (4.8, 4.8, 0.1),
     "8gaussians": (5.6, 5.6, 0.1),
@@ -36,7 +36,7 @@ BOXES: dict[str, tuple[float, float, float]] = {
 
 @functools.cache
 def grid(name: str, finer: float = 1.0) -> tuple[Array, float]:
-    """Log-densities at the centres of a grid's cells, shape (columns, rows), and the area of a cell."""
+    """Return log-densities at the centres of the cells of a grid, shape (columns, rows), and the area of a cell."""
     width, height, step = BOXES[name]
     shape = [8 * round(2 * side / (8 * step / finer)) for side in (width, height)]
     axes = [-side + 2 * side / n * (np.arange(n) + 0.5) for side, n in zip((width, height), shape, strict=True)]
@@ -57,7 +57,7 @@ def test_every_toy_has_a_box() -> None:
 @pytest.mark.parametrize("name", BOXES)
 def test_density_integrates_to_one_and_has_the_stated_entropy(name: str) -> None:
     mass, entropy = mass_and_entropy(name)
-    # The midpoint rule is exact to rounding for laws so smooth; what remains is the law outside the box.
+    # The midpoint rule is exact to rounding for such smooth densities; the error is the mass outside the box.
     assert mass == pytest.approx(1, abs=2e-6)
     assert entropy == pytest.approx(TOYS[name].entropy, abs=2e-5)
 
@@ -90,7 +90,7 @@ def test_samples_follow_the_density(name: str) -> None:
     edges = [np.linspace(-side, side, k + 1) for side, k in zip((width, height), expected.shape, strict=True)]
     x = TOYS[name].sample(n, np.random.default_rng(11))
     observed, _, _ = np.histogram2d(x[:, 0], x[:, 1], bins=edges)
-    # Bins of few expected points make one bin together, so that the statistic has its law.
+    # Bins with few expected samples are merged, so that the statistic has a chi-squared distribution.
     many = expected >= 5
     rest = n - expected[many].sum()
     assert rest > -1e-3 * n
@@ -113,7 +113,7 @@ def test_sampling_is_seeded_and_typed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOXES)
-def test_density_far_out_and_at_bad_points(name: str) -> None:
+def test_density_far_out_and_at_non_finite_points(name: str) -> None:
     far = np.array([[40.0, -70.0], [1e6, 1e6], [1e200, 0.0], [np.inf, 0.0], [np.nan, 0.0], [0.0, 0.0]])
     log_prob = TOYS[name].log_prob(far)
     assert (log_prob[:2] < -20).all()
@@ -123,33 +123,33 @@ def test_density_far_out_and_at_bad_points(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOXES)
-def test_density_of_a_point_does_not_depend_on_its_company(name: str) -> None:
+def test_density_does_not_depend_on_the_batch(name: str) -> None:
     x = TOYS[name].sample(300, np.random.default_rng(5))
     together = TOYS[name].log_prob(x)
     alone = np.concatenate([TOYS[name].log_prob(point[None]) for point in x[:20]])
-    # Points are summed over the nodes near their cell; those left out are below rounding.
+    # Each point is summed over the nodes near its cell; the terms left out are below rounding.
     np.testing.assert_allclose(together[:20], alone, rtol=0, atol=1e-12)
 
 
-def test_curve_laws_agree_with_a_plain_sum_over_the_curve() -> None:
+def test_density_of_a_curve_equals_a_direct_sum() -> None:
     t = math.pi * (np.arange(20_000) + 0.5) / 20_000
     outer = np.stack([2 * np.cos(t) - 1, 2 * np.sin(t) - 0.2], axis=1)
     inner = np.stack([1 - 2 * np.cos(t), 0.8 - 2 * np.sin(t)], axis=1)
     centres = np.concatenate([outer, inner])
     x = TOYS["moons"].sample(50, np.random.default_rng(0))
     squares = ((x[:, None] - centres) ** 2).sum(axis=-1)
-    plain = np.log(np.exp(-squares / 0.08).mean(axis=1) / (2 * math.pi * 0.04))
-    np.testing.assert_allclose(TOYS["moons"].log_prob(x), plain, rtol=0, atol=1e-6)
+    direct = np.log(np.exp(-squares / 0.08).mean(axis=1) / (2 * math.pi * 0.04))
+    np.testing.assert_allclose(TOYS["moons"].log_prob(x), direct, rtol=0, atol=1e-6)
 
 
 def test_checkerboard_is_uniform_on_the_even_squares() -> None:
     x = np.array([[-3.9, -3.9], [-3.9, -1.9], [0.1, 0.1], [0.1, 2.1], [3.9, 3.9], [4.1, 4.1]])
-    on = -math.log(32)
-    assert TOYS["checkerboard"].log_prob(x).tolist() == [on, -np.inf, on, -np.inf, on, -np.inf]
+    inside = -math.log(32)
+    assert TOYS["checkerboard"].log_prob(x).tolist() == [inside, -np.inf, inside, -np.inf, inside, -np.inf]
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 3), (2, 2, 2)])
-def test_points_must_be_planar(shape: tuple[int, ...]) -> None:
+def test_points_must_have_two_coordinates(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected points of shape \(n, 2\); got \("):
         TOYS["moons"].log_prob(np.zeros(shape))
 
@@ -167,7 +167,7 @@ def test_loading_a_toy() -> None:
     assert not np.array_equal(dataset.rows, load("four-circles", rows=500, seed=2).rows)
 
 
-def test_conditioning_on_a_column_of_a_toy_changes_its_law() -> None:
+def test_conditioning_on_a_column_of_a_toy_drops_its_true_density() -> None:
     dataset = load("moons", rows=50, context=["x1"])
     assert (dataset.rows.shape, dataset.context.shape) == ((50, 1), (50, 1))
     assert (dataset.schema.names, dataset.schema.context_names) == (("x2",), ("x1",))
@@ -175,19 +175,19 @@ def test_conditioning_on_a_column_of_a_toy_changes_its_law() -> None:
 
 
 @pytest.mark.parametrize("name", ["line", "cos"])
-def test_bare_curves_have_no_density(name: str) -> None:
+def test_curves_without_noise_are_refused(name: str) -> None:
     with pytest.raises(DataError, match=f"{name}: .* no density in the plane; choose another toy"):
         load(name)
 
 
-def test_unknown_names_list_the_nearest() -> None:
+def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(
         DataError, match=r"unknown dataset 'mooons'; did you mean 'moons'\? `pushforward datasets` lists"
     ):
         load("mooons")
 
 
-def test_names_are_known_without_loading() -> None:
+def test_names_lists_sizes_without_loading() -> None:
     entries = {entry.name: entry for entry in names()}
     assert set(TOYS) < set(entries)
     assert entries["moons"][1:4] == ("toy", 250_000, 2)

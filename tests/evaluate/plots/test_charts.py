@@ -1,4 +1,4 @@
-"""Charts: numbers stand where they should, long curves are cut down without losing their extremes, text stays text."""
+"""SVG charts: positions of values, thinning of long curves, escaped text."""
 
 import re
 from html.parser import HTMLParser
@@ -8,7 +8,15 @@ import pytest
 from scipy import stats
 
 from pushforward.common.numbers import decimals_of, fixed, measured, significant
-from pushforward.evaluate.plots.axes import POINTS, Axis, around, nice_ticks, settled, tick_labels, worth_drawing
+from pushforward.evaluate.plots.axes import (
+    POINTS,
+    Axis,
+    axis_around,
+    axis_without_first_steps,
+    nice_ticks,
+    thinned_indices,
+    tick_labels,
+)
 from pushforward.evaluate.plots.calibration_charts import binomial_band, pit_histograms, pit_multiples, quantile_pairs
 from pushforward.evaluate.plots.charts import (
     Dot,
@@ -45,7 +53,7 @@ def points(line: dict[str, str]) -> np.ndarray:
     return np.array([[float(n) for n in pair.split(",")] for pair in line["points"].split()])
 
 
-def test_a_curve_stands_where_its_values_are() -> None:
+def test_curves_are_drawn_at_their_values() -> None:
     x, y = np.array([0.0, 1.0, 4.0]), np.array([1.0, 3.0, 2.0])
     chart = Elements(line_chart([Series("one", x, y)], label="a", x_name="x", y_name="y", height=100))
     drawn = points(chart.of("polyline", "line")[0])
@@ -56,10 +64,10 @@ def test_a_curve_stands_where_its_values_are() -> None:
     assert [float(v) for v in data["data-y"].split()] == pytest.approx([0.88, 3.12])
 
 
-def test_long_curves_are_cut_down_and_keep_their_extremes() -> None:
+def test_long_curves_are_thinned_and_keep_their_extremes() -> None:
     y = np.random.default_rng(0).standard_normal(100_000)
     y[54_321], y[12_345] = 40.0, -30.0
-    kept = worth_drawing(y)
+    kept = thinned_indices(y)
     assert len(kept) <= POINTS
     assert {0, 12_345, 54_321, 99_999} <= set(kept.tolist())
     assert (np.diff(kept) > 0).all()
@@ -81,7 +89,7 @@ def test_bands_are_one_standard_error_to_either_side() -> None:
     assert band[::-1][:2, 1] - line[:, 1] == pytest.approx([1 * per_unit, 2 * per_unit], abs=0.11)
 
 
-def test_what_is_not_finite_is_left_out() -> None:
+def test_points_that_are_not_finite_are_left_out() -> None:
     x, y = np.arange(5.0), np.array([1.0, np.nan, np.inf, 2.0, 1.5])
     text = line_chart([Series("one", x, y, error=np.array([np.nan] * 5))], label="a", x_name="x", y_name="y")
     assert len(points(Elements(text).of("polyline")[0])) == 3
@@ -100,11 +108,11 @@ def test_odd_ranges(values: list[float], log: bool) -> None:
     assert Elements(text).of("line", "grid")
 
 
-def test_references_beyond_the_range_are_named_and_do_not_flatten_the_curve() -> None:
+def test_references_beyond_the_range_are_only_in_the_legend() -> None:
     y = np.concatenate([[50.0] * 5, np.linspace(3.0, 2.0, 95)])
     lines = [Reference("near", 2.1), Reference("far", 30.0)]
     text = line_chart(
-        [Series("one", np.arange(100.0), y)], label="a", x_name="x", y_name="y", references=lines, settle=True
+        [Series("one", np.arange(100.0), y)], label="a", x_name="x", y_name="y", references=lines, skip_start=True
     )
     chart = Elements(text)
     assert len(chart.of("line", "reference")) == 1
@@ -154,17 +162,17 @@ def test_names_are_escaped_everywhere() -> None:
         }
 
 
-def test_a_logarithmic_axis_is_told() -> None:
+def test_the_title_of_a_logarithmic_axis_says_so() -> None:
     x = np.arange(3.0)
     for log in (True, False):
         text = line_chart([Series("one", x, x + 1.0)], label="a", x_name="x", y_name="norm", log=log)
         assert (">norm, logarithmic scale<" in text) == log
         assert (">norm<" in text) == (not log)
-    # What could not be drawn so is not called so.
+    # With values that are not positive the axis is linear.
     assert ">norm<" in line_chart([Series("one", x, x - 1.0)], label="a", x_name="x", y_name="norm", log=True)
 
 
-def test_dots_are_written_with_as_many_decimals() -> None:
+def test_values_of_a_dot_plot_have_equal_decimals() -> None:
     dots = [Dot("a", 17.652, 0.815), Dot("b", 20.43, 1.276), Dot("c", 3.0, None), Dot("d", 1.0, 0.5, text="as it is")]
     text = dot_plot(dots, label="x", x_name="nats")
     for shown in (">17.65 ± 0.81<", ">20.43 ± 1.28<", ">3.00<", ">as it is<"):
@@ -176,10 +184,10 @@ def test_dots_have_bars_of_two_standard_errors() -> None:
     chart = Elements(dot_plot(dots, label="x", x_name="nats", zero=True))
     bars, circles = chart.of("line", "error"), chart.of("circle", "marker")
     assert len(bars) == len(circles) == 2
-    place = [float(circle["cx"].rstrip("%")) for circle in circles]
+    position = [float(circle["cx"].rstrip("%")) for circle in circles]
     left, right = (float(bars[0][end].rstrip("%")) for end in ("x1", "x2"))
-    per_unit = (place[1] - place[0]) / 2
-    assert (place[0] - left, right - place[0]) == pytest.approx((per_unit, per_unit), abs=0.02)
+    per_unit = (position[1] - position[0]) / 2
+    assert (position[0] - left, right - position[0]) == pytest.approx((per_unit, per_unit), abs=0.02)
 
 
 def test_a_histogram_has_the_heights_of_its_counts() -> None:
@@ -194,7 +202,7 @@ def test_binomial_band(trials: int, chance: float) -> None:
     assert binomial_band(trials, chance) == tuple(stats.binom.interval(0.95, trials, chance))
 
 
-def test_pit_histograms_have_bins_that_their_rows_can_fill() -> None:
+def test_pit_histograms_of_few_rows_have_fewer_bins() -> None:
     few, many = pit_histograms(["few", "many"], [[1] * 18 + [0, 0], [500] * 20])
     assert len(few.counts) == 2
     assert few.counts.sum() == 18
@@ -213,7 +221,7 @@ def test_quantile_gaps_are_shares_of_the_range() -> None:
     assert pair.gap == pytest.approx(0.1)
 
 
-def test_ticks_are_round_and_told_apart() -> None:
+def test_ticks_are_round_and_distinct() -> None:
     for low, high in [(0.0, 1.0), (-17.3, 402.0), (2.4001, 2.4019), (1e-9, 3e-9), (-5e6, 4e7)]:
         ticks = nice_ticks(low, high)
         labels = tick_labels(ticks)
@@ -228,11 +236,11 @@ def test_ticks_are_round_and_told_apart() -> None:
         assert all(low <= tick <= high for tick in axis.ticks())
 
 
-def test_ranges() -> None:
-    assert around(np.array([])) == Axis(0.0, 1.0)
-    assert around(np.array([np.nan, 5.0])).low < 5.0 < around(np.array([5.0])).high
+def test_ranges_of_axes() -> None:
+    assert axis_around(np.array([])) == Axis(0.0, 1.0)
+    assert axis_around(np.array([np.nan, 5.0])).low < 5.0 < axis_around(np.array([5.0])).high
     curve = np.concatenate([[1e6] * 3, np.full(97, 2.0), [1.0]])
-    assert settled([curve]).high < 10.0
+    assert axis_without_first_steps([curve]).high < 10.0
 
 
 def test_rolling_mean_keeps_a_line_and_its_length() -> None:
@@ -243,7 +251,7 @@ def test_rolling_mean_keeps_a_line_and_its_length() -> None:
     assert rolling_mean(np.array([3.0])).tolist() == [3.0]
 
 
-def test_numbers_of_a_column_have_the_decimals_of_its_errors() -> None:
+def test_decimals_of_a_column_follow_its_standard_errors() -> None:
     assert decimals_of([0.0047, 0.0036]) == 4
     assert decimals_of([0.0055, 0.00090, 0.0014]) == 5
     assert decimals_of([0.046, 0.24, 0.33]) == 3
@@ -259,7 +267,7 @@ def test_numbers_of_a_column_have_the_decimals_of_its_errors() -> None:
     assert fixed(0.5, None, 0.031) == measured(0.5, 0.031)
 
 
-def test_numbers_have_the_digits_of_their_standard_error() -> None:
+def test_digits_follow_the_standard_error() -> None:
     assert measured(2.40359, 0.00474) == "2.4036 ± 0.0047"
     assert measured(-0.5, 0.031, signed=True) == "\u22120.500 ± 0.031"
     assert measured(12.0, 0.0) == "12.00"

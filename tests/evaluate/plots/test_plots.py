@@ -1,4 +1,4 @@
-"""Pictures are read back: right size, something on them, nothing left behind."""
+"""Pictures: size, content, no side effects."""
 
 import math
 import subprocess
@@ -85,7 +85,7 @@ def test_true_and_fitted_density_share_their_colours(tmp_path: Path) -> None:
     dark = np.flatnonzero((np.abs(image - [68, 1, 84]).sum(axis=2) < 3).sum(axis=0) > 20)
     left, right = np.split(dark, [int(np.argmax(np.diff(dark))) + 1])
     top = [image[:, panel].reshape(-1, 3) for panel in (left, right)]
-    # The brightest yellow appears in both panels when the same law is drawn twice on one scale.
+    # Two equal densities on one scale: the brightest yellow appears in both panels.
     assert all((np.abs(part - [253, 231, 36]).sum(axis=1) < 12).any() for part in top)
 
 
@@ -104,7 +104,7 @@ def test_many_columns_keep_those_that_differ_most(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(matplotlib.figure.Figure, "suptitle", suptitle)
     samples = normal(400, 5)
     samples[:, [1, 3]] += 2.0
-    plots.corner(samples, normal(400, 5, 1), list("abcde"), tmp_path / "c.png", most=2)
+    plots.corner(samples, normal(400, 5, 1), list("abcde"), tmp_path / "c.png", max_columns=2)
     assert labels == ["b", "d"]
     assert titles == ["Flow against held-out rows: the 2 of 5 columns that differ most"]
 

@@ -1,205 +1,280 @@
-"""The Gaussian bases: their laws, and the gradients their samples carry."""
+"""Every named base: its density, its samples and their gradients, and flows on it."""
 
 import copy
-import pickle
-from typing import Literal
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
-from torch import Tensor
-from torch.distributions import MultivariateNormal
+from scipy import stats
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pushforward.flows import Gaussian
+from pushforward import flows
+from pushforward.config import schema as config
+from pushforward.flows import (
+    BASES,
+    Base,
+    Beta,
+    Flow,
+    Gamma,
+    GaussianMixture,
+    Laplace,
+    LocationScale,
+    StudentT,
+    Uniform,
+    build,
+    load_model,
+    make_base,
+    save,
+)
+from tests.fixtures.integrals import AREA, GRID, bend
 
-Covariance = Literal["diagonal", "low-rank", "full"]
-COVARIANCES: tuple[Covariance, ...] = ("diagonal", "low-rank", "full")
-SQUARE: tuple[Covariance, ...] = ("diagonal", "full")
+Perturb = Callable[[nn.Module], nn.Module]
+F64 = torch.float64
 
 
-def drawn(features: int, covariance: Covariance, context: int = 0) -> Gaussian:
-    law = Gaussian(features, context, covariance).double()
+def perturbed_base(name: str, perturb: Perturb, features: int = 2, context: int = 0) -> Base:
+    base = make_base(name, features, context)
+    perturb(base.double())
+    if isinstance(base, Laplace):
+        with torch.no_grad():
+            base.location.zero_()  # the grid has a point there, at the kink of the density
+    return base.eval()
+
+
+@pytest.mark.parametrize("context", [0, 1])
+@pytest.mark.parametrize("name", BASES)
+def test_density_integrates_to_one(name: str, context: int, perturb: Perturb) -> None:
+    given = torch.tensor([0.7], dtype=F64) if context else None
     with torch.no_grad():
-        for parameter in law.parameters():
-            parameter.normal_(0, 0.5)
-    return law
+        total = float((perturbed_base(name, perturb, 2, context).log_prob(GRID, given).exp() * AREA).sum())
+    assert total == pytest.approx(1.0, abs=2e-3 if name == "laplace" else 1e-6)  # a kink on the grid
 
 
-def moments(law: Gaussian, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and scale matrix of a law, read off the map ``push`` itself."""
-    noises = law.features + law.rank
-    mean = law.push(torch.zeros(noises, dtype=torch.float64), context)
-    columns = [law.push(e, context) - mean for e in torch.eye(noises, dtype=torch.float64)]
-    return mean, torch.stack(columns, -1)
-
-
-@pytest.mark.parametrize("context", [0, 2])
-@pytest.mark.parametrize("covariance", COVARIANCES)
-@pytest.mark.parametrize("features", [1, 3])
-def test_log_prob_equals_torch_distributions(features: int, covariance: Covariance, context: int) -> None:
-    law = drawn(features, covariance, context)
-    given = torch.randn(context, dtype=torch.float64) if context else None
-    mean, factor = moments(law, given)
-    z = torch.randn(4, 5, features, dtype=torch.float64)
-    assert_close(law.log_prob(z, given), MultivariateNormal(mean, factor @ factor.T).log_prob(z))
-
-
-def test_starts_as_the_standard_gaussian() -> None:
-    z = torch.randn(7, 3)
-    standard = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
-    for covariance in SQUARE:
-        assert_close(Gaussian(3, covariance=covariance).log_prob(z), standard)
-        assert_close(Gaussian(3, 2, covariance).log_prob(z, torch.randn(7, 2)), standard)
-
-
-@pytest.mark.parametrize("context", [0, 2])
-@pytest.mark.parametrize("covariance", SQUARE)
-def test_standardize_undoes_push(covariance: Covariance, context: int) -> None:
-    law = drawn(3, covariance, context)
-    given = torch.randn(5, context, dtype=torch.float64) if context else None
-    noise = torch.randn(4, 5, 3, dtype=torch.float64)
-    assert_close(law.standardize(law.push(noise, given), given), noise)
-
-
-def test_a_low_rank_law_starts_with_variances_of_one_and_factors_that_learn() -> None:
-    law = Gaussian(5, covariance="low-rank", rank=2)
-    _, factor = moments(law.double())
-    assert_close((factor @ factor.T).diagonal().detach(), torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-6)
-    law.log_prob(torch.randn(9, 5, dtype=torch.float64)).sum().backward()
-    for name, parameter in law.named_parameters():
-        assert parameter.grad is not None, name
-        assert bool(parameter.grad.all()), name
-
-
-@pytest.mark.parametrize("context", [0, 2])
-def test_low_rank_standardize_whitens(context: int) -> None:
-    law = drawn(4, "low-rank", context)
-    given = torch.randn(context, dtype=torch.float64) if context else None
-    mean, factor = moments(law, given)
-    assert_close(law.standardize(mean, given), torch.zeros(4, dtype=torch.float64), rtol=0, atol=1e-12)
-    whitened = law.standardize(mean + factor.T, given)  # linear, so these are the columns of the whitened factor
-    assert_close(whitened.T @ whitened, torch.eye(4, dtype=torch.float64))
-
-
-def test_low_rank_density_keeps_its_digits_beside_large_factors() -> None:
-    law = Gaussian(40, covariance="low-rank", rank=3)
+@pytest.mark.parametrize("name", BASES)
+def test_flow_density_integrates_to_one(name: str, perturb: Perturb) -> None:
+    flow = build("nsf-ar", 2, layers=2, hidden=8, bins=4, base=name).double().eval()
+    perturb(flow)
     with torch.no_grad():
-        law.factors.normal_().mul_(1e3)
-    z = law.sample(100)
-    exact = copy.deepcopy(law).double().log_prob(z.double())
-    assert_close(law.log_prob(z).double(), exact, rtol=1e-3, atol=1e-3)
+        total = float((flow.log_prob(GRID).exp() * AREA).sum())
+    assert total == pytest.approx(1.0, abs=2e-2 if name == "laplace" else 4e-3)
 
 
-def test_low_rank_initialize_finds_the_factors_and_keeps_the_variances() -> None:
-    mean = torch.arange(6.0, dtype=torch.float64)
-    loadings = torch.randn(6, 2, dtype=torch.float64)
-    law = Gaussian(6, covariance="low-rank", rank=2).double()
-    matrix = loadings @ loadings.T + torch.rand(6, dtype=torch.float64).add(0.5).diag()
-    law.initialize(mean, matrix)
-    got_mean, factor = moments(law)
-    assert_close(got_mean.detach(), mean)
-    assert_close((factor @ factor.T).detach(), matrix, rtol=0, atol=0.02 * float(matrix.max()))
-    everything = torch.ones(6, 6, dtype=torch.float64) + 1e-9 * torch.eye(6, dtype=torch.float64)
-    law.initialize(mean, everything)  # columns that determine each other
-    _, factor = moments(law)
-    assert_close((factor @ factor.T).diagonal().detach(), everything.diagonal())
-    assert bool(law.log_prob(law.rsample(5)).isfinite().all())
-
-
-@pytest.mark.parametrize("rank", [0, 4])
-def test_a_rank_that_does_not_fit_is_refused(rank: int) -> None:
-    with pytest.raises(ValueError, match=f"expected a rank of 1 to 3 features, with covariance 'low-rank'; got {rank}"):
-        Gaussian(3, covariance="low-rank", rank=rank)
-
-
-@pytest.mark.parametrize("covariance", SQUARE)
-def test_initialize_reproduces_a_law(covariance: Covariance) -> None:
-    mean = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
-    root = torch.randn(3, 3, dtype=torch.float64)
-    matrix = root @ root.T + torch.eye(3, dtype=torch.float64)
-    law = Gaussian(3, covariance=covariance).double()
-    law.initialize(mean, matrix)
-    got_mean, factor = moments(law)
-    assert_close(got_mean.detach(), mean)
-    assert_close((factor @ factor.T).detach(), matrix if covariance == "full" else matrix.diagonal().diag())
+@pytest.mark.parametrize("name", BASES)
+def test_expectations_and_their_gradients_equal_integrals(name: str, perturb: Perturb) -> None:
+    # Integrals of the density on a grid give the exact expectation and its gradient.
+    base = perturbed_base(name, perturb)
+    parameters = list(base.parameters())
+    expected = (bend(GRID) * base.log_prob(GRID).exp() * AREA).sum()
+    slopes = torch.cat([g.reshape(-1) for g in torch.autograd.grad(expected, parameters)])
+    slack = 2e-3 if name == "laplace" else 1e-4  # errors of the integral at a kink, and of torch's Gamma gradients
+    values, gradients = [], []
+    for _ in range(30):
+        value = bend(base.rsample(2_000)).mean()
+        values.append(value.detach())
+        gradients.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(value, parameters)]))
+    for found, exact in ((torch.stack(values)[:, None], expected[None]), (torch.stack(gradients), slopes)):
+        error = (found.mean(0) - exact).abs()
+        # Six standard errors, because there are up to thousands of parameters.
+        assert bool((error <= 6 * found.std(0) / 30**0.5 + slack * exact.abs() + 1e-9).all()), float(error.max())
+    # The comparison is sharp: the noise is small relative to the gradient.
+    assert float(torch.stack(gradients).std(0).norm() / 30**0.5) < 0.2 * float(slopes.norm())
 
 
 @pytest.mark.parametrize("context", [0, 2])
-@pytest.mark.parametrize("covariance", COVARIANCES)
-def test_sample_gradients_equal_finite_differences(covariance: Covariance, context: int) -> None:
-    law = drawn(2, covariance, context)
-    given = torch.randn(context, dtype=torch.float64) if context else None
-    names = [name for name, _ in law.named_parameters()]
-    values = tuple(value.detach().clone().requires_grad_() for value in law.parameters())
+@pytest.mark.parametrize("name", ["low-rank", "laplace", "logistic", "uniform"])
+def test_sample_gradients_equal_finite_differences(name: str, context: int, perturb: Perturb) -> None:
+    base = perturbed_base(name, perturb, 2, context)
+    given = torch.randn(context, dtype=F64) if context else None
+    names, values = zip(*((n, p.detach().clone().requires_grad_()) for n, p in base.named_parameters()), strict=True)
 
-    def sample(*parameters: Tensor) -> Tensor:
-        torch.manual_seed(7)  # common noise
-        points = torch.func.functional_call(law, dict(zip(names, parameters, strict=True)), (), {"given": given})
-        assert isinstance(points, Tensor)
-        return points
+    def sample(*parameters: Tensor) -> Any:
+        torch.manual_seed(7)  # common random numbers
+        return torch.func.functional_call(base, dict(zip(names, parameters, strict=True)), (), {"given": given})
 
-    law.forward = lambda given: law.rsample(3, given)
+    base.forward = lambda given: base.rsample(3, given)
     assert torch.autograd.gradcheck(sample, values)
 
 
-def test_sample_carries_gradients_and_sample_does_not() -> None:
-    law = Gaussian(2)
-    law.rsample(5).sum().backward()
-    assert law.location.grad is not None
-    assert_close(law.location.grad, torch.full((2,), 5.0))
-    assert not law.sample(5).requires_grad
+@pytest.mark.parametrize("name", BASES)
+def test_latents_of_samples_are_standard_normal(name: str, perturb: Perturb) -> None:
+    base = perturbed_base(name, perturb)
+    latents = base.latents(base.sample(4_000)).detach()
+    for column in latents.T:
+        assert stats.kstest(column.numpy(), "norm").pvalue > 1e-4
+    assert abs(float(torch.corrcoef(latents.T)[0, 1])) < 0.07
+    assert base.latents(base.sample(0)).shape == (0, 2)
 
 
-@pytest.mark.parametrize("covariance", COVARIANCES)
-def test_sample_has_the_moments_of_the_law(covariance: Covariance) -> None:
-    law = drawn(3, covariance)
-    mean, factor = moments(law)
-    points = law.sample(200_000)
-    # Five standard errors of a mean and of a covariance, with standard deviations of about 1.
-    assert_close(points.mean(0), mean.detach(), rtol=0, atol=0.03)
-    assert_close(torch.cov(points.T), (factor @ factor.T).detach(), rtol=0, atol=0.1)
+def test_latents_are_accurate_in_the_tails() -> None:
+    far = torch.tensor([[-12.0], [-3.0], [3.0], [12.0]], dtype=F64)
+    mixture = GaussianMixture(1, 1).double()
+    assert_close(mixture.latents(far).detach(), far)
 
 
-def test_sample_shapes_and_dtype() -> None:
-    law, conditional = Gaussian(3).double(), Gaussian(3, 2)
-    assert law.sample().shape == (3,)
-    assert law.sample(4).shape == (4, 3)
-    assert law.sample((4, 5)).shape == (4, 5, 3)
-    assert law.sample(0).shape == (0, 3)
-    assert law.sample(4).dtype == torch.float64
-    assert conditional.sample(4, torch.zeros(2)).shape == (4, 3)
-    assert conditional.sample(4, torch.zeros(5, 2)).shape == (4, 5, 3)
-    assert conditional.sample((), torch.zeros(5, 2)).shape == (5, 3)
+@pytest.mark.parametrize("name", BASES)
+def test_likelihood_trains_every_parameter(name: str) -> None:
+    torch.manual_seed(0)
+    base = make_base(name, 2)
+    data = torch.randn(256, 2) * torch.tensor([2.0, 0.3]) + torch.tensor([1.0, -1.0])
+    optimizer = torch.optim.Adam(base.parameters(), lr=0.03)
+    losses = []
+    has_gradient = {parameter_name: False for parameter_name, _ in base.named_parameters()}
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = -base.log_prob(data).mean()
+        loss.backward()
+        for parameter_name, parameter in base.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            has_gradient[parameter_name] |= bool(parameter.grad.any())
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.2
+    assert all(has_gradient.values()), has_gradient
 
 
-def test_context_moves_location_and_scale_a_row_at_a_time() -> None:
-    law = drawn(2, "diagonal", 1)
-    context = torch.tensor([[-1.0], [0.0], [2.0]], dtype=torch.float64)
-    z = torch.randn(3, 2, dtype=torch.float64)
-    together = law.log_prob(z, context)
-    assert_close(together, torch.stack([law.log_prob(z[i], context[i]) for i in range(3)]))
-    assert len(set(law.push(torch.zeros(2, dtype=torch.float64), context)[:, 0].tolist())) == 3
-
-
-@pytest.mark.parametrize("how", ["deepcopy", "pickle", "state_dict"])
-@pytest.mark.parametrize("trainable", [True, False])
 @pytest.mark.parametrize("context", [0, 2])
-def test_copies_compute_the_same(context: int, trainable: bool, how: str) -> None:
-    law = Gaussian(2, context, "full", trainable).double()
-    law.initialize(torch.tensor([1.0, 2.0]), torch.tensor([[2.0, 0.5], [0.5, 1.0]]))
-    twin = Gaussian(2, context, "full", trainable).double()
-    if how == "state_dict":
-        twin.load_state_dict(law.state_dict())
-    else:
-        twin = copy.deepcopy(law) if how == "deepcopy" else pickle.loads(pickle.dumps(law))
-    z, given = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64) if context else None
-    assert_close(twin.log_prob(z, given), law.log_prob(z, given), rtol=0, atol=0)
-    assert (len(list(law.parameters())) > 0) is (trainable or context > 0)
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("name", BASES)
+def test_shapes_and_dtype(name: str, dtype: torch.dtype, context: int) -> None:
+    base = make_base(name, 3, context).to(dtype).eval()
+    for n, lead in (((), ()), (4, (4,)), ((2, 5), (2, 5)), (0, (0,))):
+        for rows in ((), (6,)) if context else ((),):
+            given = torch.randn(*rows, context, dtype=dtype) if context else None
+            z = base.rsample(n, given)
+            assert (z.shape, z.dtype) == ((*lead, *rows, 3), dtype)
+            assert base.log_prob(z, given).shape == (*lead, *rows)
+            assert base.log_prob(z, given).dtype == dtype
+            assert bool(base.log_prob(z, given).isfinite().all())
+            assert base.latents(z, given).shape == z.shape
+            assert not base.sample(n, given).requires_grad
+    assert (base.dtype, base.device) == (dtype, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"expected points of shape \(\.\.\., 3\); got \(5, 2\)"):
+        base.log_prob(torch.zeros(5, 2, dtype=dtype), None)
 
 
-@pytest.mark.parametrize("covariance", ["low-rank", "full"])
-def test_dense_covariance_under_autocast(covariance: Covariance) -> None:
-    law = Gaussian(3, covariance=covariance)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert bool(law.log_prob(law.rsample(5)).isfinite().all())
-        assert bool(law.log_prob(torch.randn(5, 3, dtype=torch.bfloat16)).isfinite().all())
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", BASES)
+def test_bases_work_on_a_gpu(name: str, perturb: Perturb) -> None:
+    base = perturbed_base(name, perturb)
+    z = torch.randn(7, 2, dtype=F64)
+    expected, latents = base.log_prob(z), base.latents(z)
+    base.cuda()
+    assert_close(base.log_prob(z.cuda()).cpu(), expected)
+    assert_close(base.latents(z.cuda()).cpu(), latents)
+    base.initialize(z.mean(0).cuda(), torch.cov(z.T).cuda())
+    points = base.rsample((2, 3))
+    assert points.device.type == base.device.type == "cuda"
+    points.sum().backward()
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_context_moves_location_and_scale_a_row_at_a_time(name: str, perturb: Perturb) -> None:
+    base = perturbed_base(name, perturb, 2, 1)
+    context = torch.tensor([[-1.0], [0.0], [2.0]], dtype=F64)
+    z = torch.randn(3, 2, dtype=F64)
+    together = base.log_prob(z, context)
+    assert_close(together, torch.stack([base.log_prob(z[i], context[i]) for i in range(3)]))
+    assert len(set(base.log_prob(z[0], context).tolist())) == 3
+    with pytest.raises(ValueError, match="expected context of shape"):
+        base.log_prob(z)
+
+
+@pytest.mark.parametrize("features", [2, 3])
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("name", BASES)
+def test_a_saved_flow_is_loaded_unchanged(
+    name: str, context: int, features: int, tmp_path: Path, perturb: Perturb
+) -> None:
+    flow = build("realnvp", features, context, layers=1, hidden=4, base=name)
+    perturb(flow)
+    flow.eval()
+    save(flow, tmp_path)
+    twin = load_model(tmp_path, Flow)
+    x, given = torch.randn(8, features), torch.randn(8, context) if context else None
+    assert_close(twin(x, given), flow(x, given), rtol=0, atol=0)
+    assert_close(twin.state_dict(), flow.state_dict(), rtol=0, atol=0)
+    assert list(twin.base.state_dict()) == list(flow.base.state_dict())
+    assert_close(copy.deepcopy(flow)(x, given), flow(x, given), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_initialize_matches_mean_and_deviation(name: str) -> None:
+    mean = torch.tensor([1.0, -2.0, 300.0], dtype=F64)
+    root = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.5, 0.0], [-3.0, 9.0, 5.0]], dtype=F64)
+    base = make_base(name, 3).double().eval()
+    base.initialize(mean, root @ root.T)
+    points = base.sample(40_000)
+    scale = root.square().sum(-1).sqrt()
+    assert_close((points.mean(0) - mean) / scale, torch.zeros(3, dtype=F64), rtol=0, atol=0.04)
+    assert_close(points.std(0) / scale, torch.ones(3, dtype=F64), rtol=0, atol=0.05)
+    if name in ("low-rank", "full"):
+        assert_close(torch.corrcoef(points.T), torch.cov(points.T) / scale.outer(scale), rtol=0, atol=0.05)
+        assert_close(torch.cov(points.T)[0, 1], (root @ root.T)[0, 1], rtol=0, atol=0.05)
+    if name == "mixture":
+        assert float(torch.corrcoef(points.T)[0, 1]) > 0.1  # the components spread along the data
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_named_base_starts_with_mean_0_and_variance_1(name: str) -> None:
+    points = make_base(name, 2).sample(40_000)
+    assert_close(points.mean(0), torch.zeros(2), rtol=0, atol=0.04)
+    assert_close(points.std(0), torch.ones(2), rtol=0, atol=0.05)
+
+
+def test_every_base_is_tested() -> None:
+    """By name in this file, or in a file of its own."""
+    exported = (getattr(flows, name) for name in dir(flows))
+    bases = {kind for kind in exported if inspect.isclass(kind) and issubclass(kind, Base)} - {Base, LocationScale}
+    elsewhere = {flows.AutoregressiveMixture, flows.KernelDensity}
+    assert bases == {type(make_base(name, 2)) for name in BASES} | {Uniform, Gamma, Beta} | elsewhere
+
+
+def test_names_of_bases() -> None:
+    assert get_args(config.BaseName) == (
+        "auto",
+        *BASES,
+        "made-mog",
+    )  # build makes the last one, which needs the sizes of a network
+    with pytest.raises(
+        ValueError, match="unknown base 'student'; did you mean 'student-t'\\? known: diagonal, low-rank"
+    ):
+        build("maf", 2, base="student")
+    base = StudentT(2, degrees=3.0)
+    assert build("maf", 2, layers=1, hidden=4, base=base).base is base
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Gamma(3, 1e-3), lambda: Beta(3, 1e-3, 1e-3), lambda: StudentT(3, degrees=0.51)]
+)
+def test_tiny_concentrations_give_finite_samples_and_gradients(make: Callable[[], Base]) -> None:
+    base = make()
+    points = base.rsample(2_000)
+    assert bool(points.isfinite().all())
+    assert bool(base.log_prob(points.detach()).isfinite().all())
+    torch.tanh(points).sum().backward()
+    for name, parameter in base.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: StudentT(2, degrees=0.5), "StudentT: expected finite degrees above 0.5; got 0.5"),
+        (lambda: Uniform(2, width=0.0), "Uniform: expected a finite low and a finite width above 0; got 0.0, 0.0"),
+        (lambda: Gamma(2, rate=-1.0), "Gamma: expected finite concentration and rate above 0; got 1.0, -1.0"),
+        (lambda: Beta(2, b=math.inf), "Beta: expected finite a and b above 0; got 1.0, inf"),
+        (lambda: GaussianMixture(2, 0), "GaussianMixture: expected components of at least 1; got 0"),
+        (lambda: Laplace(0), "Laplace: expected features of at least 1 and context of at least 0; got 0, 0"),
+    ],
+)
+def test_message(make: Callable[[], Base], message: str) -> None:
+    with pytest.raises(ValueError, match=r".") as error:
+        make()
+    assert str(error.value) == message

@@ -1,4 +1,4 @@
-"""The transformer as a conditioner: what it reads, its cached pass, and where it stands in for the residual net."""
+"""The transformer as a conditioner: what it reads, its incremental pass, and its use in place of a residual network."""
 
 import itertools
 from collections.abc import Callable
@@ -27,12 +27,12 @@ from pushforward.flows import (
 )
 from pushforward.flows.bijections import fused
 from pushforward.flows.networks import transformer
-from pushforward.train.defaults import TrainOptions
-from pushforward.train.device import Steps
+from pushforward.train.device import StepExecutor
+from pushforward.train.options import TrainOptions
 
 Perturb = Callable[[nn.Module], nn.Module]
 SPLINE = RationalQuadraticSpline(bins=5, bound=3.0)
-BEYOND_A_BLOCK = 2 * transformer.BLOCK + 3
+MORE_THAN_A_BLOCK = 2 * transformer.BLOCK + 3
 in_both_embeddings = pytest.mark.parametrize("embedding", transformer.EMBEDDINGS)
 
 
@@ -52,7 +52,7 @@ def draw(net: MaskedTransformer, *lead: int) -> tuple[Tensor, Tensor | None]:
     return points, torch.randn(*lead, net.context, dtype=torch.float64) if net.context else None
 
 
-# --- what it reads ------------------------------------------------------------------------------------------------
+# --- inputs of each output -------------------------------------------------------------------------------------------
 
 
 @in_both_embeddings
@@ -65,12 +65,12 @@ def test_reads_all_earlier_features_and_no_others(
     net = made(perturb, features, context=context, blocks=blocks, embedding=embedding)
     points, given = draw(net, 4)
     jacobian = torch.autograd.functional.jacobian(lambda x: net(x, given).sum(0), points)
-    assert isinstance(jacobian, Tensor)  # (outputs' feature, outputs a feature, points, inputs' feature)
+    assert isinstance(jacobian, Tensor)  # (output feature, output, point, input feature)
     depends = (jacobian != 0).any(2).any(1)
     assert torch.equal(depends, torch.ones(features, features).tril(-1).bool())
 
 
-def test_without_blocks_it_reads_the_feature_before(perturb: Perturb) -> None:
+def test_without_blocks_it_reads_only_the_feature_before(perturb: Perturb) -> None:
     net = made(perturb, 4, blocks=0)
     jacobian = torch.autograd.functional.jacobian(lambda x: net(x).sum(-1), draw(net)[0])
     assert isinstance(jacobian, Tensor)
@@ -78,13 +78,13 @@ def test_without_blocks_it_reads_the_feature_before(perturb: Perturb) -> None:
 
 
 @in_both_embeddings
-def test_later_features_may_be_anything(embedding: str, perturb: Perturb) -> None:
+def test_later_features_do_not_matter(embedding: str, perturb: Perturb) -> None:
     net = made(perturb, 6, context=1, embedding=embedding)
     points, given = draw(net, 3)
     outputs = net(points, given)
     for order in itertools.permutations(range(3, 6)):
-        moved = net(points[:, [0, 1, 2, *order]], given)
-        assert_close(moved[:, :4], outputs[:, :4], rtol=0, atol=0)
+        permuted = net(points[:, [0, 1, 2, *order]], given)
+        assert_close(permuted[:, :4], outputs[:, :4], rtol=0, atol=0)
     far = points + torch.tensor([0.0, 0, 0, 1e9, -1e9, 1e9])
     assert_close(net(far, given)[:, :4], outputs[:, :4], rtol=0, atol=0)
 
@@ -132,11 +132,11 @@ def test_leading_dimensions(
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
-def test_blocks_are_those_of_torch(perturb: Perturb) -> None:
+def test_blocks_equal_those_of_torch(perturb: Perturb) -> None:
     net = made(perturb, 5, hidden=12, heads=3, blocks=1)
     (block,) = net.body
-    assert isinstance(block, transformer._Block)
-    theirs = nn.TransformerEncoderLayer(12, 3, 48, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    assert isinstance(block, transformer.TransformerBlock)
+    encoder = nn.TransformerEncoderLayer(12, 3, 48, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
     pairs = {
         "self_attn.in_proj_": block.attention,
         "self_attn.out_proj.": block.merge,
@@ -146,12 +146,12 @@ def test_blocks_are_those_of_torch(perturb: Perturb) -> None:
         "linear2.": block.narrow,
     }
     state = {to + name: value for to, part in pairs.items() for name, value in part.state_dict().items()}
-    theirs.load_state_dict(state | {"self_attn.in_proj_bias": torch.zeros(36)})
+    encoder.load_state_dict(state | {"self_attn.in_proj_bias": torch.zeros(36)})
     h = torch.randn(4, 5, 12, dtype=torch.float64)
-    assert_close(block(h, net.mask), theirs.double()(h, src_mask=net.mask, is_causal=True))
+    assert_close(block(h, net.mask), encoder.double()(h, src_mask=net.mask, is_causal=True))
 
 
-# --- how it starts, and dropout -----------------------------------------------------------------------------------
+# --- initial values and dropout --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("univariate", [Affine(), SPLINE], ids=["affine", "spline"])
@@ -159,7 +159,7 @@ def test_starts_as_the_identity(univariate: Any) -> None:
     layer = MaskedAutoregressive(network(4, univariate.size, 2), univariate)
     points = 2.0 * torch.randn(16, 4)
     z, log_det = layer(points, torch.randn(16, 2))
-    assert_close(z, points, rtol=1e-5, atol=1e-5)  # the spline's own rounding in float32
+    assert_close(z, points, rtol=1e-5, atol=1e-5)  # the spline rounds in float32
     assert_close(log_det, torch.zeros(16), rtol=0, atol=1e-5)
 
 
@@ -171,7 +171,7 @@ def test_dropout_acts_in_training_only(perturb: Perturb) -> None:
     kept = net.incremental(points)
     net.train()
     assert not torch.equal(net(points), net(points))
-    inverse = net.incremental(points)  # an inverse must undo one map
+    inverse = net.incremental(points)  # without dropout also in training mode
     for x in points.unbind(-1):
         assert_close(inverse.parameters(), kept.parameters(), rtol=0, atol=0)
         inverse.append(x)
@@ -183,13 +183,13 @@ def test_dropout_acts_in_training_only(perturb: Perturb) -> None:
     assert_close(net(points), plain(points), rtol=0, atol=0)
 
 
-# --- the cached pass ----------------------------------------------------------------------------------------------
+# --- the incremental pass --------------------------------------------------------------------------------------------
 
 
 @in_both_embeddings
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("points", [0, 1, 7])
-@pytest.mark.parametrize(("features", "context"), [(1, 2), (2, 0), (transformer.BLOCK, 0), (BEYOND_A_BLOCK, 2)])
+@pytest.mark.parametrize(("features", "context"), [(1, 2), (2, 0), (transformer.BLOCK, 0), (MORE_THAN_A_BLOCK, 2)])
 def test_incremental_equals_the_full_pass(
     features: int, context: int, points: int, grad: bool, embedding: str, perturb: Perturb
 ) -> None:
@@ -203,7 +203,7 @@ def test_incremental_equals_the_full_pass(
         assert_close(torch.stack(found, dim=-2), net(x, given), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("features", "context"), [(1, 0), (3, 2), (BEYOND_A_BLOCK, 1)])
+@pytest.mark.parametrize(("features", "context"), [(1, 0), (3, 2), (MORE_THAN_A_BLOCK, 1)])
 @pytest.mark.parametrize("univariate", [Affine(), SPLINE], ids=["affine", "spline"])
 def test_contract(univariate: Any, features: int, context: int, perturb: Perturb) -> None:
     net = made(perturb, features, univariate.size, context)
@@ -211,21 +211,21 @@ def test_contract(univariate: Any, features: int, context: int, perturb: Perturb
 
 
 def test_gradients_of_the_inverse(perturb: Perturb) -> None:
-    """Against those of the inverse function: the forward pass at the solution, with the Jacobian inverted."""
-    net = made(perturb, BEYOND_A_BLOCK, SPLINE.size, context=1)
+    """Compare with the inverse function theorem: the forward pass at the solution and its inverted Jacobian."""
+    net = made(perturb, MORE_THAN_A_BLOCK, SPLINE.size, context=1)
     layer = MaskedAutoregressive(net, SPLINE)
     z, given = draw(net, 2)
     assert given is not None
     sources = [given.requires_grad_(), *net.parameters()]
     x, _ = layer.inverse(z.requires_grad_(), given)
     weights = torch.randn_like(x)
-    ours = torch.autograd.grad(x, [z, *sources], weights)
+    found = torch.autograd.grad(x, [z, *sources], weights)
 
-    own = x.detach()
-    jacobian = torch.func.vmap(torch.func.jacrev(lambda p, c: layer(p, c)[0]))(own, given.detach())
-    towards = torch.linalg.solve(jacobian.transpose(-1, -2), weights.unsqueeze(-1)).squeeze(-1)
-    expected = torch.autograd.grad(layer(own, given)[0], sources, -towards)
-    assert_close(ours, (towards, *expected), rtol=1e-8, atol=1e-9)
+    solution = x.detach()
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda p, c: layer(p, c)[0]))(solution, given.detach())
+    cotangents = torch.linalg.solve(jacobian.transpose(-1, -2), weights.unsqueeze(-1)).squeeze(-1)
+    expected = torch.autograd.grad(layer(solution, given)[0], sources, -cotangents)
+    assert_close(found, (cotangents, *expected), rtol=1e-8, atol=1e-9)
 
 
 def test_gradcheck(perturb: Perturb) -> None:
@@ -243,7 +243,7 @@ def test_gradients_of_the_inverse_do_not_copy_every_key_for_every_token(
     points, _ = draw(net, 8)
 
     def kept() -> int:
-        """Bytes that the backward pass holds."""
+        """Bytes that are saved for the backward pass."""
         storages: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -256,13 +256,13 @@ def test_gradients_of_the_inverse_do_not_copy_every_key_for_every_token(
         assert x.requires_grad
         return sum(storages.values())
 
-    ours = kept()
+    in_blocks = kept()
     monkeypatch.setattr(transformer, "BLOCK", 1000)
-    assert ours < 0.75 * kept()
+    assert in_blocks < 0.75 * kept()
 
 
 @pytest.mark.parametrize(("grad", "context"), [(True, 0), (False, 1)])
-def test_inverse_compiles_whole(grad: bool, context: int, perturb: Perturb, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inverse_is_one_graph(grad: bool, context: int, perturb: Perturb, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer, "BLOCK", 2)
     layer = MaskedAutoregressive(made(perturb, 3, Affine().size, context, blocks=1), Affine())
     points, given = draw(layer.conditioner, 4)  # type: ignore[arg-type]
@@ -273,7 +273,7 @@ def test_inverse_compiles_whole(grad: bool, context: int, perturb: Perturb, monk
 
 
 def test_weights_may_be_batched(perturb: Perturb) -> None:
-    """An ensemble by ``vmap`` over the weights, of which some are shared, also inverts."""
+    """The inverse works under ``vmap`` over all weights or some of them."""
     layers = [MaskedAutoregressive(made(perturb, 3, Affine().size), Affine()) for _ in range(2)]
     shared = {"conditioner.first.weight", "conditioner.last.weight", "conditioner.body.0.attention.weight"}
     for name, parameter in layers[1].named_parameters():
@@ -296,10 +296,10 @@ def test_weights_may_be_batched(perturb: Perturb) -> None:
             assert_close(x[1], inverse(mixed)[0])
 
 
-# --- where it stands ----------------------------------------------------------------------------------------------
+# --- in layers, mixtures and fits ------------------------------------------------------------------------------------
 
 
-def test_kernels_leave_it_to_torch(perturb: Perturb) -> None:
+def test_there_is_no_kernel_for_it(perturb: Perturb) -> None:
     net = made(perturb, 3, SPLINE.size)
     points, _ = draw(net, 4)
     for inverse in (False, True):
@@ -313,25 +313,25 @@ def test_scores_of_a_flow(perturb: Perturb) -> None:
     assert_close(log_prob, flow.log_prob(x))
     leaf = x.detach().requires_grad_()
     (expected,) = torch.autograd.grad(flow.log_prob(leaf).sum(), leaf)
-    assert_close(flow.score(x.detach()), expected)
+    assert_close(flow.score_function(x.detach()), expected)
 
 
 @pytest.mark.parametrize("context", [0, 2])
 def test_conditions_a_mixture(context: int, perturb: Perturb) -> None:
-    law = AutoregressiveMixture(network(3, 3 * 4, context), Gaussian(3)).double()
-    points, given = draw(law.conditioner, 9)  # type: ignore[arg-type]
+    mixture = AutoregressiveMixture(network(3, 3 * 4, context), Gaussian(3)).double()
+    points, given = draw(mixture.conditioner, 9)  # type: ignore[arg-type]
     same = AutoregressiveMixture(MaskedResidualNet(3, 3 * 4, context=context, hidden=8), Gaussian(3)).double()
-    assert_close(law.log_prob(points, given), same.log_prob(points, given))  # both networks start at their bias
-    perturb(law)
-    sample = law.rsample(() if context else 9, given)
+    assert_close(mixture.log_prob(points, given), same.log_prob(points, given))  # both networks start at their bias
+    perturb(mixture)
+    sample = mixture.rsample(() if context else 9, given)
     assert sample.shape == points.shape
     sample.sum().backward()
-    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in law.parameters())
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in mixture.parameters())
 
 
 @in_both_embeddings
 @pytest.mark.parametrize("context", [0, 2])
-def test_what_is_read_is_what_was_written(context: int, embedding: str, tmp_path: Path, perturb: Perturb) -> None:
+def test_a_saved_transformer_is_the_same(context: int, embedding: str, tmp_path: Path, perturb: Perturb) -> None:
     net = network(3, SPLINE.size, context, heads=4, blocks=1, dropout=0.25, embedding=embedding)
     flow = Flow(Gaussian(3), MaskedAutoregressive(net, SPLINE)).eval()
     perturb(flow)
@@ -348,7 +348,7 @@ def test_what_is_read_is_what_was_written(context: int, embedding: str, tmp_path
 def test_a_step_in_half_precision(perturb: Perturb) -> None:
     flow = Flow(Gaussian(3), MaskedAutoregressive(network(3, SPLINE.size), SPLINE))
     perturb(flow)
-    steps = Steps(flow, TrainOptions(steps=1, precision="bf16"), pytest.fail)
+    steps = StepExecutor(flow, TrainOptions(steps=1, precision="bf16"), pytest.fail)
     points = torch.randn(16, 3)
     base_term, log_det = steps.run(flow.log_prob_terms, points)
     assert base_term.dtype == log_det.dtype == torch.float32
@@ -357,8 +357,8 @@ def test_a_step_in_half_precision(perturb: Perturb) -> None:
     assert_close(log_det, exact, rtol=0, atol=0.2)
 
 
-def test_it_learns_what_a_gaussian_cannot() -> None:
-    """A curved dependence at a distance: the last feature is the square of the first, with noise between them."""
+def test_it_learns_a_nonlinear_dependence() -> None:
+    """The last feature is the square of the first, with noise features between them."""
     x = torch.randn(512, 4)
     x[:, 3] = x[:, 0].square() - 1.0 + 0.1 * x[:, 3]
     flow = Flow(Gaussian(4), MaskedAutoregressive(network(4, SPLINE.size, hidden=16, blocks=1), SPLINE))
@@ -372,7 +372,7 @@ def test_it_learns_what_a_gaussian_cannot() -> None:
     assert before + flow.log_prob(x).mean() > 0.7
 
 
-# --- errors -------------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
 
 MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "features": (lambda: network(0), "MaskedTransformer: expected features of at least 1; got 0"),
@@ -408,13 +408,13 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_named(mistake: str) -> None:
-    call, said = MISTAKES[mistake]
-    with pytest.raises(ValueError, match=f"^{said}$"):
+def test_mistakes_are_reported(mistake: str) -> None:
+    call, message = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=f"^{message}$"):
         call()
 
 
-def test_both_networks_keep_the_protocol() -> None:
+def test_both_networks_follow_the_protocol() -> None:
     nets: list[MaskedConditioner] = [network(3, 4), MaskedResidualNet(3, 4, hidden=8)]
     for net in nets:
         assert net.last.bias.view(3, 4).shape == (3, 4)

@@ -1,4 +1,4 @@
-"""Univariate maps, and the inverse that needs no formula."""
+"""All univariate maps: identity, derivatives, and the inverse by root search for maps without a formula."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from pushforward.flows import Affine, RationalQuadraticSpline, Univariate
 
 @dataclass(frozen=True)
 class Bend(Univariate):
-    """x + (e^a - 1) tanh(x) + b: strictly increasing, without a formula for its inverse."""
+    """x + (e^a - 1) tanh(x) + b: strictly increasing, without a formula for its inverse, arbitrarily steep."""
 
     @property
     def size(self) -> int:
@@ -25,7 +25,7 @@ class Bend(Univariate):
 
 
 class SearchedAffine(Affine):
-    """The affine map with its formula forgotten."""
+    """The affine map, inverted by root search."""
 
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return Univariate.inverse(self, z, parameters)

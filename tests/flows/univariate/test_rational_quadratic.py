@@ -1,4 +1,4 @@
-"""The rational-quadratic spline against nflows, against float64, and at every awkward place."""
+"""The rational-quadratic spline compared with nflows and with float64, at knots, bounds, extremes and NaN."""
 
 import contextlib
 
@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from pushforward.flows import RationalQuadraticSpline
 from pushforward.flows.kernels import native
-from pushforward.flows.univariate.rational_quadratic import _SLOPE_AT_ZERO, Tails
+from pushforward.flows.univariate.rational_quadratic import SLOPE_AT_ZERO, Tails
 
 BOUND = 4.0
 both_tails = pytest.mark.parametrize("tails", ["linear", "learned"])
@@ -21,6 +21,7 @@ both_directions = pytest.mark.parametrize("direction", ["forward", "inverse"])
 
 
 def drawn(n: int, bins: int = 8, size: float = 1.0, dtype: torch.dtype = torch.float64, ends: int = 0) -> Tensor:
+    """Random parameters of ``n`` splines; with ``ends=1`` including the slopes at both ends."""
     return size * torch.randn(n, 3 * bins - 1 + 2 * ends, dtype=dtype)
 
 
@@ -52,11 +53,11 @@ def test_equals_nflows(bins: int, inverse: bool) -> None:
     parameters = drawn(2000, bins)
     widths, heights, slopes = parameters.split([bins, bins, bins - 1], -1)
     expected = unconstrained_rational_quadratic_spline(
-        x, widths, heights, slopes + _SLOPE_AT_ZERO, inverse=inverse, tails="linear", tail_bound=BOUND
+        x, widths, heights, slopes + SLOPE_AT_ZERO, inverse=inverse, tails="linear", tail_bound=BOUND
     )
     assert bool((x.abs() > BOUND).any())  # the tails are compared too
-    got = (spline.inverse if inverse else spline.forward)(x, parameters)
-    assert_close(got, expected, rtol=1e-10, atol=1e-10)
+    found = (spline.inverse if inverse else spline.forward)(x, parameters)
+    assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 @both_directions
@@ -68,24 +69,24 @@ def test_learned_tails_equal_nflows_inside(bins: int, direction: str) -> None:
     widths, heights, slopes = parameters.split([bins, bins, bins + 1], -1)
     ends = {"left": -BOUND, "right": BOUND, "bottom": -BOUND, "top": BOUND}
     expected = rational_quadratic_spline(
-        x, widths, heights, slopes + _SLOPE_AT_ZERO, inverse=direction == "inverse", **ends
+        x, widths, heights, slopes + SLOPE_AT_ZERO, inverse=direction == "inverse", **ends
     )
     assert_close(getattr(spline, direction)(x, parameters), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("engine", ["kernels", "torch"])
 @both_directions
-@pytest.mark.parametrize("bound", [BOUND, 3.3])  # the second is no float32
-def test_learned_tails_are_lines_that_go_on(bound: float, direction: str, engine: str) -> None:
+@pytest.mark.parametrize("bound", [BOUND, 3.3])  # float32 cannot represent 3.3
+def test_learned_tails_continue_as_lines(bound: float, direction: str, engine: str) -> None:
     spline = RationalQuadraticSpline(5, bound, "learned")
     parameters = drawn(40, 5, ends=1)
-    slopes = 1e-3 + torch.nn.functional.softplus(parameters[:, [10, 15]] + _SLOPE_AT_ZERO)
+    slopes = 1e-3 + torch.nn.functional.softplus(parameters[:, [10, 15]] + SLOPE_AT_ZERO)
     slopes = 1.0 / slopes if direction == "inverse" else slopes
-    given = getattr(spline, direction)
+    method = getattr(spline, direction)
 
     def apply(x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         with native.disabled() if engine == "torch" else contextlib.nullcontext():
-            value, log_derivative = given(x, parameters)
+            value, log_derivative = method(x, parameters)
             return value, log_derivative
 
     for sign, slope in zip((-1.0, 1.0), slopes.unbind(-1), strict=True):
@@ -94,7 +95,7 @@ def test_learned_tails_are_lines_that_go_on(bound: float, direction: str, engine
             z, log_derivative = apply(x, parameters)
             assert_close(z, sign * (bound + slope * away), rtol=1e-12, atol=1e-12)
             assert_close(log_derivative, slope.log(), rtol=1e-12, atol=1e-12)
-        # From inside, value and derivative arrive at those of the line: one derivative is continuous.
+        # Value and derivative are continuous at the bound.
         x = torch.full((40,), sign * (bound - 1e-9), dtype=torch.float64)
         z, log_derivative = apply(x, parameters)
         assert_close(z, sign * (bound - 1e-9 * slope), rtol=0, atol=1e-12)
@@ -137,7 +138,7 @@ def test_round_trip_at_the_bound(end: float, shift: float, tails: Tails) -> None
     z, log_derivative = spline.forward(x, parameters)
     back, log_derivative_back = spline.inverse(z, parameters)
     assert_close(back, x, rtol=0, atol=1e-10)
-    assert_close(log_derivative, -log_derivative_back, rtol=0, atol=1e-6)  # a steep bin magnifies 1e-10
+    assert_close(log_derivative, -log_derivative_back, rtol=0, atol=1e-6)  # steep bins magnify the error of 1e-10
 
 
 def test_knots_map_to_knots_and_back() -> None:
@@ -147,8 +148,8 @@ def test_knots_map_to_knots_and_back() -> None:
     expanded = parameters[:, None].expand(-1, 7, -1)
     assert_close(spline.forward(x, expanded)[0], z)
     assert_close(spline.inverse(z, expanded)[0], x)
-    # The slope at a knot is its parameter, from whichever side it is reached.
-    slopes = torch.log(1e-3 + torch.nn.functional.softplus(parameters[:, 16:] + _SLOPE_AT_ZERO))
+    # The slope at a knot is its parameter, from both sides.
+    slopes = torch.log(1e-3 + torch.nn.functional.softplus(parameters[:, 16:] + SLOPE_AT_ZERO))
     assert_close(spline.forward(x, expanded)[1], slopes)
     assert_close(spline.forward(x - 1e-12, expanded)[1], slopes, rtol=0, atol=1e-7)
 
@@ -206,8 +207,8 @@ def test_float32_log_derivative_against_float64(size: float, most: float) -> Non
     x = 10 * torch.rand(100_000) - 5
     for map_ in (spline.forward, spline.inverse):
         error = map_(x, parameters)[1].double() - map_(x.double(), parameters.double())[1]
-        # The worst of 1e5 points; a point that float32 puts across a knot is at the mercy of the slope's jump in
-        # curvature, so the bound is on the 99.99th percentile.
+        # The 99.99th percentile, because the curvature jumps at knots: a point that float32 rounds across one has a
+        # larger error.
         assert float(error.abs().quantile(0.9999)) < most
 
 

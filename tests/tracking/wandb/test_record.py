@@ -1,4 +1,4 @@
-"""Reading what the real client wrote, and the format of its files: whole, torn, damaged."""
+"""Reading records of the real client, and the file format: complete, incomplete and damaged files."""
 
 import base64
 import hashlib
@@ -50,7 +50,7 @@ run.finish(exit_code=3)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a client that recorded of everything something."""
+    """The folder of a client that recorded every kind of message."""
     root = tmp_path_factory.mktemp("record")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     clean |= {"HOME": str(root / "home"), "XDG_DATA_HOME": str(root / "home" / "data")}
@@ -64,7 +64,7 @@ def record(folder: Path) -> WandbRecord:
     return read_record(folder)
 
 
-def test_the_run(record: WandbRecord) -> None:
+def test_fields_of_the_run(record: WandbRecord) -> None:
     assert (record.id, record.entity, record.project, record.name) == ("abc", "team", "density", "a fit")
     assert (record.group, record.job_type, record.notes, record.sweep) == ("g", "fit", "some notes", None)
     assert set(record.tags) == {"moons", "maf"}
@@ -85,7 +85,7 @@ def test_history_and_summary(record: WandbRecord) -> None:
     assert record.summary["nested"] == {"a": {"b": 2}}
 
 
-def test_metrics(record: WandbRecord) -> None:
+def test_definitions_of_metrics(record: WandbRecord) -> None:
     assert record.metrics["global_step"].hidden
     assert record.metrics["train/*"].step_metric == "global_step"
     assert record.metrics["val/nll"].summary == ("min",)
@@ -115,13 +115,13 @@ def test_the_clients_own_inspector_agrees(record: WandbRecord, folder: Path) -> 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         pytest.skip("this client has no inspector")
-    said: dict[str, Any] = json.loads(done.stdout)
-    assert (said["run_id"], said["project"], said["notes"]) == (record.id, record.project, record.notes)
-    assert said["exit_code"] == record.exit_code
-    assert "6" in json.dumps(said["config"])
+    shown: dict[str, Any] = json.loads(done.stdout)
+    assert (shown["run_id"], shown["project"], shown["notes"]) == (record.id, record.project, record.notes)
+    assert shown["exit_code"] == record.exit_code
+    assert "6" in json.dumps(shown["config"])
 
 
-def test_a_killed_process_leaves_what_it_wrote(folder: Path, record: WandbRecord, tmp_path: Path) -> None:
+def test_a_record_cut_anywhere_keeps_its_first_rows(folder: Path, record: WandbRecord, tmp_path: Path) -> None:
     data = record.path.read_bytes()
     torn = tmp_path / "run-abc.wandb"
     counts = []
@@ -135,21 +135,21 @@ def test_a_killed_process_leaves_what_it_wrote(folder: Path, record: WandbRecord
     assert set(counts) == {0, 1, 2, 3, 4, 5}
 
 
-def test_records_of_every_size_come_back(tmp_path: Path) -> None:
+def test_records_of_every_size_are_read_back(tmp_path: Path) -> None:
     records = [random.Random(size).randbytes(size) for size in SIZES]
     write_log(tmp_path / "log", records)
     log = LogReader(tmp_path / "log")
     assert list(log) == records
     assert not log.torn
-    assert list(log) == records, "it can be read again"
+    assert list(log) == records, "a log can be read twice"
 
 
-def test_the_client_wrote_this_format(record: WandbRecord, tmp_path: Path) -> None:
+def test_rewriting_a_log_of_the_client_changes_no_byte(record: WandbRecord, tmp_path: Path) -> None:
     write_log(tmp_path / "log", LogReader(record.path))
     assert (tmp_path / "log").read_bytes() == record.path.read_bytes()
 
 
-def test_every_tail_is_torn_cleanly(tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_keeps_its_complete_records(tmp_path: Path) -> None:
     records = [bytes([size % 251]) * size for size in (10, 40_000, 20, 25_500, 30)]
     write_log(tmp_path / "whole", records)
     data = (tmp_path / "whole").read_bytes()
@@ -169,7 +169,7 @@ def test_every_tail_is_torn_cleanly(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("position", [7, 10, 11, 13, 14, 20, 32_768, 32_775, 40_000])
-def test_damage_is_not_taken_for_a_tail(position: int, tmp_path: Path) -> None:
+def test_a_changed_byte_is_an_error(position: int, tmp_path: Path) -> None:
     records = [b"a" * 10, b"b" * 50_000, b"c" * 30, b"d"]
     write_log(tmp_path / "log", records)
     data = bytearray((tmp_path / "log").read_bytes())
@@ -180,7 +180,7 @@ def test_damage_is_not_taken_for_a_tail(position: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [0, 1, 2])
-def test_a_lost_block_is_damage(block: int, tmp_path: Path) -> None:
+def test_a_block_of_zeros_is_an_error(block: int, tmp_path: Path) -> None:
     write_log(tmp_path / "log", [b"b" * 32_700, b"a" * 40, b"c" * 32_754, b"d" * 90_000])
     data = bytearray((tmp_path / "log").read_bytes())
     start = max(7, block * 32_768)
@@ -191,22 +191,22 @@ def test_a_lost_block_is_damage(block: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"PK\x03\x04 something else", "expected a W&B transaction log; got another file"),
         (b"PK", "expected a W&B transaction log; got another file"),
         (b":W&B\xe1\xbe\x01", "expected version 0 of the log format; got version 1"),
     ],
 )
-def test_what_is_no_log(content: bytes, said: str, tmp_path: Path) -> None:
+def test_another_kind_of_file_is_an_error(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "run-a.wandb"
     path.write_bytes(content)
     with pytest.raises(WandbRecordError) as caught:
         read_record(tmp_path)
-    assert str(caught.value) == f"{path}: {said}"
+    assert str(caught.value) == f"{path}: {message}"
 
 
-def test_what_is_no_record(tmp_path: Path) -> None:
+def test_missing_files_and_wrong_records_are_errors(tmp_path: Path) -> None:
     with pytest.raises(WandbRecordError, match=r"expected one file run-\*.wandb; got none"):
         read_record(tmp_path)
     with pytest.raises(WandbRecordError, match="cannot read: no such file or directory"):

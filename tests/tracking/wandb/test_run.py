@@ -1,4 +1,4 @@
-"""What a fit leaves in Weights & Biases: real fits, the real client, offline records and online runs."""
+"""Real fits recorded in Weights & Biases by the real client: offline records and online runs."""
 
 import hashlib
 import json
@@ -40,14 +40,14 @@ def warnings_in(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stderr.splitlines() if "W&B" in line and not line.startswith("W&B   ")]
 
 
-def segments(run: Path) -> list[WandbRecord]:
+def records_of(run: Path) -> list[WandbRecord]:
     return [
         read_record(path) for path in sorted((run / "wandb").glob("*run-*")) if path.is_dir() and not path.is_symlink()
     ]
 
 
 def check_content(record: WandbRecord, run: Path, history: list[dict[str, Any]], summary: Mapping[str, Any]) -> None:
-    """What a dashboard is made of, and that it agrees with the record of truth."""
+    """Check everything that a dashboard shows, and that it agrees with metrics.jsonl and results.json."""
     rows = read_metrics(run / "metrics.jsonl")
     for kind, key in (("train", "train/nll"), ("validation", "val/nll"), ("validation", "best/val_nll")):
         expected = [(row["step"], row[key]) for row in rows if row["kind"] == kind]
@@ -71,11 +71,11 @@ def check_content(record: WandbRecord, run: Path, history: list[dict[str, Any]],
     assert any(key.startswith("tables/worst_rows") for row in history for key in row)
 
 
-def test_offline(tmp_path: Path, alone: dict[str, str]) -> None:
+def test_an_offline_record_is_complete(tmp_path: Path, alone: dict[str, str]) -> None:
     done = fit(alone, tmp_path, "moons", *TINY, "--out", "run", "wandb.group=night", "wandb.tags=a,b")
     assert warnings_in(done) == []
     run = tmp_path / "run"
-    (record,) = segments(run)
+    (record,) = records_of(run)
     assert (record.group, record.job_type, record.exit_code) == ("night", "fit", 0)
     assert set(record.tags) == {"nsf-ar", "moons", "a", "b"}
     assert (record.config["flow.hidden"], record.config["train.steps"]) == (8, 150)
@@ -88,14 +88,14 @@ def test_offline(tmp_path: Path, alone: dict[str, str]) -> None:
     assert {file.path for file in model.files} == {"config.json", "model.safetensors"}
     for artifact in record.artifacts:
         for file in artifact.files:
-            assert file.local.resolve().is_relative_to(run), "artifacts lie in the run folder, not in the home folder"
+            assert file.local.resolve().is_relative_to(run), "artifacts are in the run folder, not in the home folder"
             assert file.local.stat().st_size == file.size
     assert {file.local for file in model.files} == set((run / "model").iterdir())
     assert not [path for path in Path(alone["HOME"]).rglob("*") if "staging" in path.parts]
 
 
 @pytest.mark.slow
-def test_online_and_resumed(tmp_path: Path, wandb_server: WandbServer) -> None:
+def test_an_online_run_is_complete_and_can_be_resumed(tmp_path: Path, wandb_server: WandbServer) -> None:
     environment = wandb_server.environment
     done = fit(environment, tmp_path, "moons", *TINY, "--out", "run", "--wandb", "online")
     assert warnings_in(done) == []
@@ -113,13 +113,13 @@ def test_online_and_resumed(tmp_path: Path, wandb_server: WandbServer) -> None:
     assert set(model.files) == {"config.json", "model.safetensors"}
     rows = len(run.history)
     fit(environment, tmp_path, "--resume", "run", "train.steps=200", "train.evaluate=false")
-    assert list(wandb_server.runs) == [name], "the same run goes on"
+    assert list(wandb_server.runs) == [name], "the same run continues"
     assert len(run.history) > rows
     assert max(row["global_step"] for row in run.history) == 200
 
 
 @pytest.mark.slow
-def test_divergence_is_an_alert(tmp_path: Path, wandb_server: WandbServer) -> None:
+def test_divergence_sends_an_alert(tmp_path: Path, wandb_server: WandbServer) -> None:
     keys = ("flow=realnvp", "train.learning_rate=1e30", "train.gradient_clip=1e30", "train.steps=400", "data.rows=600")
     done = fit(wandb_server.environment, tmp_path, "moons", *keys, "--out", "run", "--wandb", "online", code=4)
     assert "not finite" in done.stderr
@@ -131,12 +131,14 @@ def test_divergence_is_an_alert(tmp_path: Path, wandb_server: WandbServer) -> No
 
 
 @pytest.mark.slow
-def test_flag_then_environment_then_credentials(tmp_path: Path, wandb_server: WandbServer) -> None:
+def test_the_option_precedes_the_variable_and_the_variable_precedes_the_key(
+    tmp_path: Path, wandb_server: WandbServer
+) -> None:
     short = ("moons", "flow=gaussian", "train.steps=5", "data.rows=300", "train.evaluate=false")
     online = wandb_server.environment
     fit(online | {"WANDB_MODE": "offline"}, tmp_path, *short, "--out", "variable")
     assert wandb_server.runs == {}
-    assert len(segments(tmp_path / "variable")) == 1
+    assert len(records_of(tmp_path / "variable")) == 1
     fit(online | {"WANDB_MODE": "online"}, tmp_path, *short, "--out", "flag", "--wandb", "off")
     assert not (tmp_path / "flag" / "wandb").exists()
     fit(online, tmp_path, *short, "--out", "key")
@@ -144,7 +146,7 @@ def test_flag_then_environment_then_credentials(tmp_path: Path, wandb_server: Wa
 
 
 def stopped_by(number: int, environment: Mapping[str, str], folder: Path, mode: str) -> Path:
-    """Send a signal to a fit that is well under way; returns its run folder."""
+    """Send a signal to a fit after some steps; return its run folder."""
     keys = (*TINY, "train.steps=1e6", "train.log_every=5")
     command = [sys.executable, "-m", "pushforward", "fit", "moons", *keys, "--wandb", mode]
     process = subprocess.Popen(
@@ -167,7 +169,7 @@ def test_sigterm_loses_nothing_in_either_record(mode: str, tmp_path: Path, wandb
     run = stopped_by(signal.SIGTERM, wandb_server.environment, tmp_path, mode)
     rows = read_metrics(run / "metrics.jsonl")
     if mode == "offline":
-        (record,) = segments(run)
+        (record,) = records_of(run)
         history, exit_code, summary = record.history, record.exit_code, record.summary
     else:
         (served,) = wandb_server.runs.values()
@@ -182,8 +184,8 @@ def test_sigterm_loses_nothing_in_either_record(mode: str, tmp_path: Path, wandb
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["wine", "moons"])
-def test_pictures_of_the_progress(data: str, tmp_path: Path, alone: dict[str, str]) -> None:
-    """Pictures are rare in a short fit: here they may take all the time they want."""
+def test_images_of_samples_during_the_fit(data: str, tmp_path: Path, alone: dict[str, str]) -> None:
+    """Without the limit on their time, which makes images rare in a short fit."""
     program = (
         "import sys\nfrom pathlib import Path\nfrom pushforward.config import load_config\n"
         "from pushforward.experiment import fit, recording\n"
@@ -196,7 +198,7 @@ def test_pictures_of_the_progress(data: str, tmp_path: Path, alone: dict[str, st
     done = subprocess.run(command, env=alone, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
-    (record,) = segments(tmp_path / "run")
+    (record,) = records_of(tmp_path / "run")
     shown = [row for row in record.history if any(key.startswith("progress/samples") for key in row)]
     assert 1 <= len(shown) <= 8
     pictures = sorted((tmp_path / "run" / "pictures" / "progress").glob("step-*.png"))

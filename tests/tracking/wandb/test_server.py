@@ -1,4 +1,4 @@
-"""The stand-in server against the real client: what it keeps, and how the client takes its misbehaviour."""
+"""The stand-in server with the real client: what it stores, and its failures."""
 
 import json
 import subprocess
@@ -75,7 +75,7 @@ print(json.dumps({
 """
 
 
-def test_a_run_and_its_resumption(tmp_path: Path, wandb_server: WandbServer) -> None:
+def test_a_run_is_stored_and_resumed(tmp_path: Path, wandb_server: WandbServer) -> None:
     client(wandb_server, tmp_path, "-c", ONLINE, "0", "30")
     run = wandb_server.run("abc")
     assert (run.state, run.exit_code, run.name, run.group, run.tags) == ("finished", 0, "a fit", "g", ["moons"])
@@ -96,11 +96,11 @@ def test_a_run_and_its_resumption(tmp_path: Path, wandb_server: WandbServer) -> 
     client(wandb_server, tmp_path, "-c", ONLINE, "3", "30")
     assert [row.get("train/nll") for row in run.history] == [2, 1, 0, None, -1, -2, -3, None]
     assert [row["_step"] for row in run.history] == list(range(8))
-    said: dict[str, Any] = json.loads(client(wandb_server, tmp_path, "-c", API).splitlines()[0])
-    assert set(said.pop("files")) == set(run.files)
-    logged = said.pop("logged")
+    shown: dict[str, Any] = json.loads(client(wandb_server, tmp_path, "-c", API).splitlines()[0])
+    assert set(shown.pop("files")) == set(run.files)
+    logged = shown.pop("logged")
     assert [name for name in logged if name.startswith("model")] == ["model-abc:v0", "model-abc:v1"]
-    assert said == {
+    assert shown == {
         "state": "finished",
         "last": 7,
         "config": {"flow.layers": 5},
@@ -114,7 +114,7 @@ def test_a_run_and_its_resumption(tmp_path: Path, wandb_server: WandbServer) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["silent", "refuse", "error"])
-def test_trouble_in_the_middle(how: Any, tmp_path: Path, wandb_server: WandbServer) -> None:
+def test_a_failure_during_a_run_keeps_the_local_record(how: Any, tmp_path: Path, wandb_server: WandbServer) -> None:
     with start(wandb_server, tmp_path, "0", "1", "wait") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "logged\n"
@@ -132,7 +132,7 @@ def test_trouble_in_the_middle(how: Any, tmp_path: Path, wandb_server: WandbServ
 
 
 @pytest.mark.slow
-def test_trouble_after_some_rows(tmp_path: Path, wandb_server: WandbServer) -> None:
+def test_a_failure_can_start_after_some_rows(tmp_path: Path, wandb_server: WandbServer) -> None:
     wandb_server.misbehave("refuse", after_rows=3)
     with start(wandb_server, tmp_path, "0", "1") as process:
         process.communicate(timeout=60)
@@ -142,7 +142,7 @@ def test_trouble_after_some_rows(tmp_path: Path, wandb_server: WandbServer) -> N
 
 
 @pytest.mark.slow
-def test_a_sweep_and_its_agent(tmp_path: Path, wandb_server: WandbServer) -> None:
+def test_an_agent_runs_the_trials_of_a_sweep(tmp_path: Path, wandb_server: WandbServer) -> None:
     (tmp_path / "train.py").write_text(
         "import sys, wandb\nrun = wandb.init(settings=wandb.Settings(silent=True, console='off'))\n"
         "run.config.update({'arguments': sys.argv[1:]})\nrun.log({'x': 1})\nrun.finish()\n"
@@ -153,8 +153,8 @@ def test_a_sweep_and_its_agent(tmp_path: Path, wandb_server: WandbServer) -> Non
         "command: ['${env}', '" + sys.executable + "', '${program}', '${args_no_hyphens}']\n"
     )
     wandb_server.sweep_configurations = [{"flow.layers": 1}, {"flow.layers": 2}]
-    said = client(wandb_server, tmp_path, "-m", "wandb", "sweep", "--project", "density", "sweep.yaml")
-    assert "wandb agent tester/density/sweep1" in said
+    output = client(wandb_server, tmp_path, "-m", "wandb", "sweep", "--project", "density", "sweep.yaml")
+    assert "wandb agent tester/density/sweep1" in output
     client(wandb_server, tmp_path, "-m", "wandb", "agent", "tester/density/sweep1")
     runs = wandb_server.runs.values()
     assert [run.state for run in runs] == ["finished"] * 2
@@ -174,7 +174,7 @@ def ask(server: WandbServer, query: str, path: str = "/graphql") -> Any:
         return error.code
 
 
-def test_what_it_does_not_know_is_told(tmp_path: Path) -> None:
+def test_unknown_requests_are_recorded(tmp_path: Path) -> None:
     with WandbServer(tmp_path) as server:
         assert ask(server, "query Known { viewer { entity } }") == {"data": {"viewer": {"entity": "tester"}}}
         assert server.unknown == []
@@ -187,18 +187,17 @@ def test_what_it_does_not_know_is_told(tmp_path: Path) -> None:
     assert len(KEY) == 40
 
 
-def test_the_fixture_fails_a_test_that_asks_for_more(tmp_path: Path) -> None:
-    root = ROOT
+def test_the_fixture_fails_a_test_with_unknown_requests(tmp_path: Path) -> None:
     test = tmp_path / "test_more.py"
     test.write_text("def test_more(wandb_server):\n    wandb_server.unknown.append('Grow: growRun')\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", str(test)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
     assert "the stand-in server does not know: ['Grow: growRun']" in done.stdout
     assert "1 passed, 1 error" in done.stdout
 
 
-def test_graphql() -> None:
-    told: list[str] = []
+def test_graphql_documents_are_answered() -> None:
+    unknown: list[str] = []
     root = {
         "run": lambda name, flag=False: {"__typename": "Run", "name": name, "flag": flag, "tags": [{"a": 1, "b": 2}]},
         "none": None,
@@ -211,9 +210,9 @@ def test_graphql() -> None:
     }
     fragment F on Run { __typename flag tags { a } }
     """
-    assert answer(document, {"n": "r"}, root, told.append) == {
+    assert answer(document, {"n": "r"}, root, unknown.append) == {
         "one": {"__typename": "Run", "flag": True, "tags": [{"a": 1, "b": 2}], "missing": None},
         "run": {"name": 'x"y', "tags": [{"a": 1}]},
         "none": None,
     }
-    assert told == ["Q: run.missing"]
+    assert unknown == ["Q: run.missing"]

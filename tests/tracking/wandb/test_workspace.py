@@ -1,4 +1,4 @@
-"""The workspace for fits: what is in it, that it can be had without an account, and that the server takes it."""
+"""The W&B workspace for fits: its charts, printing it without an account, saving it on the server."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def dashboard(*arguments: str, code: int = 0) -> Result:
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The workspace that is printed without an account, a network, or anything else."""
+    """The workspace, printed without account and network."""
     home = tmp_path_factory.mktemp("home")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment |= {"HOME": str(home), "NETRC": str(home / "none"), "WANDB_BASE_URL": "http://127.0.0.1:9"}
@@ -45,7 +45,7 @@ def panels(workspace: dict[str, Any], section: str) -> list[dict[str, Any]]:
     return next(found["panels"] for found in sections if found["name"] == section)
 
 
-def test_charts(printed: dict[str, Any]) -> None:
+def test_charts_show_the_metrics_of_fits(printed: dict[str, Any]) -> None:
     outcome = [panel["config"].get("metrics") for panel in panels(printed, "Outcome")]
     assert outcome[:4] == [["best/val_nll"], ["test/nll"], ["test/nll_se"], ["kl_to_truth"]]
     assert panels(printed, "Outcome")[-1]["viewType"] == "Run Comparer"
@@ -68,7 +68,7 @@ def test_charts(printed: dict[str, Any]) -> None:
     assert "tables/worst_rows" in json.dumps(panels(printed, "Worst rows"))
 
 
-def test_keys_of_the_configuration_are_flat_and_exist(printed: dict[str, Any]) -> None:
+def test_configuration_keys_are_flat_and_exist(printed: dict[str, Any]) -> None:
     text = json.dumps(printed)
     assert "config:flow.value." not in text
     parallel = panels(printed, "Many fits")[0]["config"]["columns"]
@@ -89,7 +89,7 @@ def test_keys_of_the_configuration_are_flat_and_exist(printed: dict[str, Any]) -
 
 
 @pytest.mark.usefixtures("wandb_user")
-def test_the_server_takes_it(wandb_server: WandbServer) -> None:
+def test_the_workspace_is_saved_on_the_server(wandb_server: WandbServer) -> None:
     facts = json.loads(dashboard("--project", "density", "--name", "all fits", "--json").stdout)
     (view,) = wandb_server.views
     url = facts["url"]
@@ -100,17 +100,19 @@ def test_the_server_takes_it(wandb_server: WandbServer) -> None:
 
 
 @pytest.mark.usefixtures("wandb_user")
-def test_no_key_and_no_network(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_key_or_network_the_error_is_one_line(
+    wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wandb_server.misbehave("refuse")
     done = dashboard("--entity", "e", "--timeout", "1", code=1)
-    assert done.stderr.startswith(f"pushforward wandb dashboard: the W&B server {wandb_server.url} can not be reached")
+    assert done.stderr.startswith(f"pushforward wandb dashboard: the W&B server {wandb_server.url} cannot be reached")
     monkeypatch.setenv("WANDB_API_KEY", "")
     done = dashboard("--entity", "e", code=2)
     line = "pushforward wandb dashboard: W&B has no API key: run `wandb login`, or set WANDB_API_KEY\n"
     assert (done.stdout, done.stderr) == ("", line)
 
 
-def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     for arguments in ((), ("--dry-run",)):
         done = dashboard(*arguments, code=2)
@@ -119,16 +121,16 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-def test_nearest_command() -> None:
+def test_a_mistyped_command_gets_a_suggestion() -> None:
     done = CliRunner().invoke(main, ["wandb", "dashbord"], prog_name="pushforward")
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1] == "Error: no command 'dashbord'; did you mean 'dashboard'?"
     assert Path("dashbord").exists() is False
 
 
-def test_the_baselines_of_the_panels_are_those_of_a_fit() -> None:
+def test_the_charts_have_the_baselines_of_a_fit() -> None:
     from pushforward.evaluate import fit_baselines
-    from pushforward.tracking.wandb.workspace import _BASELINES
+    from pushforward.tracking.wandb.workspace import BASELINES
 
     rows = np.random.default_rng(0).standard_normal((60, 1))
-    assert tuple(baseline.name for baseline in fit_baselines(rows, rows, rows, seed=0)) == _BASELINES
+    assert tuple(baseline.name for baseline in fit_baselines(rows, rows, rows, seed=0)) == BASELINES

@@ -1,4 +1,4 @@
-"""The sliced energy distance, and fits by it."""
+"""The sliced energy distance, and fits that minimise it."""
 
 import math
 from pathlib import Path
@@ -11,13 +11,13 @@ from pushforward.experiment.rows import fit
 from pushforward.flows import build
 from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.objectives.energy import Energy, sliced_energy_distance, unit_vectors
-from pushforward.train.objectives.likelihood import Rows
+from pushforward.train.objectives.likelihood import RowTensors
 
 DOUBLE = torch.float64
 
 
-def test_by_definition() -> None:
-    """In one dimension: all pairs written out."""
+def test_the_distance_equals_its_definition() -> None:
+    """In one dimension, as sums over all pairs."""
     x, y = torch.randn(7, 1, dtype=DOUBLE), 1 + torch.randn(5, 1, dtype=DOUBLE)
     between = (x[:, None] - y[None]).abs().mean()
     within = [(z[:, None] - z[None]).abs().sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
@@ -28,8 +28,8 @@ def test_by_definition() -> None:
     assert float(sliced_energy_distance(*both, axes)) == pytest.approx(float(found))
 
 
-def test_gaussians_in_closed_form() -> None:
-    """Two Gaussians whose means are d apart: E|N(d, 2)| is known, and the same law gives zero in the mean."""
+def test_the_distance_of_gaussians_is_the_closed_form() -> None:
+    """Two Gaussians whose means are d apart: E|N(d, 2)| is known, and equal distributions give zero in the mean."""
     n, d = 4_000, 1.5
     x, y = torch.randn(n, 1, dtype=DOUBLE), d + torch.randn(n, 1, dtype=DOUBLE)
     line = torch.ones(1, 1, dtype=DOUBLE)
@@ -49,11 +49,11 @@ def test_gaussians_in_closed_form() -> None:
     assert abs(float(found.mean())) < 4 * float(found.std()) / math.sqrt(len(same))
 
 
-def test_both_are_minimised_together() -> None:
-    """The loss of a batch and of the validation: the NLL, plus the weight times the distance."""
-    points = Rows(torch.randn(40, 2)), Rows(torch.randn(30, 2))
+def test_mle_plus_energy_is_the_weighted_sum() -> None:
+    """In training and in validation: the NLL plus the weight times the distance."""
+    data = RowTensors(torch.randn(40, 2)), RowTensors(torch.randn(30, 2))
     flow = build("gaussian", 2)
-    both, alone = Energy(*points, 20, likelihood=True, weight=3.0), Energy(*points, 20)
+    both, alone = Energy(*data, 20, likelihood=True, weight=3.0), Energy(*data, 20)
     batch = both.draw(0.0)
     with torch.no_grad():
         torch.manual_seed(0)
@@ -61,29 +61,29 @@ def test_both_are_minimised_together() -> None:
         torch.manual_seed(0)
         energy, _ = alone.loss(flow, batch)
         assert float(loss) == pytest.approx(float(-flow.log_prob(batch[0]).mean() + 3.0 * energy), rel=1e-5)
-        nll = -float(flow.log_prob(points[1].x).mean())
+        nll = -float(flow.log_prob(data[1].x).mean())
     found = both.validate(flow)
     assert found.loss == pytest.approx(nll + 3.0 * alone.validate(flow).loss, rel=1e-5)
 
 
 def test_validation_reads_rows_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pushforward.train.objectives.energy._VALIDATION_ROWS", 10)
+    monkeypatch.setattr("pushforward.train.objectives.energy.MOST_ENERGY_ROWS", 10)
     late = torch.randn(100, 2) + torch.linspace(0, 9, 100)[:, None]
     flow = build("gaussian", 2)
-    spread = Energy(Rows(late), Rows(late), 20).validate(flow).loss
-    head = Energy(Rows(late), Rows(late[:10]), 20).validate(flow).loss
+    spread = Energy(RowTensors(late), RowTensors(late), 20).validate(flow).loss
+    head = Energy(RowTensors(late), RowTensors(late[:10]), 20).validate(flow).loss
     assert spread > head + 1.0
 
 
-def test_gradient() -> None:
+def test_the_gradient_is_exact() -> None:
     x, y = torch.randn(6, 2, dtype=DOUBLE), torch.randn(5, 2, dtype=DOUBLE, requires_grad=True)
     directions = unit_vectors(2, 3, x)
     assert torch.allclose(directions.norm(dim=0), torch.ones(3, dtype=DOUBLE))
-    assert torch.autograd.gradcheck(lambda points: sliced_energy_distance(x, points, directions), y)
+    assert torch.autograd.gradcheck(lambda samples: sliced_energy_distance(x, samples, directions), y)
 
 
 @pytest.mark.parametrize("objective", ["energy", "mle+energy"])
-def test_fits(objective: str, tmp_path: Path) -> None:
+def test_fits_learn(objective: str, tmp_path: Path) -> None:
     keys = [
         "data.rows=1500",
         "flow=nsf-c",
@@ -97,19 +97,17 @@ def test_fits(objective: str, tmp_path: Path) -> None:
     rows = [row for row in read_metrics(done.run.metrics) if row["kind"] == "validation"]
     assert rows[-1]["best/val_loss"] < rows[0]["val/loss"]
     assert min(row["val/energy"] for row in rows) < 0.5 * rows[0]["val/energy"]
-    assert done.results["flow"] == "nsf-c"  # samples, not likelihood, decide
+    assert done.results["flow"] == "nsf-c"  # the likelihood does not select the Gaussian
     trained = [row for row in read_metrics(done.run.metrics) if row["kind"] == "train"]
     assert {"train/loss", "train/energy"} <= set(trained[0])
     assert ("train/nll" in trained[0]) == (objective == "mle+energy")
 
 
-def test_with_a_context() -> None:
-    """What is given is compared as well: a flow that ignores it is told so."""
-    from pushforward.flows import build
-
+def test_the_context_is_compared_too() -> None:
+    """A flow that ignores its context has a large distance."""
     context = torch.randn(400, 1)
-    points = Rows(context + 0.1 * torch.randn(400, 1), context)
-    objective = Energy(points, points, 200)
+    data = RowTensors(context + 0.1 * torch.randn(400, 1), context)
+    objective = Energy(data, data, 200)
     flow = build("gaussian", 1, 1)
     ignoring = objective.validate(flow.eval()).metrics["val/energy"]
     with torch.no_grad():

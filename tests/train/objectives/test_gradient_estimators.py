@@ -1,4 +1,4 @@
-"""Gradient estimators against closed forms: their means, and their variances."""
+"""Means and variances of gradient estimators against closed forms."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 from pushforward.flows import Chain, Flow, Gaussian, build
 from pushforward.train.objectives.gradient_estimators import (
     ESTIMATORS,
-    Estimator,
+    GradientEstimator,
     alpha_divergence,
     expectation,
     forward_kl,
@@ -32,28 +32,28 @@ def gaussian(mean: Tensor, log_scale: Tensor) -> Flow:
 Loss = Callable[[Flow], Tensor]
 
 
-def mean_of(function: Callable[[Tensor], Tensor], n: int, estimator: Estimator) -> Loss:
+def mean_of(function: Callable[[Tensor], Tensor], n: int, estimator: GradientEstimator) -> Loss:
     """An estimate of the expectation of a function, summed over features."""
     return lambda flow: expectation(flow, lambda x: function(x).sum(-1), n, estimator)
 
 
-def divergence(n: int, estimator: Estimator, alpha: float = 0.0) -> Loss:
+def divergence(n: int, estimator: GradientEstimator, alpha: float = 0.0) -> Loss:
     """An estimate of a divergence from the standard Gaussian."""
     return lambda flow: alpha_divergence(flow, standard, n, estimator, alpha)[0]
 
 
-def bound(n: int, samples: int, estimator: Estimator) -> Loss:
+def bound(n: int, samples: int, estimator: GradientEstimator) -> Loss:
     """An estimate of the importance-weighted bound for the standard Gaussian."""
     return lambda flow: importance_bound(flow, standard, n, samples, estimator)[0]
 
 
-def gradients_per_point(flow: Flow, loss_of: Loss, n: int) -> Tensor:
-    """Gradients ``(n, 2 D)`` by location and log-scale of ``n`` independent estimates from one point each.
+def gradients_per_sample(flow: Flow, loss_of: Loss, n: int) -> Tensor:
+    """Gradients ``(n, 2 D)`` by location and log-scale of ``n`` independent estimates from one sample each.
 
-    A Gaussian of n copies of the same parameters: row i of the gradient is that of estimate i.
+    The Gaussian has n copies of the same parameters: row i of the gradient is that of estimate i.
     """
     features = flow.features
-    rows = _Rows(base_of(flow), n).double()
+    rows = RepeatedGaussian(base_of(flow), n).double()
     loss_of(Flow(rows, Chain([], features=features))).backward()
     found = [parameter.grad for parameter in (rows.location, rows.log_scale)]
     return n * torch.cat([g for g in found if g is not None], -1)
@@ -65,8 +65,8 @@ def base_of(flow: Flow) -> Gaussian:
     return flow.base
 
 
-class _Rows(Gaussian):
-    """A Gaussian with parameters of its own for every point ``(n, D)``: so one call gives n independent gradients."""
+class RepeatedGaussian(Gaussian):
+    """A Gaussian with separate parameters for every sample ``(n, D)``, for n independent gradients in one call."""
 
     def __init__(self, base: Gaussian, n: int) -> None:
         super().__init__(base.features)
@@ -74,8 +74,8 @@ class _Rows(Gaussian):
         self.log_scale = torch.nn.Parameter(base.log_scale.detach().expand(n, -1).clone())
 
 
-def agrees(found: Tensor, exact: Tensor, n: int) -> None:
-    """The mean of gradients ``(n, k)`` is within four standard errors of the exact one."""
+def check_mean(found: Tensor, exact: Tensor, n: int) -> None:
+    """Check that the mean of gradients ``(n, k)`` is within four standard errors of the exact one."""
     errors = (found.mean(0) - exact).abs() / (found.std(0) / math.sqrt(n) + 1e-12)
     assert bool((errors < 4).all()), errors
 
@@ -91,15 +91,15 @@ POLYNOMIALS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tenso
 
 @pytest.mark.parametrize("estimator", ["path-wise", "score-function-bare", "score-function"])
 @pytest.mark.parametrize("name", POLYNOMIALS)
-def test_polynomials_in_closed_form(name: str, estimator: Estimator) -> None:
+def test_polynomials_in_closed_form(name: str, estimator: GradientEstimator) -> None:
     function, exact = POLYNOMIALS[name]
     mean, log_scale = torch.tensor([0.7, -0.3]).double(), torch.tensor([0.2, -0.4]).double()
     m, s = mean.clone().requires_grad_(), log_scale.clone().requires_grad_()
     value = exact(m, s.exp()).sum() + 0 * s.sum()
     truth = torch.cat(torch.autograd.grad(value, (m, s)))
     flow = gaussian(mean, log_scale)
-    found = gradients_per_point(flow, mean_of(function, SAMPLES, estimator), SAMPLES)
-    agrees(found, truth, SAMPLES)
+    found = gradients_per_sample(flow, mean_of(function, SAMPLES, estimator), SAMPLES)
+    check_mean(found, truth, SAMPLES)
 
 
 @pytest.mark.parametrize("name", POLYNOMIALS)
@@ -108,9 +108,9 @@ def test_path_wise_variance_is_a_hundredth_of_the_score_functions(name: str) -> 
     n, function = 100_000, POLYNOMIALS[name][0]
     flow = gaussian(torch.full((10,), 2.0), torch.full((10,), math.log(0.5)))
     variances = {}
-    estimators: tuple[Estimator, ...] = ("path-wise", "score-function-bare")
+    estimators: tuple[GradientEstimator, ...] = ("path-wise", "score-function-bare")
     for estimator in estimators:
-        found = gradients_per_point(flow, mean_of(function, n, estimator), n)
+        found = gradients_per_sample(flow, mean_of(function, n, estimator), n)
         variances[estimator] = found.var(0).reshape(2, 10).sum(1)
     assert bool((variances["score-function-bare"] > 100 * variances["path-wise"]).all())
 
@@ -121,19 +121,19 @@ def test_variances_of_the_reverse_kl(scale: float) -> None:
     n = SAMPLES
     flow = gaussian(torch.zeros(1), torch.full((1,), math.log(scale)))
     exact = torch.tensor([0.0, scale**2 - 1]).double()
-    known: dict[Estimator, tuple[float, float]] = {
+    known: dict[GradientEstimator, tuple[float, float]] = {
         "path-wise": (scale**2, 2 * scale**4),
         "path": ((scale - 1 / scale) ** 2, 2 * (scale**2 - 1) ** 2),
     }
     for estimator, variances in known.items():
-        found = gradients_per_point(flow, divergence(n, estimator), n)
-        agrees(found, exact, n)
+        found = gradients_per_sample(flow, divergence(n, estimator), n)
+        check_mean(found, exact, n)
         centred = found - found.mean(0)
         measured, errors = centred.square().mean(0), centred.square().std(0) / math.sqrt(n)
         for i in range(2):
             assert abs(float(measured[i]) - variances[i]) <= 4 * float(errors[i]) + 1e-12, (estimator, i)
     for estimator in ESTIMATORS[2:]:
-        agrees(gradients_per_point(flow, divergence(n, estimator), n), exact, n)
+        check_mean(gradients_per_sample(flow, divergence(n, estimator), n), exact, n)
 
 
 def standard(x: Tensor) -> Tensor:
@@ -188,12 +188,12 @@ def test_importance_bound(samples: int) -> None:
         assert bool(((gradients.mean(0) - reference.mean(0)).abs() < 4 * error).all())
     if samples == 1:
         exact = torch.tensor([-0.3, 0.0, 1 - math.exp(-0.2), 1 - math.exp(0.4)]).double()
-        agrees(reference, exact, 150)
+        check_mean(reference, exact, 150)
     if samples > 1:
         assert reference.var(0).sum() < found["path-wise"].var(0).sum() < found["score-function-bare"].var(0).sum()
 
 
-def test_values() -> None:
+def test_values_at_the_optimum() -> None:
     flow = gaussian(torch.zeros(2), torch.zeros(2))
     log_z = math.log(2 * math.pi)
     for alpha in (0.0, 1.0):
@@ -206,33 +206,33 @@ def test_values() -> None:
 
 
 def test_forward_kl_with_forces_has_no_variance_at_the_optimum(perturb: Callable[..., Flow]) -> None:
-    """From the target's points; and away from the optimum its mean is that of maximum likelihood."""
+    """Away from the optimum the mean gradient is that of maximum likelihood."""
     torch.manual_seed(0)
     flow = perturb(build("nsf-c", 3, layers=2, hidden=8, base="full")).double().eval()
     x = flow.sample(50)
     layers = sum(p.numel() for p in flow.bijection.parameters())
-    # The parameters of the base come first, and learn by likelihood.
-    assert float(gradient(flow, forward_kl(flow, x, flow.score(x)))[-layers:].abs().max()) < 1e-9
+    # The parameters of the base come first; they learn by likelihood.
+    assert float(gradient(flow, forward_kl(flow, x, flow.score_function(x)))[-layers:].abs().max()) < 1e-9
     assert float(gradient(flow, forward_kl(flow, x))[-layers:].abs().max()) > 1e-2
     n, times = 500, 100
     plain = repeated(flow, lambda f: forward_kl(f, torch.randn(n, 3).double()), times)
 
     def with_forces(f: Flow) -> Tensor:
-        points = torch.randn(n, 3).double()
-        return forward_kl(f, points, -points)
+        samples = torch.randn(n, 3).double()
+        return forward_kl(f, samples, -samples)
 
     forced = repeated(flow, with_forces, times)
     errors = (plain.mean(0) - forced.mean(0)).abs() / torch.sqrt((plain.var(0) + forced.var(0)) / times + 1e-16)
     assert float((errors > 3).double().mean()) < 0.02
-    value = float(forward_kl(flow, x, flow.score(x)).detach())
+    value = float(forward_kl(flow, x, flow.score_function(x)).detach())
     assert value == pytest.approx(float(forward_kl(flow, x).detach()))
 
 
-def test_errors() -> None:
+def test_invalid_arguments_are_refused() -> None:
     flow = gaussian(torch.zeros(2), torch.zeros(2))
     with pytest.raises(ValueError, match="did you mean 'path-wise'"):
         alpha_divergence(flow, standard, 10, "pathwise")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="at least 2 points; got 1"):
+    with pytest.raises(ValueError, match="at least 2 samples; got 1"):
         expectation(flow, standard, 1, "score-function")
     with pytest.raises(ValueError, match="expected alpha of at least 0"):
         alpha_divergence(flow, standard, 10, alpha=-1.0)

@@ -1,1 +1,1 @@
-"""The sections of a run's page."""
+"""The sections of a run's report."""

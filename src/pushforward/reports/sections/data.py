@@ -1,33 +1,33 @@
-"""What a run's page says of its data: source, parts, columns, and what was done to values that repeat."""
+"""The section about the data: source, numbers of rows, columns, dequantization."""
 
 from pushforward.common.markup import Child, join, tag
 from pushforward.common.numbers import NOTHING, count, plain
 from pushforward.reports.page import details, facts, figure, notes, table
 from pushforward.runs.record import RunRecord, group, items, number
 
-_OPENED = 16
-"""Columns up to which their table is open from the start."""
+_MAX_UNFOLDED = 16
+"""The table of the columns is unfolded up to this number of columns."""
 
-_NAMED = 6
+_MAX_NAMES = 6
 
 
 def data(record: RunRecord) -> Child:
-    """The section about the data: where they are from, how they were divided, what their columns are."""
+    """Build the section about the data."""
     columns = items(record.schema, "columns")
     if not columns:
         return tag("p", "The fit has not recorded its data yet.", class_="missing")
     parts = group(record.schema, "rows")
     source = record.schema.get("source")
     digest = record.schema.get("sha256")
-    told: list[tuple[str, Child]] = [
+    entries: list[tuple[str, Child]] = [
         ("Source", str(record.config.get("data.source", source))),
         ("Training rows", count(number(parts, "train"))),
         ("Validation rows", count(number(parts, "validation"))),
         ("Test rows", count(number(parts, "test"))),
     ]
     if digest:
-        told.append(("SHA-256 of the file", tag("code", f"{str(digest)[:16]}…", title=str(digest))))
-    listed = [
+        entries.append(("SHA-256 of the file", tag("code", f"{str(digest)[:16]}…", title=str(digest))))
+    body = [
         (
             str(column.get("name")),
             "given" if column in items(record.schema, "context") else "modelled",
@@ -39,29 +39,29 @@ def data(record: RunRecord) -> Child:
         )
         for column in (*columns, *items(record.schema, "context"))
     ]
-    head = ("column", "role", "type", "minimum", "maximum", "grid step", "distinct values")
-    shown = table("Columns as recorded", head, listed, text_columns=(0, 1, 2), hide_caption=True)
-    said = [str(text) for text in record.schema.get("notes") or ()]
-    spread = _spread(record)
-    said += [spread] if spread else []
-    what = f"{len(listed)} columns" if len(listed) > 1 else "1 column"
-    opened = details(what, shown, opened=len(listed) <= _OPENED)
-    return join([figure(facts(told)), notes([_sentence(text) for text in said]), opened])
+    head = ("column", "role", "type", "minimum", "maximum", "bin width", "distinct values")
+    shown = table("Columns as recorded", head, body, text_columns=(0, 1, 2), hide_caption=True)
+    texts = [str(text) for text in record.schema.get("notes") or ()]
+    dequantization = _dequantization(record)
+    texts += [dequantization] if dequantization else []
+    summary = f"{len(body)} columns" if len(body) > 1 else "1 column"
+    unfolded = details(summary, shown, opened=len(body) <= _MAX_UNFOLDED)
+    return join([figure(facts(entries)), notes([_sentence(text) for text in texts]), unfolded])
 
 
-def _spread(record: RunRecord) -> str:
-    """What was done to values that repeat, which decides what a likelihood means."""
-    columns, cells = items(record.schema, "columns"), record.schema.get("cells")
-    if not isinstance(cells, list) or len(cells) != len(columns):
+def _dequantization(record: RunRecord) -> str:
+    """Describe which columns were dequantized; empty if none was."""
+    columns, bin_widths = items(record.schema, "columns"), record.schema.get("cells")
+    if not isinstance(bin_widths, list) or len(bin_widths) != len(columns):
         return ""
-    names = [str(column.get("name")) for column, cell in zip(columns, cells, strict=True) if cell]
+    names = [str(column.get("name")) for column, width in zip(columns, bin_widths, strict=True) if width]
     if not names:
         return ""
-    shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    which = "in every column" if len(names) == len(columns) else f"in {shown}"
+    listed = ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
+    where = "in every column" if len(names) == len(columns) else f"in {listed}"
     return (
-        f"values repeat {which}. Each is spread evenly over its grid step, so that there is a density; "
-        "samples are put back on the grid"
+        f"values repeat {where}. Uniform noise of one bin width was added, so that a density exists (dequantization); "
+        "samples are rounded back to recorded values"
     )
 
 

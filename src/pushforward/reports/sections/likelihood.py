@@ -1,4 +1,4 @@
-"""What the evaluation says of likelihood, as a section of a page: scores beside baselines, the parts of the data."""
+"""The section about likelihood: NLL of the flow and its baselines, NLL of each part of the data."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ _PARTS = {"train": "training", "validation": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class BaselineScore:
-    """A baseline as the evaluation has it; ``gain`` is by how much the flow's test NLL is lower."""
+    """A baseline of the evaluation; ``gain`` is its test NLL minus that of the flow."""
 
     label: str
     nll: float | None
@@ -35,8 +35,8 @@ class BaselineScore:
 
 
 def baseline_scores(record: RunRecord) -> list[BaselineScore]:
-    """The baselines, as the evaluation lists them."""
-    # What an earlier model gained is no gain of this one; the baselines are what they were.
+    """Return the baselines, in the order of the evaluation."""
+    # Gains of an earlier model do not hold for the saved one; the NLLs of the baselines do.
     gains = group(record.evaluation, "gains") if record.evaluated_step is None else {}
     return [
         BaselineScore(
@@ -51,39 +51,39 @@ def baseline_scores(record: RunRecord) -> list[BaselineScore]:
     ]
 
 
-def bounded(record: RunRecord) -> bool:
-    """Whether the model is an autoencoder: its likelihoods are bounds, and it cannot be evaluated as a flow."""
+def has_likelihood_bound(record: RunRecord) -> bool:
+    """Return whether the model is an autoencoder: its likelihoods are bounds, and it cannot be evaluated as a flow."""
     return record.flow == "vae"
 
 
-def earlier_model(record: RunRecord) -> str:
-    """What to know of an evaluation that was made before the fit went on; empty where it is of the model as it is."""
+def earlier_model_note(record: RunRecord) -> str:
+    """Return a note if the evaluation is of an earlier model than the saved one; else an empty string."""
     step = record.evaluated_step
     if step is None:
         return ""
     return (
-        f"This is of the model at step {count(step)}, before the fit went on to step {count(record.kept_step)}: "
-        "pushforward evaluate RUN looks at the model as it is now."
+        f"These results are of the model at step {count(step)}, before the fit continued to step "
+        f"{count(record.kept_step)}; update them with pushforward evaluate RUN."
     )
 
 
 def best_baseline(record: RunRecord) -> BaselineScore | None:
-    """The baseline with the lowest test NLL; None where there is none."""
-    scored = [(score.nll, place, score) for place, score in enumerate(baseline_scores(record)) if score.nll is not None]
+    """Return the baseline with the lowest test NLL; None without baselines."""
+    scored = [(score.nll, index, score) for index, score in enumerate(baseline_scores(record)) if score.nll is not None]
     return min(scored)[2] if scored else None
 
 
 def likelihood(record: RunRecord) -> Child:
-    """The section about likelihood: the flow beside its baselines, and the three parts of the data."""
+    """Build the section about likelihood."""
     results, evaluation = record.results, record.evaluation
     nll, se = number(results, "test_nll"), number(results, "test_nll_se")
     if not results:
-        said = UNSCORED.get(record.status, f"no test row was scored; the status of the run is {record.status}")
-        return tag("p", f"{said[0].upper()}{said[1:]}.", class_="missing")
+        text = UNSCORED.get(record.status, f"no test row was scored; the status of the run is {record.status}")
+        return tag("p", f"{text[0].upper()}{text[1:]}.", class_="missing")
     out: list[Child] = []
     baselines = baseline_scores(record)
     if nll is not None and baselines:
-        # Its name may be longer than there is room for, and is in the table below.
+        # The name of the run may be too long; it is in the table below.
         dots = [Dot("this run", nll, se, colour=0)]
         dots += [Dot(one.label, one.nll, one.se, colour=7) for one in baselines if one.nll is not None]
         ordered = sorted(dots, key=lambda dot: dot.value)
@@ -95,27 +95,27 @@ def likelihood(record: RunRecord) -> Child:
         ]
         differences = dot_plot(
             sorted(gains, key=lambda dot: dot.value),
-            label="By how much the flow's test NLL is below that of each baseline, paired",
-            x_name="nats; right of zero this run is better",
+            label="Test NLL of each baseline minus that of the flow, paired",
+            x_name="nats; above zero this run is better",
             zero=True,
             signed=True,
         )
-        both = [figure(chart, "Bars are two standard errors to either side.", title="Test NLL, best first")]
+        both = [figure(chart, "Bars show ± two standard errors.", title="Test NLL, best first")]
         if gains:
-            said = "Paired differences, row by row on the test rows; bars are two standard errors to either side."
-            both.append(figure(differences, said, title="Gain over each baseline"))
+            caption = "Paired row by row on the test rows; bars show ± two standard errors."
+            both.append(figure(differences, caption, title="Gain over each baseline"))
         out.append(tag("div", *both, class_="two") if gains else both[0])
-        out.append(figure(_baseline_table(record, baselines, nll, se), _how(record, baselines)))
+        out.append(figure(_baseline_table(record, baselines, nll, se), _baseline_caption(record, baselines)))
     elif nll is not None:
-        if bounded(record):
-            points = count(number(results, "bound_samples"))
-            why = f"The NLL of an autoencoder is not known: what is shown is an upper bound by {points} points a row."
+        if has_likelihood_bound(record):
+            samples = count(number(results, "bound_samples"))
+            why = f"The NLL of an autoencoder is estimated by an upper bound, with {samples} latent samples a row."
         elif record.context:
-            why = "Baselines are fitted to densities without context only, so there are none beside this one."
+            why = "There are no baselines for conditional densities."
         elif not evaluation:
             why = (
-                "This run has not been evaluated: pushforward evaluate RUN adds baselines, calibration, the comparison "
-                "of samples with test rows, and single rows."
+                "This run has not been evaluated: pushforward evaluate RUN adds baselines, calibration, a comparison "
+                "of samples with test rows, and the most extreme rows."
             )
         else:
             why = "The evaluation has no baselines."
@@ -140,13 +140,13 @@ def _baseline_table(record: RunRecord, baselines: list[BaselineScore], nll: floa
     body: list[tuple[Child, ...]] = [(name, fixed(nll, digits, se), in_standard_units(nll), "", "")]
     for one in baselines:
         errors = standard_errors(one.gain, one.gain_se)
-        look = "same" if errors is None or abs(errors) < 2 else "better" if errors > 0 else "worse"
+        class_ = "same" if errors is None or abs(errors) < 2 else "better" if errors > 0 else "worse"
         body.append(
             (
                 one.label,
                 fixed(one.nll, digits, one.se),
                 in_standard_units(one.nll),
-                tag("span", fixed(one.gain, gain_digits, one.gain_se, signed=True), class_=look),
+                tag("span", fixed(one.gain, gain_digits, one.gain_se, signed=True), class_=class_),
                 NOTHING if errors is None else minus(f"{errors:+,.1f}"),
             )
         )
@@ -154,15 +154,15 @@ def _baseline_table(record: RunRecord, baselines: list[BaselineScore], nll: floa
     return table("Test NLL beside baselines, with paired differences", head, body, strong_row=0, hide_caption=True)
 
 
-def _how(record: RunRecord, baselines: list[BaselineScore]) -> Child:
+def _baseline_caption(record: RunRecord, baselines: list[BaselineScore]) -> Child:
     parts = [tag("span", f"{one.label}: {one.detail}. ") for one in baselines if one.detail]
-    said = "Differences are paired, row by row on the test rows, and coloured from two standard errors on. "
+    caption = "Differences are paired row by row on the test rows, and coloured from two standard errors on. "
     if record.evaluated_step is not None:
-        said = (
-            f"Paired differences are left out: they are known of the model at step {count(record.evaluated_step)}, "
-            "before the fit went on. "
+        caption = (
+            "There are no paired differences: they were computed for the model at step "
+            f"{count(record.evaluated_step)}, before the fit continued. "
         )
-    return join([said, *parts])
+    return join([caption, *parts])
 
 
 def _parts(record: RunRecord) -> Child:
@@ -176,21 +176,21 @@ def _parts(record: RunRecord) -> Child:
             nll = number(evaluation, part, "nll") if nll is None else nll
             se = number(evaluation, part, "se") if se is None else se
         nlls[part], errors[part] = nll, se
-        # How many rows are scored is a matter of the data, not of the model.
-        scored, of = number(evaluation, part, "rows"), number(record.schema, "rows", part)
+        # The number of scored rows does not depend on the model.
+        scored, total = number(evaluation, part, "rows"), number(record.schema, "rows", part)
         scored = number(results, f"{part}_rows_scored") if scored is None else scored
         if nll is not None:
-            body.append((_PARTS[part], nll, se, count(of if scored is None else scored), count(of)))
+            body.append((_PARTS[part], nll, se, count(total if scored is None else scored), count(total)))
     if not body:
         return None
     digits = decimals_of(errors.values())
     rows = [(name, fixed(nll, digits, se), *counts) for name, nll, se, *counts in body]
     train, test = nlls["train"], nlls["test"]
-    said = None
+    caption = None
     if train is not None and test is not None:
-        one, other = errors["train"], errors["test"]
-        spread = None if one is None or other is None else (one**2 + other**2) ** 0.5
+        train_se, test_se = errors["train"], errors["test"]
+        se = None if train_se is None or test_se is None else (train_se**2 + test_se**2) ** 0.5
         side = "above" if test >= train else "below"
-        said = f"The test NLL is {measured(abs(test - train), spread)} nats {side} that of the training rows."
-    head = ("rows", "NLL (nats)", "rows scored", "rows there are")
-    return figure(table("NLL of the three parts of the data", head, rows), said)
+        caption = f"The test NLL is {measured(abs(test - train), se)} nats {side} the training NLL."
+    head = ("rows", "NLL (nats)", "scored rows", "all rows")
+    return figure(table("NLL of training, validation and test rows", head, rows), caption)

@@ -1,4 +1,4 @@
-"""What a run's page says of a fit to a target: its constant, and what points of the flow are worth."""
+"""The section about a fit to an unnormalised target: log Z, effective sample sizes, KL divergence."""
 
 import numpy as np
 
@@ -8,71 +8,81 @@ from pushforward.evaluate.plots.charts import Reference, Series, line_chart
 from pushforward.reports.page import Card, figure, note, table
 from pushforward.runs.record import RunRecord, number
 
-_HEAVY = 0.7  # Pareto's k from which on an estimate by weights is not to be trusted
+_MAX_PARETO_K = 0.7  # above, importance-sampling estimates are not reliable
 
 
 def target(record: RunRecord) -> Child:
-    """The section about the target; None for a fit to rows."""
+    """Build the section about the target; None for a fit to rows."""
     if not record.is_target:
         return None
     if not record.results:
-        return join([tag("p", "The weights are computed when the fit ends.", class_="missing"), *_curves(record)])
+        return join(
+            [tag("p", "Importance weights are computed when the fit ends.", class_="missing"), *_curves(record)]
+        )
     value = {key: number(record.results, key) for key in _KEYS}
     rows = [
-        ("log Z, by importance weights", measured(value["log_z"], value["log_z_se"]), " nats"),
-        ("log Z, known", significant(value["log_z_known"], 8), " nats"),
-        ("lower bound of log Z: the mean log-weight", measured(value["elbo"], value["elbo_se"]), " nats"),
-        ("KL(truth ‖ flow), from exact samples", measured(value["kl_to_truth"], value["kl_to_truth_se"]), " nats"),
+        ("log Z, estimated by importance sampling", measured(value["log_z"], value["log_z_se"]), " nats"),
+        ("log Z, exact", significant(value["log_z_known"], 8), " nats"),
+        ("lower bound of log Z (ELBO), the mean log-weight", measured(value["elbo"], value["elbo_se"]), " nats"),
+        ("KL(target ‖ flow), from exact samples", measured(value["kl_to_truth"], value["kl_to_truth_se"]), " nats"),
         ("NLL of exact samples", measured(value["test_nll"], value["test_nll_se"]), " nats"),
-        ("entropy of the target: the best NLL there is", significant(value["entropy"], 8), " nats"),
-        ("reverse ESS, share of an exact sample, from points of the flow", significant(value["reverse_ess"]), ""),
-        ("forward ESS, the same from exact samples", significant(value["forward_ess"]), ""),
-        ("tail of the weights, Pareto's k; above 0.7 do not trust log Z", significant(value["pareto_k"], 2), ""),
+        ("entropy of the target, the lowest possible NLL", significant(value["entropy"], 8), " nats"),
+        ("reverse ESS (effective sample size / n), from samples of the flow", significant(value["reverse_ess"]), ""),
+        ("forward ESS, from exact samples of the target", significant(value["forward_ess"]), ""),
+        ("Pareto k of the weights; above 0.7 log Z is not reliable", significant(value["pareto_k"], 2), ""),
         (
-            "the same of exact samples; above 0.7 do not trust the forward ESS",
+            "Pareto k from exact samples; above 0.7 the forward ESS is not reliable",
             significant(value["forward_pareto_k"], 2),
             "",
         ),
     ]
-    shown = [(name, f"{found}{unit}") for name, found, unit in rows if found != NOTHING]
-    said = table(
-        "What the weights say", ("of the target and the flow", "value"), shown, text_columns=(0,), hide_caption=True
+    shown = [(name, f"{text}{unit}") for name, text, unit in rows if text != NOTHING]
+    results = table(
+        "Results from importance weights", ("quantity", "value"), shown, text_columns=(0,), hide_caption=True
     )
     k = value["pareto_k"]
     warning = (
-        note("Few points carry most of the weight: log Z and its error are not reliable.", "bad")
-        if k is not None and k > _HEAVY
+        note("A few samples carry most of the weight: log Z and its error are not reliable.", "bad")
+        if k is not None and k > _MAX_PARETO_K
         else None
     )
-    return join([warning, figure(said), *_curves(record)])
+    return join([warning, figure(results), *_curves(record)])
 
 
 def target_cards(record: RunRecord) -> list[Card]:
-    """The first glance at a fit to a target."""
+    """Build the cards of a fit to a target."""
     value = {key: number(record.results, key) for key in _KEYS}
     if value["log_z"] is None:
-        return [Card("log Z", NOTHING, "", "nothing has been weighted yet")]
-    known, detail, judged = value["log_z_known"], "the constant is not known", ("", "")
-    if known is not None:
-        off = value["log_z"] - known
-        errors = standard_errors(off, value["log_z_se"])
-        detail = f"known: {significant(known, 7)}; off by {significant(off, 2, signed=True)}"
-        judged = ("good", "close") if abs(off) < 0.05 else ("bad", "off")
+        return [Card("log Z", NOTHING, "", "computed when the fit ends")]
+    exact, detail, verdict_word = value["log_z_known"], "the exact value is unknown", ("", "")
+    if exact is not None:
+        error = value["log_z"] - exact
+        errors = standard_errors(error, value["log_z_se"])
+        detail = f"exact: {significant(exact, 7)}; error {significant(error, 2, signed=True)}"
+        verdict_word = ("good", "close") if abs(error) < 0.05 else ("bad", "far off")
         detail += f", {abs(errors):.1f} standard errors" if errors is not None else ""
-    found = [Card("log Z", measured(value["log_z"], value["log_z_se"]), "nats", detail, *judged)]
-    for key, label, of in (("reverse_ess", "Reverse ESS", "the flow"), ("forward_ess", "Forward ESS", "the truth")):
+    shown = [Card("log Z", measured(value["log_z"], value["log_z_se"]), "nats", detail, *verdict_word)]
+    for key, label, source in (
+        ("reverse_ess", "Reverse ESS", "samples of the flow"),
+        ("forward_ess", "Forward ESS", "exact samples"),
+    ):
         share = value[key]
         if share is not None:
-            verdict, word = (
-                ("good", "high") if share > 0.5 else ("fair", "middling") if share > 0.05 else ("bad", "low")
-            )
-            found.append(
-                Card(label, f"{100 * share:.3g}", "%", f"from points of {of}; 100 % is perfect", verdict, word)
+            verdict, word = ("good", "high") if share > 0.5 else ("fair", "medium") if share > 0.05 else ("bad", "low")
+            shown.append(
+                Card(
+                    label,
+                    f"{100 * share:.3g}",
+                    "%",
+                    f"effective sample size from {source}; 100 % is perfect",
+                    verdict,
+                    word,
+                )
             )
     if value["kl_to_truth"] is not None:
         kl = measured(value["kl_to_truth"], value["kl_to_truth_se"])
-        found.append(Card("KL to the truth", kl, "nats", "KL(truth ‖ flow) on exact samples; 0 is perfect"))
-    return found
+        shown.append(Card("KL divergence", kl, "nats", "KL(target ‖ flow), from exact samples; 0 is perfect"))
+    return shown
 
 
 _KEYS = (
@@ -82,15 +92,15 @@ _KEYS = (
 
 
 def _curves(record: RunRecord) -> list[Html]:
-    """Log Z and the effective sample sizes at every validation."""
+    """Draw log Z and the effective sample sizes at every validation."""
     out = []
-    known = number(record.results, "log_z_known")
-    references = [] if known is None else [Reference("known", known, colour=2, dash=1)]
-    drawn: tuple[tuple[str, str, tuple[tuple[str, str], ...], list[Reference]], ...] = (
+    exact = number(record.results, "log_z_known")
+    references = [] if exact is None else [Reference("exact", exact, colour=2, dash=1)]
+    charts: tuple[tuple[str, str, tuple[tuple[str, str], ...], list[Reference]], ...] = (
         ("log Z and its lower bound", "nats", (("val/log_z", "log Z"), ("val/elbo", "lower bound")), references),
-        ("Effective sample size", "share", (("val/reverse_ess", "reverse"), ("val/forward_ess", "forward")), []),
+        ("Effective sample size", "share of n", (("val/reverse_ess", "reverse"), ("val/forward_ess", "forward")), []),
     )
-    for title, unit, keys, lines in drawn:
+    for title, unit, keys, lines in charts:
         series = []
         for colour, (key, name) in enumerate(keys):
             at, values = record.curve(key)
@@ -99,7 +109,7 @@ def _curves(record: RunRecord) -> list[Html]:
         if series:
             label = f"{title} against the step"
             chart = line_chart(
-                series, label=label, x_name="step", y_name=unit, references=lines, settle=True, height=200
+                series, label=label, x_name="step", y_name=unit, references=lines, skip_start=True, height=200
             )
             out.append(figure(chart, title=title))
     return [tag("div", *out, class_="two")] if out else []

@@ -1,4 +1,4 @@
-"""How training went: likelihood and its two terms, gradients, learning rate, speed, and layers where recorded."""
+"""The section about training: NLL and its two terms, gradient norm, learning rate, throughput, single layers."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ _PANELS = (
 _BASELINE = "baseline/"
 
 _MEMBER = "member-"
-"""How the metrics name the flows of an ensemble."""
+"""Prefix of the members of a mixture in the names of metrics."""
 
 _SMOOTHED = 80
-"""Values from which a curve is drawn as its rolling mean, with itself behind."""
+"""From this number of values on, a curve is drawn as its rolling mean, with single values faint."""
 
 
 def training(record: RunRecord) -> Child:
-    """The section about training."""
+    """Build the section about training."""
     steps, nll = record.curve(loss_key(record, "train"))
     at, validation = record.curve(loss_key(record, "val"))
     name = "loss" if loss_key(record, "val").endswith("loss") else "NLL"
@@ -36,11 +36,11 @@ def training(record: RunRecord) -> Child:
         what = (
             f"One {name} was recorded: {measured([*nll, *validation][0])} nats." if len(nll) + len(validation) else ""
         )
-        said = tag("p", what or "metrics.jsonl has no likelihoods (yet).", class_="missing")
-        return join([said, _panels(record)])
+        text = tag("p", what or "metrics.jsonl has no likelihoods (yet).", class_="missing")
+        return join([text, _panels(record)])
     series = []
     if len(nll):
-        # A mean over a fortieth of so few would be each of them.
+        # The window of the rolling mean is a fortieth of the values.
         if smooth := len(nll) >= _SMOOTHED:
             series.append(Series("training batches", steps, nll, faint=True))
         series.append(
@@ -55,20 +55,20 @@ def training(record: RunRecord) -> Child:
         )
     kinds = [part.kind for part in parts_of(record)]
     if FLOW in kinds and len(kinds) > 1:
-        caption += " Both are of the flow alone, before it is averaged with what else is in the density."
+        caption += " Both are of the flow alone, before it is averaged with the other parts of the density."
     elif kinds and FLOW not in kinds and record.config.get("flow.name") != "gaussian":
-        caption += " Both are of the flow that was trained, and not of what was kept in its place."
+        caption += " Both are of the trained flow, which was replaced by another density in the end."
     if len(nll) >= _SMOOTHED:
-        caption += " Faint: the training batches themselves."
+        caption += " Faint: single training batches."
     if name == "loss":
-        caption = "What is minimised, in every step and with the same noise at every validation."
+        caption = "The minimised loss. Every validation uses the same random numbers."
     if record.is_target:
         caption = (
-            "Steps see the target as it is sharpened over the first part of the budget, validation the target itself, "
-            "with the same noise every time."
+            "Training steps use a tempered target that reaches the target itself after the first part of the budget; "
+            "validation uses the target itself, with the same random numbers every time."
         )
     if len(validation):
-        error = errors_at(record, at) if name == "NLL" else None
+        error = standard_errors_at(record, at) if name == "NLL" else None
         series.append(
             Series(
                 "validation" if error is None else "validation ± standard error", at, validation, error=error, colour=1
@@ -76,17 +76,17 @@ def training(record: RunRecord) -> Child:
         )
         best = int(validation.argmin())
         step, value = float(at[best]), float(validation[best])
-        told = measured(value, float(error[best]) if error is not None else None)
-        mark = Mark(f"best: {told} at step {count(step)}", step, value)
-        caption += " The weights of the best validation are those that are kept."
-    if record.every > 1:
-        caption += f" One in {count(record.every)} of the recorded batches is read."
-    # Baselines are likelihoods: beside another loss they would say nothing.
+        best_text = measured(value, float(error[best]) if error is not None else None)
+        mark = Mark(f"best: {best_text} at step {count(step)}", step, value)
+        caption += " The weights of the best validation are kept."
+    if record.stride > 1:
+        caption += f" One in {count(record.stride)} of the recorded batches is shown."
+    # NLLs of baselines are not comparable with another loss.
     references, rows = _baselines(record) if name == "NLL" else ([], "")
     if references:
         caption += f" Baselines are NLLs on the {rows} rows."
         if rows == "test":
-            caption += " Those on the validation rows, which would compare with the curve, were not recorded."
+            caption += " Those on the validation rows, comparable with the curve, were not recorded."
     main = line_chart(
         series,
         label=f"{name} against the step, for training and validation{'; ' + mark.name if mark else ''}",
@@ -94,26 +94,26 @@ def training(record: RunRecord) -> Child:
         y_name="NLL (nats)" if name == "NLL" else "loss",
         references=references,
         mark=mark,
-        settle=True,
+        skip_start=True,
         height=320,
     )
     return join([figure(main, caption), _panels(record)])
 
 
 def loss_key(record: RunRecord, part: str) -> str:
-    """What a fit minimised, as its record names it: an NLL, or a loss of another kind."""
+    """Return the metric that a fit minimised: the NLL or another loss, of ``train`` or ``val``."""
     return f"{part}/loss" if len(record.curve("val/loss")[0]) else f"{part}/nll"
 
 
-def errors_at(record: RunRecord, at: Array) -> Array | None:
-    """Standard errors of the validation NLL at its steps ``(n,)``; None where none was recorded."""
+def standard_errors_at(record: RunRecord, steps: Array) -> Array | None:
+    """Return the standard errors of the validation NLL at steps ``(n,)``; None if none was recorded."""
     known = dict(zip(*(values.tolist() for values in record.curve("val/nll_se")), strict=True))
-    return np.array([known.get(step, 0.0) for step in at.tolist()]) if known else None
+    return np.array([known.get(step, 0.0) for step in steps.tolist()]) if known else None
 
 
 def _panels(record: RunRecord) -> Html:
-    small = [_panel(record, *panel) for panel in _PANELS]
-    panels = tag("div", *(chart for chart in small if chart is not None), class_="two")
+    charts = [_panel(record, *panel) for panel in _PANELS]
+    panels = tag("div", *(chart for chart in charts if chart is not None), class_="two")
     layers = [
         _layers(record, "log_det/", "Minus the log-determinant", "nats"),
         _layers(record, "grad_norm/", "Gradient norm", "norm", log=True),
@@ -122,7 +122,7 @@ def _panels(record: RunRecord) -> Html:
 
 
 def _baselines(record: RunRecord) -> tuple[list[Reference], str]:
-    """Baselines as lines beside the curves, and which rows were scored; test rows where nothing else was recorded."""
+    """Return baselines as reference lines, and the rows they were scored on: validation rows if recorded, else test."""
     listed = {str(item.get("name")): item for item in items(record.evaluation, "baselines")}
     validation: dict[str, float | None] = {name: number(item, "validation_nll") for name, item in listed.items()}
     for row in record.metrics:
@@ -135,9 +135,9 @@ def _baselines(record: RunRecord) -> tuple[list[Reference], str]:
         tested = {name: number(item, "nll", "nll") for name, item in listed.items()}
         known = {name: nll for name, nll in tested.items() if nll is not None}
     lines = []
-    for place, (name, nll) in enumerate(known.items()):
+    for i, (name, nll) in enumerate(known.items()):
         label = str(listed.get(name, {}).get("label") or name.replace("-", " "))
-        lines.append(Reference(label, nll, colour=2 + place % 6, dash=1 + place))
+        lines.append(Reference(label, nll, colour=2 + i % 6, dash=1 + i))
     return lines, rows
 
 
@@ -147,7 +147,7 @@ def _panel(
     series = []
     for colour, (key, name) in enumerate(zip(keys, names, strict=True)):
         steps, values = record.curve(key)
-        if np.isfinite(values).sum() < 2:  # a point makes no curve
+        if np.isfinite(values).sum() < 2:  # one point is no curve
             continue
         if key != "train/learning_rate" and len(values) >= _SMOOTHED:
             series.append(Series(name, steps, values, colour=colour, faint=True))
@@ -161,7 +161,7 @@ def _panel(
         x_name="step",
         y_name=unit,
         log=log,
-        settle=not log and keys[0] == "train/base",
+        skip_start=not log and keys[0] == "train/base",
         height=150,
         legend=len(keys) > 1,
     )
@@ -169,21 +169,21 @@ def _panel(
 
 
 def _layers(record: RunRecord, prefix: str, title: str, unit: str, *, log: bool = False) -> Html | None:
-    """A chart for each layer, or for each flow of an ensemble, to open."""
+    """Build foldable charts, one for each layer or each member of a mixture."""
     panels = []
     keys = record.keys(prefix)
-    of_flows = any(key.startswith(f"{prefix}{_MEMBER}") for key in keys)
+    is_mixture = any(key.startswith(f"{prefix}{_MEMBER}") for key in keys)
     for key in keys:
         steps, values = record.curve(key)
-        # What standardising adds is the same in every step.
+        # The log-determinant of standardising is constant.
         if not np.isfinite(values).any() or key == f"{prefix}standardize":
             continue
         name = key.removeprefix(prefix)
         number = name.removeprefix(_MEMBER)
-        name = f"flow {int(number) + 1}" if of_flows and number.isdecimal() else name
+        name = f"flow {int(number) + 1}" if is_mixture and number.isdecimal() else name
         chart = line_chart(
             [Series(name, steps, values)],
-            label=f"{title} of {'' if of_flows else 'layer '}{name} against the step",
+            label=f"{title} of {'' if is_mixture else 'layer '}{name} against the step",
             x_name="step",
             y_name=unit,
             log=log,
@@ -193,5 +193,5 @@ def _layers(record: RunRecord, prefix: str, title: str, unit: str, *, log: bool 
         panels.append(figure(chart, title=name))
     if not panels:
         return None
-    what = "flow" if of_flows else "layer"
+    what = "flow" if is_mixture else "layer"
     return details(f"{title} of each {what} ({len(panels)})", tag("div", *panels, class_="two"))

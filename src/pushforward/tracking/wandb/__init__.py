@@ -1,1 +1,1 @@
-"""Weights & Biases: a client in a process of its own, uploading, dashboards."""
+"""Weights & Biases: the client in its own process, reading and uploading its records, dashboards."""

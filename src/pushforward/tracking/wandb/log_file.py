@@ -1,7 +1,7 @@
-"""The format of ``.wandb`` files: LevelDB's log, which a killed process leaves readable up to its last whole record.
+"""Read and write ``.wandb`` files, which have the LevelDB log format: readable up to the last complete record.
 
-A header of seven bytes, then blocks of 32 KiB that hold chunks of seven bytes (checksum, length, kind) and a body. A
-record is one chunk, or a first, middle ones and a last where it crosses a block.
+After a header of seven bytes come blocks of 32 KiB. A block holds chunks: seven bytes (checksum, length, kind) and a
+body. A record is one chunk, or a first, middle and last chunks if it crosses blocks.
 """
 
 import struct
@@ -20,27 +20,27 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 class WandbRecordError(RunError):
-    """A record of Weights & Biases that can not be read; the message is one line."""
+    """A W&B record that cannot be read; the message is one line."""
 
 
 class LogReader:
-    """Reads the records of a log, in order, as bytes.
+    """Iterates over the records of a log, as bytes.
 
-    The end of a process in the middle of a write leaves a torn tail, which ends the reading as the end of the file
-    does; :attr:`torn` tells it. Bytes that are there and wrong are an error: what comes after them is lost, and nothing
-    that is lost must look as if it had never been.
+    A process killed during a write leaves an incomplete record at the end of the file. It ends the iteration without
+    an error and sets :attr:`torn`. Wrong bytes elsewhere are an error, because the records after them would be lost
+    silently.
 
     Args:
         path: The ``.wandb`` file.
 
     Raises:
-        WandbRecordError: While reading, if the file can not be read, is no such log, or is damaged.
+        WandbRecordError: During iteration, if the file cannot be read, is not such a log, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.torn = False
-        """Whether the file ends within a record; known when all records have been read."""
+        """Whether the file ends within a record; set when all records have been read."""
 
     def __iter__(self) -> Iterator[bytes]:
         self.torn = False
@@ -77,11 +77,11 @@ class LogReader:
         self.torn = self.torn or bool(parts)
 
     def _chunks(self, block: bytes, start: int, position: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the chunks of one block, which begins at ``start`` in the file."""
+        """Yield kind and body of the chunks of one block, which begins at byte ``start`` of the file."""
         while len(block) - position >= _CHUNK.size:
             checksum, length, kind = _CHUNK.unpack_from(block, position)
             end = position + _CHUNK.size + length
-            if not any(block[position:]):  # space that was set aside, or lost in a power cut
+            if not any(block[position:]):  # preallocated, or lost in a power cut
                 self.torn = True
                 return
             if end > _BLOCK or not _FULL <= kind <= _LAST:
@@ -102,7 +102,7 @@ class LogReader:
 
 
 def write_log(path: Path, records: Iterable[bytes]) -> None:
-    """Write a log of these records."""
+    """Write records to a new log."""
     with open(path, "wb") as file:
         position = file.write(_HEADER.pack(*_MAGIC, 0))
         for record in records:

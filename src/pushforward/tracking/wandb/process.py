@@ -1,6 +1,6 @@
-"""The parent's end of the process that talks to Weights & Biases (:mod:`pushforward.tracking.wandb.client`).
+"""Start and talk to the process of the W&B client (:mod:`pushforward.tracking.wandb.client`).
 
-JSON lines go to it and come back through pipes that never block: whatever the client waits for, the fit does not.
+JSON lines are sent and received through non-blocking pipes, so that the fit never waits for the client.
 """
 
 import contextlib
@@ -18,52 +18,57 @@ from typing import Any
 
 import pushforward
 
-# Lines that may wait for the client; at one every millisecond this is a start of ten seconds.
-_WAITING_LINES = 10_000
+MAX_WAITING_LINES = 10_000
+"""Lines that may wait for the client: enough for a start of ten seconds at a line per millisecond."""
 
 
 class WandbProcess:
-    """The process that talks to Weights & Biases, and the lines to and from it.
+    """The process of the W&B client, and the queue of lines to it.
 
-    It imports the client as soon as it starts and then waits for its first line, so it is started while the fit still
-    loads its data: the second of a core that this takes would slow down a training on all cores. As a context manager
-    it is gone at the end of the block; without a first line it leaves no trace.
+    It imports the W&B library when it starts, so it is started while the fit loads its data: the import takes a core
+    for a second, which would slow down training. If no line is sent, it records nothing. As a context manager it ends
+    the process.
 
     Args:
-        start: Whether to start one at all; where not, this object only says that nothing is there.
+        start: Whether to start a process; without one, all calls do nothing.
 
     Attributes:
-        trouble: Why there is no process any more, or never was; empty where it ended in order.
+        trouble: Why there is no process any more, or never was; empty after a normal end.
     """
 
     def __init__(self, start: bool = True) -> None:
         self.trouble = ""
         self._waiting: deque[bytes] = deque()
-        self._heard = b""
+        self._received = b""
         self._process: subprocess.Popen[bytes] | None = None
         if start:
             self._start()
 
     @property
     def alive(self) -> bool:
-        """Whether lines still go anywhere."""
+        """Whether lines can be sent."""
         return self._process is not None
 
+    @property
+    def pid(self) -> int | None:
+        """Process id; None if there is no process."""
+        return None if self._process is None else self._process.pid
+
     def send(self, line: Mapping[str, Any]) -> None:
-        """Put a line into the queue; :meth:`answers` writes it."""
+        """Append a line to the queue; :meth:`answers` writes it to the pipe."""
         if self._process is None:
             return
         self._waiting.append(json.dumps(line).encode() + b"\n")
-        if len(self._waiting) > _WAITING_LINES:
-            self.end(f"W&B takes no more rows ({_WAITING_LINES:,} wait)")
+        if len(self._waiting) > MAX_WAITING_LINES:
+            self.end(f"W&B takes no more rows ({MAX_WAITING_LINES:,} wait)")
 
     def answers(self) -> Iterator[dict[str, str]]:
-        """Write what the pipe takes, and read what there is."""
+        """Write as many lines as the pipe takes, and yield the answers that have arrived."""
         if self._process is None:
             return
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # of a broken pipe the other one knows why
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the answers on stdout say why
             while self._waiting:
                 written = os.write(self._process.stdin.fileno(), self._waiting[0])
                 self._waiting[0] = self._waiting[0][written:]
@@ -77,20 +82,20 @@ class WandbProcess:
             if not part:
                 self.end("W&B failed (its process has gone)")
                 return
-            self._heard += part
-            *lines, self._heard = self._heard.split(b"\n")
+            self._received += part
+            *lines, self._received = self._received.split(b"\n")
             for line in lines:
                 yield json.loads(line)
 
     def wait(self, seconds: float) -> None:
-        """Wait until something can be written or read."""
+        """Wait at most so many seconds until a line can be written or read."""
         if self._process is not None:
-            ears: list[Any] = [self._process.stdout]
-            mouths: list[Any] = [self._process.stdin] if self._waiting else []
-            select.select(ears, mouths, [], seconds)
+            readable: list[Any] = [self._process.stdout]
+            writable: list[Any] = [self._process.stdin] if self._waiting else []
+            select.select(readable, writable, [], seconds)
 
     def end(self, trouble: str = "") -> None:
-        """Let the process go; by force where there is trouble, or where it does not go by itself."""
+        """Close the pipes and wait for the process to end; kill it if there is trouble, or after 5 s."""
         process, self._process = self._process, None
         self._waiting.clear()
         if process is None:
@@ -117,9 +122,9 @@ class WandbProcess:
 
     def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-        # Found as here, and nothing else besides: the folder the fit was started in may hold anything.
-        home = str(Path(pushforward.__file__).resolve().parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [environment.get("PYTHONPATH")])])
+        # The package is found as here; with -P, the working directory is not on the path: it may hold any module.
+        source = str(Path(pushforward.__file__).resolve().parent.parent)
+        environment["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [environment.get("PYTHONPATH")])])
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "pushforward.tracking.wandb.client"],
@@ -127,11 +132,11 @@ class WandbProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is for the fit; a session of its own would also share cores equally with it
+                process_group=0,  # Ctrl-C reaches the fit only; a new session would get an equal share of the cores
             )
         except OSError as error:
             self.trouble = f"W&B could not be started ({error})"
             return
         for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None  # asked for above
+            assert pipe is not None  # PIPE
             os.set_blocking(pipe.fileno(), False)

@@ -1,7 +1,7 @@
-"""What Weights & Biases recorded of a run, read from its ``.wandb`` file: no network, no account, no running client.
+"""Read the contents of a ``.wandb`` file, the local record of a W&B run, without network, account or client.
 
-The client has no reader for these files, and moved the one that recipes used; everything here that knows their content
-is in this module, and their format is :mod:`pushforward.tracking.wandb.log_file`'s.
+The W&B library has no public reader for these files. Their low-level format is in
+:mod:`pushforward.tracking.wandb.log_file`.
 """
 
 import gzip
@@ -18,8 +18,8 @@ from pushforward.tracking.wandb.log_file import LogReader, WandbRecordError
 class ArtifactFile:
     """A file of an artifact.
 
-    ``path`` is its name in the artifact, ``local`` where it lay when it was logged, ``digest`` the base64 MD5 of its
-    content (``None`` if it was made in another way), ``size`` in bytes.
+    ``path`` is its name in the artifact, ``local`` its path when it was logged, ``size`` its bytes, ``digest`` the
+    base64 MD5 of its content (``None`` if it is another kind of digest).
     """
 
     path: str
@@ -30,7 +30,7 @@ class ArtifactFile:
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact that the run logged; ``references`` are entries without a file, by name in the artifact."""
+    """An artifact that the run logged; ``references`` are URLs of entries without a file, by name in the artifact."""
 
     name: str
     type: str
@@ -43,7 +43,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Metric:
-    """How the run defined a metric: what it is drawn against, what its summary is (``min``, ``max``, ...)."""
+    """Definition of a metric: its x axis, and which summary it has (``min``, ``max``, ...)."""
 
     step_metric: str | None
     hidden: bool
@@ -53,10 +53,10 @@ class Metric:
 
 @dataclass
 class WandbRecord:
-    """All that one ``.wandb`` file says; a run that was resumed has several files.
+    """The contents of one ``.wandb`` file; a resumed run has several files.
 
-    ``exit_code`` is ``None`` if the record has no end: the run goes on, or its process was killed. ``torn`` tells a
-    file that ends within a record.
+    ``exit_code`` is ``None`` if the record has no end: the run is still running, or its process was killed. ``torn``:
+    the file ends within a record.
     """
 
     path: Path
@@ -83,7 +83,7 @@ class WandbRecord:
 
 
 def find_log(folder: Path) -> Path:
-    """Return the ``.wandb`` file in a folder of the client, such as ``wandb/offline-run-20260101_120000-abc``."""
+    """Return the ``.wandb`` file in a folder such as ``wandb/offline-run-20260101_120000-abc``."""
     found = sorted(folder.glob("run-*.wandb"))
     if len(found) != 1:
         raise WandbRecordError(f"{folder}: expected one file run-*.wandb; got {len(found) or 'none'}")
@@ -91,10 +91,10 @@ def find_log(folder: Path) -> Path:
 
 
 def read_messages(log: LogReader) -> Iterator[Any]:
-    """Yield the records of a log as the client's protocol messages.
+    """Yield the records of a log as protobuf messages of the W&B library.
 
     Raises:
-        WandbRecordError: If the client is not installed, or the log is damaged.
+        WandbRecordError: If W&B is not installed, or the log is damaged.
     """
     new_record = _message_class()
     for number, content in enumerate(log, start=1):
@@ -107,9 +107,9 @@ def read_messages(log: LogReader) -> Iterator[Any]:
 
 
 def read_record(path: Path) -> WandbRecord:
-    """Read a ``.wandb`` file, or the one in a folder of the client.
+    """Read a ``.wandb`` file, or the one in a folder.
 
-    Values are as they were logged: NaN and infinity are numbers, nested keys are dictionaries. Cost: about a second for
+    Values are as they were logged: NaN and infinity are floats, nested keys are dictionaries. Cost: about a second for
     20,000 rows of 20 numbers.
 
     Raises:
@@ -185,7 +185,7 @@ def _artifact(content: Any) -> Artifact:
 
 
 def _entries(manifest: Any) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a manifest; one of very many files lies in a file of its own."""
+    """Yield the entries of a manifest, which are in a separate file if there are very many."""
     for entry in manifest.contents:
         extra = {item.key: json.loads(item.value_json) for item in entry.extra}
         digest = None if extra else entry.digest  # an MD5, unless the entry says otherwise
@@ -208,13 +208,13 @@ def _entries(manifest: Any) -> Iterator[dict[str, Any]]:
                         "digest": None if entry.get("extra") else entry["digest"],
                     }
         except (OSError, EOFError, ValueError, KeyError):
-            # What can not be listed counts as one file that is not there.
+            # An unreadable list counts as one missing file.
             missing = {"path": Path(manifest.manifest_file_path).name, "local": manifest.manifest_file_path}
             yield missing | {"ref": "", "size": 0, "digest": None}
 
 
 def _update(values: dict[str, Any], items: Iterable[Any], removed: Iterable[Any] = ()) -> None:
-    """Set items, whose keys may be nested, and take others away."""
+    """Set items, whose keys may be nested, and remove others."""
     for item in items:
         keys = list(item.nested_key) or [item.key]
         inner = values
@@ -232,7 +232,7 @@ def _update(values: dict[str, Any], items: Iterable[Any], removed: Iterable[Any]
 
 
 def _value(item: Any) -> Any:
-    """Return the value of an item: JSON with NaN and infinity, or typed in newer files."""
+    """Return the value of an item: JSON with NaN and infinity, or a typed field in newer files."""
     if item.value_json or "value" not in item.DESCRIPTOR.oneofs_by_name:
         return json.loads(item.value_json)
     kind = item.WhichOneof("value")
@@ -247,4 +247,4 @@ def _message_class() -> Any:
         from wandb.proto import wandb_internal_pb2
     except ImportError:
         raise WandbRecordError("W&B is not installed (pip install wandb)") from None
-    return wandb_internal_pb2.Record  # type: ignore[attr-defined]  # made when it is imported
+    return wandb_internal_pb2.Record  # type: ignore[attr-defined]  # defined at import time

@@ -1,7 +1,7 @@
-"""What the Weights & Biases server has of a run, asked through the client's public API.
+"""Ask the Weights & Biases server what it has of a run, through the public API of the W&B library.
 
-The client is asked in a process of its own: it prints as it likes, keeps threads and a service, and waits without a
-limit where a server is silent. A process can be given one.
+The library is called in a separate process, because it prints, keeps threads and a service, and waits without a limit
+for a server that does not answer. A process can be given a time limit.
 """
 
 import json
@@ -15,32 +15,33 @@ from pathlib import Path
 from typing import Any
 
 from pushforward.common.errors import RunError
+from pushforward.common.text import one_line, shorten
 
-# Variables that say which run a process of the client is; another process is another run, or none.
 RUN_VARIABLES = (
     "WANDB_RUN_ID",
     "WANDB_RESUME",
     "WANDB_NAME",
-    "WANDB_RUN_NAME",  # in no documentation, and read all the same
+    "WANDB_RUN_NAME",  # undocumented
     "WANDB_RUN_GROUP",
     "WANDB_SWEEP_ID",
     "WANDB_SWEEP_PARAM_PATH",
 )
+"""Environment variables that belong to one run; processes of other runs must not inherit them."""
 
 
 class WandbServerError(RunError):
-    """The server can not be reached, or does not answer as it should."""
+    """The server cannot be reached, or gives a wrong answer."""
 
 
 class WandbLoginError(RunError):
-    """There is no API key, or the server does not take it."""
+    """There is no API key, or the server rejects it."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True)
 class RemoteArtifact:
-    """An artifact that the server has: its version, state, and files as (size, digest) by name."""
+    """An artifact on the server; ``files`` are (size, digest) by name."""
 
     name: str
     version: str
@@ -53,7 +54,7 @@ class RemoteArtifact:
 
 @dataclass(frozen=True)
 class RemoteRun:
-    """A run that the server has: ``rows`` of history, artifacts it logged, names of its files."""
+    """A run on the server: number of history rows, names of files, logged artifacts."""
 
     state: str
     rows: int
@@ -63,21 +64,21 @@ class RemoteRun:
 
 
 def default_entity(timeout: float = 20.0) -> str:
-    """Return who is logged in.
+    """Return the default entity (user or team) of the API key.
 
     Raises:
-        WandbLoginError: Without a key that the server takes.
-        WandbServerError: Without a server that answers in time.
+        WandbLoginError: If there is no valid API key.
+        WandbServerError: If the server does not answer in time.
     """
     return str(_ask({"timeout": timeout})["entity"])
 
 
 def remote_run(entity: str, project: str, run_id: str, timeout: float = 60.0) -> RemoteRun | None:
-    """Return what the server has of a run, ``None`` if it does not have the run.
+    """Return a run as the server has it, ``None`` if it does not have the run.
 
     Raises:
-        WandbLoginError: Without a key that the server takes.
-        WandbServerError: Without a server that answers in time.
+        WandbLoginError: If there is no valid API key.
+        WandbServerError: If the server does not answer in time.
     """
     found = _ask({"timeout": timeout, "run": [entity, project, run_id]})["run"]
     if found is None:
@@ -90,13 +91,13 @@ def remote_run(entity: str, project: str, run_id: str, timeout: float = 60.0) ->
 
 
 def client_environment(scratch: Path) -> dict[str, str]:
-    """Variables for a process of the client that is no run and leaves nothing but in ``scratch``."""
+    """Return the environment for a W&B process that is no run and writes only to the folder ``scratch``."""
     found = {name: value for name, value in os.environ.items() if name not in (*RUN_VARIABLES, "WANDB_MODE")}
     return found | {"WANDB_DIR": str(scratch)}
 
 
 def _ask(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Run :func:`_answer` in a process of its own."""
+    """Run :func:`_answer` in a separate process."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             done = subprocess.run(
@@ -114,7 +115,7 @@ def _ask(question: Mapping[str, Any]) -> dict[str, Any]:
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise WandbServerError(f"the W&B client failed: {last}") from None
     match answer.pop("trouble", None):
         case "none":
@@ -125,7 +126,7 @@ def _ask(question: Mapping[str, Any]) -> dict[str, Any]:
             detail = answer["detail"]
             raise WandbLoginError(f"W&B does not take the API key ({detail}): run `wandb login`, or set WANDB_API_KEY")
         case "server":
-            raise WandbServerError(f"the W&B server {answer['server']} can not be reached ({answer['detail']})")
+            raise WandbServerError(f"the W&B server {answer['server']} cannot be reached ({answer['detail']})")
     return dict(answer)
 
 
@@ -134,7 +135,7 @@ def _server() -> str:
 
 
 def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the server, in this process."""
+    """Ask the server in this process."""
     try:
         import requests
         import wandb
@@ -146,7 +147,7 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
     server = str(settings.base_url)
     key = settings.api_key or settings.identity_token_file or requests.utils.get_netrc_auth(server)
     try:
-        # The client waits long for a network that is not there, and then calls the credentials wrong.
+        # Without network, the library waits long and then reports wrong credentials.
         requests.get(server, timeout=(min(timeout, 10.0), timeout), allow_redirects=False)
         api = wandb.Api(timeout=max(1, round(timeout)))
         entity = api.default_entity
@@ -160,7 +161,7 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
             raise
         return {"run": _facts(run)}
     except AuthenticationError as error:
-        text = _short(error)
+        text = shorten(one_line(error), 160)
         return {"trouble": "server" if "did not respond" in text else "login", "server": server, "detail": text}
     except UsageError:
         return {"trouble": "key"}
@@ -169,10 +170,11 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
             return {"trouble": "key"}
         return {"trouble": "server", "server": server, "detail": type(error).__name__}
     except Exception as error:
-        return {"trouble": "server", "server": server, "detail": _short(error)}
+        return {"trouble": "server", "server": server, "detail": shorten(one_line(error), 160)}
 
 
 def _facts(run: Any) -> dict[str, Any]:
+    """Return the fields of a :class:`RemoteRun` as JSON values."""
     artifacts = []
     for artifact in run.logged_artifacts():
         collection, _, version = artifact.name.partition(":")
@@ -194,11 +196,6 @@ def _facts(run: Any) -> dict[str, Any]:
         "files": [file.name for file in run.files(per_page=500)],
         "artifacts": artifacts,
     }
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Uploads what Weights & Biases recorded of a run, and says that it is there only when the server says so too.
+"""Upload the W&B records of a run with ``wandb sync``, and check on the server that everything has arrived.
 
-The upload is the client's own, ``wandb sync``. It passes over files that are not where they were when they were logged,
-and ends with code 0 then, and also when it could not read the record. So every file is looked for before, and asked
-for after.
+``wandb sync`` skips files that have been moved since they were logged, and exits with code 0 even then, and if it could
+not read the record. So all files are located before the upload, and checked on the server after it.
 """
 
 import contextlib
@@ -21,8 +20,8 @@ from typing import Any
 from pushforward.common.errors import RunError
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.wandb import check as wandb_check
-from pushforward.tracking.wandb.check import has_model, lacking, settled
-from pushforward.tracking.wandb.client_records import Segment, find_segments, locate, record_model
+from pushforward.tracking.wandb.check import has_model, missing_on_server, settled
+from pushforward.tracking.wandb.client_records import ClientRecord, find_client_records, locate, record_model
 from pushforward.tracking.wandb.log_file import LogReader, write_log
 from pushforward.tracking.wandb.record import read_messages
 from pushforward.tracking.wandb.remote import (
@@ -33,14 +32,15 @@ from pushforward.tracking.wandb.remote import (
     remote_run,
 )
 
-# An upload may take this long, and what a slow network (bytes a second) needs besides.
-_UPLOAD_SECONDS = 60.0
-_SLOW = 100_000
+UPLOAD_SECONDS = 60.0
+"""Time limit of an upload, besides the time that a slow network needs."""
+
+_SLOW_BYTES_PER_SECOND = 100_000
 
 
 @dataclass
 class SyncReport:
-    """What was uploaded, and what the server has now; the numbers are the server's."""
+    """What was uploaded, and what the server has; the numbers are those of the server."""
 
     run: str
     id: str
@@ -56,11 +56,11 @@ class SyncReport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON has it."""
+        """Return all fields as JSON values."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """What a reader wants to know."""
+        """Return the lines to print."""
         done = "uploaded" if self.uploaded else "uploaded before"
         artifacts = [f"{a['name']}:{a['version']} ({a['type']}, {a['files']} files)" for a in self.artifacts]
         kept = f"{self.rows:,} rows, {self.files:,} files, {len(artifacts)} artifacts"
@@ -70,91 +70,91 @@ class SyncReport:
 def sync_run(
     run: RunFolder,
     *,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     entity: str | None = None,
     project: str | None = None,
     force: bool = False,
     timeout: float = 20.0,
 ) -> SyncReport:
-    """Upload the Weights & Biases records of a run, all its segments, and check what the server has then.
+    """Upload all W&B records of a run, and check that the server has everything.
 
-    A run folder that was moved, also to another machine, is uploaded from where it is now. What was uploaded before is
-    only checked. Nothing in the run folder is lost, whatever happens.
+    The run folder may have been moved, also to another machine. Records that were uploaded before are only checked.
+    Nothing in the run folder is lost, even after an error.
 
-    A client that loses its network while it is online writes down everything but its artifacts. So where the server has
-    no model afterwards and the run folder has one, it is recorded there as one more segment, and uploaded too.
+    A client that loses its network while it is online records everything except artifacts. So if the server has no
+    model after the upload, and the run folder has one, the model is added as one more record and uploaded too.
 
     Args:
         run: The run.
-        tell: Called with a line when something begins.
-        entity: Whose run it shall be; the recorded one, or the user's own.
-        project: Project; the recorded one.
-        force: Upload again what was uploaded before; the server replaces row by row.
-        timeout: Seconds the server may take for an answer.
+        notify: Called with a line of text about each upload.
+        entity: User or team of the W&B run; by default the recorded one, or that of the API key.
+        project: Project of the W&B run; by default the recorded one.
+        force: Upload records again; the server replaces the rows.
+        timeout: Seconds to wait for an answer of the server.
 
     Raises:
-        WandbLoginError: Without a key that the server takes.
-        WandbServerError: Without a server that answers in time, or that has everything afterwards.
-        RunError: If there is no record, it is damaged, the fit goes on, or files of it are missing.
+        WandbLoginError: If there is no valid API key.
+        WandbServerError: If the server does not answer in time, or something is missing after the upload.
+        RunError: If there is no record, it is damaged, the fit is still running, or files are missing.
     """
     with _claimed(run):
-        segments = find_segments(run)
-        for segment in segments:
-            missing = locate(segment, run.path)
-            if missing and (force or not segment.marker.exists()):
+        records = find_client_records(run)
+        for record in records:
+            missing = locate(record, run.path)
+            if missing and (force or not record.marker.exists()):
                 raise RunError(f"{run.path}: {missing}")
-        first = segments[0].record
+        first = records[0].content
         entity = entity or first.entity or default_entity(timeout)
         report = SyncReport(str(run.path), first.id, entity, project or first.project or "uncategorized")
-        waiting, remote = (segments, None) if force else _waiting(segments, report, timeout)
-        report.already = [segment.folder.name for segment in segments if segment not in waiting]
+        waiting, remote = (records, None) if force else _waiting(records, report, timeout)
+        report.already = [record.folder.name for record in records if record not in waiting]
         if report.already:
-            tell(f"uploaded before: {', '.join(report.already)}")
+            notify(f"uploaded before: {', '.join(report.already)}")
         if waiting:
-            rows = sum(len(segment.record.history) for segment in waiting)
-            tell(f"uploading {rows:,} rows to {report.entity}/{report.project}/{report.id}")
-            report.uploaded = [segment.folder.name for segment in waiting]
+            rows = sum(len(record.content.history) for record in waiting)
+            notify(f"uploading {rows:,} rows to {report.entity}/{report.project}/{report.id}")
+            report.uploaded = [record.folder.name for record in waiting]
             _upload(waiting, report)
             remote = None
-        remote = _check(segments, waiting, report, remote, timeout)
+        remote = _check(records, waiting, report, remote, timeout)
         if not has_model(remote):
-            remote = _add_model(run, segments, report, tell, timeout) or remote
+            remote = _add_model(run, records, report, notify, timeout) or remote
         _describe(remote, report)
     return report
 
 
 def _add_model(
-    run: RunFolder, segments: Sequence[Segment], report: SyncReport, tell: Callable[[str], None], timeout: float
+    run: RunFolder, records: Sequence[ClientRecord], report: SyncReport, notify: Callable[[str], None], timeout: float
 ) -> RemoteRun | None:
-    """Bring the server the model that no record holds; returns what it has then, ``None`` if nothing was brought."""
+    """Upload the model, which no record contains; return the run on the server, ``None`` if nothing was uploaded."""
     try:
         results = json.loads(run.results.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         results = None
     if not results or not all((run.model / name).is_file() for name in ("model.safetensors", "config.json")):
-        if any(segment.online for segment in segments):
-            lost = "the record of an online run that was cut off does not hold its artifacts"
+        if any(record.online for record in records):
+            lost = "the record of an interrupted online run does not contain its artifacts"
             report.notes.append(f"no model: {lost}, and the run folder has no finished model")
         return None
-    tell("uploading the model, which no record of the run holds")
+    notify("uploading the model, which no record of the run contains")
     try:
-        added = record_model(run, segments, results)
+        added = record_model(run, records, results)
     except RunError as error:
         report.notes.append(f"no model: {error}")
         return None
     report.uploaded.append(added.folder.name)
     _upload([added], report)
-    remote = _check([*segments, added], [added], report, None, timeout)
-    report.notes.append(f"the model was added from {run.model}: no record of the run held it")
+    remote = _check([*records, added], [added], report, None, timeout)
+    report.notes.append(f"the model was added from {run.model}: no record of the run contained it")
     return remote
 
 
 @contextlib.contextmanager
 def _claimed(run: RunFolder) -> Iterator[None]:
-    """Keep the run from being fitted meanwhile: what is recorded after the upload would be marked as uploaded."""
+    """Lock the run during the upload: rows that a fit records meanwhile would be marked as uploaded."""
     try:
         run.claim()
-    except OSError:  # a folder that can not be written is not fitted either
+    except OSError:  # no fit can run in a read-only folder
         pass
     except RunError:
         raise RunError(f"{run.path}: in use by another process; upload it when its fit has ended") from None
@@ -164,52 +164,54 @@ def _claimed(run: RunFolder) -> Iterator[None]:
         run.release()
 
 
-def _waiting(segments: Sequence[Segment], report: SyncReport, timeout: float) -> tuple[list[Segment], RemoteRun | None]:
-    """Return the segments to upload, and what the server has if it was asked for that.
+def _waiting(
+    records: Sequence[ClientRecord], report: SyncReport, timeout: float
+) -> tuple[list[ClientRecord], RemoteRun | None]:
+    """Return the records to upload, and the run on the server if it was asked for.
 
-    They are those without the client's mark; online ones, which never have it, if the server lacks something of them.
+    Offline records are uploaded if they have no marker of the client. Online records never have one; they are uploaded
+    if something of them is missing on the server.
     """
-    waiting = [segment for segment in segments if not segment.marker.exists()]
-    if not any(segment.online for segment in waiting):
+    waiting = [record for record in records if not record.marker.exists()]
+    if not any(record.online for record in waiting):
         return waiting, None
-    there = [segment for segment in segments if segment.online or segment not in waiting]
+    expected = [record for record in records if record.online or record not in waiting]
     remote = remote_run(report.entity, report.project, report.id, timeout)
-    if not lacking(there, remote):
-        waiting = [segment for segment in waiting if not segment.online]
+    if not missing_on_server(expected, remote):
+        waiting = [record for record in waiting if not record.online]
     return waiting, remote
 
 
-def _upload(segments: Sequence[Segment], report: SyncReport) -> None:
+def _upload(records: Sequence[ClientRecord], report: SyncReport) -> None:
     """Run ``wandb sync`` on copies of the records."""
     with tempfile.TemporaryDirectory(prefix="pushforward-sync-") as scratch:
-        folders = [_copied(segment, report, Path(scratch)) for segment in segments]
+        folders = [_copy(record, report, Path(scratch)) for record in records]
         command = [sys.executable, "-m", "wandb", "sync", "--include-online", *map(str, folders)]
         try:
-            said = _run(command, Path(scratch), _UPLOAD_SECONDS + _size(segments) / _SLOW)
+            output = _run(command, Path(scratch), UPLOAD_SECONDS + _size(records) / _SLOW_BYTES_PER_SECOND)
         finally:
-            # Also what it keeps about an upload that was cut off: from it the next one knows where the run began.
-            for segment, folder in zip(segments, folders, strict=True):
+            # Keep the client's state also after an interrupted upload: the next one continues from it.
+            for record, folder in zip(records, folders, strict=True):
                 for path in folder.glob("*.sync*"):
                     with contextlib.suppress(OSError):
-                        shutil.copyfile(path, segment.folder / path.name)
-        done = [(folder / segment.marker.name).exists() for segment, folder in zip(segments, folders, strict=True)]
+                        shutil.copyfile(path, record.folder / path.name)
+        done = [(folder / record.marker.name).exists() for record, folder in zip(records, folders, strict=True)]
     if not all(done):
-        reasons = [line for line in said if "ERROR" in line] or said[-1:] or ["it said nothing"]
+        reasons = [line for line in output if "ERROR" in line] or output[-1:] or ["no output"]
         reason = reasons[-1].removeprefix("wandb: ").removeprefix("ERROR ").strip()
         raise WandbServerError(f"{report.run}: the upload failed, nothing local is lost: {reason}")
 
 
-def _copied(segment: Segment, report: SyncReport, scratch: Path) -> Path:
-    """Return a folder with a copy of the record that the client uploads whole.
+def _copy(record: ClientRecord, report: SyncReport, scratch: Path) -> Path:
+    """Return a folder with a copy of the record that the client uploads completely.
 
-    As it is, the client would pass over files that are not where they were when they were recorded, send the artifacts
-    of a run without an entity to another place than the run, and never call a record finished that ends in the middle,
-    as that of a killed fit does.
+    With the original, the client would skip moved files, send the artifacts of a run without an entity to another
+    entity, and never finish a record that ends within a message, like that of a killed fit.
     """
-    source = segment.record.path
-    folder = scratch / segment.folder.name
+    source = record.content.path
+    folder = scratch / record.folder.name
     folder.mkdir()
-    (folder / "files").symlink_to((segment.folder / "files").resolve())
+    (folder / "files").symlink_to((record.folder / "files").resolve())
     for state in source.parent.glob("*.syncstate"):
         shutil.copyfile(state, folder / state.name)
 
@@ -220,7 +222,7 @@ def _copied(segment: Segment, report: SyncReport, scratch: Path) -> Path:
                 part = getattr(message, kind)
                 part.entity, part.project = report.entity, report.project
             for entry in message.artifact.manifest.contents if kind == "artifact" else ():
-                entry.local_path = segment.moved.get(entry.local_path, entry.local_path)
+                entry.local_path = record.moved.get(entry.local_path, entry.local_path)
             yield message.SerializeToString()
 
     write_log(folder / source.name, contents())
@@ -228,7 +230,7 @@ def _copied(segment: Segment, report: SyncReport, scratch: Path) -> Path:
 
 
 def _run(command: Sequence[str], scratch: Path, seconds: float) -> list[str]:
-    """Run the client for at most so long; return what it said."""
+    """Run the client with a time limit; return the lines of its output."""
     process = subprocess.Popen(
         command,
         env=client_environment(scratch),
@@ -237,13 +239,13 @@ def _run(command: Sequence[str], scratch: Path, seconds: float) -> list[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # its service goes with it
+        start_new_session=True,  # its service is killed with it
     )
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         raise WandbServerError(
-            f"the upload was given up after {seconds:.0f} s: is the network there? Nothing local is lost"
+            f"the upload was stopped after {seconds:.0f} s: check the network; nothing local is lost"
         ) from None
     finally:
         if process.poll() is None:
@@ -252,30 +254,30 @@ def _run(command: Sequence[str], scratch: Path, seconds: float) -> list[str]:
     return output.splitlines()
 
 
-def _size(segments: Sequence[Segment]) -> int:
-    """Bytes to upload, about."""
-    files = sum(file.size for s in segments for artifact in s.record.artifacts for file in artifact.files)
-    return files + sum(path.stat().st_size for s in segments for path in s.folder.rglob("*") if path.is_file())
+def _size(records: Sequence[ClientRecord]) -> int:
+    """Return the approximate number of bytes to upload."""
+    files = sum(file.size for record in records for artifact in record.content.artifacts for file in artifact.files)
+    return files + sum(path.stat().st_size for record in records for path in record.folder.rglob("*") if path.is_file())
 
 
 def _check(
-    segments: Sequence[Segment],
-    uploaded: Sequence[Segment],
+    records: Sequence[ClientRecord],
+    uploaded: Sequence[ClientRecord],
     report: SyncReport,
     remote: RemoteRun | None,
     timeout: float,
 ) -> RemoteRun:
-    """Return what the server has, if that is everything."""
+    """Return the run on the server; raise an error if something is missing there."""
     remote, missing = settled(
-        segments,
+        records,
         remote,
         lambda: remote_run(report.entity, report.project, report.id, timeout),
         wandb_check.SETTLE_SECONDS if uploaded else 0,
     )
     if remote is None or missing:
-        for segment in uploaded:
+        for record in uploaded:
             with contextlib.suppress(OSError):
-                segment.marker.unlink(missing_ok=True)
+                record.marker.unlink(missing_ok=True)
         again = "upload it again" if uploaded else "upload it again with --force"
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise WandbServerError(f"{report.run}: the W&B server lacks {missing[0]}{more}; nothing local is lost, {again}")
@@ -283,7 +285,7 @@ def _check(
 
 
 def _describe(remote: RemoteRun, report: SyncReport) -> None:
-    """Note what the server has."""
+    """Fill the report with what the server has."""
     report.url, report.state, report.rows, report.files = remote.url, remote.state, remote.rows, len(remote.files)
     for artifact in remote.artifacts:
         facts = {"name": artifact.name, "version": artifact.version, "type": artifact.type, "state": artifact.state}

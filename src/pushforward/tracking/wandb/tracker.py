@@ -1,8 +1,8 @@
-"""Weights & Biases, at arm's length: it may be missing, slow, offline or dead, and the fit goes on.
+"""A Weights & Biases tracker that never stops or delays a fit: W&B may be missing, slow, offline or crash.
 
-The client lives in a process of its own, see ``process``. So starting the client (a second, or
-a timeout without network) costs the fit nothing, nor does a call that hangs; and when the fit is killed, that process
-still ends the record in order. ``metrics.jsonl`` has everything regardless.
+The client runs in its own process, see :mod:`pushforward.tracking.wandb.process`. Starting it (a second, or a timeout
+without network) and calls that hang cost the fit nothing; if the fit is killed, that process still finishes the record.
+``metrics.jsonl`` has all metrics in any case.
 """
 
 import os
@@ -14,35 +14,36 @@ from typing import Any
 from pushforward.tracking.wandb.client import seconds_from
 from pushforward.tracking.wandb.process import WandbProcess
 
-# What its process may need beside the client's own timeouts: the start of Python, a model without network.
-_GRACE_SECONDS = 45.0
+GRACE_SECONDS = 45.0
+"""Time for :meth:`WandbTracker.finish` beyond the client's own timeouts: start of Python, a model without network."""
+
 _MODES = {"online": "online", "run": "online", "shared": "online", "offline": "offline", "dryrun": "offline"}
 _MODES |= {"disabled": "off"}
 
 
 def wandb_mode(asked: str) -> str:
-    """Whether and where Weights & Biases records: ``auto`` takes ``WANDB_MODE`` where that has a meaning."""
+    """Return the mode of Weights & Biases: for ``auto``, that of ``WANDB_MODE`` if it is valid."""
     return _MODES.get(os.environ.get("WANDB_MODE", ""), "auto") if asked == "auto" else asked
 
 
 class WandbTracker:
     """A tracker that records a Weights & Biases run inside the run folder.
 
-    Steps are a metric named ``global_step`` and the axis of all others: the client's own step may not go back, as
-    it must when a fit resumes from a checkpoint. No method raises, and none waits but :meth:`finish`. Cost: some 50
-    microseconds a row.
+    The step is a metric named ``global_step``, the axis of all other metrics: W&B's own step cannot go back, which it
+    must if a fit resumes from a checkpoint. No method raises, and only :meth:`finish` waits. Cost: about 50
+    microseconds per row.
 
     Args:
-        folder: The run folder; the client writes below ``folder/wandb`` and keeps the run's id there.
-        config: Flat dotted keys, as a sweep sets them.
-        mode: ``auto`` takes ``WANDB_MODE``, else online if an API key is found, else offline.
-        project: Project; ``WANDB_PROJECT`` replaces the default one.
+        folder: The run folder; the client writes below ``folder/wandb``, also the id of the W&B run.
+        config: The configuration, with flat dotted keys as a sweep sets them.
+        mode: ``auto`` means ``WANDB_MODE``, else online if there is an API key, else offline.
+        project: Project; ``WANDB_PROJECT`` replaces the default.
         name: Name of the run.
-        group: Group of runs that belong together.
-        tags: Tags, cut to the 64 characters the server takes.
-        job_type: What the process does.
-        warn: Called with at most a few single lines, always in the thread that calls this tracker.
-        process: One that was started ahead; otherwise one is started here.
+        group: Group of the run.
+        tags: Tags, cut to 64 characters, the limit of the server.
+        job_type: Job type of the run.
+        warn: Called with a line of text for each warning, in the thread that calls this tracker.
+        process: A process that was already started; by default one is started here.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class WandbTracker:
         self._warn = warn
         asked = os.environ.get("WANDB_MODE", "")
         if mode == "auto" and asked and asked not in _MODES:
-            warn(f"WANDB_MODE={asked}: expected one of {', '.join(_MODES)}; taken as if it were not set")
+            warn(f"WANDB_MODE={asked}: expected one of {', '.join(_MODES)}; ignored")
         if self.mode == "off":
             process = WandbProcess(start=False)
         self._process = process or WandbProcess()
@@ -83,43 +84,43 @@ class WandbTracker:
 
     @property
     def location(self) -> str | None:
-        """Where the run is: a URL or a folder; None until the client has said so."""
+        """URL or folder of the W&B run; None until the client has started it."""
         self._exchange()
         return self._location
 
     def log(self, metrics: Mapping[str, float], step: int, *, seconds: float, kind: str = "train") -> None:
-        """Pass on a row of numbers."""
+        """Log a row of numbers."""
         self._send("log", {**metrics, "global_step": step, "seconds": seconds})
 
     def image(self, key: str, path: Path, caption: str = "", step: int = 0) -> None:
-        """Pass on a picture; the file is read when its turn comes."""
+        """Log an image; the client reads the file later."""
         self._send("image", {"key": key, "path": str(Path(path).resolve()), "caption": caption, "step": step})
 
     def table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int = 0) -> None:
-        """Pass on a table; keep it to a thousand rows, which take the client a tenth of a second."""
+        """Log a table of at most about a thousand rows, which take the client 0.1 s."""
         self._send("table", {"key": key, "columns": list(columns), "rows": [list(row) for row in rows], "step": step})
 
     def reference_lines(self, values: Mapping[str, float], last_step: int, seconds: float = 0.0) -> None:
-        """Pass on numbers at the first and at the last step, between which a chart draws a line."""
-        for step, at in ((0, 0.0), (last_step, seconds)):
-            self._send("log", {**values, "global_step": step, "seconds": at})
+        """Log constants at the first and the last step, so that charts draw lines."""
+        for step, time_of_step in ((0, 0.0), (last_step, seconds)):
+            self._send("log", {**values, "global_step": step, "seconds": time_of_step})
 
     def model(self, folder: Path, facts: Mapping[str, Any]) -> None:
-        """Pass on the files of a folder as an artifact of type ``model`` with the alias ``best``; they stay there."""
+        """Log the files of a folder, in place, as an artifact of type ``model`` with the alias ``best``."""
         self._send("model", {"folder": str(Path(folder).resolve()), "facts": dict(facts)})
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Pass on final numbers."""
+        """Log final numbers."""
         self._send("summary", dict(values))
 
     def alert(self, title: str, text: str) -> None:
-        """Pass on a message to the owner of the run."""
+        """Send a message to the owner of the run."""
         self._send("alert", {"title": title, "text": text})
 
     def finish(self, exit_code: int = 0) -> None:
-        """Wait until everything is recorded, at most about as long as the client's own timeouts."""
+        """Wait until everything is recorded, at most for the client's own timeouts and :data:`GRACE_SECONDS`."""
         self._send("finish", exit_code)
-        limit = seconds_from("WANDB_INIT_TIMEOUT", 30) + seconds_from("WANDB_FINISH_TIMEOUT", 60) + _GRACE_SECONDS
+        limit = seconds_from("WANDB_INIT_TIMEOUT", 30) + seconds_from("WANDB_FINISH_TIMEOUT", 60) + GRACE_SECONDS
         until = time.monotonic() + limit
         while self._process.alive and time.monotonic() < until:
             self._process.wait(1.0)
@@ -132,7 +133,7 @@ class WandbTracker:
         self._exchange({what: value})
 
     def _exchange(self, line: Mapping[str, Any] | None = None) -> None:
-        """Pass on what waits, and hear what there is."""
+        """Send a line and those that wait, and handle the answers."""
         if not self._process.alive:
             return
         if line is not None:

@@ -1,6 +1,6 @@
-"""A Weights & Biases workspace for fits, as code: what a reader of one fit wants first, then of many.
+"""Define a Weights & Biases workspace for fits: charts of single fits first, then of many fits.
 
-Every chart names metrics of :mod:`pushforward.tracking.base`; nothing is asked of the server to build it.
+The charts use the metrics that fits record; the definition needs no server.
 """
 
 import json
@@ -15,9 +15,11 @@ from typing import Any
 from pushforward.common.errors import ConfigError
 from pushforward.tracking.wandb.remote import WandbServerError, client_environment, default_entity
 
-_BASELINES = ("gaussian", "gaussian-mixture", "kde")
+BASELINES = ("gaussian", "gaussian-mixture", "kde")
+"""Baselines whose NLL is drawn beside the curves."""
+
 _PICTURES = ("density", "corner", "latent", "quantiles", "pit", "training")
-# Keys of the configuration that decide what a fit is worth, and whether their axis is logarithmic.
+# Configuration keys with the largest effect on the NLL, and whether their axis is logarithmic.
 _TUNED = {"flow.name": False, "flow.layers": False, "flow.hidden": True, "flow.bins": False, "flow.dropout": False}
 _TUNED |= {"train.learning_rate": True, "train.weight_decay": False}
 _COLUMNS = (
@@ -35,7 +37,7 @@ _COLUMNS = (
 
 
 def dashboard_json(entity: str, project: str, name: str, *, tags: tuple[str, ...] = ()) -> str:
-    """Return the workspace as the server takes it, indented JSON; needs no account and no network.
+    """Return the workspace as indented JSON, in the form that the server takes; needs no account and no network.
 
     Raises:
         ConfigError: If ``pushforward[workspaces]`` is not installed.
@@ -49,25 +51,25 @@ def dashboard_json(entity: str, project: str, name: str, *, tags: tuple[str, ...
 def save_dashboard(
     entity: str | None, project: str, name: str, *, tags: tuple[str, ...] = (), timeout: float = 20.0
 ) -> str:
-    """Save the workspace as a new one, and return its URL.
+    """Save a new workspace, and return its URL.
 
     Args:
-        entity: Whose project it is; the user's own.
+        entity: User or team of the project; by default that of the API key.
         project: The project.
-        name: What the workspace is called.
-        tags: Show the runs with one of these tags, such as the name of a data set.
-        timeout: Seconds the server may take for an answer.
+        name: Name of the workspace.
+        tags: Show only runs with one of these tags, such as the name of a data set.
+        timeout: Seconds to wait for an answer of the server.
 
     Raises:
         ConfigError: If ``pushforward[workspaces]`` is not installed.
-        WandbLoginError: Without a key that the server takes.
-        WandbServerError: Without a server that answers in time.
+        WandbLoginError: If there is no valid API key.
+        WandbServerError: If the server does not answer in time.
     """
-    _library()
-    user = default_entity(timeout)  # says at once that there is no key, or no network
+    _libraries()
+    user = default_entity(timeout)  # fails at once without a key or network
     entity = entity or user
     with tempfile.TemporaryDirectory() as scratch:
-        # In a process of its own, which can be given a limit: the client waits without one.
+        # In a separate process with a time limit: the library waits without one.
         try:
             done = subprocess.run(
                 [sys.executable, "-m", __name__, json.dumps([entity, project, name, list(tags)])],
@@ -83,13 +85,13 @@ def save_dashboard(
             raise WandbServerError("the W&B server does not answer; the workspace is not saved") from None
     lines = done.stdout.split()
     if done.returncode or not lines:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["the client said nothing"]
-        raise WandbServerError(f"the workspace is not saved: {said[-1]}")
+        messages = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
+        raise WandbServerError(f"the workspace is not saved: {messages[-1]}")
     return lines[-1]
 
 
-def _library() -> tuple[Any, Any]:
-    """Import the library: workspaces, and the panels, which it shares with reports."""
+def _libraries() -> tuple[Any, Any]:
+    """Import the library's modules of workspaces and of panels."""
     os.environ.setdefault("WANDB_SILENT", "true")
     try:
         import wandb_workspaces.reports.v2 as panels
@@ -99,10 +101,10 @@ def _library() -> tuple[Any, Any]:
     return workspaces, panels
 
 
-def _workspace(entity: str, project: str, name: str, tags: tuple[str, ...]) -> Any:
-    workspaces, panels = _library()
+def _sections(workspaces: Any, panels: Any) -> list[Any]:
+    """Return the sections of the workspace, with their panels."""
     line = panels.LinePlot
-    baselines = [f"baseline/{baseline}" for baseline in _BASELINES]
+    baselines = [f"baseline/{baseline}" for baseline in BASELINES]
     validation = {"title_y": "nats", "point_visualization_method": "bucketing-gorilla"}
 
     def scalar(title: str, metric: str) -> Any:
@@ -168,13 +170,25 @@ def _workspace(entity: str, project: str, name: str, tags: tuple[str, ...]) -> A
 
     def section(name: str, panels: list[Any], is_open: bool = True) -> Any:
         rows = -(-len(panels) // 3)
-        layout = workspaces.SectionLayoutSettings(columns=3, rows=rows)  # all of it on one page
+        layout = workspaces.SectionLayoutSettings(columns=3, rows=rows)  # all panels on one page
         return workspaces.Section(name=name, panels=panels, is_open=is_open, layout_settings=layout)
 
+    return [
+        section("Outcome", outcome),
+        section("Likelihood", curves),
+        section("Training", training),
+        section("Pictures", pictures),
+        section("Worst rows", [panels.WeavePanelSummaryTable(table_name="tables/worst_rows")], is_open=False),
+        section("Many fits", many, is_open=False),
+    ]
+
+
+def _workspace(entity: str, project: str, name: str, tags: tuple[str, ...]) -> Any:
+    workspaces, panels = _libraries()
     filters = [workspaces.Tags().isin(list(tags))] if tags else []
 
     class FlatKeys(workspaces.Workspace):  # type: ignore[misc, name-defined]  # the library is imported above
-        """A workspace for configurations whose keys have dots and are not nested, as the library takes them to be."""
+        """A workspace for configurations with dotted keys, which the library takes for nested ones."""
 
         def _to_model(self) -> Any:
             view = super()._to_model()
@@ -188,14 +202,7 @@ def _workspace(entity: str, project: str, name: str, tags: tuple[str, ...]) -> A
         entity=entity,
         project=project,
         name=name,
-        sections=[
-            section("Outcome", outcome),
-            section("Likelihood", curves),
-            section("Training", training),
-            section("Pictures", pictures),
-            section("Worst rows", [panels.WeavePanelSummaryTable(table_name="tables/worst_rows")], is_open=False),
-            section("Many fits", many, is_open=False),
-        ],
+        sections=_sections(workspaces, panels),
         settings=workspaces.WorkspaceSettings(x_axis="global_step", max_runs=20),
         runset_settings=workspaces.RunsetSettings(
             filters=filters,
@@ -206,7 +213,7 @@ def _workspace(entity: str, project: str, name: str, tags: tuple[str, ...]) -> A
 
 
 def _flat(accessor: str) -> str:
-    """Turn ``config:flow.value.name``, a key in a key, into ``config:flow.name.value``, a key with a dot."""
+    """Convert ``config:flow.value.name``, a nested key, to ``config:flow.name.value``, a dotted key."""
     found = re.fullmatch(r"config:(\w+)\.value\.(.+)", accessor)
     return f"config:{found[1]}.{found[2]}.value" if found else accessor
 

@@ -1,11 +1,10 @@
-"""The numbers and facts of a finished fit, as its files and dashboards name them."""
+"""The content of the files of a run: results.json, schema.json, the status, and the summary for dashboards."""
 
 import math
 from typing import Any
 
 from torch import nn
 
-from pushforward.config.schema import Config
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.evaluation import SplitScores
 from pushforward.evaluate.likelihood import Nll, kl_to_truth, nll_from
@@ -24,9 +23,8 @@ _DASHBOARD_NAMES = {
 }
 
 
-def results_of(
+def results_content(
     run: RunFolder,
-    config: Config,
     prepared: Prepared,
     state: State,
     density: FittedDensity,
@@ -34,18 +32,17 @@ def results_of(
     *,
     flow: str,
 ) -> dict[str, Any]:
-    """The content of ``results.json``; likelihoods in nats, NaN where there are no test rows.
+    """The content of ``results.json``; NLLs in nats, NaN without test rows.
 
-    Where test rows are copies of training rows there is the likelihood of the others too: that of new rows.
+    If some test rows are copies of training rows, the NLL of the other test rows is added.
 
     Args:
-        run: The run.
-        config: What was asked for, every choice made.
+        run: The run folder.
         prepared: The data.
-        state: Where training ended.
-        density: What it ended with.
+        state: The state after training.
+        density: The fitted density.
         scores: Its log-densities on the split.
-        flow: What the density is.
+        flow: Description of the density.
     """
     dataset, test = prepared.dataset, prepared.test
     test_nll = nll_from(scores.test) if len(test.rows) else Nll(math.nan, math.nan, 0)
@@ -55,7 +52,7 @@ def results_of(
         "flow": flow,
         "features": dataset.rows.shape[1],
         "rows": len(dataset.rows),
-        "parameters": numbers_of(density.flow),
+        "parameters": stored_numbers(density.flow),
         "steps": state.progress.step,
         "seconds": round(state.progress.seconds, 3),
         "stop_reason": state.progress.stop_reason,
@@ -75,14 +72,14 @@ def results_of(
     return results
 
 
-def numbers_of(model: nn.Module) -> int:
-    """Numbers that a density stores: parameters, and the rows behind kernel densities."""
+def stored_numbers(model: nn.Module) -> int:
+    """How many numbers a density stores: parameters, and the rows of kernel densities."""
     rows = (m.points.numel() for m in model.modules() if isinstance(m, KernelDensity))
     return sum(p.numel() for p in model.parameters()) + sum(rows)
 
 
-def schema_of(prepared: Prepared) -> dict[str, Any]:
-    """The content of ``schema.json``: where the rows came from, how many there are, what the columns are."""
+def schema_content(prepared: Prepared) -> dict[str, Any]:
+    """The content of ``schema.json``: the source of the rows, their number, and the columns."""
     dataset = prepared.dataset
     parts = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
     return {
@@ -91,17 +88,17 @@ def schema_of(prepared: Prepared) -> dict[str, Any]:
         "sha256": dataset.sha256,
         "rows": {name: len(part.rows) for name, part in parts.items()},
         "notes": list(dataset.notes),
-        "cells": prepared.cells.tolist(),
+        "cells": prepared.bin_widths.tolist(),
         **dataset.schema.to_dict(),
     }
 
 
-def status_facts(results: dict[str, Any]) -> dict[str, Any]:
-    """What the list of runs shows."""
+def status_content(results: dict[str, Any]) -> dict[str, Any]:
+    """The numbers in a run's ``state.json``, for the list of runs."""
     return {key: results[key] for key in ("dataset", "flow", "steps", "val_nll", "test_nll")}
 
 
-def summary_of(results: dict[str, Any]) -> dict[str, Any]:
-    """The results under the names that dashboards know them by."""
+def dashboard_summary(results: dict[str, Any]) -> dict[str, Any]:
+    """The results under the names that dashboards use."""
     left_out = ("run", "dataset", "test_rows_sha256")
     return {_DASHBOARD_NAMES.get(key, key): value for key, value in results.items() if key not in left_out}

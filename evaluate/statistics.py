@@ -1,0 +1,34 @@
+"""The mean of a sample and its standard error."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def mean_and_se(values: Array, *, where: str) -> tuple[float, float]:
+    """Return the mean of values that may be infinite, and its standard error with ``n - 1`` degrees of freedom.
+
+    Args:
+        values: Values ``(n,)``.
+        where: Name of the caller, for the error message.
+
+    Returns:
+        Mean and standard error. The error is NaN for a single value, infinite if the mean is infinite.
+
+    Raises:
+        ValueError: Without any value.
+
+    Example:
+        >>> mean_and_se(np.array([1.0, 3.0]), where="example")
+        (2.0, 1.0)
+    """
+    if len(values) == 0:
+        raise ValueError(f"{where}: expected at least one row; got none")
+    with np.errstate(invalid="ignore"):  # inf and -inf together have no mean
+        mean = float(values.mean())
+    if not math.isfinite(mean):
+        return mean, math.nan if math.isnan(mean) else math.inf
+    return mean, float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan

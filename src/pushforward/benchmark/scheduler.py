@@ -59,7 +59,7 @@ class RunningJob:
     jobs: list[Job]
     folders: list[Path]
     command: str
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[Any]"
     log: Path
     began: float
     limit: float

@@ -145,7 +145,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "samples": 8,
         "prior": "fixed",
         "prior_scale": 2.0,
-        "gradient": "total",
+        "gradient": "path-wise",
     },
 }
 

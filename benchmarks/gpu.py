@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--sample-points", nargs="+", type=int, default=[512, 10_000])
     parser.add_argument("--compile", action="store_true", help="also rows of pushforward with compiled layers")
     parser.add_argument(
-        "--cell-seconds", type=float, default=15.0, help="time limit of the repeats of one configuration"
+        "--seconds-each", type=float, default=15.0, help="time limit of the repeats of one configuration"
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only checks this script")
     arguments = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
         for name, value in {"flows": ["nsf-ar"], "batches": [512], "sample_points": [512]}.items():
             if f"--{name.replace('_', '-')}" not in sys.argv:
                 setattr(arguments, name, value)
-        arguments.repeats, arguments.cell_seconds = 5, 4.0
+        arguments.repeats, arguments.seconds_each = 5, 4.0
     device = arguments.device
     facts = measure.machine(arguments.threads, ["nflows", "zuko", "normflows", "torchflows"]) | {
         "device": _device(device)
@@ -112,7 +112,7 @@ def _cells(
                 calls,
                 repeats=arguments.repeats,
                 warmups=5,
-                budget_seconds=arguments.cell_seconds,
+                budget_seconds=arguments.seconds_each,
                 clock=_event_clock if device == "cuda" else None,
             )
             flops = rivals.product_flops(shapes, rows, backward=backward)

@@ -35,11 +35,11 @@ def main() -> None:
     parser.add_argument("--features", nargs="+", type=int, default=[2, 32, 64])
     parser.add_argument("--batch", type=int, default=512, help="samples of a step")
     parser.add_argument(
-        "--cell-seconds", type=float, default=10.0, help="time limit of the repeats of one configuration"
+        "--seconds-each", type=float, default=10.0, help="time limit of the repeats of one configuration"
     )
     arguments = parser.parse_args()
     if arguments.quick:
-        for name, value in {"features": [2, 32], "repeats": 5, "cell_seconds": 3.0}.items():
+        for name, value in {"features": [2, 32], "repeats": 5, "seconds_each": 3.0}.items():
             if f"--{name.replace('_', '-')}" not in sys.argv:
                 setattr(arguments, name, value)
     facts = measure.machine(arguments.threads)
@@ -53,7 +53,7 @@ def main() -> None:
             for features in arguments.features:
                 calls = _steps(name, features, arguments.batch)
                 with contextlib.nullcontext() if how == KERNELS else native.disabled():
-                    times = measure.interleave(calls, repeats=arguments.repeats, budget_seconds=arguments.cell_seconds)
+                    times = measure.interleave(calls, repeats=arguments.repeats, budget_seconds=arguments.seconds_each)
                 rows.append([f"{name}, D={features}", *_cells(times)])
                 records += [
                     {"flow": name, "features": features, "points": arguments.batch, "how": how, "step": step}

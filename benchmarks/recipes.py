@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=3, help="rounds of the warm-up")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument(
-        "--cell-seconds",
+        "--seconds-each",
         type=float,
         default=60.0,
         help="no new round begins after this time, but there are at least three",
@@ -55,7 +55,7 @@ def main() -> None:
         parser.error(f"unknown recipe {unknown[0]!r}; known: {', '.join(known)}")
     if arguments.quick:
         arguments.repeats, arguments.steps, arguments.warmup = 3, 2, 1
-        arguments.cell_seconds, arguments.rows = 5.0, arguments.rows or 20_000
+        arguments.seconds_each, arguments.rows = 5.0, arguments.rows or 20_000
         arguments.names = arguments.names or [name for name in known if name.endswith("/miniboone")]
     facts = measure.machine(arguments.threads)
     from pushforward.train.device import choose_device
@@ -115,7 +115,7 @@ def measure_recipe(name: str, device: torch.device, arguments: argparse.Namespac
 
     def stop() -> str:
         counted = len(ends) - arguments.warmup
-        late = bool(ends) and time.perf_counter() - began > arguments.cell_seconds
+        late = bool(ends) and time.perf_counter() - began > arguments.seconds_each
         return "measured" if counted >= arguments.repeats or (late and counted >= 3) else ""
 
     minimize(state, objective, options, log=log, stop=stop, warn=print)

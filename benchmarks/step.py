@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--peer-samples", type=int, metavar="N", help="also N samples of nsf-ar of nflows at D=43")
     parser.add_argument(
-        "--cell-seconds", type=float, default=20.0, help="time limit of the repeats of one configuration"
+        "--seconds-each", type=float, default=20.0, help="time limit of the repeats of one configuration"
     )
     arguments = parser.parse_args()
     if arguments.quick:
@@ -73,7 +73,7 @@ def _make_quick(arguments: argparse.Namespace, given: list[str]) -> None:
         "batches": [512],
         "rivals": ["nflows", "zuko", "zuko-mlp"],
         "repeats": 5,
-        "cell_seconds": 4.0,
+        "seconds_each": 4.0,
         "sample_points": 256,
     }
     for name, value in small.items():
@@ -121,7 +121,7 @@ def _cells(
                     "sample": lambda rival=rival, rows=rows: rival.sampling(rows),
                 }[operation]()
             calls[PRODUCTS] = rivals.products(shapes, rows, backward=operation == "step")
-            all_times = measure.interleave(calls, repeats=arguments.repeats, budget_seconds=arguments.cell_seconds)
+            all_times = measure.interleave(calls, repeats=arguments.repeats, budget_seconds=arguments.seconds_each)
             sizes = {name: rival.size for name, rival in built.items()}
             what = {"operation": operation, "flow": flow, "features": features, "rows": rows}
             _report(what, all_times, sizes, records)
@@ -176,7 +176,7 @@ def _splines(arguments: argparse.Namespace, records: list[dict[str, Any]], targe
     """Measure the spline alone, forward and backward."""
     for points, features in SPLINES:
         calls = rivals.splines(features, points)
-        all_times = measure.interleave(calls, repeats=arguments.repeats, budget_seconds=arguments.cell_seconds)
+        all_times = measure.interleave(calls, repeats=arguments.repeats, budget_seconds=arguments.seconds_each)
         _report(
             {"operation": "spline alone, forward + backward", "rows": points, "features": features},
             all_times,
@@ -197,7 +197,7 @@ def _own_samples(arguments: argparse.Namespace, records: list[dict[str, Any]], t
         rival.log_prob(torch.randn(512, features))
         rival.module.eval()
         calls = {"sample": rival.sampling(points), "log_prob": rival.scoring(torch.randn(points, features))}
-        all_times = measure.interleave(calls, repeats=arguments.repeats, budget_seconds=arguments.cell_seconds)
+        all_times = measure.interleave(calls, repeats=arguments.repeats, budget_seconds=arguments.seconds_each)
         rows = [[name, *measure.time_cells(t, rival.size, None)[:-1]] for name, t in all_times.items()]
         measure.table(
             ["", *measure.TIME_COLUMNS[:-1]], rows, title=f"ours alone, {flow}, {features} features, {points} rows"

@@ -60,7 +60,7 @@ def main() -> None:
                 cells = [_spread([one[key] for one in found]) for key in ("reverse_ess", "forward_ess", "kl_to_truth")]
                 steps = f"{statistics.median(one['steps'] for one in found):,.0f}"
                 rows.append([f"{name}, {features}, {gradient}", *cells, ", ".join(off), steps])
-        head = [f"{seconds:g} s", "reverse ESS", "forward ESS", "KL to truth", "log Z off by", "steps"]
+        head = [f"{seconds:g} s", "reverse ESS", "forward ESS", "KL(target || flow)", "log Z off by", "steps"]
         measure.table(head, rows)
     measure.print_targets(targets)
     measure.write_json(arguments.out, "targets", facts, records, targets)

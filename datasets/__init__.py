@@ -12,7 +12,7 @@ from pushforward.common.lazy import lazy
 if TYPE_CHECKING:
     from pushforward.datasets.dataset import Dataset as Dataset
     from pushforward.datasets.named_rows import open_rows as open_rows
-    from pushforward.datasets.registry import Entry as Entry, load as load, names as names
+    from pushforward.datasets.registry import DatasetEntry as DatasetEntry, load as load, names as names
     from pushforward.datasets.tables.dequantize import Dequantizer as Dequantizer
     from pushforward.datasets.tables.grid import Grid as Grid, find_resolution as find_resolution
     from pushforward.datasets.tables.read import read_table as read_table
@@ -35,7 +35,7 @@ __getattr__, __dir__ = lazy(
     {
         "dataset": "Dataset",
         "named_rows": "open_rows",
-        "registry": "Entry load names",
+        "registry": "DatasetEntry load names",
         "tables.dequantize": "Dequantizer",
         "tables.grid": "Grid find_resolution",
         "tables.read": "read_table",

@@ -28,7 +28,7 @@ from pushforward.datasets.toys.toy import CURVES, TOYS
 TOY_ROWS = 250_000
 
 
-class Entry(NamedTuple):
+class DatasetEntry(NamedTuple):
     """One line of the list of known data sets and targets.
 
     For a toy, ``rows`` is the default, and any number can be drawn; a target, being a log-density, has None. ``where``
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     description: str
 
 
-def names(folder: str | Path | None = None) -> list[Entry]:
+def names(folder: str | Path | None = None) -> list[DatasetEntry]:
     """List the data sets and targets known by name, without loading any.
 
     Args:
@@ -55,14 +55,17 @@ def names(folder: str | Path | None = None) -> list[Entry]:
         return "downloaded" if available else "not downloaded"
 
     return [
-        *(Entry(toy.name, "toy", TOY_ROWS, 2, "bundled", toy.description) for toy in TOYS.values()),
-        *(Entry(e.name, "scikit-learn", e.rows, e.columns, "bundled", e.description) for e in BUNDLED.values()),
-        *(Entry(u.name, "UCI", u.rows, u.columns, where(bool(find_uci(u, path))), u.description) for u in UCI.values()),
+        *(DatasetEntry(toy.name, "toy", TOY_ROWS, 2, "bundled", toy.description) for toy in TOYS.values()),
+        *(DatasetEntry(e.name, "scikit-learn", e.rows, e.columns, "bundled", e.description) for e in BUNDLED.values()),
         *(
-            Entry(s.name, "literature", s.rows, s.columns, where(is_available(s, path)), s.description)
+            DatasetEntry(u.name, "UCI", u.rows, u.columns, where(bool(find_uci(u, path))), u.description)
+            for u in UCI.values()
+        ),
+        *(
+            DatasetEntry(s.name, "literature", s.rows, s.columns, where(is_available(s, path)), s.description)
             for s in LITERATURE.values()
         ),
-        *(Entry(PREFIX + t.name, "target", None, t.features, "bundled", t.description) for t in targets()),
+        *(DatasetEntry(PREFIX + t.name, "target", None, t.features, "bundled", t.description) for t in targets()),
     ]
 
 
@@ -256,9 +259,7 @@ def _known_name(source: str | Path) -> str:
 def _unknown(source: str) -> str:
     known = [entry.name for entry in names() if entry.rows is not None]
     close = f"did you mean {PREFIX + source!r}? " if source in TARGETS else did_you_mean(source, known)
-    return (
-        f"unknown dataset {source!r}; {close}`pushforward datasets` lists those there are; or name a file that exists"
-    )
+    return f"unknown dataset {source!r}; {close}see `pushforward datasets`, or name a file that exists"
 
 
 def _take_columns(

@@ -90,5 +90,5 @@ class FittedDensity:
             return cls(flow, Schema.from_dict(extra["schema"]), extra["bin_widths"])
         except (KeyError, TypeError, DataError) as error:
             raise ModelFileError(
-                f"{folder}: expected a model with a schema and bin widths; got a flow without"
+                f"{folder}: expected a model with a schema and bin widths; got a model without them"
             ) from error

@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -84,27 +83,28 @@ class _TimedIterable:
 class ScoreFile:
     """Write log-densities batch by batch to a file that appears under its name only when it is complete.
 
-    Use it as a context manager: after an error in the block no file is left. Lines on stdout cannot be taken back.
+    Use it as a context manager: after an error in the block no file is left. Lines written to an open stream remain.
 
     Args:
-        path: The file: Parquet if its suffix is ``.parquet``, else CSV. None is stdout, as CSV.
+        target: The path of the file, Parquet if its suffix is ``.parquet``, else CSV; or an open text stream for CSV,
+            which is flushed but not closed.
 
     Raises:
         OSError: Here and in every method, if the file cannot be written.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self._writer: _TextWriter | _ParquetWriter
+    def __init__(self, target: Path | TextIO) -> None:
+        self._target = target
+        self._writer: _CsvWriter | _StreamWriter | _ParquetWriter
         self._temporary_file = contextlib.ExitStack()
 
     def __enter__(self) -> "ScoreFile":
-        if self.path is None:
-            self._writer = _TextWriter(None)
+        if not isinstance(self._target, Path):
+            self._writer = _StreamWriter(self._target)
             return self
         with self._name_in_errors(), contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_write(self.path))
-            self._writer = _ParquetWriter(temporary) if self.path.suffix == ".parquet" else _TextWriter(temporary)
+            temporary = stack.enter_context(atomic_write(self._target))
+            self._writer = _ParquetWriter(temporary) if self._target.suffix == ".parquet" else _CsvWriter(temporary)
             self._temporary_file = stack.pop_all()
         return self
 
@@ -129,37 +129,38 @@ class ScoreFile:
         try:
             yield
         except OSError as error:
-            if self.path is None:
+            if not isinstance(self._target, Path):
                 raise
             # The message of pyarrow names the temporary file.
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise OSError(error.errno, f"cannot write: {reason}", str(self.path)) from error
+            raise OSError(error.errno, f"cannot write: {reason}", str(self._target)) from error
 
 
-class _TextWriter:
-    def __init__(self, path: Path | None) -> None:
-        self._file = None if path is None else open(path, "wb")  # noqa: SIM115 - closed in close
-        self._has_written = False
-        if self._file is not None:
-            self._append(_HEADER)
+class _CsvWriter:
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 - closed in close
+        self._file.write(_HEADER)
 
     def write(self, log_probs: Array) -> None:
-        if not self._has_written and self._file is None:
-            self._append(_HEADER)
-        self._has_written = True
-        self._append(score_lines(log_probs))
+        self._file.write(score_lines(log_probs))
 
     def close(self) -> None:
-        if self._file is None:
-            sys.stdout.flush()  # a full disk must raise here, not at exit
-        else:
-            self._file.close()
+        self._file.close()
 
-    def _append(self, text: bytes) -> None:
-        if self._file is None:
-            sys.stdout.write(text.decode("ascii"))
-        else:
-            self._file.write(text)
+
+class _StreamWriter:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._has_written = False
+
+    def write(self, log_probs: Array) -> None:
+        # The header only comes with the first rows: an error before them leaves stdout empty.
+        header = b"" if self._has_written else _HEADER
+        self._has_written = True
+        self._stream.write((header + score_lines(log_probs)).decode("ascii"))
+
+    def close(self) -> None:
+        self._stream.flush()  # a full disk must raise here, not at exit
 
 
 class _ParquetWriter:

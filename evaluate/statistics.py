@@ -1,4 +1,4 @@
-"""The mean of a sample and its standard error."""
+"""The mean of a sample and its standard error; rolling means."""
 
 import math
 from typing import Any
@@ -32,3 +32,17 @@ def mean_and_se(values: Array, *, where: str) -> tuple[float, float]:
     if not math.isfinite(mean):
         return mean, math.nan if math.isnan(mean) else math.inf
     return mean, float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def rolling_mean(values: Array) -> Array:
+    """Compute the centred rolling mean ``(n,) -> (n,)`` over a fortieth of the values, shorter at both ends.
+
+    Windows have an odd width, so that they are symmetric. Fewer than 80 values are returned as they are.
+    """
+    width = max(1, len(values) // 40)
+    if width == 1:
+        return values
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    first, last = np.maximum(index - width // 2, 0), np.minimum(index + width // 2 + 1, len(values))
+    return np.asarray((sums[last] - sums[first]) / (last - first))

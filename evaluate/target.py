@@ -11,14 +11,15 @@ from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.importance import forward_ess, log_z_estimate, pareto_k, reverse_ess
 from pushforward.flows import Flow
 
-_BATCH_SIZE = 5_000
+BATCH_SIZE = 5_000
+"""Samples a batch."""
 
 
 def weighted_sample(flow: Flow, target: Target, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draw samples ``(n, D)`` of a flow with their log importance weights ``(n,)`` in nats, on the CPU."""
     x, log_q = sample_and_log_prob(flow, n, seed)
     with torch.no_grad():
-        log_p = torch.cat([evaluate(target, batch) for batch in x.split(_BATCH_SIZE)])
+        log_p = torch.cat([evaluate(target, batch) for batch in x.split(BATCH_SIZE)])
     return x, log_p.cpu().double() - log_q.double()
 
 
@@ -28,7 +29,7 @@ def sample_and_log_prob(flow: Flow, n: int, seed: int) -> tuple[Tensor, Tensor]:
     devices = [flow.base.device] if flow.base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        batches = [flow.sample_and_log_prob(min(_BATCH_SIZE, n - start)) for start in range(0, n, _BATCH_SIZE)]
+        batches = [flow.sample_and_log_prob(min(BATCH_SIZE, n - start)) for start in range(0, n, BATCH_SIZE)]
     return torch.cat([x.cpu() for x, _ in batches]), torch.cat([log_q.cpu() for _, log_q in batches])
 
 
@@ -75,12 +76,6 @@ def target_metrics(
                 "kl_to_truth_se": float(exact_log_w.std()) * scale,
             }
     return metrics
-
-
-@torch.no_grad()
-def log_prob_in_batches(flow: Flow, x: Tensor) -> Tensor:
-    """Compute log-densities ``(n,)`` of rows ``(n, D)`` batch by batch, without gradients."""
-    return torch.cat([flow.log_prob(batch) for batch in x.split(_BATCH_SIZE)])
 
 
 class _ConvertingTarget(Target):

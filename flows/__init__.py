@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     )
     from pushforward.flows.bijections.coupling import Coupling as Coupling
     from pushforward.flows.bijections.elementwise import Elementwise as Elementwise
-    from pushforward.flows.bijections.linear import LULinear as LULinear, Permutation as Permutation
+    from pushforward.flows.bijections.linear import (
+        LowRankLinear as LowRankLinear,
+        LULinear as LULinear,
+        Permutation as Permutation,
+    )
     from pushforward.flows.bijections.normalization import ActNorm as ActNorm, Standardize as Standardize
     from pushforward.flows.bijections.probit import Probit as Probit
     from pushforward.flows.bijections.support import Log as Log, Logit as Logit
@@ -77,7 +81,7 @@ __getattr__, __dir__ = lazy(
         "bijections.base": "Bijection Chain NflowsTransform Inverse",
         "bijections.coupling": "Coupling",
         "bijections.elementwise": "Elementwise",
-        "bijections.linear": "LULinear Permutation",
+        "bijections.linear": "LULinear LowRankLinear Permutation",
         "bijections.normalization": "ActNorm Standardize",
         "bijections.probit": "Probit",
         "bijections.support": "Log Logit",

@@ -35,6 +35,7 @@ PARTS: Registry[type[Any]] = Registry(
             "logistic": "bases.heavy_tailed:Logistic",
             "logistic-decoder": "vae.decoders:LogisticDecoder",
             "logit": "bijections.support:Logit",
+            "low-rank-linear": "bijections.linear:LowRankLinear",
             "lu-linear": "bijections.linear:LULinear",
             "made-mog": "bases.made_mog:AutoregressiveMixture",
             "masked-autoregressive": "bijections.autoregressive:MaskedAutoregressive",

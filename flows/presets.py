@@ -61,7 +61,7 @@ def build(
     - ``nsf-c``: rational-quadratic spline couplings with permutations and LU layers in between.
     - ``nsf-ar``: rational-quadratic spline autoregressive layers with permutations and LU layers in between.
     - ``made-mog``: no layers; the base is a masked network with a mixture of Gaussians for every feature, see
-      ``AutoregressiveMixture``. ``base`` is the covariance of its frame.
+      ``AutoregressiveMixture``. ``base`` is the covariance of the Gaussian in front.
     - ``gaussian``: no layers: the base alone.
 
     Args:
@@ -239,7 +239,7 @@ def _coupling(options: _Options, univariate: Univariate, index: int) -> list[Bij
     if options.unconditional == "none" or count == features:
         return [layer]
     # After the coupling, so that its network sees the identity features untransformed.
-    return [layer, Elementwise(features, options.spline, mapped=[not moves for moves in transformed])]
+    return [layer, Elementwise(features, options.spline, mapped=[not is_transformed for is_transformed in transformed])]
 
 
 def _autoregressive(options: _Options, univariate: Univariate) -> Bijection:
@@ -266,7 +266,8 @@ def _build_base(name: str, base: str | Base, components: int, options: _Options)
     if name == "made-mog":
         if base not in ("full", "diagonal"):
             raise ValueError(
-                f"build: expected base full or diagonal for made-mog, the covariance of its frame; got {base}"
+                "build: expected base full or diagonal for made-mog, the covariance of the Gaussian in front; "
+                f"got {base}"
             )
         return _mixture_base(options, components, "full" if base == "full" else "diagonal")
     if base == "made-mog":

@@ -15,12 +15,12 @@ from pushforward.common.errors import UserError
 from pushforward.common.files import atomic_write
 from pushforward.common.registry import UnknownNameError
 from pushforward.flows.flow import Flow
-from pushforward.flows.mixture import Mixture, Model as Density
+from pushforward.flows.mixture import Mixture, Model
 from pushforward.flows.parts import PARTS
 from pushforward.flows.univariate.base import Univariate
 from pushforward.flows.vae.autoencoder import Autoencoder
 
-Model = TypeVar("Model", bound=nn.Module)
+Loaded = TypeVar("Loaded", bound=nn.Module)
 
 FORMAT_VERSION = 1
 _WEIGHTS, _CONFIG = "model.safetensors", "config.json"
@@ -64,7 +64,7 @@ def save(flow: Flow | Mixture | Autoencoder, folder: str | Path, *, extra: dict[
         path.write_bytes(text.encode())
 
 
-def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Density:
+def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Model:
     """Load a flow or a mixture written by ``save``, in evaluation mode.
 
     Args:
@@ -74,14 +74,14 @@ def load(folder: str | Path, *, device: str | torch.device = "cpu") -> Density:
     Raises:
         ModelFileError: If a file is missing, its checksum is wrong, or its format is unknown.
     """
-    return cast(Density, load_model(folder, Flow, Mixture, device=device))
+    return cast(Model, load_model(folder, Flow, Mixture, device=device))
 
 
 def load_model(
     folder: str | Path,
-    *expected: type[Model],
+    *expected: type[Loaded],
     device: str | torch.device = "cpu",
-) -> Model:
+) -> Loaded:
     """Load a model written by ``save``, in evaluation mode, and check that it is of an expected class.
 
     Arguments and errors are those of ``load``.

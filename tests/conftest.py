@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from tests.fixtures.browser import browser as browser
-from tests.fixtures.lent_caches import lend_caches
+from tests.fixtures.shared_caches import share_caches
 from tests.fixtures.wandb_server import WandbServer
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def alone(tmp_path: Path) -> dict[str, str]:
     """Environment variables of a user without a W&B account, with an empty home folder."""
     home = tmp_path / "home"
     home.mkdir()
-    lend_caches(home / ".cache")
+    share_caches(home / ".cache")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "XDG_", "NETRC"))}
     return clean | {"HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1"}
 

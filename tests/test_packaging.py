@@ -225,6 +225,51 @@ def test_tests_use_no_private_names_and_no_other_test_file(file: Path) -> None:
     assert private_uses(file.read_text()) == []
 
 
+APPLICATION = {
+    "benchmark",
+    "cli",
+    "commands",
+    "config",
+    "experiment",
+    "gradients",
+    "reports",
+    "runs",
+    "sweeps",
+    "tracking",
+}
+LIBRARY_TESTS = [file for folder in FOLDERS for file in sorted((ROOT / "tests" / folder).rglob("*.py"))]
+
+
+def application_imports(source: str) -> set[str]:
+    """Return the parts of the application that a test file imports."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+        else:
+            continue
+        parts = [name.split(".") for name in names]
+        found |= {part[1] for part in parts if part[0] == "pushforward" and len(part) > 1 and part[1] in APPLICATION}
+    return found
+
+
+def test_application_imports_are_found() -> None:
+    source = (
+        "import pushforward.cli\nfrom pushforward import runs, flows\ndef f():\n    from pushforward.train import x"
+    )
+    assert application_imports(source) == {"cli", "runs"}
+    assert application_imports("from pushforward.config.schema import FlowConfig") == {"config"}
+
+
+@pytest.mark.parametrize("file", LIBRARY_TESTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_tests_of_the_library_do_not_use_the_application(file: Path) -> None:
+    # train still takes its options from the schema.
+    allowed = {"config"} if file.is_relative_to(ROOT / "tests" / "train") else set[str]()
+    assert application_imports(file.read_text()) <= allowed
+
+
 def test_lazy_exports_agree_with_those_for_type_checkers() -> None:
     for path in [*application_modules(), *library_modules()]:
         tree = ast.parse(path.read_text())

@@ -1,5 +1,7 @@
 """What README and docs/ show works: Python examples run; commands, keys, options, links and pictures exist."""
 
+import ast
+import inspect
 import itertools
 import pkgutil
 import re
@@ -97,6 +99,24 @@ def test_every_python_name_in_the_text_exists() -> None:
         for code in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")):
             for name in re.findall(r"pushforward(?:\.[A-Za-z_]+)+", code):
                 pkgutil.resolve_name(name)
+
+
+def test_every_call_in_the_text_fits_its_signature() -> None:
+    seen = 0
+    for page in (*USER_PAGES, ROOT / "CONTRIBUTING.md"):
+        for code in re.findall(r"`(pushforward(?:\.[A-Za-z_]+)+\([^`]*\))`", page.read_text(encoding="utf-8")):
+            call = ast.parse(re.sub(r"\s+", " ", code), mode="eval").body
+            assert isinstance(call, ast.Call), code
+            if any(argument.value is ... for argument in call.args if isinstance(argument, ast.Constant)):
+                continue  # `f(...)` names a function and leaves its arguments out
+            keywords = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+            called = pkgutil.resolve_name(ast.unparse(call.func))
+            try:
+                inspect.signature(called).bind(*call.args, **keywords)
+            except TypeError as error:
+                pytest.fail(f"{name_of(page)}: {code}: {error}")
+            seen += 1
+    assert seen, "no call was found: the pattern is wrong"
 
 
 def test_every_file_that_contributing_names_exists() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pushforward.common.text import unknown_name
 from pushforward.flows import Flow
 from pushforward.flows.bayesian.network import WeightedNetwork
-from pushforward.flows.bayesian.posterior import POSTERIORS, Gradient, sample_with_log_density
+from pushforward.flows.bayesian.posterior import POSTERIORS, Gradient
 from pushforward.train.optimizer import ClippedAdamW
 from pushforward.train.options import WARMUP_STEPS
 from pushforward.train.trainer import DivergedError
@@ -47,21 +47,25 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
     and results are in the units of the data. A step uses the same few weight samples for all rows of its batch.
 
     Args:
-        posterior: ``"mean-field"`` for a factorised Gaussian, ``"flow"`` for ``bayesian_posterior.coupled``, or any
-            flow over the weights: a ``Flow`` (copied), or a function from the number of weights to a flow. It should
-            start narrower than the prior, because scales shrink slowly.
+        posterior: ``"mean-field"`` for a factorised Gaussian, ``"flow"`` for ``flows.bayesian.posterior.coupled``, or
+            any flow over the weights: a ``Flow`` (copied), or a function from the number of weights to a flow. It
+            should start narrower than the prior, because scales shrink slowly.
         hidden: Widths of the hidden layers of rectified linear units; empty for a linear model.
         noise: ``"learned"`` for one standard deviation; ``"heteroscedastic"`` to multiply it by a second output of the
             network; or a known standard deviation in the units of the targets.
         prior: Which prior scales are learned: ``"layers"`` for one for the weights and one for the biases of each
             layer, ``"inputs"`` for one for each input in addition, ``"fixed"`` for none.
         prior_scale: The scale :math:`s`, or its initial value.
-        gradient: ``"path"`` or ``"total"``, see ``bayesian_posterior.sample_with_log_density``.
+        gradient: Gradient estimator of the divergence from the prior. ``"path-wise"`` differentiates
+            :math:`\log q_\theta(w(\theta))` by every :math:`\theta`. ``"path"`` holds the parameters of the density
+            constant and differentiates through the sample only. It drops the gradient of :math:`\log q_\theta` at a
+            fixed sample, which is zero on average; without it, the gradient has no variance where the posterior is
+            exact. Both are unbiased and give the same values of the bound.
         steps: Steps of the optimiser.
         batch_size: Rows in a step.
         samples: Weight samples in a step.
         learning_rate: Peak of the learning rate, which follows a cosine to zero.
-        warm_up: Share of the steps over which the weight of the KL divergence from the prior grows to 1. Without it,
+        kl_warmup: Share of the steps over which the weight of the KL divergence from the prior grows to 1. Without it,
             units are pruned before they have learned anything.
         predictive_samples: Weight samples drawn once after fitting; the predictive density is the mixture over them.
         seed: Seed of everything random; the global random state does not change.
@@ -80,6 +84,7 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
         - Blundell et al. (2015), Weight Uncertainty in Neural Networks, https://arxiv.org/abs/1505.05424, eq. 1.
         - Louizos & Welling (2017), https://arxiv.org/abs/1703.01961: flows over weights.
         - Neal (1996), Bayesian Learning for Neural Networks, section 4.3: a prior scale for each input.
+        - Roeder et al. (2017), Sticking the Landing, https://arxiv.org/abs/1703.09194, eq. 8: the path gradient.
 
     Example:
         >>> x = np.linspace(-1, 1, 30)[:, None]
@@ -97,12 +102,12 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
         noise: Noise | float = "learned",
         prior: Prior = "fixed",
         prior_scale: float = 2.0,
-        gradient: Gradient = "total",
+        gradient: Gradient = "path-wise",
         steps: int = 3_000,
         batch_size: int = 512,
         samples: int = 8,
         learning_rate: float = 1e-2,
-        warm_up: float = 0.2,
+        kl_warmup: float = 0.2,
         predictive_samples: int = 1_000,
         seed: int = 0,
     ) -> None:
@@ -116,7 +121,7 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
         self.batch_size = batch_size
         self.samples = samples
         self.learning_rate = learning_rate
-        self.warm_up = warm_up
+        self.kl_warmup = kl_warmup
         self.predictive_samples = predictive_samples
         self.seed = seed
 
@@ -243,10 +248,10 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
                 cosine = 0.5 * (1.0 + math.cos(math.pi * spent))
                 group["lr"] = self.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * cosine
             optimizer.zero_grad(set_to_none=True)
-            weights, log_q = sample_with_log_density(self.posterior_, self.samples, self.gradient)
+            weights, log_q = self.posterior_.rsample_and_log_prob(self.samples, path=self.gradient == "path")
             data_term = _log_normal(y[chosen], *self._mean_and_log_sd(x[chosen], weights)).mean(1)
             divergence = (log_q - self._log_prior_density(weights)) / rows
-            share = min(1.0, spent / self.warm_up) if self.warm_up else 1.0
+            share = min(1.0, spent / self.kl_warmup) if self.kl_warmup else 1.0
             loss = (share * divergence - data_term).mean()
             loss.backward()
             optimizer.clipped_step(parameters, 5.0)
@@ -295,7 +300,7 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
     def _check_arguments(self) -> None:
         if isinstance(self.posterior, str):
             _check_name("posterior", self.posterior, tuple(POSTERIORS))
-        _check_name("gradient", self.gradient, ("path", "total"))
+        _check_name("gradient", self.gradient, ("path", "path-wise"))
         _check_name("prior", self.prior, ("fixed", "layers", "inputs"))
         if isinstance(self.noise, str):
             _check_name("noise", self.noise, ("learned", "heteroscedastic"))
@@ -311,8 +316,8 @@ class BayesianRegression(BaseEstimator):  # type: ignore[misc]  # scikit-learn c
         for name, value in positive.items():
             if not 0 < value < math.inf:
                 raise ValueError(f"BayesianRegression: expected {name} above 0 and finite; got {value}")
-        if not 0 <= self.warm_up < 1:
-            raise ValueError(f"BayesianRegression: expected warm_up of at least 0 and below 1; got {self.warm_up}")
+        if not 0 <= self.kl_warmup < 1:
+            raise ValueError(f"BayesianRegression: expected kl_warmup of at least 0 and below 1; got {self.kl_warmup}")
 
 
 def _log_normal(value: Tensor, mean: Tensor, log_sd: Tensor) -> Tensor:

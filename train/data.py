@@ -1,9 +1,7 @@
 """Prepare a data set for training: load, split, dequantize, standardise."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +11,7 @@ from pushforward.common.errors import ConfigError, DataError
 from pushforward.common.text import leave_out
 from pushforward.config.schema import Config, DataConfig
 from pushforward.datasets import Dataset, Dequantizer, Splits, load as load_dataset, split
-from pushforward.datasets.repeated_rows import Repeats, find_repeats
+from pushforward.datasets.tables.repeated_rows import Repeats, find_repeats
 from pushforward.flows import Chain, Flow, Mixture, Model, Standardize
 from pushforward.train.objectives.likelihood import RowTensors
 
@@ -132,7 +130,7 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
             f"{dataset.name}: {len(dataset.rows)} rows leave {len(splits.train)} to train on; at least 2 are needed: "
             f"give more rows, or hold out fewer"
         )
-    repeats = find_repeats(dataset, splits)
+    repeats = find_repeats(dataset.rows, dataset.context, splits)
     if repeats:
         dataset = replace(dataset, notes=(*dataset.notes, f"{dataset.name}: {repeats.note}"))
     dequantizer = Dequantizer.of(dataset.schema)
@@ -169,7 +167,7 @@ def _standardize(rows: Array, names: Sequence[str]) -> Standardize:
         if not value > 0:
             raise DataError(
                 f"column '{name}' takes one value in all {len(rows)} training rows, so that it has no density; "
-                f"leave it out with {leave_out(name)}, or try another --seed"
+                f"leave it out with {leave_out(name)}, or try another seed of the split"
             )
     return Standardize(mean.tolist(), scale.tolist())
 
@@ -197,24 +195,3 @@ def load_data(config: Config) -> Dataset:
             if getattr(data, key) != DataConfig.model_fields[key].default:
                 raise ConfigError(f"data.{key}: has no effect, as {dataset.name} comes in fixed parts; leave it out")
     return dataset
-
-
-def anchored(data: DataConfig, dataset: Dataset) -> DataConfig:
-    """Replace the path of a file by its absolute path, so that a run can be resumed from any folder."""
-    return data.model_copy(update={"source": str(Path(data.source).resolve())}) if dataset.is_file else data
-
-
-def check_same_data(schema: Path, run: Path, dataset: Dataset) -> None:
-    """Check that a data set is the one that a run was fitted to.
-
-    Args:
-        schema: The run's ``schema.json``.
-        run: The run folder, for the message.
-        dataset: The data set that was loaded now.
-
-    Raises:
-        DataError: If the checksums differ.
-    """
-    recorded = json.loads(schema.read_text(encoding="utf-8")).get("sha256")
-    if recorded != dataset.sha256:
-        raise DataError(f"{dataset.source}: not the file that {run} was fitted to (its checksum differs)")

@@ -9,11 +9,11 @@ from pushforward.train.options import WARMUP_STEPS, TrainOptions
 _LAYER_KEYS = ("layers", "bins", "bound", "tails", "linear", "unconditional", "elementwise")
 
 _MOST_MEMBERS = 16
-# Members of an ensemble with spline layers where the budget is in steps, which does not limit their number.
+# Members of a mixture of flows with spline layers where the budget is in steps, which does not limit their number.
 _MEMBERS_IN_STEPS = 4
 
-# One spline layer, and a mixture as the base. On small tables an ensemble of these was better than twice as many
-# mixtures alone; on large tables a mixture with a deep network is better.
+# One spline layer, and a mixture as the base. On small tables several of these, averaged, were better than twice
+# as many mixtures alone; on large tables a mixture with a deep network is better.
 _HYBRID: dict[str, Any] = {"name": "nsf-ar", "base": "made-mog"}
 
 # The best model of many columns, such as pixels, if there is time: a step takes many times as long.
@@ -130,7 +130,7 @@ def is_open(config: Config, *, is_toy: bool) -> bool:
 
 
 def members_for(rows: int, step_seconds: float, seconds: float) -> int:
-    """Number of ensemble members that can be trained in the budget, each with the steps that so many rows need.
+    """How many members of a mixture can be trained in the budget, each with the steps that so many rows need.
 
     Args:
         rows: Training rows.

@@ -157,7 +157,7 @@ class StepExecutor:
         return self._function(layer, x, context)
 
 
-def kernel_trouble() -> str:
+def kernel_warning() -> str:
     """Build and load the kernels in C if needed, and return the warning about a failure, empty if there is none.
 
     A process warns once: later calls return an empty string.

@@ -46,7 +46,7 @@ def fit_gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def initialize_base(model: Model, x: Tensor, context: Tensor | None = None) -> None:
-    """Make a new flow, or each member of an ensemble, the Gaussian that fits the rows, by initialising its base.
+    """Make a new flow, or each member of a mixture, the Gaussian that fits the rows, by initialising its base.
 
     Layers that initialise themselves from data do so, too.
 

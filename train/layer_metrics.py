@@ -11,7 +11,7 @@ from pushforward.flows import Chain, Flow, Mixture, Model
 def named_layers(flow: nn.Module) -> dict[str, nn.Module]:
     """The bijections of a flow from data to base, and the base; names such as ``02-masked-autoregressive``.
 
-    The base is left out if it has no parameters. An ensemble has its members, any other model its child modules.
+    The base is left out if it has no parameters. A mixture of flows has its members, any other model its child modules.
     """
     if isinstance(flow, Mixture):
         return {f"member-{index:02d}": member for index, member in enumerate(flow.members)}
@@ -30,7 +30,7 @@ def log_det_terms(flow: Model, x: Tensor, context: Tensor | None = None) -> dict
     """Mean log-determinant ``()`` of each layer over rows ``(n, D)``, in nats.
 
     Layers without parameters whose log-determinant is zero are left out; the sum is the mean log-determinant of the
-    flow. Empty for an ensemble. Cost: one pass.
+    flow. Empty for a mixture of flows. Cost: one pass.
     """
     if isinstance(flow, Mixture):
         return {}

@@ -1,4 +1,4 @@
-"""Model selection within the time of a fit: the number of ensemble members, and the best kind of flow."""
+"""Model selection within the time of a fit: the number of flows in a mixture, and the best kind of flow."""
 
 import math
 import statistics
@@ -56,7 +56,7 @@ class Selection:
     results: tuple[CandidateResult, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Content of ``selection.json``."""
+        """The result as JSON values."""
         return {
             "flow": describe(self.config.flow),
             "step_seconds": self.step_seconds,
@@ -73,7 +73,7 @@ def select_model(
     stop: Callable[[], str],
     notify: Callable[[str], object],
 ) -> Selection:
-    """Select the number of ensemble members from the time of a step, and the kind of flow if there is time to compare.
+    """Select how many flows to average by the time of a step, and the kind of flow if there is time to compare.
 
     Args:
         prepared: The data.
@@ -110,16 +110,16 @@ def select_model(
     compared = [first] if others and has_time(first) else []
     compared += [candidate for candidate in others if compared and not stop() and has_time(candidate)]
     if len(compared) < 2:
-        why = f": no time to compare kinds ({1e3 * step_seconds:.1f} ms a step and flow)" if others else ""
-        notify(f"flow      {describe(first.flow)}{why}")
+        why = f"; no time to compare kinds ({1e3 * step_seconds:.1f} ms a step and flow)" if others else ""
+        notify(f"flow: {describe(first.flow)}{why}")
         selection = Selection(first, _start(prepared, first, device), step_seconds)
     else:
         kinds = " against ".join(describe(candidate.flow) for candidate in compared)
-        notify(f"selection {kinds}, {COMPARISON_SHARE * budget:.0f} of {budget:g} s")
+        notify(f"comparing {kinds}, {COMPARISON_SHARE * budget:.0f} of {budget:g} s")
         results, best, state = _compare(prepared, data, compared, device, stop, notify)
         selection = Selection(best, state, step_seconds, results)
         scores = ", ".join(f"{result.flow} {result.val_nll:.3f}" for result in results)
-        notify(f"selected  {results[0].flow}; validation NLL in standardised units: {scores}")
+        notify(f"selected {results[0].flow}; validation NLL in standardised units: {scores}")
     progress = selection.state.progress
     progress.seconds, progress.stop_reason = time.perf_counter() - began, ""
     progress.best_fraction = min(1.0, progress.seconds / budget)

@@ -30,7 +30,7 @@ def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
 
     Args:
         prepared: The data; the parts are fitted to training rows, the weights to validation rows.
-        flow: The trained flow or ensemble.
+        flow: The trained flow or mixture of flows.
 
     Returns:
         The model, on the CPU, and the weight of each part in it. A flow with context is returned as it is.

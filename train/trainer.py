@@ -324,7 +324,7 @@ class _Window:
         *means, norm = (self.sums / self.count).tolist()
         rate = self.count * self.objective.batch_size / (_clock() - self.began)
         self.sums, self.count, self.began = None, 0, _clock()
-        return self.objective.metrics(means) | {"train/grad_norm": norm, "perf/points_per_s": rate}
+        return self.objective.metrics(means) | {"train/grad_norm": norm, "perf/rows_per_s": rate}
 
 
 @contextmanager

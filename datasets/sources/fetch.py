@@ -26,8 +26,6 @@ from pushforward.datasets.toys.toy import TOYS
 RECORD = "checksums.json"
 """File of the checksums of first downloads, for files without a published checksum."""
 
-GROUPS = ("all", "literature", "uci")
-
 
 @dataclass(frozen=True)
 class Fetched:
@@ -99,7 +97,7 @@ def fetch(
     literature = LITERATURE[name]
     downloaded = False
     if (force and not archive_is_new) or not is_available(literature, folder):
-        source = literature_sets.PUBLISHED
+        source = literature_sets.MIRRORS
         checksum = download(
             source.urls,
             archive,

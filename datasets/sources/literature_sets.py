@@ -44,7 +44,7 @@ class Mirrors:
     expected_bytes: int = ARCHIVE_BYTES
 
 
-PUBLISHED = Mirrors()
+MIRRORS = Mirrors()
 
 Prepare = Callable[[tuple[Path, ...]], PreparedSet]
 
@@ -70,8 +70,8 @@ class LiteratureSet:
 
     Args:
         name: Its name on the command line.
-        counts: PreparedSet numbers of training, validation and test rows.
-        columns: PreparedSet number of columns.
+        counts: Published numbers of training, validation and test rows.
+        columns: Published number of columns.
         description: One line.
         members: Its files in the archive.
         unpacked_bytes: Upper bound of their unpacked size.

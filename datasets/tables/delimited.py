@@ -215,5 +215,5 @@ def _ragged_row(stream: "io.BufferedReader[Any]", dialect: Dialect) -> str | Non
             number += 1
             if len(row) != len(dialect.names):
                 cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
-                return f"row {number} has {cells}, not {len(dialect.names)} (line {reader.line_num}); mend it"
+                return f"row {number} has {cells}, not {len(dialect.names)} (line {reader.line_num}); correct it"
     return None

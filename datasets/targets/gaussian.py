@@ -42,7 +42,7 @@ class GaussianChain(Target):
         return torch.stack(columns, -1)
 
 
-class GaussianMixture(Target):
+class GaussianMixtureTarget(Target):
     """An equal mixture of Gaussians of covariance I/2 at all corners of the cube {-1, 1}^D; normalised.
 
     Each coordinate is an independent mixture of two Gaussians, so the log of the sum over 2^D modes is a sum over D

@@ -13,7 +13,7 @@ from pushforward.common.errors import DataError
 from pushforward.common.text import did_you_mean
 from pushforward.datasets.targets.base import FunctionTarget, Target, check_features, describe_error
 from pushforward.datasets.targets.energies import U1, U2, U3, U4, double_well
-from pushforward.datasets.targets.gaussian import Banana, Funnel, GaussianChain, GaussianMixture
+from pushforward.datasets.targets.gaussian import Banana, Funnel, GaussianChain, GaussianMixtureTarget
 from pushforward.datasets.targets.names import PREFIX, TARGETS
 
 _PLANAR: dict[str, Callable[[], Target]] = {
@@ -27,7 +27,7 @@ _PLANAR: dict[str, Callable[[], Target]] = {
 _ANY_FEATURES: dict[str, Callable[[int], Target]] = {
     "many-well": lambda features: double_well("many-well", features),
     "gaussian": GaussianChain,
-    "gaussian-mixture": GaussianMixture,
+    "gaussian-mixture": GaussianMixtureTarget,
     "funnel": Funnel,
     "banana": Banana,
 }

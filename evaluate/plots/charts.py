@@ -253,15 +253,6 @@ def histogram(edges: Array, counts: Array, *, label: str, x_name: str, y_name: s
     return join([tag("p", y_name, class_="y-name"), chart])
 
 
-def rolling_mean(values: Array) -> Array:
-    """Rolling mean ``(n,) -> (n,)`` over a fortieth of the values, centred up to one value, shorter at both ends."""
-    width = max(1, len(values) // 40)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    first, last = np.maximum(index - width // 2, 0), np.minimum(index + (width + 1) // 2, len(values))
-    return np.asarray((sums[last] - sums[first]) / (last - first))
-
-
 def _legend(series: Sequence[Series], references: Sequence[Reference], axis: Axis, mark: Mark | None) -> Html | None:
     entries = [
         tag("li", _key(one.colour, one.dash), one.name)

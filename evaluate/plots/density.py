@@ -9,8 +9,6 @@ from torch import Tensor
 
 from pushforward.evaluate.likelihood import Array, Density, device_of, log_prob
 from pushforward.evaluate.plots.canvas import FLOW_COLOR, HELD_OUT_COLOR, MUTED_COLOR, canvas
-from pushforward.evaluate.plots.corner import corner as corner
-from pushforward.evaluate.plots.training import training_curves as training_curves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

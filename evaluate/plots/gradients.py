@@ -45,7 +45,7 @@ def gradient_study(results: Mapping[str, Any], path: str | Path) -> None:
         figure.legend(*variance.get_legend_handles_labels(), loc="outside lower center", ncols=6)
         figure.suptitle(
             f"{results['flow']} fitted to {results['target']} with the {results['trained_by']} gradient; "
-            f"{results['points']:,} samples a gradient",
+            f"{results['samples']:,} samples a gradient",
             fontsize=10,
         )
 

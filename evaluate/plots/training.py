@@ -8,6 +8,7 @@ import numpy as np
 
 from pushforward.evaluate.likelihood import Array
 from pushforward.evaluate.plots.canvas import ACCENT_COLORS, FLOW_COLOR, HELD_OUT_COLOR, MUTED_COLOR, canvas
+from pushforward.evaluate.statistics import rolling_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,20 +71,6 @@ def training_curves(
                 axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
             if labels[0]:
                 axis.legend()
-
-
-def rolling_mean(values: Array) -> Array:
-    """Centred rolling mean ``(n,) -> (n,)`` over a fortieth of the values, shorter at both ends.
-
-    Unlike that of ``charts``, windows of even width are widened by one value, so that they are symmetric.
-    """
-    width = max(1, len(values) // 40)
-    if width == 1:
-        return values
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    first, last = np.maximum(index - width // 2, 0), np.minimum(index + width // 2 + 1, len(values))
-    return np.asarray((sums[last] - sums[first]) / (last - first))
 
 
 def _series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[Array, Array]:

@@ -98,7 +98,7 @@ class MixtureConditional(Univariate):
 class AutoregressiveMixture(Base):
     r"""Autoregressive distribution :math:`p(z) = \prod_d f(y_d \mid y_{<d})`, each :math:`f` a mixture of Gaussians.
 
-    Points are first mapped to the coordinates :math:`y` of a Gaussian, its frame, by :math:`z = m + L y` with a
+    Points are first mapped to the coordinates :math:`y` of a Gaussian, ``frame``, by :math:`z = m + L y` with a
     triangular :math:`L`. The network works at scales of 1 and learns the difference from that Gaussian, from which the
     distribution hardly differs after ``initialize``. As the base of a flow it is the mixture head of MAF-MoG; with at
     most a permutation in front it is MADE-MoG.
@@ -109,7 +109,7 @@ class AutoregressiveMixture(Base):
     Args:
         conditioner: Masked network with ``3 * components`` outputs a feature.
         frame: A Gaussian with a full or diagonal covariance; its context changes location and scales.
-        least_scale: Smallest scale of a component, in the frame's units.
+        least_scale: Smallest scale of a component, in the coordinates of the Gaussian.
 
     Cost:
         ``log_prob``: one evaluation of the network. ``sample``: about as much, by an incremental pass.
@@ -194,7 +194,7 @@ class AutoregressiveMixture(Base):
         return context
 
     def _log_density(self, y: Tensor, context: Tensor | None) -> Tensor:
-        """Log-density ``(...)`` in the coordinates of the frame."""
+        """Log-density ``(...)`` in the coordinates of the Gaussian."""
         if done := fused.layer(self.conditioner, self.conditional, y, context):
             return done[1]
         parameters = self.conditioner(y, context).to(y.dtype)
@@ -202,7 +202,7 @@ class AutoregressiveMixture(Base):
         return log_density
 
     def _draw(self, lead: tuple[int, ...], context: Tensor | None) -> Tensor:
-        """Draw samples ``(*lead, D)`` in the coordinates of the frame, without gradients."""
+        """Draw samples ``(*lead, D)`` in the coordinates of the Gaussian, without gradients."""
         uniform = torch.rand(*lead, self.features, dtype=self.dtype, device=self.device)
         if done := fused.layer(self.conditioner, self.conditional, uniform, context, inverse=True):
             return done[0]
@@ -212,7 +212,7 @@ class AutoregressiveMixture(Base):
         return y.reshape(*lead, self.features)
 
     def _with_implicit_gradients(self, y: Tensor, context: Tensor | None) -> Tensor:
-        """Attach implicit reparameterization gradients to samples, in the coordinates of the frame."""
+        """Attach implicit reparameterization gradients to samples, in the coordinates of the Gaussian."""
         flat = None if context is None else context.reshape(-1, self.context)
         points = y.reshape(-1, self.features)
         network = self.conditioner.incremental(points, flat)

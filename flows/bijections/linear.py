@@ -1,5 +1,6 @@
-"""Linear bijections: permutations and LU-factored matrices."""
+"""Linear bijections: permutations, LU-factored matrices and low-rank updates of the identity."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -131,6 +132,53 @@ class LULinear(Bijection):
 
     def config(self) -> dict[str, Any]:
         return {"features": self.features}
+
+
+class LowRankLinear(Bijection):
+    r"""Linear map with a low-rank inverse update: :math:`x = z + U V^\top z`, in :math:`O(D r)` both ways.
+
+    With a standard-normal :math:`z` and a diagonal scale after it, :math:`x` can have every covariance that is a
+    diagonal matrix plus one of rank :math:`r`, and more. It starts as the identity, because :math:`U` starts at zero.
+
+    Args:
+        features: Number of features :math:`D`.
+        rank: Rank :math:`r` of the update.
+
+    References:
+        - Rezende & Mohamed (2015), https://arxiv.org/abs/1505.05770, section 4.1: the planar flow, whose determinant
+          uses the same lemma; this is its linear case with :math:`r` terms.
+    """
+
+    def __init__(self, features: int, rank: int) -> None:
+        super().__init__(features)
+        if not 1 <= rank <= features:
+            raise ValueError(f"LowRankLinear: expected a rank from 1 to {features}; got {rank}")
+        self.rank = rank
+        self.left = nn.Parameter(torch.zeros(features, rank))
+        self.right = nn.Parameter(torch.randn(features, rank) / math.sqrt(features))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(x, context)
+        core = self._core()
+        # The Woodbury identity: (I + U V')^-1 = I - U (I + V'U)^-1 V'
+        shared = torch.linalg.solve(core, (x @ self.right).unsqueeze(-1)).squeeze(-1)
+        return x - shared @ self.left.T, -self._log_det(core).expand(x.shape[:-1])
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.check_points(z, context)
+        return z + (z @ self.right) @ self.left.T, self._log_det(self._core()).expand(z.shape[:-1])
+
+    def config(self) -> dict[str, Any]:
+        return {"features": self.features, "rank": self.rank}
+
+    def _core(self) -> Tensor:
+        """The matrix ``I + V'U``, of shape ``(rank, rank)``."""
+        return self.right.T @ self.left + torch.eye(self.rank, dtype=self.left.dtype, device=self.left.device)
+
+    def _log_det(self, core: Tensor) -> Tensor:
+        # The determinant lemma: det(I + U V') = det(I + V'U).
+        log_det: Tensor = torch.linalg.slogdet(core).logabsdet
+        return log_det
 
 
 def _factors(lower: Tensor, upper: Tensor, log_diagonal: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,15 +19,15 @@ from pushforward.flows.kernels.elementwise import is_observed
 MIN_POINTS, MAX_POINTS = 256, 16_384
 """Points of one graph. With more points the launches take little beside the computation."""
 
-Points = tuple[Tensor, Tensor]
+ValueAndLogDet = tuple[Tensor, Tensor]
 
 
-class Bijection(Protocol):
+class Invertible(Protocol):
     """The interface that a graph needs; the class ``Bijection`` itself imports this package."""
 
     context: int
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Points:
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> ValueAndLogDet:
         """Map base to data."""
         ...
 
@@ -36,7 +36,7 @@ class Bijection(Protocol):
         ...
 
 
-def inverse(bijection: Bijection, z: Tensor, context: Tensor | None) -> Points:
+def inverse(bijection: Invertible, z: Tensor, context: Tensor | None) -> ValueAndLogDet:
     """Evaluate ``bijection.inverse(z, context)``, by a graph if possible.
 
     The second call with a number of points, rounded up to a power of two, records the graph: that takes as long as a
@@ -78,7 +78,7 @@ class BijectionGraphs:
         self.state: tuple[Any, ...] | None = None
         self.graphs: dict[Any, _Graph | None] = {}
 
-    def find(self, bijection: Bijection, z: Tensor, context: Tensor | None) -> Points | None:
+    def find(self, bijection: Invertible, z: Tensor, context: Tensor | None) -> ValueAndLogDet | None:
         """Evaluate the inverse by a graph; None if there is none, or not yet."""
         state = _state(bijection)
         if state != self.state:
@@ -112,14 +112,14 @@ class BijectionGraphs:
         return x.reshape(*lead, x.shape[-1]), log_det.reshape(lead)
 
 
-GRAPHS: weakref.WeakKeyDictionary[Bijection, BijectionGraphs] = weakref.WeakKeyDictionary()
+GRAPHS: weakref.WeakKeyDictionary[Invertible, BijectionGraphs] = weakref.WeakKeyDictionary()
 """The graphs of all bijections that are alive."""
 
 
 class _Graph:
     """A graph for a fixed number of points, with buffers for its inputs and outputs."""
 
-    def __init__(self, bijection: Bijection, rows: Tensor, context: Tensor | None, size: int) -> None:
+    def __init__(self, bijection: Invertible, rows: Tensor, context: Tensor | None, size: int) -> None:
         # Later calls write the buffers, which would fail for tensors made in inference mode.
         with torch.inference_mode(False), torch.no_grad(), constants_on(bijection, rows.device) as self.constants:
             self.z = rows.new_zeros(size, rows.shape[-1])
@@ -138,7 +138,9 @@ class _Graph:
         log_det.copy_(self.log_det[: len(rows)])
 
 
-def record_graph(work: Callable[[], Points], device: torch.device) -> tuple[Callable[[], object], Points]:
+def record_graph(
+    work: Callable[[], ValueAndLogDet], device: torch.device
+) -> tuple[Callable[[], object], ValueAndLogDet]:
     """Record work as a CUDA graph; return the function that replays it, and the tensors that hold its results."""
     with torch.cuda.device(device):
         (stream := torch.cuda.Stream()).wait_stream(torch.cuda.current_stream())
@@ -153,7 +155,7 @@ def record_graph(work: Callable[[], Points], device: torch.device) -> tuple[Call
 
 
 @contextlib.contextmanager
-def constants_on(bijection: Bijection, device: torch.device) -> Iterator[list[Tensor]]:
+def constants_on(bijection: Invertible, device: torch.device) -> Iterator[list[Tensor]]:
     """Move the plain tensor attributes of all modules to the device within the block, and yield the moved ones.
 
     A copy from CPU memory cannot be recorded.
@@ -169,7 +171,7 @@ def constants_on(bijection: Bijection, device: torch.device) -> Iterator[list[Te
             attributes[name] = value
 
 
-def _state(bijection: Bijection) -> tuple[Any, ...] | None:
+def _state(bijection: Invertible) -> tuple[Any, ...] | None:
     """Everything a graph depends on besides its inputs; None if there are hooks, which a graph would not call."""
     modules = list(bijection.modules())
     if any(m._forward_hooks or m._forward_pre_hooks for m in modules):

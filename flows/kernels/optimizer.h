@@ -21,9 +21,9 @@ typedef struct {
                  once_; once_ = 0)
 
 /* Returns the norm of the gradient. If it is not finite, nothing is changed. most: largest norm, beyond it the gradient
- * is scaled down; averaging: decay of the averaged weights. */
+ * is scaled down; ema_decay: decay of the averaged weights. */
 double NAME(adamw)(NAME(parameter) * tensors, int64_t count, double rate, double beta1, double beta2, double epsilon,
-                   double step, double most, double averaging, int64_t threads) {
+                   double step, double most, double ema_decay, int64_t threads) {
     int64_t total = 0;
     for (int64_t i = 0; i < count; i++) total += tensors[i].size;
     if (threads > 64) threads = 64;
@@ -54,7 +54,7 @@ double NAME(adamw)(NAME(parameter) * tensors, int64_t count, double rate, double
             const REAL keep1 = beta1, keep2 = beta2, new1 = 1.0 - beta1, new2 = 1.0 - beta2;
             const REAL size = rate / (1.0 - __builtin_pow(beta1, step));
             const REAL spread = 1.0 / __builtin_sqrt(1.0 - __builtin_pow(beta2, step)), small = epsilon;
-            const REAL toward = 1.0 - averaging;
+            const REAL toward = 1.0 - ema_decay;
             EACH_PART(tensors, count, begin, end, p, first, last) {
                 const REAL shrink = 1.0 - rate * p->decay;
                 REAL *restrict weight = p->weight, *restrict mean = p->mean, *restrict square = p->square;

@@ -33,7 +33,7 @@ SCORE_SAMPLES = 512
 
 DECODERS = ("bernoulli", "gaussian", "categorical", "logistic")
 
-Estimator = Literal["total", "path", "dreg"]
+Estimator = Literal["path-wise", "path", "dreg"]
 
 
 class Autoencoder(nn.Module):
@@ -93,15 +93,15 @@ class Autoencoder(nn.Module):
         """Return ``elbo``."""
         return self.elbo(x, samples)
 
-    def elbo(self, x: Tensor, samples: int = 1, *, estimator: Estimator = "total", beta: float = 1.0) -> Tensor:
+    def elbo(self, x: Tensor, samples: int = 1, *, estimator: Estimator = "path-wise", beta: float = 1.0) -> Tensor:
         r"""Evidence lower bound (ELBO): the mean of :math:`\log w` over samples of the posterior.
 
         Args:
             x: Rows ``(..., D)``.
             samples: Number of latent vectors per row.
-            estimator: Estimator of the posterior's gradient. ``total`` differentiates all of :math:`\log w`; ``path``
-                leaves out :math:`\partial_\phi \log q_\phi(z \mid x)` at fixed :math:`z`, whose mean is zero. Without
-                it, the variance vanishes where the posterior is exact.
+            estimator: Estimator of the posterior's gradient. ``path-wise`` differentiates all of :math:`\log w`;
+                ``path`` leaves out :math:`\partial_\phi \log q_\phi(z \mid x)` at fixed :math:`z`, whose mean is
+                zero. Without it, the variance vanishes where the posterior is exact.
             beta: Weight of :math:`\log q(z \mid x) - \log p(z)`; 1 gives the bound.
 
         Returns:
@@ -110,11 +110,13 @@ class Autoencoder(nn.Module):
         References:
             - Roeder et al. (2017), Sticking the Landing, https://arxiv.org/abs/1703.09194, eq. 8.
         """
-        _check_estimator("elbo", estimator, ("total", "path"))
+        _check_estimator("elbo", estimator, ("path-wise", "path"))
         log_weights, _ = self._log_weights(x, samples, path=estimator == "path", beta=beta)
         return log_weights.mean(0)
 
-    def iwae_bound(self, x: Tensor, samples: int = 64, *, estimator: Estimator = "total", beta: float = 1.0) -> Tensor:
+    def iwae_bound(
+        self, x: Tensor, samples: int = 64, *, estimator: Estimator = "path-wise", beta: float = 1.0
+    ) -> Tensor:
         r"""Importance-weighted bound (IWAE) :math:`\log \frac1K \sum_k w_k`; more samples make it tighter.
 
         With gradients, all samples are in memory at once; without, ``CHUNK`` pairs of a row and a latent vector.
@@ -122,10 +124,10 @@ class Autoencoder(nn.Module):
         Args:
             x: Rows ``(..., D)``.
             samples: Number of latent vectors per row, :math:`K`.
-            estimator: Estimator of the posterior's gradient. ``total`` differentiates the bound; its noise relative to
-                its mean grows with the number of samples. ``dreg``, the doubly reparameterized estimator, goes through
-                the samples only, weighted by the squares of the normalised weights, and is unbiased as well. Decoder
-                and prior get the gradient of the bound either way.
+            estimator: Estimator of the posterior's gradient. ``path-wise`` differentiates the bound; its noise relative
+                to its mean grows with the number of samples. ``dreg``, the doubly reparameterized estimator, goes
+                through the samples only, weighted by the squares of the normalised weights, and is unbiased as well.
+                Decoder and prior get the gradient of the bound either way.
             beta: Weight of :math:`\log q(z \mid x) - \log p(z)`; 1 gives the bound.
 
         Returns:
@@ -135,7 +137,7 @@ class Autoencoder(nn.Module):
             - Burda et al. (2016), https://arxiv.org/abs/1509.00519, eq. 8.
             - Tucker et al. (2019), https://arxiv.org/abs/1810.04152, eq. 8.
         """
-        _check_estimator("iwae_bound", estimator, ("total", "dreg"))
+        _check_estimator("iwae_bound", estimator, ("path-wise", "dreg"))
         _check_samples(samples)
         if not torch.is_grad_enabled():
             return self._streamed_bound(x, samples, beta)

@@ -70,7 +70,7 @@ class _Commands(CommandGroup):
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            print_message(f"{ctx.meta.get(COMMAND, ctx.info_name)}: {_one_line(error)}")
+            print_message(f"{ctx.meta.get(COMMAND, ctx.info_name)}: {_error_message(error)}")
             ctx.exit(error.exit_code if isinstance(error, UserError) else 1)
 
 
@@ -85,7 +85,7 @@ def main(debug: bool) -> None:
         atexit.register(gc.freeze)
 
 
-def _one_line(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"

@@ -1,5 +1,6 @@
 """Fixtures of the benchmark tests: a small table of rows, and no downloaded data sets."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,13 @@ def _own_data_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(made_once: Callable[..., Path]) -> Path:
     """A CSV file with 200 rows and two columns."""
-    path = tmp_path_factory.mktemp("data") / "ring.csv"
-    rng = np.random.default_rng(0)
-    angle = rng.uniform(0, 2 * np.pi, 200)
-    points = np.stack([30 * np.cos(angle), 4 * np.sin(angle)], axis=1) + rng.normal(0, 0.3, (200, 2))
-    np.savetxt(path, points, delimiter=",", header="x,y", comments="")
-    return path
+
+    def fill(folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        angle = rng.uniform(0, 2 * np.pi, 200)
+        points = np.stack([30 * np.cos(angle), 4 * np.sin(angle)], axis=1) + rng.normal(0, 0.3, (200, 2))
+        np.savetxt(folder / "ring.csv", points, delimiter=",", header="x,y", comments="")
+
+    return made_once("ring", fill) / "ring.csv"

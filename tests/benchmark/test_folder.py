@@ -49,13 +49,13 @@ def test_an_incomplete_last_line_is_dropped_and_a_damaged_one_is_an_error(tmp_pa
     result = JobResult("iris", "auto", 0, 0, "gaussian", "finished", log_prob=-1.0)
     with BenchmarkFolder.open(tmp_path, suite, budget) as folder:
         folder.add(result)
-    whole = (tmp_path / "cells.jsonl").read_bytes()
-    (tmp_path / "cells.jsonl").write_bytes(whole + whole[:30])
+    whole = (tmp_path / "jobs.jsonl").read_bytes()
+    (tmp_path / "jobs.jsonl").write_bytes(whole + whole[:30])
     with BenchmarkFolder.open(tmp_path, suite, budget) as folder:
         assert list(folder.results.values()) == [result]
         folder.add(result)
-    assert (tmp_path / "cells.jsonl").read_bytes() == 2 * whole
-    (tmp_path / "cells.jsonl").write_bytes(b"[]\n" + whole)
+    assert (tmp_path / "jobs.jsonl").read_bytes() == 2 * whole
+    (tmp_path / "jobs.jsonl").write_bytes(b"[]\n" + whole)
     with pytest.raises(RunError, match="line 1: expected a job"):
         BenchmarkFolder.open(tmp_path, suite, budget)
     (tmp_path / "benchmark.json").write_text("[]")

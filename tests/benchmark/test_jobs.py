@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pushforward.benchmark.jobs import Job
 from pushforward.benchmark.run import benchmark_plan
-from pushforward.benchmark.suites import SUITES
+from pushforward.benchmark.suites import SUITES, suite_of
+from pushforward.config.read import load_config
 
 
 def test_the_protocol_determines_the_rows(data: Path) -> None:
@@ -21,3 +22,16 @@ def test_the_protocol_determines_the_rows(data: Path) -> None:
     both = benchmark_plan(["iris"], dequantize="both", folds="0", methods=["gaussian"]).plan
     assert [job.dequantize for job in both.jobs] == ["off", "auto"]
     assert len({job.folder for job in both.jobs}) == 2
+
+
+def test_a_column_named_all_is_not_taken_for_all_columns(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("all,other\n" + "1,2\n" * 20)
+    for columns in (("all",), ("all", "other"), ("a, b",)):
+        suite = suite_of([str(path)], columns=columns)
+        overrides = Job(str(path), "off", 0, 0, "gaussian").data_overrides(suite)
+        config = load_config(str(path), overrides=overrides)
+        assert config.data.columns == columns
+        assert load_config(str(path), overrides=[f"data.columns={config.flat()['data.columns']}"]) == load_config(
+            str(path), overrides=[text for text in overrides if text.startswith("data.columns=")]
+        )

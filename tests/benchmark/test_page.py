@@ -75,7 +75,7 @@ def test_numbers_of_a_data_set_have_the_same_decimals(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(size=400)
     scores = {("red-wine", m, f): noise * scale + f * shift for m, scale, shift in
-              (("auto", 1.0, 0.1), ("kde", 30.0, 3.0), ("gmm", 9.0, 0.01)) for f in range(3)}  # fmt: skip
+              (("auto", 1.0, 0.1), ("kde", 30.0, 3.0), ("gaussian-mixture", 9.0, 0.01)) for f in range(3)}  # fmt: skip
     make_table(tmp_path / "a", SUITES["rnade"], scores)
     page = page_text((tmp_path / "a" / "table.html").read_text(encoding="utf-8"))
     behind = page.partition("red-wine: paired differences")[2].partition("What it took")[0]

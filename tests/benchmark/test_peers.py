@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pushforward.benchmark.methods import parse_methods
-from pushforward.benchmark.peers import FEW_ROWS, VALIDATIONS, build_peer, peer_config, train_peer
+from pushforward.benchmark.peers import FEW_ROWS, PEER_VALIDATIONS, build_peer, peer_config, train_peer
 from pushforward.common.errors import ConfigError
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config
@@ -55,13 +55,15 @@ def test_peers_keep_the_best_weights() -> None:
     )
     training = train_peer(peer, RowTensors(train), RowTensors(validation), config.train)
     scores = [score for _, _, score in training.curve]
-    assert (training.steps, training.stop_reason, len(scores)) == (150, "steps", VALIDATIONS + 1)
+    assert (training.steps, training.stop_reason, len(scores)) == (150, "steps", PEER_VALIDATIONS + 1)
     assert training.validation_nll == min(scores) < scores[-1]  # it overfits, and the best weights are restored
     with torch.no_grad():
         kept = -float(peer.eval().log_prob(validation).double().mean())
     assert kept == pytest.approx(training.validation_nll, abs=1e-4)
     steps = [step for _, step, _ in training.curve]
-    assert steps == [min(n for n in range(151) if n / 150 >= (k / VALIDATIONS) ** 2) for k in range(VALIDATIONS + 1)]
+    assert steps == [
+        min(n for n in range(151) if n / 150 >= (k / PEER_VALIDATIONS) ** 2) for k in range(PEER_VALIDATIONS + 1)
+    ]
 
 
 def test_peers_stop_by_the_clock_and_when_they_diverge() -> None:

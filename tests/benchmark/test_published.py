@@ -28,12 +28,12 @@ def test_published_numbers_have_source_evidence_and_error_bar() -> None:
 @pytest.mark.parametrize(
     ("suite", "method", "name", "value", "error", "bar", "evidence"),
     [
-        ("literature", "RQ-NSF (AR)", "power", 0.66, 0.01, "points-2se", "source"),
+        ("literature", "RQ-NSF (AR)", "power", 0.66, 0.01, "rows-2se", "source"),
         ("literature", "RQ-NSF (AR), in SSTM", "hepmass", -14.268, 0.262, "seeds", "source"),
         ("literature", "NAF-DDSF(5)", "miniboone", -8.86, 0.15, "runs", "source"),
         ("literature", "TAN", "bsds300", 159.80, 0.07, "unknown", "source"),
         ("literature", "TraDE", "gas", 13.27, 0.01, "unknown", "source"),
-        ("literature", "Gaussian", "bsds300", 96.67, 0.25, "points-2se", "memory"),
+        ("literature", "Gaussian", "bsds300", 96.67, 0.25, "rows-2se", "memory"),
         ("literature", "DiffFlow (ODE)", "power", 1.04, None, "none", "source"),
         ("rnade", "RNADE-MoG", "red-wine", -9.36, None, "none", "memory"),
         ("rnade", "FVBN", "parkinsons-telemonitoring", -0.71, None, "none", "memory"),

@@ -3,10 +3,12 @@
 import json
 import math
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from click.testing import CliRunner
 import pushforward
 from pushforward.benchmark.entries import BEST
 from pushforward.benchmark.folder import BenchmarkFolder
-from pushforward.benchmark.jobs import Budget, fit_command, read_scores
+from pushforward.benchmark.jobs import Budget, fit_command
 from pushforward.benchmark.published import PUBLISHED
 from pushforward.benchmark.run import benchmark_plan
 from pushforward.benchmark.suites import SUITES, suite_of
@@ -24,21 +26,31 @@ from pushforward.cli import main
 from pushforward.common.errors import RunError
 from pushforward.config.read import load_config
 from pushforward.runs.folder import RunFolder
+from pushforward.runs.row_scores import read_row_scores
 from tests.fixtures.benchmark import TINY, assert_well_formed, invoke, posix, recorded_jobs, write_table_with_text
 from tests.fixtures.wandb_server import WandbServer
 
 
 @pytest.fixture(scope="module")
-def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def done(data: Path, made_once: Callable[..., Path]) -> tuple[Path, dict[str, Any]]:
     """A benchmark by the command: two baselines, a peer and a fit on one split."""
-    folder = tmp_path_factory.mktemp("benchmark") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        methods = f"gaussian,kde,nflows:maf:matched,{TINY}"
-        options = ("--folds", "0", "--steps", "20", "--wandb", "off", "--json", "--out", folder)
-        result = invoke(data, "--methods", methods, *options)
-    assert result.stdout.count("\n") == 1
-    return folder, json.loads(result.stdout)
+
+    def fill(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")
+            methods = f"gaussian,kde,nflows:maf:matched,{TINY}"
+            options = ("--folds", "0", "--steps", "20", "--wandb", "off", "--json", "--out", folder / "out")
+            result = invoke(data, "--methods", methods, *options)
+        assert result.stdout.count("\n") == 1
+        (folder / "stdout.json").write_text(result.stdout)
+
+    made = made_once("benchmark", fill)
+    return made / "out", json.loads((made / "stdout.json").read_text())
+
+
+def without_path(found: dict[str, Any]) -> dict[str, Any]:
+    """What the command printed, without the path of its folder."""
+    return {key: value for key, value in found.items() if key != "out"}
 
 
 def test_every_job_is_run_and_recorded(done: tuple[Path, dict[str, Any]]) -> None:
@@ -54,17 +66,17 @@ def test_every_job_is_run_and_recorded(done: tuple[Path, dict[str, Any]]) -> Non
     assert scales[0] > 2  # log 21 + log 3, about
     entries = {entry["method"]: entry for entry in found["entries"]}
     for method, job in jobs.items():
-        rows, log_probs = read_scores(folder / job["scores"])
+        rows, log_probs = read_row_scores(folder / job["scores"])
         assert len(rows) == 20
         assert entries[method]["score"] == pytest.approx(log_probs.mean() + scales[0])
-        assert entries[method]["se_points"] == pytest.approx(log_probs.std(ddof=1) / math.sqrt(20))
+        assert entries[method]["se_rows"] == pytest.approx(log_probs.std(ddof=1) / math.sqrt(20))
         assert entries[method]["se_runs"] is None
     ranked = sorted(entries.values(), key=lambda entry: -entry["score"])
     assert [entry["rank"] for entry in ranked] == [1, 2, 3, 4]
     assert ranked[0]["mark"] == BEST
-    best, last = (read_scores(folder / jobs[ranked[place]["method"]]["scores"])[1] for place in (0, -1))
+    best, last = (read_row_scores(folder / jobs[ranked[place]["method"]]["scores"])[1] for place in (0, -1))
     assert ranked[-1]["behind_best"] == pytest.approx((best - last).mean())
-    assert ranked[-1]["behind_se_points"] == pytest.approx((best - last).std(ddof=1) / math.sqrt(20))
+    assert ranked[-1]["behind_se_rows"] == pytest.approx((best - last).std(ddof=1) / math.sqrt(20))
     assert len(found["differences"]) == 6
     for gap in found["differences"]:
         first, second = (entries[gap[which]]["score"] for which in ("first", "second"))
@@ -89,7 +101,7 @@ def test_a_fit_is_an_ordinary_run_folder(done: tuple[Path, dict[str, Any]]) -> N
 
 def test_the_table_is_written_as_json_text_and_page(done: tuple[Path, dict[str, Any]]) -> None:
     folder, found = done
-    assert json.loads((folder / "table.json").read_text()) == {k: v for k, v in found.items() if k != "out"}
+    assert json.loads((folder / "table.json").read_text()) == without_path(found)
     text = (folder / "table.txt").read_text(encoding="utf-8")
     parts = (
         "standardised on the training part",
@@ -105,27 +117,28 @@ def test_the_table_is_written_as_json_text_and_page(done: tuple[Path, dict[str, 
         assert f"{entry['score']:.2f}".replace("-", "\u2212") in page
 
 
-def test_the_same_command_resumes(done: tuple[Path, dict[str, Any]], data: Path) -> None:
+def test_the_same_command_resumes(done: tuple[Path, dict[str, Any]], data: Path, tmp_path: Path) -> None:
     """No job runs twice; another method runs alone, and the table has all methods."""
-    folder, found = done
-    before = (folder / "cells.jsonl").read_bytes()
+    made, found = done
+    folder = tmp_path / "out"
+    shutil.copytree(made, folder)
+    before = (folder / "jobs.jsonl").read_bytes()
     common = (data, "--steps", "20", "--wandb", "off", "--out", folder)
     again = invoke(*common, "--folds", "0", "--methods", f"gaussian,kde,nflows:maf:matched,{TINY}", "--json")
-    assert json.loads(again.stdout) == found
-    assert (folder / "cells.jsonl").read_bytes() == before
-    more = json.loads(invoke(*common, "--folds", "0", "--methods", "gmm", "--json").stdout)
-    assert [method["method"] for method in more["methods"]] == ["gaussian", "gmm", "kde", "nflows:maf:matched", TINY]
+    assert without_path(json.loads(again.stdout)) == without_path(found)
+    assert (folder / "jobs.jsonl").read_bytes() == before
+    more = json.loads(invoke(*common, "--folds", "0", "--methods", "gaussian-mixture", "--json").stdout)
+    methods = ["gaussian", "gaussian-mixture", "kde", "nflows:maf:matched", TINY]
+    assert [method["method"] for method in more["methods"]] == methods
     assert len(recorded_jobs(folder)) == 5
     # The table says if its jobs are of several versions of the program.
     assert more["notes"] == []
     version = recorded_jobs(folder)[0]["version"]
     assert version.startswith(pushforward.__version__)
     changed = before.decode().replace(json.dumps(version), '"0.0.9"', 1)
-    (folder / "cells.jsonl").write_text(changed, encoding="utf-8")
+    (folder / "jobs.jsonl").write_text(changed, encoding="utf-8")
     invoke(*common, "--folds", "0", "--methods", "gaussian")
     assert f"runs of 2 versions of the program: 0.0.9, {version}" in (folder / "table.txt").read_text()
-    # Later tests use the same folder.
-    (folder / "cells.jsonl").write_bytes(before)
 
 
 def test_other_conditions_are_refused(done: tuple[Path, dict[str, Any]], data: Path, tmp_path: Path) -> None:
@@ -268,9 +281,9 @@ def test_a_signal_kills_the_running_jobs_and_leaves_a_table(
         process.kill()
     assert process.returncode == code, stderr
     assert "1 job is left; the same command continues" in stderr
-    assert not (out / "cells.jsonl").exists()
+    assert not (out / "jobs.jsonl").exists()
     assert "flow=maf" in stdout
-    assert json.loads((out / "table.json").read_text())["cells_left"] == 1
+    assert json.loads((out / "table.json").read_text())["jobs_left"] == 1
     assert not runs[0].exists()
     # The lock of the folder is released.
     BenchmarkFolder.open(out, suite_of([str(data)]), Budget(None, 20, 1)).close()
@@ -331,7 +344,7 @@ def test_a_missing_package_leaves_its_method_out(monkeypatch: pytest.MonkeyPatch
         (("iris", "--methods", "flow=naf"), "unknown flow 'naf'; did you mean 'maf'?"),
         (("iris", "--methods", "flow=maf data.seed=3"), "data.seed is set by the benchmark"),
         (("iris", "--methods", "kde flow.hidden=3"), "kde takes no keys"),
-        (("iris", "--methods", ","), "--methods: expected gaussian, gmm, kde"),
+        (("iris", "--methods", ","), "--methods: expected gaussian, gaussian-mixture, kde"),
         (("rnade", "--drop", "alcohol"), "--drop: the suite rnade has its columns; it is for data sets and files"),
         (("iris", "--drop", "[a"), "data.drop: expected a list of names"),
         (("iris", "--device", "foo"), "device: expected auto, cpu, cuda, cuda:N or mps; got 'foo'"),

@@ -19,11 +19,11 @@ def test_standard_errors_of_one_run_and_of_folds() -> None:
     values = rng.normal(size=100)
     one = estimate({(0, 0): of(values)})
     assert one.mean == pytest.approx(values.mean())
-    assert one.se_points == pytest.approx(values.std(ddof=1) / 10)
+    assert one.se_rows == pytest.approx(values.std(ddof=1) / 10)
     assert (one.runs, math.isnan(one.se_runs)) == (1, True)
     folds = {(k, 0): of(values[20 * k : 20 * k + 20], range(20 * k, 20 * k + 20)) for k in range(5)}
     ten = estimate(folds)
-    assert ten.se_points == pytest.approx(one.se_points)
+    assert ten.se_rows == pytest.approx(one.se_rows)
     means = values.reshape(5, 20).mean(axis=1)
     assert ten.se_runs == pytest.approx(means.std(ddof=1) / math.sqrt(5))
     assert ten.runs == 5
@@ -34,11 +34,11 @@ def test_a_row_that_is_scored_twice_counts_as_one_observation() -> None:
     """More seeds score the same rows, and do not reduce the error over rows as independent rows would."""
     values = np.random.default_rng(0).normal(size=400)
     one, seeds = estimate({(0, 0): of(values)}), estimate({(0, s): of(values) for s in range(4)})
-    assert seeds.se_points == pytest.approx(one.se_points)
+    assert seeds.se_rows == pytest.approx(one.se_rows)
     assert (seeds.se_runs, seeds.runs) == (0, 4)
     shifted = estimate({(0, s): of(values + s) for s in range(4)})
     assert shifted.se_runs == pytest.approx(np.std(range(4), ddof=1) / 2)
-    assert shifted.se_points == pytest.approx(one.se_points)
+    assert shifted.se_rows == pytest.approx(one.se_rows)
     # Seeds of several folds count by their mean.
     both = estimate({(f, s): of(values[f::2] + s, range(f, 400, 2)) for f in range(2) for s in range(3)})
     assert both.runs == 2
@@ -54,7 +54,7 @@ def test_the_error_over_rows_covers_halves_that_overlap() -> None:
         halves = {(k, 0): rng.permutation(80)[:40] for k in range(5)}
         found = estimate({run: of(values[rows], rows) for run, rows in halves.items()})
         means.append(found.mean)
-        errors.append(found.se_points)
+        errors.append(found.se_rows)
     assert np.mean(errors) == pytest.approx(np.std(means), rel=0.1)
 
 
@@ -90,7 +90,7 @@ def test_paired_differences() -> None:
     gap = difference({(0, 0): of(base + 1 + noise), (1, 0): of(base)}, {(0, 0): of(base)})
     assert gap is not None
     assert gap.mean == pytest.approx(1 + noise.mean())
-    assert gap.se_points == pytest.approx(noise.std(ddof=1) / math.sqrt(200))
+    assert gap.se_rows == pytest.approx(noise.std(ddof=1) / math.sqrt(200))
     other = of(base)._replace(fingerprint="other rows")
     assert difference({(0, 0): of(base)}, {(0, 0): other}) is None
     assert difference({(0, 0): of(base)}, {(1, 0): of(base)}) is None
@@ -99,5 +99,5 @@ def test_paired_differences() -> None:
 def test_scores_that_are_not_finite() -> None:
     found = estimate({(0, 0): of([1.0, -math.inf]), (1, 0): of([1.0, 2.0])})
     assert found.mean == -math.inf
-    assert math.isnan(found.se_points)
+    assert math.isnan(found.se_rows)
     assert math.isnan(found.se)

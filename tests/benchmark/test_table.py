@@ -59,10 +59,10 @@ def test_the_best_method_and_those_within_a_standard_error_are_marked(tmp_path: 
     near = base - 0.1 + rng.normal(size=50)  # its paired error is 0.14, that of the scores 0.7
     far = base - 0.5 + 0.1 * rng.normal(size=50)
     table = make_table(tmp_path / "a", SUITES["rnade"], {
-        ("red-wine", "auto", 0): base, ("red-wine", "gmm", 0): near, ("red-wine", "kde", 0): far,
+        ("red-wine", "auto", 0): base, ("red-wine", "gaussian-mixture", 0): near, ("red-wine", "kde", 0): far,
     })  # fmt: skip
     assert (near - base).mean() < 0
-    assert marks(table) == {"gmm": (WITHIN, 2), "kde": ("", 3), "auto": (BEST, 1)}
+    assert marks(table) == {"gaussian-mixture": (WITHIN, 2), "kde": ("", 3), "auto": (BEST, 1)}
     assert table.entries[table.tasks[0], "auto"].score is not None
     # With an NLL the lowest score is the best.
     nll = make_table(tmp_path / "b", SUITES["half"], {("wine", "auto", 0): base, ("wine", "kde", 0): far})
@@ -78,19 +78,19 @@ def test_methods_are_compared_on_the_folds_they_share(tmp_path: Path) -> None:
     for fold in range(4):
         hard = rng.normal(size=20) - 10 * fold
         scores["red-wine", "auto", fold] = hard + 1
-        scores["red-wine", "gmm", fold] = hard + (5 if fold == 3 else 0)
+        scores["red-wine", "gaussian-mixture", fold] = hard + (5 if fold == 3 else 0)
         if fold < 3:
             scores["red-wine", "nflows:maf", fold] = hard + 0.5
     scores["red-wine", "kde", 0] = rng.normal(size=20) + 50
     scores |= {("red-wine", "kde", fold): None for fold in (1, 2, 3)}
     table = make_table(tmp_path / "a", SUITES["rnade"], scores)
-    assert marks(table) == {"gmm": ("", 3), "kde": ("", None), "nflows:maf": ("", 2), "auto": (BEST, 1)}
+    assert marks(table) == {"gaussian-mixture": ("", 3), "kde": ("", None), "nflows:maf": ("", 2), "auto": (BEST, 1)}
     entries = {spec: entry for (_, spec), entry in table.entries.items()}
     assert (entries["nflows:maf"].finished, entries["nflows:maf"].planned) == (3, 4)
     assert entries["nflows:maf"].behind is not None
     assert entries["nflows:maf"].behind.mean == pytest.approx(0.5)
-    assert entries["gmm"].behind is not None
-    assert entries["gmm"].behind.mean == pytest.approx(1.0)  # on the shared folds, which decide the rank
+    assert entries["gaussian-mixture"].behind is not None
+    assert entries["gaussian-mixture"].behind.mean == pytest.approx(1.0)  # on the shared folds, which decide the rank
     assert entries["kde"].failures == ("out of memory",)
     text = "\n".join(table_lines(table))
     assert "failed: 3 runs (red-wine: Kernel density): out of memory" in text
@@ -122,7 +122,7 @@ def test_paired_differences_and_rows_that_are_drawn_anew(tmp_path: Path) -> None
                 folder.add(JobResult(*job, "finished", log_prob=0.0, scores=name, is_drawn=is_drawn))
             score = next(iter(build_table(folder, SUITES["embedded"]).entries.values())).score
             assert score is not None
-            errors.append(score.se_points)
+            errors.append(score.se_rows)
     assert errors[0] == pytest.approx(base.std(ddof=1) / math.sqrt(30))
     assert errors[1] == pytest.approx(np.tile(base, 2).std(ddof=1) / math.sqrt(60))
 
@@ -132,11 +132,11 @@ def test_mean_ranks_are_over_data_sets_with_all_methods(tmp_path: Path) -> None:
     base = np.random.default_rng(0).normal(size=30)
     scores: dict[tuple[str, str, int], Any] = {}
     for source in ("red-wine", "white-wine", "housing"):
-        scores |= {(source, "auto", 0): base + 1, (source, "kde", 0): base, (source, "gmm", 0): base - 1}
+        scores |= {(source, "auto", 0): base + 1, (source, "kde", 0): base, (source, "gaussian-mixture", 0): base - 1}
     scores["housing", "auto", 0] = None
     table = make_table(tmp_path, SUITES["rnade"], scores)
     ranks = {method.spec: table.mean_rank(method) for method in table.methods}
-    assert ranks == {"auto": (1, 2), "kde": (2, 2), "gmm": (3, 2)}
+    assert ranks == {"auto": (1, 2), "kde": (2, 2), "gaussian-mixture": (3, 2)}
 
 
 def test_notes_on_data_are_merged_over_folds(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_notes_on_data_are_merged_over_folds(tmp_path: Path) -> None:
     (one,) = table_dict(table)["sets"]
     assert len(one["notes"]) == 5
     assert one["is_published"] is True
-    assert not any("notes" in job for job in table_dict(table)["cells"])
+    assert not any("notes" in job for job in table_dict(table)["jobs"])
     # Rows that are not the published ones: by a note, or by their number.
     other = "red-wine: 200 rows of 1,599: not the published set"
     rows = {"train": 160, "validation": 20, "test": 20}

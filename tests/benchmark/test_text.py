@@ -33,7 +33,7 @@ def test_text_and_page_have_every_number(tmp_path: Path) -> None:
             assert part in text
         for part in ("[m] written down", "† doubtful", "≈ known roughly", "‡ of other columns than here"):
             assert part in text
-    assert "2 standard errors over the test points of a single run" in text
+    assert "2 standard errors over the test rows of a single run" in text
     assert "bsds300: 11 columns here, 63 in the published table: the numbers are not of the same problem" in text
     page = (tmp_path / "a" / "table.html").read_text(encoding="utf-8")
     assert_well_formed(page)

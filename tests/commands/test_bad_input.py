@@ -139,8 +139,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "unknown data set": (
         "fit mooons",
         3,
-        "fit: unknown dataset 'mooons'; did you mean 'moons'? `pushforward datasets` lists those there are; or name a "
-        "file that exists",
+        "fit: unknown dataset 'mooons'; did you mean 'moons'? see `pushforward datasets`, or name a file that exists",
     ),
     "no such file": ("fit none.csv", 3, "fit: none.csv: no such file"),
     "a folder": ("fit .", 3, "fit: .: is a folder; give one file"),
@@ -175,7 +174,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         3,
         "fit: constant.csv: column 'b' is constant (7.0): it has no density; leave it out with data.drop=b",
     ),
-    "ragged": ("fit ragged.csv", 3, "fit: ragged.csv: row 2 has 1 cell, not 2 (line 3); mend it"),
+    "ragged": ("fit ragged.csv", 3, "fit: ragged.csv: row 2 has 1 cell, not 2 (line 3); correct it"),
     "a spreadsheet": (
         "fit table.xlsx",
         3,

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +16,11 @@ from pushforward.common.errors import ConfigError
 from pushforward.config.read import load_config
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment import autoencoder
-from pushforward.experiment.autoencoder import plan_autoencoder
+from pushforward.experiment.autoencoder import AutoencoderFit, plan_autoencoder
 from pushforward.experiment.result import Fit
 from pushforward.experiment.rows import fit, resume
 from pushforward.flows import Flow
+from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import rows_fingerprint
 from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.data import load_data
@@ -33,10 +35,15 @@ def invoke(*arguments: str | Path, code: int = 0) -> Result:
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+def digits(made_once: Callable[..., Path]) -> Fit:
     """An autoencoder trained on the digits."""
-    config = load_config("digits", overrides=(*SMALL, "train.objective=elbo", "train.steps=150"))
-    return fit(config, out=tmp_path_factory.mktemp("vae") / "run", quiet=True)
+
+    def fill(folder: Path) -> None:
+        config = load_config("digits", overrides=(*SMALL, "train.objective=elbo", "train.steps=150"))
+        fit(config, out=folder / "run", quiet=True)
+
+    run = RunFolder.open(made_once("digits-autoencoder", fill) / "run")
+    return AutoencoderFit(run, FittedDensity.load(run.model), json.loads(run.results.read_text()), None)
 
 
 def test_results_and_record(digits: Fit) -> None:

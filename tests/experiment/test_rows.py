@@ -193,7 +193,7 @@ def test_whole_numbers_are_dequantized(tmp_path: Path) -> None:
     assert rows.bin_widths is not None
     assert (rows.bin_widths.numpy() * prepared.train.rows.std(axis=0)).tolist() == pytest.approx([1, 1], rel=1e-6)
     off = tiny(path, tmp_path / "off", "data.dequantize=off")
-    assert json.loads(off.run.schema.read_text())["cells"] == [0, 0]
+    assert json.loads(off.run.schema.read_text())["bin_widths"] == [0, 0]
     assert "their likelihoods are overstated" in off.run.log.read_text()
 
 
@@ -371,7 +371,7 @@ def test_a_picture_that_fails_does_not_fail_the_fit(tmp_path: Path, monkeypatch:
 
 def test_a_flow_without_columns_is_not_a_fitted_density(tmp_path: Path) -> None:
     save(build("gaussian", 2), tmp_path)
-    with pytest.raises(ModelFileError, match="expected a model with a schema and bin widths; got a flow without"):
+    with pytest.raises(ModelFileError, match="expected a model with a schema and bin widths; got a model without them"):
         FittedDensity.load(tmp_path)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pushforward.experiment.result import Fit
 from pushforward.experiment.rows import fit, resume
 from pushforward.flows import build
 from pushforward.reports.run import run_page
+from pushforward.runs.folder import RunFolder
 from pushforward.runs.record import read_run
 from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.objectives.gradient_estimators import ESTIMATORS
@@ -41,11 +43,15 @@ def small(source: str, out: Path, *overrides: str) -> Fit:
 
 
 @pytest.fixture(scope="module")
-def double_well(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+def double_well(made_once: Callable[..., Path]) -> Fit:
     """A fit that has found both wells."""
-    out = tmp_path_factory.mktemp("targets") / "run"
-    keys = (*SMALL, "flow.layers=2", "flow.hidden=32", "train.steps=300", "train.batch_size=256")
-    return fit(load_config("target:double-well", overrides=keys), out=out, quiet=True)
+
+    def fill(folder: Path) -> None:
+        keys = (*SMALL, "flow.layers=2", "flow.hidden=32", "train.steps=300", "train.batch_size=256")
+        fit(load_config("target:double-well", overrides=keys), out=folder / "run", quiet=True)
+
+    run = RunFolder.open(made_once("double-well", fill) / "run")
+    return Fit(run, FittedDensity.load(run.model), json.loads(run.results.read_text()), None)
 
 
 def test_both_wells_and_the_normalising_constant(double_well: Fit) -> None:

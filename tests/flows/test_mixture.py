@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from scipy import stats
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from pushforward.cli import main
 from pushforward.datasets.tables.schema import Column, Schema
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.evaluation import SplitRows, evaluate_flow
@@ -348,7 +346,7 @@ def test_the_layers_of_a_mixture_are_its_members(perturb: Perturb) -> None:
     assert log_det_terms(mixture, torch.randn(5, 3, dtype=F64)) == {}
 
 
-# Evaluation, fitted densities, runs
+# Evaluation, fitted densities
 
 
 def test_worst_error_of_several_members() -> None:
@@ -415,26 +413,3 @@ def test_a_fitted_density_holds_a_mixture(tmp_path: Path, perturb: Perturb) -> N
     np.testing.assert_allclose(density.log_prob(rows, batch_size=7), exact, rtol=1e-12)
     assert np.array_equal(loaded.sample(30, seed=1), density.sample(30, seed=1))
     assert not np.array_equal(loaded.sample(30, seed=1), loaded.sample(30, seed=2))
-
-
-def test_score_and_sample_commands_on_a_run_with_a_mixture(tmp_path: Path) -> None:
-    from pushforward.config.read import load_config
-    from pushforward.experiment.rows import fit
-
-    keys = ("flow=made-mog", "flow.members=3", "flow.hidden=8", "flow.blocks=1", "flow.components=3")
-    config = load_config(
-        "moons", overrides=(*keys, "data.rows=500", "train.steps=30", "train.evaluate=false", "wandb=off")
-    )
-    done = fit(config, out=tmp_path / "run", quiet=True)
-    assert done.results["flow"] == "made-mog x 3"
-    rows = done.density.sample(40, seed=3)
-    names = done.density.schema.names
-    np.savetxt(tmp_path / "rows.csv", rows, fmt="%.17g", delimiter=",", header=",".join(names), comments="")
-    runner, run = CliRunner(), str(tmp_path / "run")
-    scored = runner.invoke(main, ["score", run, str(tmp_path / "rows.csv"), "--out", str(tmp_path / "scores.csv")])
-    assert scored.exit_code == 0, scored.output
-    scores = np.loadtxt(tmp_path / "scores.csv", skiprows=1)
-    np.testing.assert_allclose(scores, done.density.log_prob(rows), rtol=1e-6)
-    drawn = runner.invoke(main, ["sample", run, "-n", "25", "--seed", "1", "--out", str(tmp_path / "new.csv")])
-    assert drawn.exit_code == 0, drawn.output
-    assert len((tmp_path / "new.csv").read_text().splitlines()) == 26

@@ -197,7 +197,7 @@ def test_context_is_a_constant_in_the_density(native_kernels: bool, perturb: Per
 
 
 def test_variance_vanishes_where_the_flow_fits(perturb: Perturb) -> None:
-    """The path gradient of KL(q || q) is zero for every sample, the total gradient only on average."""
+    """The path gradient of KL(q || q) is zero for every sample, the path-wise gradient only on average."""
     flow = built("nsf-ar", perturb, features=3)
     target = copy.deepcopy(flow)
     largest = []
@@ -297,7 +297,7 @@ def test_forward_kl_with_a_flat_base(perturb: Perturb) -> None:
         base = Uniform(2, low=-50.0, width=100.0, trainable=trainable)
         flow = perturb(Flow(base, build("nsf-c", 2, layers=2, hidden=8).bijection)).double().eval()
         x = torch.randn(7, 2, dtype=torch.float64)
-        value = forward_kl(flow, x, force=-x)
+        value = forward_kl(flow, x, target_score=-x)
         assert torch.allclose(value, -flow.log_prob(x).mean())
         z, _, pulled = flow.bijection.forward_and_score(x, -x)
         layers = list(flow.bijection.parameters())

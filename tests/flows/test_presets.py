@@ -77,7 +77,7 @@ def test_couplings_transform_every_feature(name: str, features: int, layers: int
         if isinstance(member, Permutation):
             columns = [columns[i] for i in member.order]
         if isinstance(member, Coupling):
-            transformed |= {columns[i] for i, moves in enumerate(member.transformed) if moves}
+            transformed |= {columns[i] for i, is_transformed in enumerate(member.transformed) if is_transformed}
     assert transformed == set(range(features))
 
 

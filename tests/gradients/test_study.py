@@ -17,7 +17,7 @@ from pushforward.evaluate.plots.gradients import gradient_study
 from pushforward.flows import Flow, Gaussian, build
 from pushforward.gradients.measurement import (
     ALL,
-    ESTIMATORS,
+    MEASURED_ESTIMATORS,
     gaussian_variances,
     gradient_statistics,
     location_and_scale,
@@ -165,7 +165,7 @@ def test_groups_are_layers_and_measuring_changes_nothing() -> None:
     assert all(torch.equal(v, before[k]) for k, v in flow.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert all(p.grad is None for p in flow.parameters())
-    assert list(found.estimators) == list(ESTIMATORS)
+    assert list(found.estimators) == list(MEASURED_ESTIMATORS)
     layers = ["00-act-norm", "01-coupling", "02-act-norm", "03-coupling", "base"]
     for result in found.estimators.values():
         assert list(result.groups) == [ALL, *layers]
@@ -219,7 +219,7 @@ def test_wrong_arguments_are_refused() -> None:
 def test_the_command_shows_exact_variances_beside_measured_ones(tmp_path: Path) -> None:
     """As docs/gradients.md says, at the start and after training."""
     out = tmp_path / "study"
-    options = ("--scale", "0.5", "--steps", "30", "--checkpoints", "2", "--points", "32", "--replicates", "100")
+    options = ("--scale", "0.5", "--steps", "30", "--checkpoints", "2", "--samples", "32", "--replicates", "100")
     done = invoke(*GAUSSIAN, *options, "--out", out)
     assert "path-two-pass" in done.stdout
     assert "32 x variance" in done.stdout
@@ -273,11 +273,11 @@ def test_the_number_of_checkpoints_does_not_change_the_training(
 def test_weights_and_biases_gets_every_estimator_and_the_picture(wandb_server: WandbServer, tmp_path: Path) -> None:
     """Each estimator and group is a panel with a value at each checkpoint."""
     out = tmp_path / "study"
-    options = ("--steps", "10", "--checkpoints", "2", "--replicates", "5", "--points", "4", "--out", out)
+    options = ("--steps", "10", "--checkpoints", "2", "--replicates", "5", "--samples", "4", "--out", out)
     invoke(*GAUSSIAN[:-1], "online", *options)
     run = wandb_server.run((out / "wandb" / "id").read_text().strip())
     assert (run.state, run.exit_code) == ("finished", 0)
-    for name in ESTIMATORS:
+    for name in MEASURED_ESTIMATORS:
         for group in (ALL, "base.location", "base.log_scale"):
             rows = [row for row in run.history if f"gradients/{name}/{group}/variance" in row]
             assert [row["global_step"] for row in rows] == [0, 10]
@@ -296,7 +296,7 @@ def test_weights_and_biases_gets_every_estimator_and_the_picture(wandb_server: W
         (("banana", "train.objective=iwae"), 2, "train.objective"),
         (("banana", "train.seconds=3"), 2, "train.seconds"),
         (("banana", "train.steps=3", "--steps", "4"), 2, "--steps"),
-        (("banana", "--points", "1"), 2, "--points"),
+        (("banana", "--samples", "1"), 2, "--samples"),
         ((), 2, "TARGET is missing"),
     ],
 )
@@ -312,7 +312,7 @@ def test_mistakes_are_one_line_and_leave_no_folder(
 def test_the_picture_is_drawn_with_missing_numbers(tmp_path: Path) -> None:
     """A gradient that is not finite is null in the file and a gap in the picture."""
     done = invoke(
-        *GAUSSIAN, "--steps", "0", "--replicates", "5", "--points", "4", "--json", "--out", tmp_path / "study"
+        *GAUSSIAN, "--steps", "0", "--replicates", "5", "--samples", "4", "--json", "--out", tmp_path / "study"
     )
     results = json.loads(done.stdout)
     for row in results["checkpoints"][0]["estimators"]["path"]["groups"].values():

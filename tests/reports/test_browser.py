@@ -1,6 +1,7 @@
 """Reports in a real browser: nothing is loaded, the console stays empty, nothing is wider than the screen."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(made_once: Callable[..., Path]) -> dict[str, Path]:
     """Reports of a toy, of a wide table with long names, of an unfinished fit, and of a comparison."""
-    folder = tmp_path_factory.mktemp("pages")
+    folder = made_once("pages", write_pages)
+    runs = {name: RunFolder.open(folder / name).report for name in ("toy", "wide", "lost")}
+    return runs | {"comparison": folder / "comparison.html"}
+
+
+def write_pages(folder: Path) -> None:
+    """Fit small models and write their reports and a comparison."""
     small = ["flow=maf", "flow.hidden=8", "flow.layers=1", "train.log_every=2"]
 
     def run(name: str, data: str, *overrides: str) -> RunFolder:
@@ -35,8 +42,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     lost.write_config(load_config("moons"))
     lost.metrics.write_bytes(toy.metrics.read_bytes()[:1500])
     lost.release()
-    reports = {one.name: write_report(one) for one in (toy, wide_run(folder / "wide"), lost)}
-    return reports | {"comparison": write_comparison(compare_runs([toy, other]), folder / "comparison.html")}
+    for made in (toy, wide_run(folder / "wide"), lost):
+        write_report(made)
+    write_comparison(compare_runs([toy, other]), folder / "comparison.html")
 
 
 def wide_run(path: Path) -> RunFolder:

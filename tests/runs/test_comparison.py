@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pushforward.cli import main
-from pushforward.common.errors import RunUsageError
+from pushforward.common.errors import RunError, RunUsageError
 from pushforward.common.numbers import measured
 from pushforward.config.read import load_config
 from pushforward.evaluate.likelihood import paired_difference
@@ -35,15 +35,15 @@ def make(
     rows: Array = ROWS,
     columns: tuple[str, ...] = ("a", "b"),
     dataset: str = "wine",
-    cells: list[float] | None = None,
+    bin_widths: list[float] | None = None,
     **config: Any,
 ) -> RunFolder:
     """Make a run with these scores."""
     run = RunFolder.create(path)
     run.write_config(load_config(dataset, overrides=[f"{key.replace('__', '.')}={v}" for key, v in config.items()]))
     named = [{"name": name} for name in columns]
-    schema = {"dataset": dataset, "columns": named, "rows": {"test": len(rows)}, "cells": cells or [0.0] * len(named)}
-    run.write_json("schema.json", schema)
+    schema = {"dataset": dataset, "columns": named, "rows": {"test": len(rows)}}
+    run.write_json("schema.json", schema | {"bin_widths": bin_widths or [0.0] * len(named)})
     results = {"dataset": dataset, "flow": "maf", "parameters": 1234, "steps": 20, "seconds": 2.0, "val_nll": 1.25}
     results["test_nll"] = -log_probs.sum() / max(len(rows), 1)
     results["test_rows_sha256"] = rows_fingerprint(columns, rows)
@@ -84,7 +84,7 @@ def test_differences_are_paired(tmp_path: Path) -> None:
 
 def test_a_small_difference_is_not_clear(tmp_path: Path) -> None:
     comparison = compare_runs([make(tmp_path / "a", scores(1)), make(tmp_path / "b", scores(2))])
-    assert comparison.verdict().startswith("No clear winner: ")
+    assert comparison.verdict().startswith("No clear difference: ")
     assert not comparison.difference(0, 1).is_clear
     page = comparison_page(comparison)
     assert ">lowest, not clearly<" in page
@@ -93,7 +93,7 @@ def test_a_small_difference_is_not_clear(tmp_path: Path) -> None:
     assert ">best</span>" in clear
 
 
-def test_equal_runs_have_no_winner(tmp_path: Path) -> None:
+def test_no_run_is_clearly_best_among_equal_ones(tmp_path: Path) -> None:
     a, b, c = (make(tmp_path / name, scores(1, shift)) for name, shift in [("a", 0.0), ("b", 0.0), ("c", 1.0)])
     alike = compare_runs([a, b])
     assert alike.verdict() == "There is no difference between a and b"
@@ -155,7 +155,7 @@ def test_rows_without_density(tmp_path: Path) -> None:
         ({"rows": ROWS[:400]}, "number of test rows 500 against 400"),
         ({"rows": ROWS + 1, "seed": 3}, r"seed of the split 0 against 3 \(data.seed=N fits both on one split\)"),
         ({"rows": ROWS + 1, "data__dequantize": "off"}, "data.dequantize=auto against data.dequantize=off"),
-        ({"rows": ROWS + 1, "cells": [1.0, 0.0]}, "the bin widths of some columns"),
+        ({"rows": ROWS + 1, "bin_widths": [1.0, 0.0]}, "the bin widths of some columns"),
         ({"rows": ROWS + 1}, "their values"),
     ],
 )
@@ -181,7 +181,7 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(RunUsageError, match="is given twice"):
         compare_runs([first, second, RunFolder(first.path / ".." / "a")])
     second.test_scores.write_bytes(b"no parquet")
-    with pytest.raises(RunUsageError, match=r"test_scores\.parquet cannot be read"):
+    with pytest.raises(RunError, match=r"test_scores\.parquet: cannot be read"):
         compare_runs([first, second])
     second.test_scores.unlink()
     with pytest.raises(RunUsageError, match=f"write them with: pushforward evaluate {re.escape(str(second.path))}$"):

@@ -1,18 +1,15 @@
-"""The progress of a fit on terminals and in files, and signals that stop it."""
+"""The progress of a fit on terminals and in files."""
 
 import io
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from pushforward.experiment.signals import StopOnSignal
 from pushforward.tracking.progress import Progress
 
 
@@ -34,7 +31,7 @@ def test_plain_lines_come_every_ten_seconds(tmp_path: Path) -> None:
             clock.now = step * 0.1
             progress.update(step, clock.now, {"train/nll": 2.0})
             if step % 50 == 0:
-                progress.update(step, clock.now, {"val/nll": 1.5, "perf/points_per_s": 12345.0})
+                progress.update(step, clock.now, {"val/nll": 1.5, "perf/rows_per_s": 12345.0})
         progress.message("checkpoint written")
         progress.update(310, 31.0, {"train/nll": 1.75})
     progress.close()
@@ -42,12 +39,12 @@ def test_plain_lines_come_every_ten_seconds(tmp_path: Path) -> None:
     lines = stream.getvalue().splitlines()
     assert lines == [
         "moons, maf",
-        "  0%  step 0/1000  train 2.0000  val 1.5000  12.3k points/s  0s",
-        " 10%  step 100/1000  train 2.0000  val 1.5000  12.3k points/s  10s  1m30s left",
-        " 20%  step 200/1000  train 2.0000  val 1.5000  12.3k points/s  20s  1m20s left",
-        " 30%  step 300/1000  train 2.0000  val 1.5000  12.3k points/s  30s  1m10s left",
+        "  0%  step 0/1000  train 2.0000  val 1.5000  12.3k rows/s  0s",
+        " 10%  step 100/1000  train 2.0000  val 1.5000  12.3k rows/s  10s  1m30s left",
+        " 20%  step 200/1000  train 2.0000  val 1.5000  12.3k rows/s  20s  1m20s left",
+        " 30%  step 300/1000  train 2.0000  val 1.5000  12.3k rows/s  30s  1m10s left",
         "checkpoint written",
-        " 31%  step 310/1000  train 1.7500  val 1.5000  12.3k points/s  31s",
+        " 31%  step 310/1000  train 1.7500  val 1.5000  12.3k rows/s  31s",
     ]
     logged = log.read_text().splitlines()
     assert [re.sub(r"^\S+ \S+ ", "", line) for line in logged] == lines
@@ -88,7 +85,7 @@ import sys, time
 from pushforward.tracking.progress import Progress
 with Progress(steps=100, title="fit [bold]moons[/bold]") as progress:
     for step in range(0, 101, 20):
-        progress.update(step, step / 10, {"train/nll": 1.5, "val/nll": 1.25, "perf/points_per_s": 2e6})
+        progress.update(step, step / 10, {"train/nll": 1.5, "val/nll": 1.25, "perf/rows_per_s": 2e6})
         time.sleep(0.1)
     progress.message("note")
 print("stdout is the caller's")
@@ -125,7 +122,7 @@ def test_bar_on_a_terminal() -> None:
     assert "━" in shown
     assert "\x1b[?25h" in shown, "the cursor is shown again"
     assert "\x1b[3" in shown or "\x1b[38" in shown, "colours"
-    assert re.search(r"step [2468]0/100  train 1\.5000  val 1\.2500  2\.0M points/s  \ds  \ds left", shown)
+    assert re.search(r"step [2468]0/100  train 1\.5000  val 1\.2500  2\.0M rows/s  \ds  \ds left", shown)
     assert "fit [bold]moons[/bold]" in shown
     assert "note" in shown
     assert "100%  step 100/100" in shown.splitlines()[-1]
@@ -142,43 +139,5 @@ def test_dumb_terminal_gets_plain_lines() -> None:
     assert "\x1b" not in shown
     assert shown.splitlines()[:2] == [
         "fit [bold]moons[/bold]",
-        "  0%  step 0/100  train 1.5000  val 1.2500  2.0M points/s  0s",
+        "  0%  step 0/100  train 1.5000  val 1.2500  2.0M rows/s  0s",
     ]
-
-
-def test_signals_set_a_flag_and_handlers_are_restored() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        with StopOnSignal() as stop:
-            assert stop.signum is None
-            assert stop.exit_code is None
-            os.kill(os.getpid(), number)
-            assert stop.signum == number
-            assert stop.exit_code == code
-        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def test_a_second_interrupt_stops_at_once() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with StopOnSignal() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signum == signal.SIGTERM, "the first signal is the reason"
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == before
-
-
-def test_outside_the_main_thread_nothing_is_installed() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    seen: list[object] = []
-
-    def work() -> None:
-        with StopOnSignal() as stop:
-            seen.append(signal.getsignal(signal.SIGINT))
-            seen.append(stop.signum)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [before, None]

@@ -113,7 +113,7 @@ def test_the_logged_nll_is_the_sum_of_base_and_log_det() -> None:
         assert metrics["train/nll"] == pytest.approx(metrics["train/base"] + metrics["train/log_det"], rel=1e-12)
         assert metrics["train/log_det"] != 0
         assert metrics["train/grad_norm"] > 0
-        assert metrics["perf/points_per_s"] > 0
+        assert metrics["perf/rows_per_s"] > 0
 
 
 def test_the_first_step_logs_the_nll_of_its_batch() -> None:

@@ -13,7 +13,7 @@ from pushforward.train.objectives.likelihood import Likelihood, RowTensors
 
 BoundName = Literal["elbo", "iwae"]
 
-OBJECTIVES = ("elbo", "iwae")
+BOUNDS = ("elbo", "iwae")
 """Names of the objectives of an autoencoder."""
 
 MOST_VALIDATION_ROWS = 2_000
@@ -34,7 +34,7 @@ class BoundObjective:
         step: Steps already done, if training is resumed.
         bound: The bound to maximise.
         samples: Latent samples a row in each step.
-        estimator: Gradient estimator for the posterior: ``total``, ``path`` (ELBO) or ``dreg`` (IWAE).
+        estimator: Gradient estimator for the posterior: ``path-wise``, ``path`` (ELBO) or ``dreg`` (IWAE).
         kl_warmup: Share of the budget until the weight is 1.
         validation_samples: Latent samples a row in validation.
         seed: Seed of the noise of the validation.
@@ -55,7 +55,7 @@ class BoundObjective:
         *,
         bound: BoundName = "elbo",
         samples: int = 1,
-        estimator: Estimator = "total",
+        estimator: Estimator = "path-wise",
         kl_warmup: float = 0.1,
         validation_samples: int = 64,
         seed: int = 0,

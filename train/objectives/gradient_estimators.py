@@ -165,17 +165,17 @@ def importance_bound(
     return _with_gradient(log_mean_exp(log_w).mean(), gain), log_w
 
 
-def forward_kl(flow: Flow, x: Tensor, force: Tensor | None = None) -> Tensor:
+def forward_kl(flow: Flow, x: Tensor, target_score: Tensor | None = None) -> Tensor:
     r"""The forward KL up to a constant, from samples of the target: :math:`-E_p[\log q(x)]`.
 
-    With the target's force :math:`\nabla \log \tilde p(x)` at the samples, the gradient is the path gradient of the
-    reverse KL between the target pulled back to the base and the base; it vanishes at every sample if the flow equals
-    the target. Without the force, the gradient is that of maximum likelihood.
+    With the score function of the target :math:`\nabla \log \tilde p(x)` at the samples, the gradient is the path
+    gradient of the reverse KL between the target pulled back to the base and the base; it vanishes at every sample if
+    the flow equals the target. Without the score function, the gradient is that of maximum likelihood.
 
     Args:
         flow: The flow.
         x: Samples ``(n, D)`` of the target.
-        force: The target's force at the samples ``(n, D)``.
+        target_score: The score function of the target at the samples ``(n, D)``.
 
     Returns:
         ``()``, in nats.
@@ -183,9 +183,9 @@ def forward_kl(flow: Flow, x: Tensor, force: Tensor | None = None) -> Tensor:
     References:
         - Vaitl et al. (2024), https://arxiv.org/abs/2403.15881, section 5.
     """
-    if force is None:
+    if target_score is None:
         return -flow.log_prob(x).mean()
-    z, log_det, pulled = flow.bijection.forward_and_score(x, force)
+    z, log_det, pulled = flow.bijection.forward_and_score(x, target_score)
     value = -(flow.base.log_prob(z, None) + log_det).detach().mean()
     with torch.enable_grad():
         own = z.detach().requires_grad_()

@@ -64,8 +64,8 @@ class Likelihood:
     def loss(self, flow: Model, batch: Any) -> tuple[Tensor, Tensor]:
         """The NLL of a batch, and its two terms.
 
-        For an ensemble the numbers are means over the members, which train independently. The loss is scaled so that
-        the norm of its gradient is about that of a single member, as gradient clipping expects.
+        For a mixture of flows the numbers are means over the members, which train independently. The loss is scaled so
+        that the norm of its gradient is about that of a single member, as gradient clipping expects.
         """
         x, context = batch
         members = members_of(flow)

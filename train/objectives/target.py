@@ -25,7 +25,7 @@ from pushforward.train.objectives.gradient_estimators import (
 _DEPTH = 1e4
 _FIRST_POWER = 0.02
 
-OBJECTIVES = ("reverse-kl", "alpha", "forward-kl", "iwae")
+TARGET_OBJECTIVES = ("reverse-kl", "alpha", "forward-kl", "iwae")
 
 
 class TargetObjective:
@@ -33,7 +33,7 @@ class TargetObjective:
 
     - ``reverse-kl``: seeks modes; needs only the log-density of the target.
     - ``alpha``: ``alpha=2`` is the variance of the importance weights; covers the modes that the flow has found.
-    - ``forward-kl``: from samples of the target and its force; without samples, by normalised weights.
+    - ``forward-kl``: from samples of the target and its score function; without samples, by normalised weights.
     - ``iwae``: the importance-weighted bound.
 
     Objectives on samples of the flow anneal the target: they begin with the target to a small power times a wide
@@ -73,7 +73,7 @@ class TargetObjective:
         self.annealing = config.annealing
         self.samples = min(config.importance_samples, batch_size, validation_samples)
         self._exact_samples: Tensor | None = None
-        self._forces: Tensor | None = None
+        self._target_scores: Tensor | None = None
         held_out = target.sample(validation_samples, seed + 1)
         self._held_out = None if held_out is None else held_out.to(device, torch.get_default_dtype())
         if self.name == "forward-kl" and target.has_samples:
@@ -81,20 +81,20 @@ class TargetObjective:
             if drawn is None:
                 raise TargetError(f"{target.name}: sample() is defined and returned nothing")
             self._exact_samples = drawn.to(device, torch.get_default_dtype())
-            self._forces = value_and_gradient(target, self._exact_samples)[1]
+            self._target_scores = value_and_gradient(target, self._exact_samples)[1]
 
     def draw(self, spent: float) -> tuple[Tensor, Tensor] | float:
-        """Samples of the target with their forces, if the objective needs them; else the power of the target."""
-        if self._exact_samples is None or self._forces is None:
+        """Samples of the target and its score function, if the objective needs them; else the power of the target."""
+        if self._exact_samples is None or self._target_scores is None:
             return min(1.0, _FIRST_POWER + spent / self.annealing) if self.annealing else 1.0
         chosen = torch.randint(len(self._exact_samples), (self.batch_size,), device=self._exact_samples.device)
-        return self._exact_samples[chosen], self._forces[chosen]
+        return self._exact_samples[chosen], self._target_scores[chosen]
 
     def loss(self, flow: Flow, batch: Any) -> tuple[Tensor, Tensor]:
         """The estimate of the divergence, up to a constant, and the effective sample size as a share of the samples."""
         if isinstance(batch, tuple):
-            x, force = batch
-            value = forward_kl(flow, x, force if self.estimator == "path" else None)
+            x, target_score = batch
+            value = forward_kl(flow, x, target_score if self.estimator == "path" else None)
             return value, torch.stack([value.detach(), value.detach().new_tensor(math.nan)])
         log_target = partial(self.log_target, batch)
         if self.name == "iwae":
@@ -147,7 +147,7 @@ class TargetObjective:
         return Validation(float(alpha_value(log_w, self.alpha)), metrics, _standard_error(log_w))
 
     def log_target(self, power: float, x: Tensor) -> Tensor:
-        """The log-density ``(n,)`` of the annealed target at samples ``(n, D)``; its gradient is the target's force.
+        """Log-density ``(n,)`` of the annealed target at samples ``(n, D)``; its gradient is the score function.
 
         Args:
             power: Power of the target, 1 for the target itself.
@@ -157,10 +157,10 @@ class TargetObjective:
             with torch.no_grad():
                 log_p = _floored(evaluate(self.target, x))
         else:
-            value, force = value_and_gradient(self.target, x)
-            # Without density the force is NaN; zero leaves the sample out of the gradient.
-            force = torch.where((value == -torch.inf)[..., None], 0.0, force)
-            log_p = _floored(value) + ((x - x.detach()) * force).sum(-1)
+            value, target_score = value_and_gradient(self.target, x)
+            # Without density the score function is NaN; zero leaves the sample out of the gradient.
+            target_score = torch.where((value == -torch.inf)[..., None], 0.0, target_score)
+            log_p = _floored(value) + ((x - x.detach()) * target_score).sum(-1)
         if power == 1.0:
             return log_p
         # The other end is a wide Gaussian, or uniform on a box: modes that are far apart are still connected there.

@@ -14,7 +14,7 @@ BEST, WITHIN = "best", "within"
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """A method on a data set.
 
     Attributes:
@@ -54,7 +54,7 @@ def task_entries(
     scores: Sequence[Mapping[Run, RowScores]],
     results: Sequence[JobResult],
     planned: int,
-) -> list[Entry]:
+) -> list[TableEntry]:
     """Compare the methods on one data set.
 
     Methods with at least half of the largest number of runs are compared, on the runs that all of them have.
@@ -99,13 +99,13 @@ def _entry(
     rank: float | None,
     mark: str,
     behind: Estimate | None,
-) -> Entry:
+) -> TableEntry:
     finished = [result for result in results if result.status == "finished"]
     means = {
         key: _mean([getattr(result, key) for result in finished])
         for key in ("steps", "seconds", "wall_seconds", "parameters")
     }
-    return Entry(
+    return TableEntry(
         method,
         task,
         estimate(scores) if scores else None,

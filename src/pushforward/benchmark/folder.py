@@ -1,6 +1,6 @@
 """The folder of a benchmark: its conditions, and the results of its jobs so far.
 
-``benchmark.json`` contains the conditions, ``environment.json`` the environment of the first command, ``cells.jsonl`` a
+``benchmark.json`` contains the conditions, ``environment.json`` the environment of the first command, ``jobs.jsonl`` a
 line for each job that has ended, written at once, ``runs/`` the run folders of the jobs, ``logs/`` the output of their
 processes. Jobs with a result are not run again, so the same command resumes the benchmark. Methods, data sets, folds
 and seeds can be added later; the conditions cannot change.
@@ -20,9 +20,11 @@ from typing import Any
 import pushforward
 from pushforward.benchmark.jobs import Budget, Job, JobResult, Task
 from pushforward.benchmark.methods import PEERS
-from pushforward.benchmark.suites import Suite, names_in_text
+from pushforward.benchmark.suites import Suite
 from pushforward.common.errors import RunError, RunUsageError, reason
+from pushforward.common.files import report_write_errors, write_text
 from pushforward.common.git import git
+from pushforward.common.text import as_argument
 from pushforward.runs.folder import RunFolder, making_folder
 
 _RECORD = "benchmark.json"
@@ -84,7 +86,7 @@ class BenchmarkFolder:
     @property
     def results_file(self) -> Path:
         """The file of results, one JSON object a line."""
-        return self.path / "cells.jsonl"
+        return self.path / "jobs.jsonl"
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -98,20 +100,17 @@ class BenchmarkFolder:
         Raises:
             RunError: If it cannot be written.
         """
-        try:
-            with open(self.results_file, "ab", buffering=0) as file:
-                end = os.fstat(file.fileno()).st_size
-                line = result.to_line().encode()
-                try:
-                    if file.write(line) != len(line):
-                        raise OSError(28, "no space left on device")
-                    os.fsync(file.fileno())
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        file.truncate(end)
-                    raise
-        except OSError as error:
-            raise RunError(f"{self.results_file}: cannot write: {reason(error)}") from None
+        with report_write_errors(self.results_file), open(self.results_file, "ab", buffering=0) as file:
+            end = os.fstat(file.fileno()).st_size
+            line = result.to_line().encode()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(28, "no space left on device")
+                os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(end)
+                raise
         self._record.append(result)
         self.results[result.job] = result
 
@@ -153,15 +152,7 @@ class BenchmarkFolder:
         Raises:
             RunError: If it cannot be written.
         """
-        from pushforward.common.files import atomic_write
-
-        path = self.path / name
-        try:
-            with atomic_write(path, sync=True) as partial:
-                partial.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{path}: cannot write: {reason(error)}") from None
-        return path
+        return write_text(self.path / name, text)
 
     def close(self) -> None:
         """Release the lock of the folder."""
@@ -204,10 +195,8 @@ class BenchmarkFolder:
             self._record.append(result)
         self.select_current_data({})
         if len(whole) < len(content):
-            try:
+            with report_write_errors(self.results_file):
                 os.truncate(self.results_file, len(whole))
-            except OSError as error:
-                raise RunError(f"{self.results_file}: cannot write: {reason(error)}") from None
 
 
 def _conditions(suite: Suite, budget: Budget) -> dict[str, Any]:
@@ -215,7 +204,7 @@ def _conditions(suite: Suite, budget: Budget) -> dict[str, Any]:
     conditions = {"suite": suite.name, "protocol": suite.protocol, "seconds": budget.seconds, "steps": budget.steps}
     conditions |= {"device": budget.device}
     # None without a choice, as in older folders, which do not have these keys.
-    conditions |= {"columns": names_in_text(suite.columns) or None, "drop": names_in_text(suite.drop) or None}
+    conditions |= {"columns": as_argument(suite.columns) or None, "drop": as_argument(suite.drop) or None}
     return conditions | ({"threads": budget.threads} if budget.seconds is not None else {})
 
 

@@ -10,15 +10,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from pushforward.benchmark.methods import Method, parse_method
-from pushforward.benchmark.suites import Dequantize, Suite, names_in_text, set_name
-from pushforward.common.errors import RunError
-from pushforward.common.text import one_line
+from pushforward.benchmark.suites import Dequantize, Suite, set_name
+from pushforward.common.text import as_argument
 
-Array = npt.NDArray[np.float64]
 Status = Literal["finished", "failed"]
 
 
@@ -68,14 +63,14 @@ class Job(NamedTuple):
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.name).strip("-.") or "data"
         if len(path.parts) > 1:  # files in different folders may have the same name
             name += "-" + hashlib.sha256(self.source.encode()).hexdigest()[:6]
-        suffix = "" if self.dequantize == "off" else "-spread"
+        suffix = "" if self.dequantize == "off" else "-dequantized"
         return f"{name}{suffix}-f{self.fold}-s{self.seed}-{parse_method(self.method).slug}"
 
     def data_overrides(self, suite: Suite) -> list[str]:
         """Return the configuration keys that determine its rows."""
         keys = [f"data.dequantize={self.dequantize}"]
         chosen = (("columns", suite.columns), ("drop", suite.drop))
-        keys += [f"data.{key}={names_in_text(names)}" for key, names in chosen if names]
+        keys += [f"data.{key}={as_argument(names)}" for key, names in chosen if names]
         if suite.protocol != "none":
             return [*keys, f"data.protocol={suite.protocol}", f"data.fold={self.fold}"]
         # Fixed parts take no seed; without a protocol every value of data.seed is a division.
@@ -144,7 +139,7 @@ class BenchmarkPlan:
 
 @dataclass(frozen=True)
 class JobResult:
-    """The result of a job: a line of ``cells.jsonl``.
+    """The result of a job: a line of ``jobs.jsonl``.
 
     Log-densities are in nats and in the units of the data; ``log_scale`` added to them gives those of columns
     standardised on the training part.
@@ -238,26 +233,6 @@ class JobResult:
         kept: dict[str, Any] = {key: value for key, value in values.items() if key in known}
         kept["notes"] = tuple(kept.get("notes", ()))
         return cls(**kept)
-
-
-def read_scores(path: Path) -> tuple[npt.NDArray[np.int64], Array]:
-    """Read the scores of test rows.
-
-    Returns:
-        Numbers of the test rows in the data set ``(n,)``, and their log-densities ``(n,)`` in nats and data units.
-
-    Raises:
-        RunError: If the file cannot be read.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(path, columns=["row", "log_prob"])
-        rows, log_probs = (np.asarray(table[name].to_numpy()) for name in ("row", "log_prob"))
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
-    return rows.astype(np.int64), log_probs.astype(np.float64)
 
 
 def fit_command(job: Job, suite: Suite, budget: Budget, out: Path) -> list[str]:

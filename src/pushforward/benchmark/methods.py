@@ -23,7 +23,7 @@ Kind = Literal["baseline", "peer", "fit"]
 AUTO = "auto"
 """``pushforward fit`` with its defaults."""
 
-BASELINES = {"gaussian": "Gaussian", "gmm": "Gaussian mixture", "kde": "Kernel density"}
+BASELINE_LABELS = {"gaussian": "Gaussian", "gaussian-mixture": "Gaussian mixture", "kde": "Kernel density"}
 """Baselines, and their names in a table."""
 
 PEERS = {"nflows": ("nsf-ar", "nsf-c", "maf"), "zuko": ("nsf", "maf")}
@@ -32,8 +32,8 @@ PEERS = {"nflows": ("nsf-ar", "nsf-c", "maf"), "zuko": ("nsf", "maf")}
 MATCHED = "matched"
 """Suffix of a peer with the sizes and the dropout that ``pushforward fit`` chooses for the data."""
 
-_SYNONYMS = {"gaussian-mixture": "gmm", "mixture": "gmm", "kernel-density": "kde", "nflows:nsf": "nflows:nsf-ar"}
-_SYNONYMS |= {"zuko:nsf-ar": "zuko:nsf"}
+_SYNONYMS = {"gmm": "gaussian-mixture", "mixture": "gaussian-mixture", "kernel-density": "kde"}
+_SYNONYMS |= {"nflows:nsf": "nflows:nsf-ar", "zuko:nsf-ar": "zuko:nsf"}
 _PEER_KEYS = (
     *("flow.layers", "flow.hidden", "flow.blocks", "flow.bins", "flow.bound", "flow.dropout"),
     *("train.learning_rate", "train.batch_size", "train.gradient_clip", "train.steps", "train.seconds"),
@@ -69,7 +69,7 @@ class Method:
     def label(self) -> str:
         """Its name in a table."""
         if self.kind == "baseline":
-            return BASELINES[self.spec]
+            return BASELINE_LABELS[self.spec]
         if self.kind == "fit":
             return "pushforward fit" if self.spec == AUTO else self.spec
         return " ".join([f"{self.library} {self.flow}", *([MATCHED] if self.is_matched else []), *self.overrides])
@@ -115,7 +115,8 @@ class Method:
 def known_methods() -> str:
     """Return the names of all methods, in a line."""
     peers = (f"{library}:{flow}" for library, flows in PEERS.items() for flow in flows)
-    return ", ".join([*BASELINES, *peers, AUTO]) + ', or arguments of pushforward fit such as "flow=maf flow.layers=8"'
+    names = ", ".join([*BASELINE_LABELS, *peers, AUTO])
+    return f'{names}, or arguments of pushforward fit such as "flow=maf flow.layers=8"'
 
 
 def parse_methods(texts: Sequence[str]) -> tuple[Method, ...]:
@@ -143,10 +144,10 @@ def parse_method(spec: str) -> Method:
     library, _, rest = name.partition(":")
     if name == AUTO and len(words) > 1:  # "auto KEY=VALUE" is the same as "KEY=VALUE"
         return parse_method(" ".join(words[1:]))
-    if name in BASELINES and len(words) > 1:
+    if name in BASELINE_LABELS and len(words) > 1:
         raise ConfigError(f"--methods: {name} takes no keys; got '{' '.join(words[1:])}'")
-    if name in BASELINES or name == AUTO:
-        method = Method(name, "baseline" if name in BASELINES else "fit")
+    if name in BASELINE_LABELS or name == AUTO:
+        method = Method(name, "baseline" if name in BASELINE_LABELS else "fit")
     elif library in PEERS:
         method = _peer(library, rest, words[1:])
     elif all("=" in word or _is_file(word) for word in words):
@@ -154,7 +155,7 @@ def parse_method(spec: str) -> Method:
         method = Method(" ".join(words), "fit", files=files, overrides=tuple(w for w in words if w not in files))
     else:
         wrong = next(word for word in words if "=" not in word)
-        known = [*BASELINES, AUTO, *(f"{key}:{flow}" for key, flows in PEERS.items() for flow in flows)]
+        known = [*BASELINE_LABELS, AUTO, *(f"{key}:{flow}" for key, flows in PEERS.items() for flow in flows)]
         hint = did_you_mean(wrong.lower(), known)
         raise ConfigError(f"--methods: unknown method '{wrong}'; {hint}known: {known_methods()}")
     _check_keys(method)

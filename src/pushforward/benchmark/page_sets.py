@@ -104,7 +104,7 @@ def _behind(found: BenchmarkTable, task: Task) -> Child:
             entry.method.label,
             NOTHING if entry.rank is None else plain(entry.rank),
             "best" if entry.mark == BEST else _difference(entry.behind, decimals),
-            NOTHING if entry.behind is None else fixed(entry.behind.se_points, decimals),
+            NOTHING if entry.behind is None else fixed(entry.behind.se_rows, decimals),
             *([NOTHING if entry.behind is None else fixed(entry.behind.se_runs, decimals)] if with_runs else []),
         )
         for entry in sorted(entries, key=lambda e: math.inf if e.rank is None else e.rank)

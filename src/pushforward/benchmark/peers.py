@@ -28,7 +28,7 @@ from pushforward.train.defaults import resolve
 from pushforward.train.objectives.likelihood import Likelihood, RowTensors
 from pushforward.train.trainer import DivergedError
 
-VALIDATIONS = 20
+PEER_VALIDATIONS = 20
 """Number of validations during training, besides the one before it."""
 
 FEW_ROWS = 6_000
@@ -127,8 +127,8 @@ def build_peer(method: Method, features: int, flow: FlowConfig) -> Peer:
 def train_peer(peer: Peer, train: RowTensors, validation: RowTensors, config: TrainConfig) -> Training:
     """Train with Adam and a cosine schedule to zero; keep the weights of the best validation.
 
-    Validations are at shares ``(k / VALIDATIONS)^2`` of the budget: dense at the start, where small tables overfit.
-    They do not count in the time budget.
+    Validations are at shares ``(k / PEER_VALIDATIONS)^2`` of the budget: dense at the start, where small tables
+    overfit. They do not count in the time budget.
 
     Args:
         peer: An untrained flow, on the device of the rows.
@@ -150,11 +150,11 @@ def train_peer(peer: Peer, train: RowTensors, validation: RowTensors, config: Tr
     while not reason:
         spent = _share(config, step, clock.seconds)
         reason = "" if spent < 1.0 else "steps" if config.steps != "auto" and step >= config.steps else "seconds"
-        if reason or spent >= (due / VALIDATIONS) ** 2:
+        if reason or spent >= (due / PEER_VALIDATIONS) ** 2:
             with clock:
                 score = nll(peer, validation.x).nll
                 curve.append((round(clock.seconds, 3), step, score))
-                due = math.floor(VALIDATIONS * math.sqrt(min(1.0, spent))) + 1
+                due = math.floor(PEER_VALIDATIONS * math.sqrt(min(1.0, spent))) + 1
                 if score < best:
                     best, weights = score, copy.deepcopy(peer.state_dict())
         if reason:

@@ -1,7 +1,7 @@
 """Published numbers for the suites, each with its source and the kind of its error bar.
 
 Error bars of the literature are of different kinds and cannot be compared: MAF and NSF give twice the standard error
-over the test points of a single run, FFJORD and NAF the spread of repeated runs. Numbers written down from memory are
+over the test rows of a single run, FFJORD and NAF the spread of repeated runs. Numbers written down from memory are
 marked; check them before quoting.
 """
 
@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-ErrorBar = Literal["points-2se", "runs", "seeds", "runs-2se", "unknown", "none"]
+ErrorBar = Literal["rows-2se", "runs", "seeds", "runs-2se", "unknown", "none"]
 Evidence = Literal["source", "memory"]
 
 ERROR_BARS: Mapping[ErrorBar, str] = {
-    "points-2se": "2 standard errors over the test points of a single run",
+    "rows-2se": "2 standard errors over the test rows of a single run",
     "runs": "across repeated runs; whether a standard deviation or a standard error is not known here",
     "seeds": "across 5 seeds; whether a standard deviation or a standard error is not known here",
     "runs-2se": "2 standard errors over 5 runs (5 random halves)",
@@ -80,7 +80,7 @@ class Published:
     def se(self, name: str) -> float | None:
         """Return the standard error of a number; None unless its error bar is a known multiple of it."""
         error = self.figures[name].error
-        return error / 2 if error is not None and self.error_bar in ("points-2se", "runs-2se") else None
+        return error / 2 if error is not None and self.error_bar in ("rows-2se", "runs-2se") else None
 
 
 class _Table:
@@ -126,18 +126,18 @@ def _literature() -> tuple[Published, ...]:
     table = _Table(("power", "gas", "hepmass", "miniboone", "bsds300"))
     add = table.add
     maf, re_run = f"MAF paper, as quoted in the {_TAN_README}", f"re-run by the {_NSF}"
-    add("Gaussian", 2017, "-7.74±.02 -3.58±.75 -27.93±.02 -37.24±1.07 96.67±.25", "points-2se", "memory", "MAF paper")
-    add("MADE", 2015, "-3.08±.03 3.56±.04 -20.98±.02 -15.59±.50 148.85±.28", "points-2se", "source", maf)
-    add("MADE-MoG", None, "0.40±.01 8.47±.02 -15.15±.02 -12.27±.47 153.71±.28", "points-2se", "source", maf)
-    add("RealNVP(5)", None, "-0.02±.01 4.78±1.80 -19.62±.02 -13.55±.49 152.97±.28", "points-2se", "source", maf)
-    add("RealNVP(10)", None, "0.17±.01 8.33±.14 -18.71±.02 -13.84±.52 153.28±1.78", "points-2se", "source", maf)
+    add("Gaussian", 2017, "-7.74±.02 -3.58±.75 -27.93±.02 -37.24±1.07 96.67±.25", "rows-2se", "memory", "MAF paper")
+    add("MADE", 2015, "-3.08±.03 3.56±.04 -20.98±.02 -15.59±.50 148.85±.28", "rows-2se", "source", maf)
+    add("MADE-MoG", None, "0.40±.01 8.47±.02 -15.15±.02 -12.27±.47 153.71±.28", "rows-2se", "source", maf)
+    add("RealNVP(5)", None, "-0.02±.01 4.78±1.80 -19.62±.02 -13.55±.49 152.97±.28", "rows-2se", "source", maf)
+    add("RealNVP(10)", None, "0.17±.01 8.33±.14 -18.71±.02 -13.84±.52 153.28±1.78", "rows-2se", "source", maf)
     add("Glow, in FFJORD", 2019, "0.17 8.15 -18.92 -11.35 155.07", "none", "source", "FFJORD paper")
-    add("Glow, in NSF", 2019, "0.42±.01 12.24±.03 -16.99±.02 -10.55±.45 156.95±.28", "points-2se", "source", re_run,
+    add("Glow, in NSF", 2019, "0.42±.01 12.24±.03 -16.99±.02 -10.55±.45 156.95±.28", "rows-2se", "source", re_run,
         "ResNet and LU layers")  # fmt: skip
-    add("MAF(5)", 2017, "0.14±.01 9.07±.02 -17.70±.02 -11.75±.44 155.69±.28", "points-2se", "source", maf)
-    add("MAF(10)", 2017, "0.24±.01 10.08±.02 -17.73±.02 -12.24±.45 154.93±.28", "points-2se", "source", maf)
-    add("MAF-MoG(5)", 2017, "0.30±.01 9.59±.02 -17.39±.02 -11.68±.44 156.36±.28", "points-2se", "source", maf)
-    add("MAF, in NSF", 2019, "0.45±.01 12.35±.02 -17.03±.02 -10.92±.46 156.95±.28", "points-2se", "source", re_run,
+    add("MAF(5)", 2017, "0.14±.01 9.07±.02 -17.70±.02 -11.75±.44 155.69±.28", "rows-2se", "source", maf)
+    add("MAF(10)", 2017, "0.24±.01 10.08±.02 -17.73±.02 -12.24±.45 154.93±.28", "rows-2se", "source", maf)
+    add("MAF-MoG(5)", 2017, "0.30±.01 9.59±.02 -17.39±.02 -11.68±.44 156.36±.28", "rows-2se", "source", maf)
+    add("MAF, in NSF", 2019, "0.45±.01 12.35±.02 -17.03±.02 -10.92±.46 156.95±.28", "rows-2se", "source", re_run,
         "ResMADE and LU layers, 10 steps")  # fmt: skip
     add("MAF, in SSTM", 2026, "0.454±.011 11.957±.033 -17.058±.250 -10.314±.100 -", "seeds", "source",
         "re-run by the SSTM paper")  # fmt: skip
@@ -155,10 +155,10 @@ def _literature() -> tuple[Published, ...]:
         "not a flow; its normaliser is estimated by importance sampling")  # fmt: skip
     add("Cubic-spline flow (C)", 2019, "0.65±.01 13.14±.02 -14.59±.02 -9.06±.44 157.24±.28", "unknown", "memory",
         _PAPER)  # fmt: skip
-    add("Q-NSF (C)", 2019, "0.64±.01 12.80±.02 -15.35±.02 -9.35±.44 157.65±.28", "points-2se", "source", _NSF)
-    add("RQ-NSF (C)", 2019, "0.64±.01 13.09±.02 -14.75±.03 -9.67±.47 157.54±.28", "points-2se", "source", _NSF)
-    add("Q-NSF (AR)", 2019, "0.66±.01 12.91±.02 -14.67±.03 -9.72±.47 157.42±.28", "points-2se", "source", _NSF)
-    add("RQ-NSF (AR)", 2019, "0.66±.01 13.09±.02 -14.01±.03 -9.22±.48 157.31±.28", "points-2se", "source", _NSF)
+    add("Q-NSF (C)", 2019, "0.64±.01 12.80±.02 -15.35±.02 -9.35±.44 157.65±.28", "rows-2se", "source", _NSF)
+    add("RQ-NSF (C)", 2019, "0.64±.01 13.09±.02 -14.75±.03 -9.67±.47 157.54±.28", "rows-2se", "source", _NSF)
+    add("Q-NSF (AR)", 2019, "0.66±.01 12.91±.02 -14.67±.03 -9.72±.47 157.42±.28", "rows-2se", "source", _NSF)
+    add("RQ-NSF (AR)", 2019, "0.66±.01 13.09±.02 -14.01±.03 -9.22±.48 157.31±.28", "rows-2se", "source", _NSF)
     add("RQ-NSF (AR), in SSTM", 2026, "0.650±.003 13.031±.023 -14.268±.262 -10.300±.089 -", "seeds", "source",
         "re-run by the SSTM paper", "with the published hyper-parameters: what a reproduction may expect")  # fmt: skip
     add("LRS (C)", 2020, "0.65±.01 12.99±.02 -14.64±.03 -9.65±.48 157.70±.28", "unknown", "memory", _PAPER)

@@ -22,7 +22,6 @@ from pushforward.benchmark.jobs import (
     JobResult,
     fit_command,
     python,
-    read_scores,
     shell_command,
     worker_argument,
 )
@@ -30,8 +29,11 @@ from pushforward.benchmark.methods import parse_method
 from pushforward.benchmark.sources import in_benchmark_options
 from pushforward.benchmark.suites import labels
 from pushforward.common.errors import RunError
+from pushforward.common.processes import ended_by, last_line
 from pushforward.common.text import one_line, shorten
+from pushforward.evaluate.statistics import mean_and_se
 from pushforward.experiment.signals import StopOnSignal
+from pushforward.runs.row_scores import read_row_scores
 
 _CHILD = "pushforward.benchmark.child"
 _WORKER = "pushforward.benchmark.worker"
@@ -233,12 +235,10 @@ class JobScheduler:
             return JobResult(**base, status="failed", reason=failure)
         try:
             facts = _facts_of_fit(folder) if _kind([job]) == "fit" else _read_json(folder / "result.json")
-            _, log_probs = read_scores(folder / "test_scores.parquet")
+            _, log_probs = read_row_scores(folder / "test_scores.parquet")
+            mean, se = mean_and_se(log_probs, where="test_scores.parquet")
         except (RunError, OSError, ValueError, KeyError, TypeError) as error:
             return JobResult(**base, status="failed", reason=f"left no scores of test rows: {one_line(error)}")
-        from pushforward.benchmark.scores import mean_and_se
-
-        mean, se = mean_and_se(log_probs)
         kept = {key: value for key, value in facts.items() if key in JobResult.__dataclass_fields__}
         kept["notes"] = tuple(kept.get("notes", ()))
         scores = (folder / "test_scores.parquet").relative_to(self.folder.path).as_posix()
@@ -333,10 +333,8 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 def _last_output(running: RunningJob, code: int) -> str:
     """The last line that a failed process wrote to its log, or the signal that ended it."""
     if code < 0:
-        often = " (often: out of memory)" if code == -9 else ""
-        return f"its process was ended by {signal.Signals(-code).name}{often}"
-    lines: list[str] = []
+        return ended_by(code)
+    text = ""
     with contextlib.suppress(OSError):
-        lines = running.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    last = re.sub(r"^(python -m )?pushforward fit: ", "", lines[-1].strip()) if lines else "no message"
-    return shorten(last, 300)
+        text = last_line(running.log.read_text(encoding="utf-8", errors="replace"))
+    return shorten(re.sub(r"^(python -m )?pushforward fit: ", "", text) or "no message", 300)

@@ -39,21 +39,21 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: Mean over runs of the mean over rows.
-        se_points: Standard error over test rows; NaN if unknown.
+        se_rows: Standard error over test rows; NaN if unknown.
         se_runs: Standard error over folds, corrected if they overlap, or over seeds if there is one fold; NaN for a
             single run.
         runs: Number of these folds or seeds.
     """
 
     mean: float
-    se_points: float
+    se_rows: float
     se_runs: float
     runs: int
 
     @property
     def se(self) -> float:
         """The larger of the two standard errors, which decides comparisons; NaN if both are unknown."""
-        known = [se for se in (self.se_points, self.se_runs) if math.isfinite(se)]
+        known = [se for se in (self.se_rows, self.se_runs) if math.isfinite(se)]
         return max(known, default=math.nan)
 
 
@@ -76,7 +76,7 @@ def estimate(scores: Mapping[Run, RowScores]) -> Estimate:
     Example:
         >>> rows = np.arange(4)
         >>> found = estimate({(0, 0): RowScores(rows, np.array([1.0, 2.0, 3.0, 4.0]))})
-        >>> found.mean, round(found.se_points, 4), found.runs
+        >>> found.mean, round(found.se_rows, 4), found.runs
         (2.5, 0.6455, 1)
     """
     means = {run: _mean(part.values) for run, part in scores.items()}
@@ -89,8 +89,8 @@ def estimate(scores: Mapping[Run, RowScores]) -> Estimate:
     # In a single run every row occurs once.
     sums = deviations if len(scores) == 1 else np.bincount(np.unique(rows, return_inverse=True)[1], weights=deviations)
     n = len(sums)
-    se_points = math.sqrt(n / (n - 1) * float(np.square(sums).sum())) if n > 1 else math.nan
-    return Estimate(mean, se_points, se_runs, runs)
+    se_rows = math.sqrt(n / (n - 1) * float(np.square(sums).sum())) if n > 1 else math.nan
+    return Estimate(mean, se_rows, se_runs, runs)
 
 
 def difference(first: Mapping[Run, RowScores], second: Mapping[Run, RowScores]) -> Estimate | None:
@@ -129,12 +129,6 @@ def over_runs(means: Mapping[Run, float], overlap: float = 0.0) -> tuple[float, 
         return math.nan, len(values)
     correction = overlap if len(folds) > 1 else 0.0  # seeds of one division have the same rows
     return float(np.std(values, ddof=1)) * math.sqrt(1 / len(values) + correction), len(values)
-
-
-def mean_and_se(values: Array) -> tuple[float, float]:
-    """Compute mean and standard error of the scores of a single run ``(n,)``."""
-    found = estimate({(0, 0): RowScores(np.arange(len(values)), values)})
-    return found.mean, found.se_points
 
 
 def ranks(values: Sequence[float]) -> list[float]:

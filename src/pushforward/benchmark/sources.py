@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pushforward.benchmark.jobs import BenchmarkPlan
-from pushforward.benchmark.suites import FILES, Suite, names_in_text
+from pushforward.benchmark.suites import FILES, Suite
 from pushforward.common.errors import DataError
+from pushforward.common.text import as_argument
 from pushforward.datasets import load, names
 
 # Enough rows for every published part of the large sets; their checksum is of the whole file in any case.
@@ -91,8 +92,10 @@ def in_benchmark_options(text: str, suite: Suite) -> str:
 
     def drop(found: "re.Match[str]") -> str:
         more = (found["quoted"] or f"data.drop={found['plain']}").removeprefix("data.drop=")
-        columns = f"{names_in_text(suite.drop)},{more}" if suite.drop else more
+        columns = f"{as_argument(suite.drop)},{more}" if suite.drop else more
         return f"--drop {shlex.quote(columns)}"
 
     text = re.sub(_DROP, drop, text)
-    return re.sub(r"\bdata\.(columns|drop|protocol)\b", r"--\1", text).replace("another --seed", "other --folds")
+    return re.sub(r"\bdata\.(columns|drop|protocol)\b", r"--\1", text).replace(
+        "another seed of the split", "other --folds"
+    )

@@ -3,7 +3,6 @@
 Five suites have names. Data sets and files that a user gives make a suite of their own.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ Units = Literal["data", "standardized"]
 Score = Literal["log-likelihood", "nll"]
 Dequantize = Literal["off", "auto"]
 
-_BASELINES = ("gaussian", "gmm", "kde")
+_BASELINES = ("gaussian", "gaussian-mixture", "kde")
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ SUITES: Mapping[str, Suite] = {
         ),
         Suite(
             "embedded",
-            "scikit-learn's small sets against Gaussian and kernel density: is a flow honest on few rows?",
+            "scikit-learn's small sets: is a flow better than simple densities on few rows?",
             ("iris", "wine", "breast-cancer", "digits"),
             folds=tuple(range(5)),
             dequantize="auto",
@@ -262,12 +261,6 @@ def labels(sources: Sequence[str]) -> dict[str, str]:
             return found
         for source in ambiguous:
             depth[source] += 1
-
-
-def names_in_text(columns: Sequence[str]) -> str:
-    """Return names of columns as one text: separated by commas, or as a JSON list if a name needs it."""
-    is_plain = all(name and name == name.strip() and "," not in name and name[0] != "[" for name in columns)
-    return ",".join(columns) if is_plain else json.dumps(list(columns), ensure_ascii=False)
 
 
 def set_name(source: str) -> str:

@@ -11,14 +11,15 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from pushforward.benchmark.entries import BEST, Entry, task_entries
+from pushforward.benchmark.entries import BEST, TableEntry, task_entries
 from pushforward.benchmark.folder import BenchmarkFolder
-from pushforward.benchmark.jobs import Job, JobResult, Task, read_scores
-from pushforward.benchmark.methods import BASELINES, Method, parse_method
+from pushforward.benchmark.jobs import Job, JobResult, Task
+from pushforward.benchmark.methods import BASELINE_LABELS, Method, parse_method
 from pushforward.benchmark.published import COLUMNS, Published
 from pushforward.benchmark.scores import Estimate, RowScores, Run, difference
 from pushforward.benchmark.suites import Suite, labels
 from pushforward.common.errors import RunError
+from pushforward.runs.row_scores import read_row_scores
 
 # Text in the note on a data set whose rows are not those of the published numbers.
 _NOT_PUBLISHED = "not the published"
@@ -66,9 +67,9 @@ class BenchmarkTable:
         }
 
     @cached_property
-    def entries(self) -> dict[tuple[Task, str], Entry]:
+    def entries(self) -> dict[tuple[Task, str], TableEntry]:
         """Entries by data set and method."""
-        found: dict[tuple[Task, str], Entry] = {}
+        found: dict[tuple[Task, str], TableEntry] = {}
         for task in self.tasks:
             scores = [self.scores.get((task, method.spec), {}) for method in self.methods]
             results = [result for result in self.results if result.job.task == task]
@@ -187,7 +188,7 @@ class BenchmarkTable:
         which = "which overlap" if all(overlapping) else "where they overlap"
         return f"{self.run_word}, {which}: corrected, Nadeau and Bengio 2003"
 
-    def best(self, task: Task) -> Entry | None:
+    def best(self, task: Task) -> TableEntry | None:
         """Return the entry of the best method on a data set; None if methods cannot be compared."""
         found = [self.entries[task, m.spec] for m in self.methods if self.entries[task, m.spec].mark == BEST]
         return found[0] if found else None
@@ -211,7 +212,7 @@ class BenchmarkTable:
 
     def decimals(self, task: Task) -> int:
         """Return the number of decimals that the smallest standard error justifies, 2 or 3."""
-        known = [e.score.se_points for (t, _), e in self.entries.items() if t == task and e.score is not None]
+        known = [e.score.se_rows for (t, _), e in self.entries.items() if t == task and e.score is not None]
         least = min((se for se in known if math.isfinite(se) and se > 0), default=1.0)
         return 3 if least < 0.005 else 2
 
@@ -253,7 +254,7 @@ def build_table(
     place = {source: number for number, source in enumerate(suite.sets)}
     tasks = sorted({job.task for job in every}, key=lambda t: (place.get(t.source, len(place)), t.source,
                                                                t.dequantize != "off"))  # fmt: skip
-    kinds, first = {"baseline": 0, "peer": 1, "fit": 2}, list(BASELINES)
+    kinds, first = {"baseline": 0, "peer": 1, "fit": 2}, list(BASELINE_LABELS)
     methods = sorted(
         map(parse_method, dict.fromkeys(job.method for job in every)),
         key=lambda method: (kinds[method.kind], first.index(method.spec) if method.spec in first else 0),
@@ -264,7 +265,7 @@ def build_table(
         if result.status != "finished":
             continue
         try:
-            rows, log_probs = read_scores(folder.path / result.scores)
+            rows, log_probs = read_row_scores(folder.path / result.scores)
         except RunError as error:
             problems.append(f"left out: {error}")
             continue

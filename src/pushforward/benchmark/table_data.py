@@ -5,7 +5,7 @@ The text is written by :mod:`pushforward.benchmark.text`, the page by :mod:`push
 
 from typing import Any
 
-from pushforward.benchmark.entries import Entry
+from pushforward.benchmark.entries import TableEntry
 from pushforward.benchmark.jobs import Task
 from pushforward.benchmark.methods import Method
 from pushforward.benchmark.published import ERROR_BARS, EVIDENCE
@@ -24,7 +24,7 @@ def table_dict(table: BenchmarkTable) -> dict[str, Any]:
                 "score": suite.score,
                 "units": suite.units_in_words(),
                 "better": "higher" if suite.score == "log-likelihood" else "lower",
-                "standard_errors": {"se_points": "over the test rows", "se_runs": f"over {table.runs_in_words}"},
+                "standard_errors": {"se_rows": "over the test rows", "se_runs": f"over {table.runs_in_words}"},
                 "conditions": table.facts.get("conditions"),
                 "machine": {key: table.facts.get(key) for key in ("processor", "peers", "started")},
                 "sets": [_set(table, task) for task in table.tasks],
@@ -33,10 +33,10 @@ def table_dict(table: BenchmarkTable) -> dict[str, Any]:
                 "entries": [_entry(table, entry) for entry in table.entries.values()],
                 "differences": _differences(table),
                 "published": _published(table),
-                "cells_left": table.jobs_left,
+                "jobs_left": table.jobs_left,
                 "notes": [*table.mismatches, *table.notes],
                 # The notes of the jobs are merged in the sets.
-                "cells": [{k: v for k, v in vars(r).items() if k != "notes"} for r in table.results],
+                "jobs": [{k: v for k, v in vars(r).items() if k != "notes"} for r in table.results],
             }
         )
     )
@@ -44,7 +44,7 @@ def table_dict(table: BenchmarkTable) -> dict[str, Any]:
 
 def long_table(table: BenchmarkTable) -> tuple[list[str], list[list[Any]]]:
     """Return columns and rows of a table with one row for each method and data set, measured and published."""
-    columns = ["set", "method", "score", "se_points", "se_runs", "runs", "rank", "mark", "behind_best", "seconds"]
+    columns = ["set", "method", "score", "se_rows", "se_runs", "runs", "rank", "mark", "behind_best", "seconds"]
     columns += ["steps", "parameters", "error_bar", "published_error", "source"]
     rows: list[dict[str, Any]] = []
     for entry in table.entries.values():
@@ -77,14 +77,14 @@ def _method(table: BenchmarkTable, method: Method) -> dict[str, Any]:
     return facts | {"mean_rank": rank and rank[0], "ranked_on": rank[1] if rank else 0}
 
 
-def _entry(table: BenchmarkTable, entry: Entry) -> dict[str, Any]:
+def _entry(table: BenchmarkTable, entry: TableEntry) -> dict[str, Any]:
     out: dict[str, Any] = {"set": table.labels[entry.task], "method": entry.method.spec}
     score, behind = entry.score, entry.behind
     out |= {"score": None if score is None else table.suite.sign * score.mean}
-    out |= {key: None if score is None else getattr(score, key) for key in ("se_points", "se_runs", "runs")}
+    out |= {key: None if score is None else getattr(score, key) for key in ("se_rows", "se_runs", "runs")}
     out |= {"finished": entry.finished, "planned": entry.planned, "failures": entry.failures}
     out |= {"rank": entry.rank, "mark": entry.mark, "behind_best": None if behind is None else behind.mean}
-    out |= {f"behind_{key}": None if behind is None else getattr(behind, key) for key in ("se_points", "se_runs")}
+    out |= {f"behind_{key}": None if behind is None else getattr(behind, key) for key in ("se_rows", "se_runs")}
     return out | {key: getattr(entry, key) for key in ("steps", "seconds", "wall_seconds", "parameters")}
 
 
@@ -97,9 +97,7 @@ def _differences(table: BenchmarkTable) -> list[dict[str, Any]]:
                 gap = table.paired(task, first, second)
                 if gap is not None:
                     names = {"set": table.labels[task], "first": first.spec, "second": second.spec}
-                    differences.append(
-                        names | {"better_by": gap.mean, "se_points": gap.se_points, "se_runs": gap.se_runs}
-                    )
+                    differences.append(names | {"better_by": gap.mean, "se_rows": gap.se_rows, "se_runs": gap.se_runs})
     return differences
 
 

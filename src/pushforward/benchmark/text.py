@@ -5,7 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
-from pushforward.benchmark.entries import BEST, WITHIN, Entry
+from pushforward.benchmark.entries import BEST, WITHIN, TableEntry
 from pushforward.benchmark.jobs import Task
 from pushforward.benchmark.published import ERROR_BARS, EVIDENCE, ErrorBar, Figure, Published
 from pushforward.benchmark.suites import score_in_words
@@ -68,7 +68,7 @@ def error(value: float | None, decimals: int) -> str:
     return "±" + f"{value:.{decimals}f}".removeprefix("0")
 
 
-def entry_cell(table: BenchmarkTable, entry: Entry) -> _Cell:
+def entry_cell(table: BenchmarkTable, entry: TableEntry) -> _Cell:
     """Return the parts of the table cell of an entry."""
     runs = "" if entry.finished == entry.planned else f" {entry.finished}/{entry.planned}"
     if entry.score is None:
@@ -76,7 +76,7 @@ def entry_cell(table: BenchmarkTable, entry: Entry) -> _Cell:
     decimals = table.decimals(entry.task)
     return (
         number(table.suite.sign * entry.score.mean, decimals) + MARKS[entry.mark],
-        error(entry.score.se_points, decimals),
+        error(entry.score.se_rows, decimals),
         error(entry.score.se_runs, decimals),
         runs,
     )

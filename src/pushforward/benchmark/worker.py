@@ -29,8 +29,6 @@ from pushforward.train.device import choose_device, threads_for
 MIXTURE_SECONDS = 60.0
 """Time limit of the Gaussian mixture, unless the budget of a fit is smaller."""
 
-_NAMES = {"gaussian": "gaussian", "gmm": "gaussian-mixture", "kde": "kde"}
-
 
 def run(jobs: dict[str, Any]) -> None:
     """Run jobs of one split.
@@ -64,12 +62,12 @@ def _run_baselines(methods: list[Method], prepared: Prepared, jobs: dict[str, An
         prepared.validation.rows,
         prepared.test.rows,
         seed=jobs["seed"],
-        seconds=limit if "gmm" in wanted else 0.0,
+        seconds=limit if "gaussian-mixture" in wanted else 0.0,
     )
     by_name = {baseline.name: baseline for baseline in baselines}
     for method, folder in zip(methods, map(Path, jobs["folders"]), strict=True):
         if method.kind == "baseline":
-            baseline: Baseline = by_name[_NAMES[method.spec]]
+            baseline: Baseline = by_name[method.spec]
             facts = {"flow": baseline.name, "parameters": baseline.parameters, "steps": None}
             facts |= {"seconds": baseline.seconds, "stop_reason": "", "detail": baseline.detail}
             _write(folder, prepared, np.asarray(baseline.log_probs, dtype=np.float64), facts)

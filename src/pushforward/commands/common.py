@@ -1,4 +1,4 @@
-"""Helpers of all commands: common options, tables, messages, progress bars, opening runs and densities."""
+"""What the commands share: common options, tables, messages, progress bars, opening runs and densities."""
 
 import contextlib
 import re

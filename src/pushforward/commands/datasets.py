@@ -45,7 +45,7 @@ def datasets(ctx: click.Context, data_folder: Path | None, as_json: bool) -> Non
     print_table([header] + [tuple(format_value(v) for v in e) for e in entries])
 
 
-@datasets.command
+@datasets.command(short_help="Download data sets.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @_folder_option
 @click.option("--force", is_flag=True, help="Download existing data sets again.")

@@ -9,16 +9,21 @@ from pushforward.commands.common import common_options, print_message, print_tab
 from pushforward.common.files import json_safe
 
 _STEPS = 400
+_EXAMPLE = """\b
+Example, whose known variances are shown beside the measured ones:
+  pushforward gradients gaussian target.features=1 flow=gaussian \\
+    --scale 0.5 --steps 0 --replicates 1000
+"""
 
 
-@click.command
+@click.command(epilog=_EXAMPLE)
 @click.argument("arguments", nargs=-1, metavar="TARGET [KEY=VALUE ...]")
 @click.option(
     "-c", "--config", "files", multiple=True, type=click.Path(path_type=Path), help="YAML file with configuration keys."
 )
 @click.option("--steps", type=click.IntRange(min=0), help=f"Training steps; default: {_STEPS}.")
 @click.option("--checkpoints", type=click.IntRange(min=1), default=5, show_default=True, help="Number of measurements.")
-@click.option("--points", type=click.IntRange(min=2), help="Samples per gradient; default: the batch size.")
+@click.option("--samples", type=click.IntRange(min=2), help="Samples per gradient; default: the batch size.")
 @click.option(
     "--replicates",
     type=click.IntRange(min=3),
@@ -44,7 +49,7 @@ def gradients(
     files: tuple[Path, ...],
     steps: int | None,
     checkpoints: int,
-    points: int | None,
+    samples: int | None,
     replicates: int,
     scale: float | None,
     out: Path | None,
@@ -58,9 +63,6 @@ def gradients(
     TARGET is a target density (see `pushforward datasets`) or MODULE:FUNCTION; KEY=VALUE are those of `pushforward
     fit`, such as flow=realnvp or target.features=8. For every estimator and layer, from the start to the end of
     training: the mean of the gradient, its variance, the signal-to-noise ratio, and the time of a gradient.
-
-    Known variances are shown beside the measured ones:
-    pushforward gradients gaussian target.features=1 flow=gaussian --scale 0.5 --steps 0 --replicates 1000
     """
     from pushforward.common.errors import ConfigError
     from pushforward.config.read import load_config
@@ -81,7 +83,7 @@ def gradients(
     done = study(
         config,
         steps=steps,
-        samples=points,
+        samples=samples,
         replicates=replicates,
         checkpoints=checkpoints,
         scale=scale,
@@ -98,7 +100,7 @@ def gradients(
             print_table(table)
     results = done.results
     click.echo(
-        f"\n{results['points']:,} samples per gradient, {results['replicates']:,} gradients per estimator; "
+        f"\n{results['samples']:,} samples per gradient, {results['replicates']:,} gradients per estimator; "
         "variance: trace of the covariance of the gradient"
     )
     click.echo(f"numbers   {done.run.path / 'gradients.json'}")

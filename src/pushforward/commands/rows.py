@@ -55,7 +55,7 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
     kept: list[float | None] | None = [] if as_json and out is None else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(_exit_on_sigterm())
-        file = ScoreFile(out) if kept is None else None
+        file = ScoreFile(sys.stdout if out is None else out) if kept is None else None
         if file is not None:
             stack.enter_context(file)
         shown = out is not None or not sys.stdout.isatty()
@@ -65,7 +65,7 @@ def score(run: Path, data: str, out: Path | None, draws: int, device: str | None
             if file is not None:
                 file.write(scores)
             if kept is not None:
-                kept.extend(value if math.isfinite(value) else None for value in scores.tolist())
+                kept.extend(json_safe(scores))
             progress.add(len(scores), rows.rows)
 
         summary = score_parts(density, rows, write, draws=draws)

@@ -15,7 +15,7 @@ from pushforward.common.files import json_safe
 @click.argument("data", required=False)
 @common_options("device", "json")
 def evaluate(run: Path, data: str | None, device: str | None, as_json: bool) -> None:
-    """Evaluate RUN: test NLL beside baselines, samples and held-out data, latents and a Gaussian, inversion errors.
+    """Evaluate RUN: NLL beside baselines, samples against held-out rows, latents against a Gaussian, inversion errors.
 
     DATA, a file or the name of a data set, replaces the test rows of the run; baselines are always fitted to the
     training rows of the run.

@@ -22,7 +22,7 @@ def wandb() -> None:
     """Upload offline runs to Weights & Biases, and create a dashboard there."""
 
 
-@wandb.command
+@wandb.command(short_help="Upload offline runs.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--entity", help="User or team of the run; default: the recorded one, or you.")
 @click.option("--project", help="Project of the run; default: the recorded one.")
@@ -49,7 +49,7 @@ def sync(run: Path, entity: str | None, project: str | None, force: bool, timeou
             click.echo(line)
 
 
-@wandb.command
+@wandb.command(short_help="Create a W&B workspace.")
 @click.option("--entity", help="User or team; default: you.")
 @click.option("--project", default="pushforward", show_default=True, help="Project whose runs are shown.")
 @click.option("--name", default="pushforward", show_default=True, help="Name of the workspace.")

@@ -1,1 +1,1 @@
-"""Shared helpers: files, locks, text, numbers as text, errors, registries. Standard library only."""
+"""What every room uses: files, locks, text, numbers as text, errors, registries. Standard library only."""

@@ -1,4 +1,4 @@
-"""Write files atomically, create folders that disappear on errors, convert values to strict JSON."""
+"""Write files atomically and report errors, create folders that disappear on errors, convert values to strict JSON."""
 
 import contextlib
 import dataclasses
@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pushforward.common.errors import RunError, reason
 
 
 @contextlib.contextmanager
@@ -38,6 +40,30 @@ def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def report_write_errors(path: str | Path) -> Iterator[None]:
+    """Turn an OSError of the block, which writes to ``path``, into a RunError with the path and the reason.
+
+    Raises:
+        RunError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path}: cannot write: {reason(error)}") from None
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically, with fsync, and return its path.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    with report_write_errors(path), atomic_write(path, sync=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
 
 
 @contextlib.contextmanager

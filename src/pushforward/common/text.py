@@ -1,7 +1,8 @@
 """Text of messages: the nearest known name, shortened text, shell arguments."""
 
+import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -36,14 +37,14 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the error message for an unknown name; it always suggests the nearest known one.
+    """Return the error message for an unknown name: the known names, and a near one is suggested.
 
     Example:
         >>> unknown_name("flow", "nfs-ar", ["maf", "nsf-ar"])
         "unknown flow 'nfs-ar'; did you mean 'nsf-ar'? known: maf, nsf-ar"
     """
     names = list(known)
-    return f"unknown {what} {name!r}; {did_you_mean(name, names, 0.0)}known: {', '.join(names)}"
+    return f"unknown {what} {name!r}; {did_you_mean(name, names)}known: {', '.join(names)}"
 
 
 def shorten(text: str, length: int) -> str:
@@ -69,6 +70,20 @@ def shorten_middle(text: str, length: int) -> str:
 def one_line(error: BaseException) -> str:
     """Return the message of an error on one line; the name of its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def as_argument(names: Sequence[str]) -> str:
+    """Return a list of names as the value of a configuration key: ``a,b``, or a JSON list if that would be misread.
+
+    Example:
+        >>> as_argument(["a", "b"]), as_argument(["a, b", "c"]), as_argument(["all"])
+        ('a,b', '["a, b", "c"]', '["all"]')
+    """
+    is_plain = all(name and name == name.strip() and "," not in name and not name.startswith("[") for name in names)
+    # The text 'all' stands for all columns, and is no name.
+    if is_plain and list(names) != ["all"]:
+        return ",".join(names)
+    return json.dumps(list(names), ensure_ascii=False)
 
 
 def leave_out(*names: str) -> str:

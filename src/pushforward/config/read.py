@@ -88,7 +88,7 @@ def load_config(
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, origin)) from None
+        raise ConfigError(_describe_first_error(error, origin)) from None
 
 
 def _file(given: Path | str) -> Path:
@@ -203,7 +203,7 @@ def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.style is None and node.value in ("", "~", "null", "Null", "NULL")
 
 
-def _one_line(error: ValidationError, origin: dict[str, str]) -> str:
+def _describe_first_error(error: ValidationError, origin: dict[str, str]) -> str:
     """Describe the first error by the ``Expected`` text of its field."""
     first = error.errors(include_url=False)[0]
     loc = [str(part) for part in first["loc"]]

@@ -5,7 +5,6 @@ field decides the type, not the form of the text. So ``1e4`` is a whole number f
 and not ``False``, and ``1.50`` can be the name of a column.
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,6 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from pushforward.common.mappings import flatten
+from pushforward.common.text import as_argument, did_you_mean
 
 FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
 BaseName = Literal[
@@ -88,8 +90,6 @@ def _bounds(value: Any) -> Any:
 
 
 def _flow_name(value: Any) -> Any:
-    from pushforward.common.text import did_you_mean
-
     name = str(value).strip().lower().replace("_", "-")
     if name not in (*FLOWS, "auto"):
         raise UnknownName(f"unknown flow '{value}'; {did_you_mean(name, FLOWS)}known: {', '.join(FLOWS)}")
@@ -108,7 +108,7 @@ def _device(value: Any) -> Any:
 
 Auto = Literal["auto"]
 Count = Annotated[int, BeforeValidator(_whole), Field(gt=0), Expected("a whole number above 0")]
-# A larger ensemble would take minutes to build, and as many times the memory of one flow.
+# A larger mixture of flows would take minutes to build, and as many times the memory of one flow.
 Members = Annotated[
     int, BeforeValidator(_whole), Field(gt=0, le=256), Expected("a whole number above 0, and at most 256")
 ]
@@ -163,19 +163,21 @@ class DataConfig(Section):
     )
     fold: CountOrZero = Field(default=0, description="fold of the protocol")
     dequantize: Literal["auto", "off"] = Field(
-        default="auto", description="dequantize whole numbers by uniform noise of one bin width"
+        default="auto",
+        description="auto: uniform noise of one bin width on columns whose values repeat on a grid; off: values as "
+        "they are",
     )
     seed: CountOrZero | Auto = Field(
         default="auto", description="seed of the split, and of the rows of a toy; auto is the seed of the fit"
     )
     validation_fraction: Share = Field(default=0.1, description="share of the rows for validation")
-    test_fraction: ShareOrZero = Field(default=0.1, description="share of the rows for the test score")
+    test_fraction: ShareOrZero = Field(default=0.1, description="share of the rows for testing")
 
     @model_validator(mode="after")
     def _leave_rows_to_learn_from(self) -> "DataConfig":
         if self.protocol == "none" and self.fold:
             raise ValueError(f"data.fold: expected 0 without data.protocol; got {self.fold}")
-        most = 9 if self.protocol == "rnade" else 1_000_000  # as in datasets.protocols, which imports NumPy
+        most = 9 if self.protocol == "rnade" else 1_000_000  # as in datasets.tables.protocols, which imports NumPy
         if self.protocol != "none" and self.fold > most:
             raise ValueError(f"data.fold: expected 0 to {most} for data.protocol={self.protocol}; got {self.fold}")
         if self.protocol != "none":
@@ -227,7 +229,7 @@ class FlowConfig(Section):
     )
     members: Members | Auto = Field(
         default="auto",
-        description="members of an ensemble: flows averaged in probability, each with a different order of the columns",
+        description="number of flows averaged in probability, each with another order of the columns",
     )
     stacking: Truth | Auto = Field(
         default="auto",
@@ -277,7 +279,9 @@ class TrainConfig(Section):
         )
     )
     gradient: Literal["auto", "path", "path-wise", "score-function"] = Field(
-        default="auto", description="gradient estimator of an objective on a target; auto is path"
+        default="auto",
+        description="gradient estimator of a target's objective (path, path-wise, score-function) or of an "
+        "autoencoder's bound (path, path-wise); auto is path",
     )
     alpha: PositiveOrZero = Field(
         default=2.0, description="order of the alpha divergence: 0 seeks modes, 2 covers modes"
@@ -367,11 +371,7 @@ class Config(BaseModel):
 
     def flat(self) -> dict[str, Scalar]:
         """Return every key with its value as on the command line; lists become ``a,b``."""
-        values: dict[str, Scalar] = {}
-        for key, value in self.model_dump().items():
-            group = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
-            values.update({name: _one_line(item) for name, item in group.items()})
-        return values
+        return {key: _as_scalar(value) for key, value in flatten(self.model_dump()).items()}
 
     def to_yaml(self) -> str:
         """Return the configuration as YAML, which :func:`load_config` reads back."""
@@ -379,14 +379,11 @@ class Config(BaseModel):
         return text
 
 
-def _one_line(value: Any) -> Scalar:
-    """Write a list as ``a,b``, or as a JSON list if a name has a comma or similar."""
+def _as_scalar(value: Any) -> Scalar:
+    """Write a list as on the command line."""
     if not isinstance(value, tuple):
         scalar: Scalar = value
         return scalar
     if all(isinstance(number, float) for number in value):
         return ",".join(f"{number:g}" for number in value)
-    plain = all(name and name == name.strip() and "," not in name and not name.startswith("[") for name in value)
-    if plain and value != ("all",):
-        return ",".join(value)
-    return json.dumps(list(value), ensure_ascii=False)
+    return as_argument(value)

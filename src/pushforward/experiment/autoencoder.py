@@ -25,7 +25,13 @@ from pushforward.evaluate.statistics import Array
 from pushforward.experiment.evaluation import forget_evaluation
 from pushforward.experiment.recording import Watch
 from pushforward.experiment.result import Fit
-from pushforward.experiment.run_files import dashboard_summary, schema_content, status_content
+from pushforward.experiment.run_files import (
+    check_same_data,
+    dashboard_summary,
+    schema_content,
+    status_content,
+    with_absolute_source,
+)
 from pushforward.experiment.session import Session, new_run, resumed_run, start_client
 from pushforward.flows import Autoencoder, Flow, build_autoencoder, load_model, save as save_flow
 from pushforward.flows.vae.autoencoder import SCORE_SAMPLES, Estimator
@@ -33,11 +39,11 @@ from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.train.checkpoint import load_checkpoint
-from pushforward.train.data import Prepared, anchored, check_same_data, load_data, prepare
+from pushforward.train.data import Prepared, load_data, prepare
 from pushforward.train.defaults import resolve, train_options
 from pushforward.train.device import choose_device
 from pushforward.train.maximize import start_autoencoder
-from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, OBJECTIVES, BoundObjective
+from pushforward.train.objectives.bound import BOUNDS, MOST_VALIDATION_ROWS, BoundObjective
 from pushforward.train.trainer import State
 
 Numbers = npt.NDArray[np.intp]
@@ -54,7 +60,7 @@ ROWS_AT_A_TIME = 1_000
 
 def is_autoencoder(config: Config) -> bool:
     """Whether rows are fitted by a bound on their likelihood; bounds for a target need no autoencoder."""
-    return config.train.objective in OBJECTIVES and not config.data.source.startswith(PREFIX)
+    return config.train.objective in BOUNDS and not config.data.source.startswith(PREFIX)
 
 
 class AutoencoderFit(Fit):
@@ -100,7 +106,7 @@ def plan_autoencoder(config: Config) -> AutoencoderPlan:
     if dataset.context.shape[1]:
         raise ConfigError("data.context: an autoencoder is not conditioned on columns; leave data.context out")
     # No dequantization: decoders of whole numbers are discrete distributions.
-    data = anchored(config.data, dataset).model_copy(update={"dequantize": "off"})
+    data = with_absolute_source(config.data, dataset).model_copy(update={"dequantize": "off"})
     prepared = prepare(dataset, data, config.data_seed)
     rows, features = prepared.recorded.shape
     config = resolve(config.model_copy(update={"data": data}), rows=rows, features=features, is_toy=False)
@@ -158,7 +164,7 @@ def resume_autoencoder(run: RunFolder, config: Config, *, quiet: bool = False) -
     with start_client(config) as process:
         planned = plan_autoencoder(config)
         config, prepared = planned.config, planned.prepared
-        check_same_data(run.schema, run.path, prepared.dataset)
+        check_same_data(run, prepared.dataset)
         model = load_model(run.checkpoints / "start", Autoencoder, device=choose_device(config.device))
         state = load_checkpoint(
             start_autoencoder(model.train(), train_options(config.train)), run.checkpoints / "last.pt"
@@ -255,13 +261,12 @@ def _estimator(config: Config) -> Estimator:
     Raises:
         ConfigError: If the bound has none of that name.
     """
-    path: Estimator = "path" if config.train.objective == "elbo" else "dreg"
-    estimators: dict[str, Estimator] = {"auto": path, "path": path, "path-wise": "total"}
-    if config.train.gradient not in estimators:
-        raise ConfigError(
-            f"train.gradient: expected auto, path or path-wise for an autoencoder; got {config.train.gradient}"
-        )
-    return estimators[config.train.gradient]
+    gradient = config.train.gradient
+    if gradient == "path-wise":
+        return gradient
+    if gradient not in ("auto", "path"):
+        raise ConfigError(f"train.gradient: expected auto, path or path-wise for an autoencoder; got {gradient}")
+    return "path" if config.train.objective == "elbo" else "dreg"
 
 
 def score_rows(

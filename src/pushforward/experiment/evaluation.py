@@ -31,14 +31,15 @@ from pushforward.evaluate.plots.density import density_2d, latent
 from pushforward.evaluate.plots.training import training_curves
 from pushforward.evaluate.sampling import latents
 from pushforward.evaluate.statistics import Array
+from pushforward.experiment.run_files import check_same_data
 from pushforward.reports.run import write_report
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
 from pushforward.tracking.base import Tracking
 from pushforward.tracking.jsonl import read_metrics
-from pushforward.train.data import Prepared, SplitPart, check_same_data, load_data, prepare
+from pushforward.train.data import Prepared, SplitPart, load_data, prepare
 from pushforward.train.device import choose_device
-from pushforward.train.objectives.bound import OBJECTIVES
+from pushforward.train.objectives.bound import BOUNDS
 
 _SAMPLES = 10_000
 
@@ -167,7 +168,7 @@ def evaluate_run(
             f"{run.path}: is a fit to a target, which has no rows to evaluate on; see its results.json and its report; "
             "pushforward score computes log-densities of rows"
         )
-    if config.train.objective in OBJECTIVES:
+    if config.train.objective in BOUNDS:
         raise RunUsageError(
             f"{run.path}: is a fit of an autoencoder, whose likelihood is known only by a bound, so that it cannot be "
             "evaluated like a flow; pushforward score computes the bounds of rows"
@@ -185,7 +186,7 @@ def evaluate_run(
     rows, context = (np.concatenate(matrices) for matrices in zip(*given, strict=True))
     test = SplitPart(density.dequantizer.fixed(rows), context if density.flow.context else None)
     prepared = prepare(load_data(config), config.data, config.data_seed)
-    check_same_data(run.schema, run.path, prepared.dataset)
+    check_same_data(run, prepared.dataset)
     # The rows of a table do not come from the toy's distribution, even if the run was fitted to a toy.
     prepared = replace(prepared, test=test, dataset=replace(prepared.dataset, toy=None))
     return evaluate_prepared(prepared, density, seed=config.seed)
@@ -194,7 +195,7 @@ def evaluate_run(
 def _evaluate_again(run: RunFolder, config: Config, device: str, notify: Callable[[str], None]) -> EvaluationReport:
     density = FittedDensity.load(run.model, device=str(choose_device(device)))
     prepared = prepare(load_data(config), config.data, config.data_seed)
-    check_same_data(run.schema, run.path, prepared.dataset)
+    check_same_data(run, prepared.dataset)
     if not len(prepared.test.rows):
         raise DataError(f"{run.path}: has no test rows (data.test_fraction=0); give a table to evaluate on")
     scores = score_prepared(prepared, density, seed=config.seed)

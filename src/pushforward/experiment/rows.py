@@ -17,7 +17,14 @@ from pushforward.experiment.evaluation import evaluate_fit, forget_evaluation, s
 from pushforward.experiment.progress_picture import draw_progress
 from pushforward.experiment.recording import Watch
 from pushforward.experiment.result import Fit
-from pushforward.experiment.run_files import dashboard_summary, results_content, schema_content, status_content
+from pushforward.experiment.run_files import (
+    check_same_data,
+    dashboard_summary,
+    results_content,
+    schema_content,
+    status_content,
+    with_absolute_source,
+)
 from pushforward.experiment.session import Session, new_run, resumed_run, start_client
 from pushforward.experiment.signals import StopOnSignal
 from pushforward.experiment.target import fit_target, is_target, resume_target
@@ -28,14 +35,14 @@ from pushforward.tracking.progress import Progress
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.train.architecture import build_model, describe, idle_keys, initialize
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from pushforward.train.data import Prepared, anchored, check_same_data, load_data, prepare
+from pushforward.train.data import Prepared, load_data, prepare
 from pushforward.train.defaults import is_open, resolve, train_options
-from pushforward.train.device import choose_device, kernel_trouble
+from pushforward.train.device import choose_device, kernel_warning
 from pushforward.train.gaussian import better_of_flow_and_gaussian
 from pushforward.train.objectives.base import Objective
 from pushforward.train.objectives.energy import Energy
 from pushforward.train.objectives.likelihood import Likelihood
-from pushforward.train.objectives.target import OBJECTIVES
+from pushforward.train.objectives.target import TARGET_OBJECTIVES
 from pushforward.train.selection import Selection, select_model
 from pushforward.train.stacking import FLOW, stack
 from pushforward.train.trainer import DivergedError, State, start
@@ -80,7 +87,7 @@ def plan(config: Config) -> RowsPlan:
         raise ConfigError(f"data.source: {config.data.source} is a target and has no rows; fit it: pushforward fit")
     if is_autoencoder(config):
         raise ConfigError(f"train.objective: {config.train.objective} fits an autoencoder and not a flow")
-    if config.train.objective in OBJECTIVES:
+    if config.train.objective in TARGET_OBJECTIVES:
         raise ConfigError(
             f"train.objective: {config.train.objective} needs a target, as in pushforward fit target:many-well; "
             f"rows are fitted by mle, energy or mle+energy"
@@ -89,7 +96,7 @@ def plan(config: Config) -> RowsPlan:
     dataset = prepared.dataset
     rows, features = prepared.recorded.shape
     is_toy = dataset.toy is not None
-    config = config.model_copy(update={"data": anchored(config.data, dataset)})
+    config = config.model_copy(update={"data": with_absolute_source(config.data, dataset)})
     undecided = config if is_open(config, is_toy=is_toy) else None
     if config.flow.stacking is True and dataset.context.shape[1]:
         raise ConfigError("flow.stacking: averages densities of rows, and data.context asks for conditional ones")
@@ -144,8 +151,8 @@ def fit(
         name, flow = prepared.dataset.name, config.flow.name if planned.undecided is None else "auto"
         with new_run(config, out, name=name, flow=flow, schema=schema_content(prepared)) as run:
             device = choose_device(config.device)
-            trouble = kernel_trouble()  # before the first use of the kernels, which would print the warning
-            options: dict[str, Any] = {"quiet": quiet, "trouble": trouble, "watch": watch, "job_type": job_type}
+            warning = kernel_warning()  # before the first use of the kernels, which would print the warning
+            options: dict[str, Any] = {"quiet": quiet, "warning": warning, "watch": watch, "job_type": job_type}
             options["notes"] = planned.notes
             if planned.undecided is not None:
                 selection, options["signum"] = _select_model(run, prepared, planned.undecided, device)
@@ -191,7 +198,7 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             return resume_target(run, config, quiet=quiet)
         with start_client(config) as process:
             prepared = prepare(load_data(config), config.data, config.data_seed)
-            check_same_data(run.schema, run.path, prepared.dataset)
+            check_same_data(run, prepared.dataset)
             rows, features = prepared.recorded.shape
             config = resolve(config, rows=rows, features=features, is_toy=prepared.dataset.toy is not None)
             device = choose_device(config.device)
@@ -201,7 +208,7 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             flow = cast(Model, load_model(run.checkpoints / "start", Flow, Mixture, device=device))
             state = load_checkpoint(start(flow.train(), train_options(config.train)), last)
             with resumed_run(run, config, name=prepared.dataset.name, flow=config.flow.name):
-                return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, trouble=kernel_trouble())
+                return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, warning=kernel_warning())
     finally:
         run.release()
 
@@ -231,7 +238,7 @@ def _run(
     state: State,
     process: WandbProcess,
     *,
-    trouble: str = "",
+    warning: str = "",
     notes: tuple[str, ...] = (),
     **options: Any,
 ) -> Fit:
@@ -251,7 +258,7 @@ def _run(
         **options,
     )
     with session:
-        for note in (*dataset.notes, *notes, prepared.ties, trouble and f"warning: {trouble}"):
+        for note in (*dataset.notes, *notes, prepared.ties, warning and f"warning: {warning}"):
             if note:
                 session.progress.message(note)
         state = session.train(_rows_objective(config, prepared, state))

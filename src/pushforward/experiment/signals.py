@@ -43,11 +43,6 @@ class StopOnSignal:
             with contextlib.suppress(ValueError):  # left in another thread than entered
                 signal.signal(number, handler)
 
-    @property
-    def exit_code(self) -> int | None:
-        """The exit code that shells expect: 130 after SIGINT, 143 after SIGTERM; ``None`` without a signal."""
-        return None if self.signum is None else 128 + self.signum
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1

@@ -17,13 +17,14 @@ from pushforward.datasets.targets.check import check_target
 from pushforward.datasets.targets.load import load_target
 from pushforward.datasets.targets.names import PREFIX
 from pushforward.evaluate.density import FittedDensity
+from pushforward.evaluate.likelihood import log_prob
 from pushforward.evaluate.plots.corner import corner
 from pushforward.evaluate.plots.density import density_2d
 from pushforward.evaluate.plots.weights import log_weights
 from pushforward.evaluate.target import (
+    BATCH_SIZE,
     accept_float64,
     as_fitted_density,
-    log_prob_in_batches,
     sample_and_log_prob,
     target_metrics,
     weighted_sample,
@@ -41,8 +42,8 @@ from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.train.architecture import build_model
 from pushforward.train.checkpoint import load_checkpoint
 from pushforward.train.defaults import resolve, train_options
-from pushforward.train.device import choose_device, kernel_trouble
-from pushforward.train.objectives.target import OBJECTIVES, TargetObjective, objective_name
+from pushforward.train.device import choose_device, kernel_warning
+from pushforward.train.objectives.target import TARGET_OBJECTIVES, TargetObjective, objective_name
 from pushforward.train.trainer import State, start
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -65,15 +66,15 @@ class TargetFit(Fit):
     def lines(self) -> list[str]:
         """The result as lines of text."""
         results = self.results
-        out = [f"log Z          {results['log_z']:.4f} ± {results['log_z_se']:.4f} nats" + _known(results)]
-        out.append(f"lower bound    {results['elbo']:.4f} ± {results['elbo_se']:.4f} nats")
-        out.append(f"reverse ESS    {results['reverse_ess']:.4f}, from samples of the flow")
+        out = [f"log Z               {results['log_z']:.4f} ± {results['log_z_se']:.4f} nats" + _known(results)]
+        out.append(f"lower bound         {results['elbo']:.4f} ± {results['elbo_se']:.4f} nats")
+        out.append(f"reverse ESS         {results['reverse_ess']:.4f}, from samples of the flow")
         if results["forward_ess"] is not None:
             k = results["forward_pareto_k"]
             few = f"; few samples of the tail dominate (Pareto k {k:.2f})" if k is not None and k > 0.7 else ""
-            out.append(f"forward ESS    {results['forward_ess']:.4f}, from exact samples of the target{few}")
+            out.append(f"forward ESS         {results['forward_ess']:.4f}, from exact samples of the target{few}")
         if results["kl_to_truth"] is not None:
-            out.append(f"KL to truth    {results['kl_to_truth']:.4f} ± {results['kl_to_truth_se']:.4f} nats")
+            out.append(f"KL(target || flow)  {results['kl_to_truth']:.4f} ± {results['kl_to_truth_se']:.4f} nats")
         if results["pareto_k"] is not None and results["pareto_k"] > 0.7:
             out.append(
                 f"warning: few samples dominate the weights (Pareto k {results['pareto_k']:.2f}): log Z and its error "
@@ -175,12 +176,12 @@ def fit_target(
         objective = _objective(config, target, device)
         name, flow_name = config.data.source, config.flow.name
         with new_run(config, out, name=name, flow=flow_name, schema=_schema_content(config, target)) as run:
-            trouble = kernel_trouble()
+            warning = kernel_warning()
             flow.train()(first_batch)  # initialises layers that initialise themselves from data
             save_flow(flow, run.checkpoints / "start")
             state = start(flow, train_options(config.train))
             options = {"quiet": quiet, "watch": watch, "job_type": job_type}
-            return _run(run, config, target, objective, state, process, trouble=trouble, **options)
+            return _run(run, config, target, objective, state, process, warning=warning, **options)
 
 
 def resume_target(run: RunFolder, config: Config, *, quiet: bool = False) -> TargetFit:
@@ -192,9 +193,9 @@ def resume_target(run: RunFolder, config: Config, *, quiet: bool = False) -> Tar
         state = load_checkpoint(start(flow.train(), train_options(config.train)), run.checkpoints / "last.pt")
         objective = _objective(config, planned.target, device)
         with resumed_run(run, config, name=config.data.source, flow=config.flow.name):
-            trouble = kernel_trouble()
+            warning = kernel_warning()
             return _run(
-                run, config, planned.target, objective, state, process, trouble=trouble, quiet=quiet, resumed=True
+                run, config, planned.target, objective, state, process, warning=warning, quiet=quiet, resumed=True
             )
 
 
@@ -206,10 +207,10 @@ def _run(
     state: State,
     process: WandbProcess,
     *,
-    trouble: str,
+    warning: str,
     **options: Any,
 ) -> TargetFit:
-    assert isinstance(state.flow, Flow)  # plan_target refuses ensembles
+    assert isinstance(state.flow, Flow)  # plan_target refuses mixtures of flows
     target = accept_float64(target, state.flow, state.average[0].device)
     known = "" if target.log_z is None else f", log Z {target.log_z:.4f}"
     session = Session(
@@ -224,8 +225,8 @@ def _run(
         **options,
     )
     with session:
-        if trouble:
-            session.progress.message(f"warning: {trouble}")
+        if warning:
+            session.progress.message(f"warning: {warning}")
         state = session.train(objective)
         flow = state.flow.cpu().double().eval()
         assert isinstance(flow, Flow)
@@ -236,7 +237,7 @@ def _run(
         # The same samples for every fit to a target, so that fits can be compared sample by sample.
         exact = target.sample(_EXACT_SAMPLES, _EXACT_SEED)
         exact = None if exact is None else exact.double()
-        exact_log_q = None if exact is None else log_prob_in_batches(flow, exact)
+        exact_log_q = None if exact is None else log_prob(flow, exact, batch_size=BATCH_SIZE)
         results = {
             "run": str(run.path),
             "dataset": config.data.source,
@@ -301,7 +302,7 @@ def _check_options(config: Config, target: Target) -> None:
         ConfigError: If one does not; the message says which ones do.
     """
     train, name = config.train, objective_name(config.train)
-    if name not in OBJECTIVES:
+    if name not in TARGET_OBJECTIVES:
         raise ConfigError(
             f"train.objective: {name} is for rows; a target is fitted by reverse-kl, alpha, forward-kl or iwae"
         )
@@ -309,7 +310,7 @@ def _check_options(config: Config, target: Target) -> None:
         if train.gradient == "score-function":
             raise ConfigError(
                 "train.gradient: the forward KL from samples of the target has no score-function gradient; take path "
-                "(with the target's forces) or path-wise (maximum likelihood)"
+                "(with the score function of the target) or path-wise (maximum likelihood)"
             )
         return
     if train.gradient == "path-wise" and (name == "forward-kl" or (name == "alpha" and train.alpha == 1)):
@@ -353,7 +354,7 @@ def _schema_content(config: Config, target: Target) -> dict[str, Any]:
 
 def _draw_samples(target: Target, flow: Model, path: Path, sample: tuple[Tensor, Tensor] | None = None) -> None:
     """Draw samples of the flow against samples of the target, or against its own samples resampled by weight."""
-    assert isinstance(flow, Flow)  # plan_target refuses ensembles
+    assert isinstance(flow, Flow)  # plan_target refuses mixtures of flows
     flow = flow.double().eval()
     drawn, log_w = weighted_sample(flow, target, _SHOWN, 0) if sample is None else sample
     exact = target.sample(_SHOWN, 0)

@@ -22,7 +22,7 @@ from pushforward.flows import Flow, Gaussian
 from pushforward.train.layer_metrics import named_layers
 from pushforward.train.objectives.gradient_estimators import LogDensity, alpha_divergence
 
-ESTIMATORS = ("score-function-bare", "score-function", "path-wise", "path", "path-two-pass")
+MEASURED_ESTIMATORS = ("score-function-bare", "score-function", "path-wise", "path", "path-two-pass")
 """The estimators of ``train.objectives.gradient_estimators``, and ``path`` again by a second pass of the flow."""
 
 ALL = "all"
@@ -96,7 +96,7 @@ def measure(
     *,
     samples: int = 256,
     replicates: int = 64,
-    estimators: Sequence[str] = ESTIMATORS,
+    estimators: Sequence[str] = MEASURED_ESTIMATORS,
     seed: int = 0,
 ) -> Measurement:
     """Measure gradient estimators of the reverse KL at the current parameters of a flow.
@@ -111,7 +111,7 @@ def measure(
         samples: Samples :math:`n` of the flow in one gradient.
         replicates: Gradients by each estimator; the relative standard error of a variance is about
             ``sqrt(2 / replicates)`` at worst.
-        estimators: A selection of ``ESTIMATORS``.
+        estimators: A selection of ``MEASURED_ESTIMATORS``.
         seed: Seed of all random numbers; the global generators are not changed.
 
     Raises:
@@ -122,9 +122,11 @@ def measure(
     """
     if replicates < 3:
         raise ValueError(f"measure: expected at least 3 replicates; got {replicates}")
-    unknown = [name for name in estimators if name not in ESTIMATORS]
+    unknown = [name for name in estimators if name not in MEASURED_ESTIMATORS]
     if unknown or not estimators:
-        raise ValueError(f"measure: expected estimators among {', '.join(ESTIMATORS)}; got {', '.join(unknown) or '-'}")
+        raise ValueError(
+            f"measure: expected estimators among {', '.join(MEASURED_ESTIMATORS)}; got {', '.join(unknown) or '-'}"
+        )
     flow = copy.deepcopy(flow).eval()
     groups = parameter_groups(flow)
     if not groups:

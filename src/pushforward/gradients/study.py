@@ -69,7 +69,7 @@ class Study:
 
     def table_of_formulas(self) -> list[list[str]]:
         """Return measured and exact variances, multiplied by the number of samples; empty if none are known exactly."""
-        samples, rows = self.results["points"], list[list[str]]()
+        samples, rows = self.results["samples"], list[list[str]]()
         for checkpoint in self.results["checkpoints"]:
             for group in _KNOWN_GROUPS:
                 for name, result in checkpoint["estimators"].items():
@@ -131,7 +131,7 @@ def study(
             "parameters": parameters,
             "trained_by": objective.estimator,
             "steps": steps,
-            "points": samples,
+            "samples": samples,
             "replicates": replicates,
             "log_z": target.log_z,
             "device": str(flow.base.device),
@@ -144,7 +144,7 @@ def study(
                     config,
                     dataset=config.data.source,
                     flow=config.flow.name,
-                    facts={key: facts[key] for key in ("features", "parameters", "points", "replicates")},
+                    facts={key: facts[key] for key in ("features", "parameters", "samples", "replicates")},
                     warn=lambda text: notify(f"warning: {text}"),
                     job_type="gradients",
                     process=process,

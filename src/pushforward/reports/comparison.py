@@ -83,7 +83,7 @@ def _card(comparison: Comparison, index: int) -> Card:
     one, gap = comparison.runs[index], comparison.difference(index, comparison.best)
     time = duration(number(one.record.results, "seconds"))
     about = f"{one.record.flow}, {count(number(one.record.results, 'parameters'))} parameters, {time}"
-    if index == comparison.winner:
+    if index == comparison.clear_best:
         others = [comparison.difference(i, index) for i in range(len(comparison.runs)) if i != index]
         verdict, word = ("good", "best") if all(gap.is_clear for gap in others) else ("", "lowest, not clearly")
         return Card(one.label, measured(one.test_nll, one.test_nll_se), "nats", about, verdict, word)
@@ -123,7 +123,7 @@ def _likelihood(comparison: Comparison) -> Child:
             title=f"Test NLL above that of {best}",
         ),
     ]
-    strong_row = comparison.winner
+    strong_row = comparison.clear_best
     if len({row[1] for row in body}) == 1:  # the data set is in the heading of the page
         head, body = [head[0], *head[2:]], [[row[0], *row[2:]] for row in body]
     text_columns = tuple(index for index, name in enumerate(head) if name in ("run", "data set", "flow"))

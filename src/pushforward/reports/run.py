@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from pushforward.common.errors import RunError, RunUsageError, reason
-from pushforward.common.files import atomic_write
+from pushforward.common.errors import RunUsageError
+from pushforward.common.files import atomic_write, report_write_errors
 from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import NOTHING, count, duration, measured, significant, standard_errors
 from pushforward.reports.page import (
@@ -92,14 +92,12 @@ def write_page(path: Path, page: str, generator: str, *, keep_others: bool = Tru
         RunUsageError: If another file exists at the path.
         RunError: If the file cannot be written.
     """
-    try:
+    with report_write_errors(path):
         if keep_others and path.exists() and not made_by(path, generator):
             raise RunUsageError(f"{path}: exists and is no page of {generator}; choose another file with --out")
         with atomic_write(path) as partial:
             # Strings from JSON may contain lone surrogates.
             partial.write_bytes(page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise RunError(f"{path}: cannot write: {reason(error)}") from None
     return path
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pushforward.common.errors import RunUsageError
 from pushforward.common.files import json_safe
@@ -17,6 +18,7 @@ from pushforward.common.numbers import NOTHING, count, duration, measured, signi
 from pushforward.evaluate.statistics import mean_and_se
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.record import Array, RunRecord, number, read_run
+from pushforward.runs.row_scores import read_row_scores
 
 NO_DIFFERENCE = "no difference"
 """Shown for runs that are exactly equal."""
@@ -38,7 +40,7 @@ class ComparedRun:
 
     label: str
     record: RunRecord
-    rows: Array
+    rows: npt.NDArray[np.int64]
     log_probs: Array
 
     @property
@@ -108,7 +110,7 @@ class Comparison:
         return [i for i in range(len(self.runs)) if i == self.best or self.difference(i, self.best).is_zero]
 
     @property
-    def winner(self) -> int | None:
+    def clear_best(self) -> int | None:
         """Index of the only run with the lowest test NLL; None if several are equal, or no NLL is finite."""
         alone = len(self.leaders) == 1 and math.isfinite(self.runs[self.best].test_nll)
         return self.best if alone else None
@@ -138,17 +140,17 @@ class Comparison:
             return f"{equal}; {second.label} is {'' if gap.is_clear else 'not clearly '}behind by {margin}"
         if gap.is_clear:
             return f"{best.label} is best, ahead of {second.label} by {margin}"
-        return f"No clear winner: {best.label} is ahead of {second.label} by {margin}"
+        return f"No clear difference: {best.label} is ahead of {second.label} by {margin}"
 
     def table(self) -> list[list[str]]:
         """Return the table of the runs as rows of text, the header first."""
         header = ["run", "data set", "flow", "parameters", "steps", "time", "val NLL", "test NLL", "above the best"]
         body = []
-        leaders, winner = self.leaders, self.winner
+        leaders, clear_best = self.leaders, self.clear_best
         for index, one in enumerate(self.runs):
             results, gap = one.record.results, self.difference(index, self.best)
             if index in leaders:
-                behind = "best" if index == winner else NO_DIFFERENCE if len(leaders) > 1 else NOTHING
+                behind = "best" if index == clear_best else NO_DIFFERENCE if len(leaders) > 1 else NOTHING
             else:
                 behind = measured(gap.nats, gap.se, signed=True)
                 behind += f" ({gap.standard_errors:.1f} se)" if gap.standard_errors is not None else ""
@@ -188,7 +190,7 @@ class Comparison:
                 }
             )
         out = {
-            "best": None if self.winner is None else self.runs[self.winner].label,
+            "best": None if self.clear_best is None else self.runs[self.clear_best].label,
             "test_rows": len(self.runs[0].rows),
             "verdict": self.verdict(),
             "runs": runs,
@@ -205,6 +207,7 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
 
     Raises:
         RunUsageError: For fewer than two runs, the same run twice, a run without test scores, or different test rows.
+        RunError: If a file of test scores cannot be read.
     """
     if len(runs) < 2:
         raise RunUsageError(f"expected two runs or more; got {len(runs)}")
@@ -224,7 +227,7 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
                 f"{_what_differs(first, other)}"
             )
     compared = [
-        ComparedRun(label, record, *_scores(record)) for label, record in zip(labels(runs), records, strict=True)
+        ComparedRun(label, record, *_row_scores(record)) for label, record in zip(labels(runs), records, strict=True)
     ]
     for one in compared[1:]:
         if not np.array_equal(one.rows, compared[0].rows):
@@ -261,19 +264,11 @@ def _expect_scored(record: RunRecord) -> None:
         raise RunUsageError(f"{path} has no log-densities of test rows; write them with: pushforward evaluate {path}")
 
 
-def _scores(record: RunRecord) -> tuple[Array, Array]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    path = record.run.test_scores
-    try:
-        table = parquet.read_table(path, columns=["row", "log_prob"])
-        rows, log_probs = (np.asarray(table[name].to_numpy()) for name in ("row", "log_prob"))
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise RunUsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+def _row_scores(record: RunRecord) -> tuple[npt.NDArray[np.int64], Array]:
+    rows, log_probs = read_row_scores(record.run.test_scores)
     if not len(rows):
         raise RunUsageError(f"{record.run.path} has no test rows")
-    return rows, log_probs.astype(np.float64)
+    return rows, log_probs
 
 
 def _what_differs(first: RunRecord, other: RunRecord) -> str:
@@ -288,7 +283,7 @@ def _what_differs(first: RunRecord, other: RunRecord) -> str:
     keys = dict.fromkeys(key for key in (*first.config, *other.config) if key.startswith("data."))
     settings = [key for key in keys if key not in ("data.source", "data.seed")]
     checks += [(key, first.config.get(key), other.config.get(key)) for key in settings]
-    checks.append(("cells", first.schema.get("cells"), other.schema.get("cells")))
+    checks.append(("bin widths", first.schema.get("bin_widths"), other.schema.get("bin_widths")))
     found: list[str] = []
     for name, a, b in checks:
         if a == b:
@@ -301,7 +296,7 @@ def _what_differs(first: RunRecord, other: RunRecord) -> str:
                          if only else "order of the columns")  # fmt: skip
         elif name == "contents of the file":
             found.append(name)
-        elif name == "cells":  # usually the consequence of one of the keys
+        elif name == "bin widths":  # usually the consequence of one of the keys
             found += [] if found else ["the bin widths of some columns"]
         elif name in settings:
             found.append(f"{name}={_text(a)} against {name}={_text(b)}")

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 import pushforward
 from pushforward.common.errors import RunError, RunUsageError, reason
-from pushforward.common.files import atomic_write, json_safe
+from pushforward.common.files import json_safe, write_text
 from pushforward.common.git import git
 from pushforward.common.lock import try_lock
 from pushforward.config.schema import Config
@@ -194,11 +194,11 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file atomically; NaN becomes null."""
         text = json.dumps(json_safe(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        return self._write(self.path / name, text)
+        return write_text(self.path / name, text)
 
     def write_config(self, config: Config) -> Path:
         """Write the resolved configuration; it makes the folder a run."""
-        return self._write(self.config, config.to_yaml())
+        return write_text(self.config, config.to_yaml())
 
     def write_environment(self, seed: int, device: str) -> Path:
         """Record versions, machine and command line, without names of the host or the user."""
@@ -230,15 +230,6 @@ class RunFolder:
     def status(self) -> str:
         """The recorded status; ``killed`` if a running run has no process, ``unreadable`` if the file is damaged."""
         return read_summary(self.path).status
-
-    def _write(self, path: Path, text: str) -> Path:
-
-        try:
-            with atomic_write(path, sync=True) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"{path}: cannot write: {reason(error)}") from None
-        return path
 
 
 def unique_name(label: str, otherwise: str) -> str:

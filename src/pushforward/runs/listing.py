@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pushforward.common.lock import is_locked
+from pushforward.common.mappings import flatten
 
 LOCK = ".lock"
 """Name of the lock file in a run folder, which the process of the run holds."""
@@ -46,11 +47,8 @@ class RunSummary:
             sections = yaml.load((self.path / "config.yaml").read_bytes(), Loader=loader)
         except (OSError, ValueError, yaml.YAMLError):
             return {}
-        flat: dict[str, str] = {}
-        for key, value in sections.items() if isinstance(sections, dict) else ():
-            below = {f"{key}.{name}": item for name, item in value.items()} if isinstance(value, dict) else {key: value}
-            flat |= {name: ",".join(map(str, item)) if isinstance(item, list) else item for name, item in below.items()}
-        return flat
+        flat = flatten(sections) if isinstance(sections, dict) else {}
+        return {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
 
 
 def list_runs(root: Path = Path("runs")) -> list[RunSummary]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from pushforward.common.mappings import flatten
 from pushforward.common.text import one_line
 from pushforward.datasets.targets.names import PREFIX
 from pushforward.runs.folder import RunFolder
@@ -134,7 +135,7 @@ def read_run(run: RunFolder) -> RunRecord:
     return RunRecord(
         run,
         _status(run),
-        config=_flat(_yaml(run.config, problems)),
+        config=flatten(_yaml(run.config, problems)),
         environment=_json(run.environment, problems),
         schema=_json(run.schema, problems),
         results=_json(run.results, problems),
@@ -236,16 +237,6 @@ def _yaml(path: Path, problems: list[str]) -> Facts:
         problems.append(f"{path.name} cannot be read: {one_line(error)}")
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _flat(config: Facts) -> Facts:
-    out: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            out |= {f"{key}.{name}": item for name, item in value.items()}
-        else:
-            out[str(key)] = value
-    return out
 
 
 def _warnings(log: Path) -> list[str]:

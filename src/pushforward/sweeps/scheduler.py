@@ -204,7 +204,7 @@ class TrialScheduler:
         worker.trial = None
         del self.running[trial.number]
         self._fractions.pop(trial.number, None)
-        self.notify(trial_line(self._record(trial.number), self.sweep.space, self.study.records()))
+        self.notify(trial_line(self._record(trial.number), self.study.records()))
         self.sweep.write()
         self._stop_if_all_fail()
 

@@ -23,7 +23,7 @@ def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     return None
 
 
-def trial_line(trial: TrialRecord, space: SweepSpace, records: Sequence[TrialRecord]) -> str:
+def trial_line(trial: TrialRecord, records: Sequence[TrialRecord]) -> str:
     """Return a line about a trial that has ended."""
     seconds = "" if trial.seconds is None else f"{trial.seconds:.0f} s"
     if trial.reason == INTERRUPTED:

@@ -9,7 +9,6 @@ The sweep starts the process as ``python -m pushforward.sweeps.worker``; it is n
 
 import contextlib
 import json
-import math
 import os
 import queue
 import signal
@@ -19,6 +18,8 @@ import threading
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from pushforward.common.files import json_safe
+from pushforward.common.processes import ended_by, last_line
 from pushforward.tracking.wandb.remote import RUN_VARIABLES
 
 
@@ -110,15 +111,12 @@ class Worker:
     def last_output(self) -> str:
         """Wait for the end of the process; return how it ended, and the last line it wrote."""
         code = self._process.wait()
-        if code < 0:
-            killed = " (often: out of memory)" if code == -9 else ""
-            return f"its process was ended by {signal.Signals(-code).name}{killed}"
-        try:
-            written = self.log.read_bytes()[self._log_start :]
-        except OSError:
-            written = b""
-        lines = written.decode("utf-8", errors="replace").strip().splitlines()
-        return f"its process ended with code {code}" + (f": {lines[-1].strip()}" if code and lines else "")
+        written = b""
+        if code > 0:
+            with contextlib.suppress(OSError):
+                written = self.log.read_bytes()[self._log_start :]
+        line = last_line(written.decode("utf-8", errors="replace"))
+        return ended_by(code) + (f": {line}" if line else "")
 
     def _read_messages(self, messages: "queue.SimpleQueue[Message]") -> None:
         assert self._process.stdout is not None
@@ -150,7 +148,7 @@ def _fit(out: Path, overrides: list[str], output: IO[str]) -> dict[str, Any]:
 
     def watch(fraction: float, nll: float) -> str:
         try:
-            _send(output, {"fraction": fraction, "nll": nll if math.isfinite(nll) else None})
+            _send(output, {"fraction": fraction, "nll": json_safe(nll)})
             answer = sys.stdin.readline()
         except OSError:
             answer = ""
@@ -169,9 +167,8 @@ def _fit(out: Path, overrides: list[str], output: IO[str]) -> dict[str, Any]:
         kinds = [kind.__name__ for kind in type(error).__mro__]
         return {"failed": text or kinds[0], "kinds": kinds}
     keys = ("val_nll", "steps", "seconds", "stop_reason", "flow", "parameters")
-    results = {key: done.results[key] for key in keys}
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in results.items()}
-    return {"done": finite, "signum": done.signum, "note": done.note}
+    results = json_safe({key: done.results[key] for key in keys})
+    return {"done": results, "signum": done.signum, "note": done.note}
 
 
 def _send(output: IO[str], body: dict[str, Any]) -> None:

@@ -49,7 +49,6 @@ class Progress:
     ) -> None:
         self.steps = steps
         self.seconds = seconds
-        self._title = title
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._quiet = quiet
@@ -76,7 +75,7 @@ class Progress:
             step: Steps done.
             seconds: Time spent fitting, by the clock of the budget.
             metrics: Numbers to show until replaced: ``train/nll`` and ``val/nll`` (or ``train/loss`` and ``val/loss``
-                of objectives without an NLL), and ``perf/points_per_s``. A plain line needs a validation number.
+                of objectives without an NLL), and ``perf/rows_per_s``. A plain line needs a validation number.
         """
         with self._lock:
             if self._closed:
@@ -161,8 +160,8 @@ class Progress:
         best = self._metrics.get(f"best/val_{loss}", math.inf)
         if math.isfinite(best) and best < self._metrics.get(f"val/{loss}", best):
             parts.append(f"best {best:.4f}")
-        if "perf/points_per_s" in self._metrics:
-            parts.append(f"{short_count(self._metrics['perf/points_per_s'])} points/s")
+        if "perf/rows_per_s" in self._metrics:
+            parts.append(f"{short_count(self._metrics['perf/rows_per_s'])} rows/s")
         parts.append(short_duration(self._elapsed))
         if self.seconds_left is not None and not self._closed:
             parts.append(f"{short_duration(self.seconds_left)} left")

@@ -3,53 +3,33 @@
 Expected numbers are computed independently: with pandas where the published code used it, row by row elsewhere.
 """
 
-import dataclasses
 import gzip
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from pushforward.common.errors import ConfigError, DataError
-from pushforward.config.read import load_config
-from pushforward.datasets import Dataset, load
+from pushforward.common.errors import DataError
+from pushforward.datasets import load
 from pushforward.datasets.sources.literature_sets import LITERATURE
 from pushforward.datasets.sources.preprocessing import clean_miniboone, gas, hepmass, miniboone, power
-from pushforward.train.data import load_data, prepare
 from tests.fixtures.paths import DATA
+from tests.fixtures.power import (
+    Array,
+    N,
+    counts,
+    data_folder as data_folder,
+    parts,
+    raw_power,
+    set_counts,
+    small_power as small_power,
+)
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not at {DATA}")
-Array = np.ndarray[Any, np.dtype[np.float64]]
-N = 1000
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "data"
-    place.mkdir()
-    monkeypatch.setenv("PUSHFORWARD_DATA", str(place))
-    return place
-
-
-def counts(n: int) -> tuple[int, int, int]:
-    test = int(0.1 * n)
-    validation = int(0.1 * (n - test))
-    return n - test - validation, validation, test
-
-
-def expect(monkeypatch: pytest.MonkeyPatch, name: str, rows: tuple[int, int, int]) -> None:
-    """Set the published numbers of rows of a set."""
-    monkeypatch.setitem(LITERATURE, name, dataclasses.replace(LITERATURE[name], counts=rows))
-
-
-def parts(dataset: Dataset) -> list[Array]:
-    assert dataset.splits is not None
-    return [dataset.rows[part] for part in dataset.splits]
 
 
 def test_published_numbers() -> None:
@@ -68,17 +48,11 @@ def test_published_numbers() -> None:
 # POWER
 
 
-def raw_power(n: int = N) -> Array:
-    rows = np.random.default_rng(0).normal(size=(n, 8)) * np.arange(1, 9)
-    rows[:, 7] = np.arange(n) % 60
-    return rows
-
-
-def test_power_matches_the_published_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_matches_the_published_code(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = raw_power()
-    (folder / "power").mkdir()
-    np.save(folder / "power" / "data.npy", raw)
-    expect(monkeypatch, "power", counts(N))
+    (data_folder / "power").mkdir()
+    np.save(data_folder / "power" / "data.npy", raw)
+    set_counts(monkeypatch, "power", counts(N))
     found = load("power")
 
     rng = np.random.RandomState(42)
@@ -102,7 +76,7 @@ def test_power_matches_the_published_code(folder: Path, monkeypatch: pytest.Monk
     assert (len(parts(found)[2]), test) == (100, 100)
 
 
-def test_power_from_the_uci_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_from_the_uci_file(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """UCI's text gives the same as an array of the same readings, and a note names the uncertainty."""
     rng = np.random.default_rng(0)
     readings = rng.uniform(0, 9, size=(N, 7)).round(3)
@@ -114,32 +88,36 @@ def test_power_from_the_uci_file(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         )
         if k % 100 == 0:
             lines.append("1/1/2007;00:00:00;" + ";".join("?" * 7))
-    (folder / "household_power_consumption.txt").write_text("\n".join(lines) + "\n")
+    (data_folder / "household_power_consumption.txt").write_text("\n".join(lines) + "\n")
     found = load("power")
     direct = power(np.concatenate((readings, minutes[:, None]), axis=1))
     np.testing.assert_allclose(np.concatenate(parts(found)), np.concatenate(direct[1:]), atol=1e-6)
     assert "the time is undocumented" in found.notes[0]
     assert found.notes[1] == "power: 1,000 rows of 2,049,280: not the published set"
-    about = json.loads((folder / "power" / "about.json").read_text())
+    about = json.loads((data_folder / "power" / "about.json").read_text())
     assert about["notes"][1] == "1,000 rows of 2,049,280: not the published set"
     assert (sum(about["rows"].values()), sum(about["published_rows"].values())) == (1000, 2_049_280)
 
 
-def test_published_files_replace_a_set_made_from_the_uci_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_files_replace_a_set_made_from_the_uci_file(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     readings = ";".join(["1.0"] * 7)
     lines = [f"1/1/2007;00:{k:02}:00;{readings}" for k in range(60)]
-    (folder / "household_power_consumption.txt").write_text("\n".join(["Date;Time;" + "c;" * 6 + "c", *lines]) + "\n")
+    (data_folder / "household_power_consumption.txt").write_text(
+        "\n".join(["Date;Time;" + "c;" * 6 + "c", *lines]) + "\n"
+    )
     assert len(load("power").rows) == 60
-    np.save(folder / "power" / "data.npy", raw_power())
-    expect(monkeypatch, "power", counts(N))
+    np.save(data_folder / "power" / "data.npy", raw_power())
+    set_counts(monkeypatch, "power", counts(N))
     assert len(load("power").rows) == N
 
 
 @needs_data
-def test_the_head_of_the_real_power_file(folder: Path) -> None:
-    shutil.copy(DATA / "raw" / "household_power_consumption_head.txt", folder / "household_power_consumption.txt")
+def test_the_head_of_the_real_power_file(data_folder: Path) -> None:
+    shutil.copy(DATA / "raw" / "household_power_consumption_head.txt", data_folder / "household_power_consumption.txt")
     found = load("power")
-    lines = (folder / "household_power_consumption.txt").read_text().splitlines()[1:]
+    lines = (data_folder / "household_power_consumption.txt").read_text().splitlines()[1:]
     assert found.rows.shape == (sum("?" not in line for line in lines), 6)
     assert found.rows.std(axis=0) == pytest.approx(np.ones(6), abs=0.1)
 
@@ -156,13 +134,13 @@ def raw_gas() -> tuple[tuple[str, ...], Array]:
     return names, np.concatenate((rng.normal(size=(N, 3)), one, other), axis=1)
 
 
-def test_gas_matches_the_published_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gas_matches_the_published_code(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pandas = pytest.importorskip("pandas", reason="pandas writes the published file of GAS")
     names, rows = raw_gas()
     frame = pandas.DataFrame(rows, columns=list(names))
-    (folder / "data" / "gas").mkdir(parents=True)
-    frame.to_pickle(folder / "data" / "gas" / "ethylene_CO.pickle")
-    expect(monkeypatch, "gas", counts(N))
+    (data_folder / "data" / "gas").mkdir(parents=True)
+    frame.to_pickle(data_folder / "data" / "gas" / "ethylene_CO.pickle")
+    set_counts(monkeypatch, "gas", counts(N))
     found = load("gas")
     assert found.schema.names == tuple(f"R{k}" for k in range(9, 17))
     left = frame[list(found.schema.names)]
@@ -179,13 +157,13 @@ def test_gas_uses_signed_correlations() -> None:
         gas(names, rows)
 
 
-def test_gas_from_the_uci_file(folder: Path) -> None:
+def test_gas_from_the_uci_file(data_folder: Path) -> None:
     """A quarter of the rows, always the same."""
     _, rows = raw_gas()
     text = "Time (seconds), CO conc (ppm), Ethylene conc (ppm), sensor readings (16 channels)\n"
     text += "\n".join("   ".join(f"{value:.5f}" for value in row) for row in rows) + "\n"
-    (folder / "gas").mkdir()
-    with gzip.open(folder / "gas" / "ethylene_CO.txt.gz", "wt") as file:
+    (data_folder / "gas").mkdir()
+    with gzip.open(data_folder / "gas" / "ethylene_CO.txt.gz", "wt") as file:
         file.write(text)
     found = load("gas")
     assert found.rows.shape == (250, 8)
@@ -196,7 +174,7 @@ def test_gas_from_the_uci_file(folder: Path) -> None:
     scaled = found.rows * kept.std(axis=0)
     nearest = [int(np.abs(scaled[k] - scaled[0] - (kept - kept[:1])).sum(axis=1).argmin()) for k in range(3)]
     assert len(set(nearest)) == 3
-    (folder / "gas" / "about.json").unlink()
+    (data_folder / "gas" / "about.json").unlink()
     assert np.array_equal(load("gas").rows, found.rows)
 
 
@@ -222,16 +200,16 @@ def write_hepmass(path: Path, rows: Array, extra: str = "") -> None:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_hepmass_matches_the_published_code(zipped: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hepmass_matches_the_published_code(zipped: bool, data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pandas = pytest.importorskip("pandas", reason="the published code of HEPMASS uses pandas")
     train, test = raw_hepmass(800, 0), raw_hepmass(400, 1)
-    (folder / "hepmass").mkdir()
-    write_hepmass(folder / "hepmass" / "1000_train.csv", train)
-    write_hepmass(folder / "hepmass" / "1000_test.csv", test, extra="1000.0")
+    (data_folder / "hepmass").mkdir()
+    write_hepmass(data_folder / "hepmass" / "1000_train.csv", train)
+    write_hepmass(data_folder / "hepmass" / "1000_test.csv", test, extra="1000.0")
 
     frames = []
     for name in ("train", "test"):
-        frame = pandas.read_csv(folder / "hepmass" / f"1000_{name}.csv", index_col=False)
+        frame = pandas.read_csv(data_folder / "hepmass" / f"1000_{name}.csv", index_col=False)
         frame = frame[frame[frame.columns[0]] == 1].drop(columns=frame.columns[0])
         frames.append(frame if name == "train" else frame.drop(columns=frame.columns[-1]))
     mean, deviation = frames[0].mean(), frames[0].std()
@@ -245,10 +223,10 @@ def test_hepmass_matches_the_published_code(zipped: bool, folder: Path, monkeypa
 
     if zipped:
         for name in ("train", "test"):
-            plain = folder / "hepmass" / f"1000_{name}.csv"
+            plain = data_folder / "hepmass" / f"1000_{name}.csv"
             plain.with_name(f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes()))
             plain.unlink()
-    expect(monkeypatch, "hepmass", (len(fit) - validation, validation, len(scored)))
+    set_counts(monkeypatch, "hepmass", (len(fit) - validation, validation, len(scored)))
     found = load("hepmass")
     assert found.schema.names == tuple(f"f{k}" for k in kept)
     expected = (fit[:-validation, kept], fit[-validation:, kept], scored[:, kept])
@@ -270,11 +248,11 @@ def test_hepmass_with_other_columns() -> None:
 # MINIBOONE
 
 
-def test_miniboone_matches_the_published_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_miniboone_matches_the_published_code(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = np.random.default_rng(0).normal(size=(N, 43)) * np.arange(1, 44)
-    (folder / "miniboone").mkdir()
-    np.save(folder / "miniboone" / "data.npy", raw)
-    expect(monkeypatch, "miniboone", counts(N))
+    (data_folder / "miniboone").mkdir()
+    np.save(data_folder / "miniboone" / "data.npy", raw)
+    set_counts(monkeypatch, "miniboone", counts(N))
     found = load("miniboone")
     seen = raw[:900]
     expected = (raw - seen.mean(axis=0)) / seen.std(axis=0)
@@ -283,7 +261,7 @@ def test_miniboone_matches_the_published_code(folder: Path, monkeypatch: pytest.
     np.testing.assert_allclose(np.concatenate(parts(found)), expected, atol=1e-5)
 
 
-def test_miniboone_from_the_uci_file(folder: Path) -> None:
+def test_miniboone_from_the_uci_file(data_folder: Path) -> None:
     """Signal rows without -999; columns selected by their smallest value."""
     rng = np.random.default_rng(0)
     signal, background = rng.normal(size=(300, 50)), rng.normal(size=(100, 50)) + 100
@@ -292,15 +270,15 @@ def test_miniboone_from_the_uci_file(folder: Path) -> None:
     signal[[5, 17]] = -999
     lines = [f"  {len(signal)}  {len(background)}"]
     lines += [" ".join(f"{value: .6e}" for value in row) for row in (*signal, *background)]
-    (folder / "MiniBooNE_PID.txt").write_text("\n".join(lines) + "\n")
+    (data_folder / "MiniBooNE_PID.txt").write_text("\n".join(lines) + "\n")
     found = load("miniboone")
     assert found.rows.shape == (298, 43)
     kept = np.delete(np.delete(signal, [5, 17], axis=0), range(0, 49, 7), axis=1)
     seen = kept[: 298 - 29]
     np.testing.assert_allclose(np.concatenate(parts(found)), (kept - seen.mean(0)) / seen.std(0), atol=1e-5)
     assert "not from the published array" in found.notes[0]
-    (folder / "miniboone" / "about.json").unlink()
-    (folder / "MiniBooNE_PID.txt").write_text("\n".join(lines[:200]) + "\n")
+    (data_folder / "miniboone" / "about.json").unlink()
+    (data_folder / "MiniBooNE_PID.txt").write_text("\n".join(lines[:200]) + "\n")
     with pytest.raises(DataError, match="announces 300 signal events and holds 199 rows"):
         load("miniboone")
 
@@ -317,24 +295,24 @@ def test_the_head_of_the_real_miniboone_array() -> None:
 # BSDS300
 
 
-def test_bsds300(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bsds300(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     h5py = pytest.importorskip("h5py", reason="h5py writes and reads the published file of BSDS300")
     rng = np.random.default_rng(0)
     written = {name: rng.normal(size=(n, 63)) for name, n in (("train", 50), ("validation", 20), ("test", 30))}
-    (folder / "BSDS300").mkdir()
-    with h5py.File(folder / "BSDS300" / "BSDS300.hdf5", "w") as file:
+    (data_folder / "BSDS300").mkdir()
+    with h5py.File(data_folder / "BSDS300" / "BSDS300.hdf5", "w") as file:
         for name, rows in written.items():
             file.create_dataset(name, data=rows)
-    expect(monkeypatch, "bsds300", (50, 20, 30))
+    set_counts(monkeypatch, "bsds300", (50, 20, 30))
     found = load("bsds300")
     for part, rows in zip(parts(found), written.values(), strict=True):
         np.testing.assert_array_equal(part, rows.astype("f4").astype(float))  # unchanged
 
 
-def test_bsds300_without_h5py(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bsds300_without_h5py(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    (folder / "BSDS300").mkdir()
-    (folder / "BSDS300" / "BSDS300.hdf5").write_bytes(b"\x89HDF")
+    (data_folder / "BSDS300").mkdir()
+    (data_folder / "BSDS300" / "BSDS300.hdf5").write_bytes(b"\x89HDF")
     with pytest.raises(DataError, match=r"is an HDF5 file; install h5py: pip install 'pushforward\[hdf5\]'"):
         load("bsds300")
 
@@ -342,66 +320,56 @@ def test_bsds300_without_h5py(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # All sets
 
 
-@pytest.fixture
-def small(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with POWER prepared."""
-    (folder / "power").mkdir()
-    np.save(folder / "power" / "data.npy", raw_power())
-    expect(monkeypatch, "power", counts(N))
-    load("power")
-    return folder
-
-
-def test_a_set_is_prepared_once(small: Path) -> None:
+def test_a_set_is_prepared_once(small_power: Path) -> None:
     first = load("power")
-    (small / "power" / "data.npy").unlink()
+    (small_power / "power" / "data.npy").unlink()
     again = load("power")
     assert np.array_equal(first.rows, again.rows)
     assert first.sha256 == again.sha256
-    assert sorted(path.name for path in (small / "power").iterdir()) == [
+    assert sorted(path.name for path in (small_power / "power").iterdir()) == [
         "about.json",
         "test.npy",
         "train.npy",
         "validation.npy",
     ]
-    kept = np.load(small / "power" / "test.npy")
+    kept = np.load(small_power / "power" / "test.npy")
     assert kept.dtype == np.float32
     assert np.array_equal(parts(first)[2], kept.astype(float))
     # A set stored by an older version is not used.
-    about = json.loads((small / "power" / "about.json").read_text())
-    (small / "power" / "about.json").write_text(json.dumps(about | {"recipe": 0}))
+    about = json.loads((small_power / "power" / "about.json").read_text())
+    (small_power / "power" / "about.json").write_text(json.dumps(about | {"recipe": 0}))
     with pytest.raises(DataError, match="power: is not in the data folder"):
         load("power")
 
 
-def test_without_write_access_the_set_is_prepared_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    np.save(folder / "data.npy", raw_power())
-    (folder / "data" / "power").mkdir(parents=True)
-    (folder / "data.npy").rename(folder / "data" / "power" / "data.npy")
-    (folder / "power").write_text("a file where the set's folder would be")
-    expect(monkeypatch, "power", counts(N))
+def test_without_write_access_the_set_is_prepared_in_memory(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(data_folder / "data.npy", raw_power())
+    (data_folder / "data" / "power").mkdir(parents=True)
+    (data_folder / "data.npy").rename(data_folder / "data" / "power" / "data.npy")
+    (data_folder / "power").write_text("a file where the set's folder would be")
+    set_counts(monkeypatch, "power", counts(N))
     assert load("power").rows.shape == (N, 6)
 
 
-def test_an_array_that_is_not_the_published_one_is_refused(folder: Path) -> None:
-    (folder / "power").mkdir()
-    np.save(folder / "power" / "data.npy", raw_power())
+def test_an_array_that_is_not_the_published_one_is_refused(data_folder: Path) -> None:
+    (data_folder / "power").mkdir()
+    np.save(data_folder / "power" / "data.npy", raw_power())
     with pytest.raises(
         DataError, match=r"is not the published power: expected 1,659,917 .*; got 810 \+ 90 \+ 100 rows"
     ):
         load("power")
-    np.save(folder / "power" / "data.npy", raw_power()[:, :7])
+    np.save(data_folder / "power" / "data.npy", raw_power()[:, :7])
     with pytest.raises(DataError, match="power: expected 8 columns; got 7"):
         load("power")
-    (folder / "power" / "data.npy").write_bytes(b"\x93NUMPY")
+    (data_folder / "power" / "data.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(DataError, match=r"not a readable \.npy array"):
         load("power")
 
 
-def test_advice_about_an_incomplete_uci_file(folder: Path) -> None:
+def test_advice_about_an_incomplete_uci_file(data_folder: Path) -> None:
     """The advice does not suggest that a download replaces UCI's file."""
-    (folder / "gas").mkdir()
-    (folder / "gas" / "ethylene_CO.txt").write_text("")
+    (data_folder / "gas").mkdir()
+    (data_folder / "gas" / "ethylene_CO.txt").write_text("")
     message = "ethylene_CO.txt: holds no rows; put the complete file there, or fetch the published archive with: "
     with pytest.raises(DataError, match=f"{message}pushforward datasets download gas --force$"):
         load("gas")
@@ -414,8 +382,8 @@ def text_of_power(rows: int) -> str:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 10])
-def test_a_uci_file_of_a_few_rows_is_refused(folder: Path, rows: int) -> None:
-    (folder / "household_power_consumption.txt").write_text(text_of_power(rows))
+def test_a_uci_file_of_a_few_rows_is_refused(data_folder: Path, rows: int) -> None:
+    (data_folder / "household_power_consumption.txt").write_text(text_of_power(rows))
     with pytest.raises(DataError, match=r"household_power_consumption\.txt: .*; put the complete file there") as caught:
         load("power")
     assert rows == 0 or f"power: {rows} rows are too few to train on, to validate on and to test on" in str(
@@ -424,8 +392,8 @@ def test_a_uci_file_of_a_few_rows_is_refused(folder: Path, rows: int) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_smallest_uci_file_that_can_be_split(folder: Path) -> None:
-    (folder / "household_power_consumption.txt").write_text(text_of_power(11))
+def test_the_smallest_uci_file_that_can_be_split(data_folder: Path) -> None:
+    (data_folder / "household_power_consumption.txt").write_text(text_of_power(11))
     found = load("power")
     assert [len(part) for part in parts(found)] == [9, 1, 1]
     assert "power: 11 rows of 2,049,280: not the published set" in found.notes
@@ -449,40 +417,27 @@ def test_too_few_rows_or_constant_columns_are_refused() -> None:
 
 
 @pytest.mark.parametrize("key", ["statistics", "columns", "notes", "source", "sha256", "kind"])
-def test_an_incomplete_about_file_is_written_again(small: Path, key: str) -> None:
+def test_an_incomplete_about_file_is_written_again(small_power: Path, key: str) -> None:
     """The set is prepared again if its files are there."""
-    place = small / "power" / "about.json"
+    place = small_power / "power" / "about.json"
     about = json.loads(place.read_text())
     place.write_text(json.dumps({name: value for name, value in about.items() if name != key}))
     assert load("power").rows.shape == (N, 6)
     assert json.loads(place.read_text()) == about
     place.write_text(json.dumps(about | {"statistics": about["statistics"][1:]}))
-    (small / "power" / "data.npy").unlink()
+    (small_power / "power" / "data.npy").unlink()
     with pytest.raises(DataError, match="is not in the data folder"):
         load("power")
 
 
-def test_an_array_that_would_have_to_be_unpickled_is_refused(folder: Path) -> None:
-    (folder / "miniboone").mkdir()
-    np.save(folder / "miniboone" / "data.npy", np.array([[object()]]), allow_pickle=True)
+def test_an_array_that_would_have_to_be_unpickled_is_refused(data_folder: Path) -> None:
+    (data_folder / "miniboone").mkdir()
+    np.save(data_folder / "miniboone" / "data.npy", np.array([[object()]]), allow_pickle=True)
     with pytest.raises(DataError, match=r"not a readable \.npy array of numbers"):
         load("miniboone")
 
 
-def test_no_noise_is_added(small: Path) -> None:
-    """Published values repeat, also standardised; the fit does not dequantize them."""
-    dataset = load("power")
-    assert all(column.step is None for column in dataset.schema.columns)
-    # The time of day is in minutes here; values shared by two rows by chance are not ties.
-    assert [column.name for column in dataset.schema.columns if column.tied] == ["time"]
-    config = load_config("power")
-    prepared = prepare(dataset, config.data, 0)
-    assert not prepared.bin_widths.any()
-    assert np.array_equal(prepared.test.rows, parts(dataset)[2])
-    assert [len(part) for part in prepared.splits] == list(counts(N))
-
-
-def test_columns_rows_and_context(small: Path) -> None:
+def test_columns_rows_and_context(small_power: Path) -> None:
     everything = load("power")
     some = load("power", drop=["time"], context=["voltage"])
     assert (some.schema.names, some.schema.context_names) == (
@@ -505,56 +460,3 @@ def test_columns_rows_and_context(small: Path) -> None:
         load("power", drop=["voltge"])
     with pytest.raises(DataError, match="every column is context"):
         load("power", context=list(everything.schema.names))
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        (
-            ["data.protocol=half"],
-            DataError,
-            "power: comes with its published columns and parts; leave data.protocol out",
-        ),
-        (["data.test_fraction=0.2"], ConfigError, "data.test_fraction: has no effect, as power comes in fixed parts"),
-        (
-            ["data.validation_fraction=0.2"],
-            ConfigError,
-            "data.validation_fraction: has no effect, as power comes in fixed",
-        ),
-    ],
-)
-def test_options_without_effect_are_refused(
-    change: list[str], error: type[Exception], message: str, small: Path
-) -> None:
-    with pytest.raises(error, match=message):
-        load_data(load_config("power", (), change))
-
-
-def test_a_fit_and_its_scores(small: Path, tmp_path: Path) -> None:
-    """The stored parts are ordinary files: the test part can be scored."""
-    from click.testing import CliRunner
-
-    from pushforward.cli import main
-
-    tiny = ("train.steps=3", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")
-    run, out = tmp_path / "run", tmp_path / "scores.txt"
-    invocations: list[list[str]] = [
-        ["fit", "power", *tiny, "--out", str(run), "--json"],
-        ["score", str(run), str(small / "power" / "test.npy"), "--out", str(out)],
-        ["score", str(run), "power", "--out", str(out.with_suffix(".all.csv"))],
-    ]
-    for arguments in invocations:
-        done = CliRunner().invoke(main, arguments, prog_name="pushforward")
-        assert done.exit_code == 0, done.output
-    results = json.loads((run / "results.json").read_text())
-    assert (results["rows"], results["features"]) == (N, 6)
-    assert -np.loadtxt(out, skiprows=1).mean() == pytest.approx(results["test_nll"], abs=1e-5)
-    scores = np.loadtxt(out.with_suffix(".all.csv"), skiprows=1)
-    assert len(scores) == N
-    np.testing.assert_allclose(scores[-100:], np.loadtxt(out, skiprows=1), atol=1e-5)
-    # The run stores the name of the data set, which other commands find in the data folder.
-    config = load_config(None, (run / "config.yaml",), ())
-    assert config.data.source == "power"
-    schema = json.loads((run / "schema.json").read_text())
-    assert load_data(config).sha256 == schema["sha256"]
-    assert schema["rows"] == dict(zip(("train", "validation", "test"), counts(N), strict=True))

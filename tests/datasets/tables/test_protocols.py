@@ -1,33 +1,16 @@
 """Protocols of the literature: dropped columns, splits, and fits that use them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from pushforward.common.errors import ConfigError, DataError
-from pushforward.config.read import load_config
-from pushforward.config.schema import DataConfig
-from pushforward.datasets import Dataset, Splits, load
+from pushforward.common.errors import DataError
+from pushforward.datasets import Splits, load
 from pushforward.datasets.tables.protocols import PROTOCOLS, apply_protocol
 from pushforward.datasets.tables.read import Numbers
-from pushforward.train.data import load_data, prepare
-
-N = 400
-
-
-def table(n: int = N, seed: int = 0) -> Numbers:
-    """Return columns a to h: b and c are correlated with a, e with d and f; g is discrete, h is independent."""
-    rng = np.random.default_rng(seed)
-    a, d, extra = rng.normal(size=(3, n))
-    b, c = a + 0.02 * rng.normal(size=n), a + 0.02 * rng.normal(size=n)
-    e = d + 0.16 * rng.normal(size=n)
-    f = e + 0.16 * rng.normal(size=n)
-    g = rng.integers(0, 30, size=n).astype(float)
-    columns = {"a": a, "b": b, "c": c, "d": d, "e": e, "f": f, "g": g, "h": extra}
-    return Numbers(tuple(columns), ("double",) * len(columns), np.stack(list(columns.values()), axis=1))
+from tests.fixtures.protocols import N, correlated_table, write_numbers
 
 
 def correlations(numbers: Numbers) -> dict[str, float]:
@@ -37,7 +20,7 @@ def correlations(numbers: Numbers) -> dict[str, float]:
 
 
 def test_correlations_of_the_test_table() -> None:
-    found = correlations(table())
+    found = correlations(correlated_table())
     assert min(found[pair] for pair in ("ba", "ca", "cb", "ed", "fe")) > 0.98
     assert found["fd"] < 0.98
 
@@ -53,7 +36,7 @@ def test_correlations_of_the_test_table() -> None:
     ],
 )
 def test_columns_that_are_kept(protocol: str, kept: tuple[str, ...]) -> None:
-    numbers, _, notes = apply_protocol(protocol, 0, "t", table())
+    numbers, _, notes = apply_protocol(protocol, 0, "t", correlated_table())
     assert numbers.names == kept
     assert numbers.matrix.shape == (N, len(kept))
     for name in {"a", "b", "c", "d", "e", "f", "g", "h"} - set(kept):
@@ -77,7 +60,7 @@ def test_discrete_columns() -> None:
 
 
 def test_the_sign_of_a_correlation_does_not_matter() -> None:
-    numbers = table()
+    numbers = correlated_table()
     turned = Numbers(numbers.names, numbers.types, numbers.matrix * np.array([1, -1, 1, -1, 1, 1, 1, 1]))
     for protocol in PROTOCOLS:
         plain, other = (apply_protocol(protocol, 0, "t", it)[0].names for it in (numbers, turned))
@@ -142,16 +125,11 @@ def test_smallest_tables() -> None:
             check_split(protocol.rows(n, 0), n)
             assert all(len(part) for part in protocol.rows(n, 0)), name
         with pytest.raises(DataError, match=f"{protocol.min_rows - 1} rows are too few for data.protocol={name}"):
-            apply_protocol(name, 0, "t", table(protocol.min_rows - 1))
-
-
-def csv(path: Path, numbers: Numbers) -> Path:
-    np.savetxt(path, numbers.matrix, delimiter=",", header=",".join(numbers.names), comments="")
-    return path
+            apply_protocol(name, 0, "t", correlated_table(protocol.min_rows - 1))
 
 
 def test_protocols_apply_to_files_and_toys(tmp_path: Path) -> None:
-    path = csv(tmp_path / "t.csv", table())
+    path = write_numbers(tmp_path / "t.csv", correlated_table())
     dataset = load(path, protocol="tenths", context=["b"], drop=["h"])
     # Context is neither dropped nor a reason to drop: b stays, and c is dropped because of a.
     assert (dataset.schema.names, dataset.schema.context_names) == (("a", "d", "f", "g"), ("b",))
@@ -180,74 +158,6 @@ def test_protocols_apply_to_files_and_toys(tmp_path: Path) -> None:
     ],
 )
 def test_bad_protocols_and_folds(arguments: dict[str, object], message: str, tmp_path: Path) -> None:
-    path = csv(tmp_path / "t.csv", table())
+    path = write_numbers(tmp_path / "t.csv", correlated_table())
     with pytest.raises(DataError, match=message):
         load(path, **arguments)  # type: ignore[arg-type]
-
-
-def prepared_parts(dataset: Dataset, config: DataConfig, seed: int) -> Splits:
-    return prepare(dataset, config, seed).splits
-
-
-def test_fits_use_the_split_of_the_protocol(tmp_path: Path) -> None:
-    path = csv(tmp_path / "t.csv", table())
-    config = load_config(str(path), (), ["data.protocol=rnade", "data.fold=3"])
-    dataset = load_data(config)
-    expected = PROTOCOLS["rnade"].rows(N, 3)
-    for seed in (0, 1):
-        found = prepared_parts(dataset, config.data, seed)
-        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-    plain = load_config(str(path))
-    assert not np.array_equal(prepared_parts(load_data(plain), plain.data, 0).test, expected.test)
-
-
-@pytest.mark.parametrize(
-    ("typed", "message"),
-    [
-        (["data.protocol=rnade", "data.fold=10"], "data.fold: expected 0 to 9 for data.protocol=rnade; got 10"),
-        (["data.fold=1"], "data.fold: expected 0 without data.protocol; got 1"),
-        (
-            ["data.protocol=half", "data.test_fraction=0.3"],
-            "data.test_fraction: has no effect, as data.protocol=half splits the rows",
-        ),
-        (["data.protocol=halves"], "data.protocol: expected none, rnade, half or tenths; got 'halves'"),
-    ],
-)
-def test_bad_configurations(typed: list[str], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_config("moons", (), typed)
-    assert message in str(caught.value)
-
-
-def test_the_printed_configuration_can_be_read_again(tmp_path: Path) -> None:
-    """It holds every key, including the fractions of rows, which have no effect with a protocol."""
-    config = load_config("moons", (), ["data.protocol=half", "data.fold=2"])
-    (tmp_path / "c.yaml").write_text(config.to_yaml())
-    assert load_config(None, (tmp_path / "c.yaml",), []) == config
-
-
-def test_the_original_file_can_be_scored(tmp_path: Path) -> None:
-    """A fit under a protocol drops columns; the original file can be scored nevertheless."""
-    from click.testing import CliRunner
-
-    from pushforward.cli import main
-
-    path = csv(tmp_path / "t.csv", table())
-    # Without names, columns are found by index.
-    bare = tmp_path / "bare.csv"
-    np.savetxt(bare, table().matrix, delimiter=",")
-    tiny = ("train.steps=3", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")
-    for source in (path, bare):
-        run, out = tmp_path / f"run-{source.stem}", tmp_path / f"{source.stem}.txt"
-        for arguments in (
-            ["fit", str(source), "data.protocol=half", *tiny, "--out", str(run), "--json"],
-            ["score", str(run), str(source), "--out", str(out)],
-        ):
-            done = CliRunner().invoke(main, arguments, prog_name="pushforward")
-            assert done.exit_code == 0, done.output
-        scores = np.loadtxt(out, skiprows=1)
-        assert scores.shape == (N,)
-        results = json.loads((run / "results.json").read_text())
-        test = PROTOCOLS["half"].rows(N, 0).test
-        assert results["features"] == 4
-        assert -scores[test].mean() == pytest.approx(results["test_nll"], abs=1e-5)

@@ -98,8 +98,8 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
         "constants.csv: column 'x' is constant (3.0), and so is 1 other column: they have no density; "
         "leave them out with data.drop=x,y",
     ),
-    "ragged.csv": ("a,b\n1,2\n3\n4,5\n", "ragged.csv: row 2 has 1 cell, not 2 (line 3); mend it"),
-    "long.csv": ("1,2\n3,4\n4,5,6\n", "long.csv: row 3 has 3 cells, not 2 (line 3); mend it"),
+    "ragged.csv": ("a,b\n1,2\n3\n4,5\n", "ragged.csv: row 2 has 1 cell, not 2 (line 3); correct it"),
+    "long.csv": ("1,2\n3,4\n4,5,6\n", "long.csv: row 3 has 3 cells, not 2 (line 3); correct it"),
     "spaces.txt": (
         "1.0  2.0\n3.0  4.0\n",
         "spaces.txt: columns separated by blanks; put a comma, a semicolon or a tab between them",

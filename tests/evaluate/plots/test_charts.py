@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pushforward.common.numbers import decimals_of, fixed, measured, significant
 from pushforward.evaluate.plots.axes import (
     POINTS,
     Axis,
@@ -26,7 +25,6 @@ from pushforward.evaluate.plots.charts import (
     dot_plot,
     histogram,
     line_chart,
-    rolling_mean,
 )
 
 
@@ -241,36 +239,3 @@ def test_ranges_of_axes() -> None:
     assert axis_around(np.array([np.nan, 5.0])).low < 5.0 < axis_around(np.array([5.0])).high
     curve = np.concatenate([[1e6] * 3, np.full(97, 2.0), [1.0]])
     assert axis_without_first_steps([curve]).high < 10.0
-
-
-def test_rolling_mean_keeps_a_line_and_its_length() -> None:
-    line = np.arange(400.0)
-    smooth = rolling_mean(line)
-    assert len(smooth) == 400
-    assert smooth[20:380] == pytest.approx(line[20:380], abs=0.51)
-    assert rolling_mean(np.array([3.0])).tolist() == [3.0]
-
-
-def test_decimals_of_a_column_follow_its_standard_errors() -> None:
-    assert decimals_of([0.0047, 0.0036]) == 4
-    assert decimals_of([0.0055, 0.00090, 0.0014]) == 5
-    assert decimals_of([0.046, 0.24, 0.33]) == 3
-    # Large errors do not hide small ones, and small ones do not blow up large ones.
-    assert decimals_of([0.0002, 3.0]) == 4
-    assert decimals_of([37.0, 1200.0]) == 0
-    assert decimals_of([None, float("nan"), 0.0]) is None
-    assert decimals_of([]) is None
-    assert fixed(1234.5, 1, 0.04, signed=True) == "+1,234.5 ± 0.0"
-    assert fixed(-0.5, 2) == "\u22120.50"
-    assert fixed(None, 2) == fixed(float("nan"), 2, 1.0) == "\u2013"
-    assert fixed(float("inf"), 2) == "∞"
-    assert fixed(0.5, None, 0.031) == measured(0.5, 0.031)
-
-
-def test_digits_follow_the_standard_error() -> None:
-    assert measured(2.40359, 0.00474) == "2.4036 ± 0.0047"
-    assert measured(-0.5, 0.031, signed=True) == "\u22120.500 ± 0.031"
-    assert measured(12.0, 0.0) == "12.00"
-    assert measured(float("inf"), float("inf")) == "∞"
-    assert measured(None) == measured(float("nan"), 1.0) == "\u2013"
-    assert significant(1.5e9, 2) == "1.5\xa0\u00d7\xa010⁹"

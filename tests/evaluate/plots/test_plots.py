@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from pushforward.evaluate.plots import density as plots
-from pushforward.evaluate.plots.training import rolling_mean
+from pushforward.evaluate.plots.corner import corner
+from pushforward.evaluate.plots.training import training_curves
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -55,14 +56,12 @@ CASES: dict[str, Callable[[Path], None]] = {
     "density-unknown-truth": lambda path: plots.density_2d(
         Normal2d(), torch.from_numpy(normal(20, 2)), normal(20, 2, 1), None, path, columns=("a (m)", "b (s)")
     ),
-    "corner": lambda path: plots.corner(normal(800, 3), normal(300, 3, 1), ["a", "b", "c"], path),
-    "corner-one-column": lambda path: plots.corner(normal(90, 1), normal(30, 1, 1), ["a"], path),
-    "corner-constant-column": lambda path: plots.corner(
-        normal(90, 2) * [1, 0], normal(30, 2, 1) * [1, 0], ["a", "b"], path
-    ),
-    "curves": lambda path: plots.training_curves(metrics(2_000), path, {"Gaussian": 1.2, "far": 9.0, "none": math.inf}),
-    "curves-training-only": lambda path: plots.training_curves([{"step": 0, "train/nll": 2.0}], path),
-    "curves-validation-only": lambda path: plots.training_curves([{"step": 5, "val/nll": 2.0}], path, None),
+    "corner": lambda path: corner(normal(800, 3), normal(300, 3, 1), ["a", "b", "c"], path),
+    "corner-one-column": lambda path: corner(normal(90, 1), normal(30, 1, 1), ["a"], path),
+    "corner-constant-column": lambda path: corner(normal(90, 2) * [1, 0], normal(30, 2, 1) * [1, 0], ["a", "b"], path),
+    "curves": lambda path: training_curves(metrics(2_000), path, {"Gaussian": 1.2, "far": 9.0, "none": math.inf}),
+    "curves-training-only": lambda path: training_curves([{"step": 0, "train/nll": 2.0}], path),
+    "curves-validation-only": lambda path: training_curves([{"step": 5, "val/nll": 2.0}], path, None),
     "latent": lambda path: plots.latent(normal(400, 4), path),
     "latent-one-feature": lambda path: plots.latent(torch.from_numpy(normal(50, 1)), path),
 }
@@ -104,23 +103,16 @@ def test_many_columns_keep_those_that_differ_most(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(matplotlib.figure.Figure, "suptitle", suptitle)
     samples = normal(400, 5)
     samples[:, [1, 3]] += 2.0
-    plots.corner(samples, normal(400, 5, 1), list("abcde"), tmp_path / "c.png", max_columns=2)
+    corner(samples, normal(400, 5, 1), list("abcde"), tmp_path / "c.png", max_columns=2)
     assert labels == ["b", "d"]
     assert titles == ["Flow against held-out rows: the 2 of 5 columns that differ most"]
-
-
-def test_rolling_mean_is_centred_and_keeps_constants() -> None:
-    assert rolling_mean(np.arange(10.0)).tolist() == list(range(10))  # too few to smooth
-    np.testing.assert_allclose(rolling_mean(np.full(400, 3.0)), 3.0)
-    ramp = rolling_mean(np.arange(400.0))
-    np.testing.assert_allclose(ramp[20:-20], np.arange(20.0, 380.0))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda path: plots.training_curves([{"step": 1}], path), "expected rows with train/nll or val/nll; got none"),
-        (lambda path: plots.corner(normal(3, 2), normal(3, 2), ["a"], path), r"shape \(rows, 1\); got \(3, 2\)"),
+        (lambda path: training_curves([{"step": 1}], path), "expected rows with train/nll or val/nll; got none"),
+        (lambda path: corner(normal(3, 2), normal(3, 2), ["a"], path), r"shape \(rows, 1\); got \(3, 2\)"),
         (lambda path: plots.latent(np.full((4, 2), np.nan), path), "at least two finite rows"),
         (
             lambda path: plots.density_2d(Normal2d(), normal(3, 3), normal(3, 2), None, path),

@@ -50,6 +50,7 @@ TRACED_QUICKLY = [
     "Inverse coupling",
     "Log",
     "Logit",
+    "LowRankLinear 5",
     "LULinear 5",
     "Elementwise affine 1",
     "Elementwise spline 5 some",

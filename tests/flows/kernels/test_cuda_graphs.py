@@ -23,7 +23,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Imitate graphs on a CPU; replaying repeats the work and writes to the same tensors. Yields the graphs' sizes."""
     sizes: list[int] = []
 
-    def record(work: Callable[[], graphs.Points], device: torch.device) -> tuple[Callable[[], object], graphs.Points]:
+    def record(
+        work: Callable[[], graphs.ValueAndLogDet], device: torch.device
+    ) -> tuple[Callable[[], object], graphs.ValueAndLogDet]:
         results = work()
         sizes.append(len(results[0]))
 
@@ -187,7 +189,7 @@ def test_a_failed_recording_is_not_repeated(perturb: Perturb, monkeypatch: pytes
 
 
 def test_graphs_are_freed_with_their_flow(perturb: Perturb, monkeypatch: pytest.MonkeyPatch) -> None:
-    def record(work: Callable[[], graphs.Points], device: torch.device) -> Any:
+    def record(work: Callable[[], graphs.ValueAndLogDet], device: torch.device) -> Any:
         return (lambda: None), work()
 
     monkeypatch.setattr(graphs, "record_graph", record)

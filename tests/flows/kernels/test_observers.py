@@ -76,8 +76,8 @@ def test_functional_call(flow: Flow, rows: tuple[Tensor, Tensor]) -> None:
         assert_close(found, expected)
         assert_close(gradients, torch.autograd.grad(expected.sum(), list(twin.parameters())))
     stacked = {name: torch.stack([p, 2.0 * p]).detach() for name, p in flow.named_parameters()}
-    ensemble = torch.vmap(lambda p: torch.func.functional_call(flow, p, rows))(stacked)
-    assert_close(ensemble[1], expected)
+    outputs = torch.vmap(lambda p: torch.func.functional_call(flow, p, rows))(stacked)
+    assert_close(outputs[1], expected)
 
 
 @scripting

@@ -56,9 +56,9 @@ def test_estimators_agree_in_the_mean(of: str, estimator: Estimator, samples: in
     worsen(model)
     x = distribution.sample((1,))
     rows = x.expand(64, FEATURES)  # gradients are summed over rows: more draws in one call
-    total = gradients(model, rows, of, "total", samples, 80, beta)
+    path_wise = gradients(model, rows, of, "path-wise", samples, 80, beta)
     other = gradients(model, rows, of, estimator, samples, 80, beta)
-    assert_same_mean(total, other)
+    assert_same_mean(path_wise, other)
     if of != "decoder":
         assert float(other.mean(0).abs().max()) > 5 * float(other.std(0).max()) / math.sqrt(
             len(other)
@@ -84,7 +84,7 @@ def test_gradient_of_the_elbo_equals_its_closed_form() -> None:
             kl = 0.5 * (factor.square().sum() + mean.square().sum() - LATENT) - factor.diagonal().log().sum()
             return float(fit - kl)
 
-    for estimator in ("total", "path"):
+    for estimator in ("path-wise", "path"):
         rows = x.expand(100_000, FEATURES)
         torch.autograd.backward(model.elbo(rows, estimator=estimator).mean())
         for parameter in (base.location, base.log_scale):
@@ -109,13 +109,13 @@ def test_path_gradients_vanish_at_the_exact_posterior(estimator: Estimator, samp
     for of in ("encoder", "posterior"):
         assert float(gradients(model, x, of, estimator, samples, 3).abs().max()) < 1e-9
         assert (
-            float(gradients(model, x, of, "total", samples, 3).abs().max()) > 0.1
-        )  # the variance of the total gradient does not vanish
+            float(gradients(model, x, of, "path-wise", samples, 3).abs().max()) > 0.1
+        )  # the variance of the path-wise gradient does not vanish
 
 
 @pytest.mark.parametrize("posterior", ["gaussian", "iaf", "nsf-c", "maf"])
 def test_flow_posteriors_have_path_gradients(posterior: str, perturb: Perturb) -> None:
-    """With the same noise, the total gradient is the path gradient plus the score term; values are equal."""
+    """With the same noise, the path-wise gradient is the path gradient plus the score term; values are equal."""
     model = small_autoencoder(perturb=perturb, posterior=posterior)
     x = rows_for("logistic")
     parameters = [p for name, p in model.named_parameters() if name.startswith(("encoder", "posterior"))]
@@ -125,14 +125,14 @@ def test_flow_posteriors_have_path_gradients(posterior: str, perturb: Perturb) -
         bound = model.elbo(x, estimator=estimator)
         return bound.detach(), torch.autograd.grad(bound.sum(), parameters)
 
-    (total_value, total), (path_value, path) = seeded("total"), seeded("path")
-    assert_close(total_value, path_value)
+    (path_wise_value, path_wise), (path_value, path) = seeded("path-wise"), seeded("path")
+    assert_close(path_wise_value, path_value)
     torch.manual_seed(5)
     context = model.encoder(x)
     z = model.posterior.rsample(1, context).detach()
     score = torch.autograd.grad(model.posterior.log_prob(z, context).sum(), parameters)
-    for of_total, of_path, of_score in zip(total, path, score, strict=True):
-        assert_close(of_total, of_path - of_score, rtol=1e-6, atol=1e-8)
+    for of_path_wise, of_path, of_score in zip(path_wise, path, score, strict=True):
+        assert_close(of_path_wise, of_path - of_score, rtol=1e-6, atol=1e-8)
     assert max(float(g.abs().max()) for g in score) > 1e-3
 
 
@@ -141,7 +141,7 @@ def test_dreg_gives_decoder_and_prior_the_gradient_of_the_bound() -> None:
     x = rows_for("logistic")
     for of in ("decoder", "prior"):
         found = []
-        for estimator in ("total", "dreg"):
+        for estimator in ("path-wise", "dreg"):
             torch.manual_seed(3)
             found.append(gradient(model, model.iwae_bound(x, 5, estimator=estimator), of))
         assert_close(found[0], found[1])

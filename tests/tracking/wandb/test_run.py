@@ -55,7 +55,7 @@ def check_content(record: WandbRecord, run: Path, history: list[dict[str, Any]],
         assert len(expected) > 4
     train = next(row for row in history if "train/nll" in row)
     assert train["train/nll"] == pytest.approx(train["train/base"] + train["train/log_det"])
-    assert {"train/learning_rate", "perf/points_per_s", "train/epoch", "seconds", "grad_norm/base"} <= set(train)
+    assert {"train/learning_rate", "perf/rows_per_s", "train/epoch", "seconds", "grad_norm/base"} <= set(train)
     validation = next(row for row in history if "val/nll" in row)
     assert {"log_det/standardize", "log_det/00-masked-autoregressive", "val/nll_se"} <= set(validation)
     results = json.loads((run / "results.json").read_text())

@@ -59,7 +59,7 @@ def test_charts_show_the_metrics_of_fits(printed: dict[str, Any]) -> None:
     ]
     training = [panel["config"] for panel in panels(printed, "Training")]
     named = [metric for chart in training for metric in chart["metrics"]]
-    assert named == ["train/base", "train/log_det", "train/grad_norm", "train/learning_rate", "perf/points_per_s"]
+    assert named == ["train/base", "train/log_det", "train/grad_norm", "train/learning_rate", "perf/rows_per_s"]
     layers = [chart["metricRegex"] for chart in training if chart.get("useMetricRegex")]
     assert layers == ["^log_det/.*", "^grad_norm/.*"]
     pictures = [panel["config"]["mediaKeys"] for panel in panels(printed, "Pictures")]
@@ -130,7 +130,7 @@ def test_a_mistyped_command_gets_a_suggestion() -> None:
 
 def test_the_charts_have_the_baselines_of_a_fit() -> None:
     from pushforward.evaluate import fit_baselines
-    from pushforward.tracking.wandb.workspace import BASELINES
+    from pushforward.tracking.wandb.workspace import BASELINE_NAMES
 
     rows = np.random.default_rng(0).standard_normal((60, 1))
-    assert tuple(baseline.name for baseline in fit_baselines(rows, rows, rows, seed=0)) == BASELINES
+    assert tuple(baseline.name for baseline in fit_baselines(rows, rows, rows, seed=0)) == BASELINE_NAMES

@@ -51,7 +51,7 @@ def data(record: RunRecord) -> Child:
 
 def _dequantization(record: RunRecord) -> str:
     """Describe which columns were dequantized; empty if none was."""
-    columns, bin_widths = items(record.schema, "columns"), record.schema.get("cells")
+    columns, bin_widths = items(record.schema, "columns"), record.schema.get("bin_widths")
     if not isinstance(bin_widths, list) or len(bin_widths) != len(columns):
         return ""
     names = [str(column.get("name")) for column, width in zip(columns, bin_widths, strict=True) if width]

@@ -6,7 +6,8 @@ import numpy as np
 
 from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import count, measured
-from pushforward.evaluate.plots.charts import Mark, Reference, Series, line_chart, rolling_mean
+from pushforward.evaluate.plots.charts import Mark, Reference, Series, line_chart
+from pushforward.evaluate.statistics import rolling_mean
 from pushforward.reports.page import details, figure
 from pushforward.reports.sections.model import FLOW, parts_of
 from pushforward.runs.record import Array, RunRecord, items, number
@@ -15,7 +16,7 @@ _PANELS = (
     (("train/base", "train/log_det"), ("base", "minus the log-determinant"), "The two terms of the NLL", "nats", False),
     (("train/grad_norm",), ("gradient norm",), "Gradient norm before clipping", "norm", True),
     (("train/learning_rate",), ("learning rate",), "Learning rate", "learning rate", False),
-    (("perf/points_per_s",), ("rows per second",), "Throughput", "rows per second", False),
+    (("perf/rows_per_s",), ("rows per second",), "Throughput", "rows per second", False),
 )
 
 _BASELINE = "baseline/"

@@ -33,11 +33,11 @@ class WandbProcess:
         start: Whether to start a process; without one, all calls do nothing.
 
     Attributes:
-        trouble: Why there is no process any more, or never was; empty after a normal end.
+        failure: Why there is no process any more, or never was; empty after a normal end.
     """
 
     def __init__(self, start: bool = True) -> None:
-        self.trouble = ""
+        self.failure = ""
         self._waiting: deque[bytes] = deque()
         self._received = b""
         self._process: subprocess.Popen[bytes] | None = None
@@ -94,19 +94,19 @@ class WandbProcess:
             writable: list[Any] = [self._process.stdin] if self._waiting else []
             select.select(readable, writable, [], seconds)
 
-    def end(self, trouble: str = "") -> None:
-        """Close the pipes and wait for the process to end; kill it if there is trouble, or after 5 s."""
+    def end(self, failure: str = "") -> None:
+        """Close the pipes and wait for the process to end; kill it after a failure, or after 5 s."""
         process, self._process = self._process, None
         self._waiting.clear()
         if process is None:
             return
-        self.trouble = trouble
+        self.failure = failure
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.0 if trouble else 5.0)
+            process.wait(0.0 if failure else 5.0)
         if process.poll() is None:
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -135,7 +135,7 @@ class WandbProcess:
                 process_group=0,  # Ctrl-C reaches the fit only; a new session would get an equal share of the cores
             )
         except OSError as error:
-            self.trouble = f"W&B could not be started ({error})"
+            self.failure = f"W&B could not be started ({error})"
             return
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None  # PIPE

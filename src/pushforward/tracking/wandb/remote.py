@@ -117,7 +117,7 @@ def _ask(question: Mapping[str, Any]) -> dict[str, Any]:
     except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise WandbServerError(f"the W&B client failed: {last}") from None
-    match answer.pop("trouble", None):
+    match answer.pop("failure", None):
         case "none":
             raise WandbServerError("W&B is not installed (pip install wandb)")
         case "key":
@@ -141,7 +141,7 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
         import wandb
         from wandb.errors import AuthenticationError, CommError, UsageError
     except ImportError:
-        return {"trouble": "none"}
+        return {"failure": "none"}
     timeout = float(question["timeout"])
     settings = wandb.setup().settings
     server = str(settings.base_url)
@@ -162,15 +162,15 @@ def _answer(question: Mapping[str, Any]) -> dict[str, Any]:
         return {"run": _facts(run)}
     except AuthenticationError as error:
         text = shorten(one_line(error), 160)
-        return {"trouble": "server" if "did not respond" in text else "login", "server": server, "detail": text}
+        return {"failure": "server" if "did not respond" in text else "login", "server": server, "detail": text}
     except UsageError:
-        return {"trouble": "key"}
+        return {"failure": "key"}
     except requests.RequestException as error:
         if not key:
-            return {"trouble": "key"}
-        return {"trouble": "server", "server": server, "detail": type(error).__name__}
+            return {"failure": "key"}
+        return {"failure": "server", "server": server, "detail": type(error).__name__}
     except Exception as error:
-        return {"trouble": "server", "server": server, "detail": shorten(one_line(error), 160)}
+        return {"failure": "server", "server": server, "detail": shorten(one_line(error), 160)}
 
 
 def _facts(run: Any) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class WandbTracker:
         if self.mode == "off":
             process = WandbProcess(start=False)
         self._process = process or WandbProcess()
-        if self._process.trouble:
+        if self._process.failure:
             self._give_up()
         options = {
             "config": dict(config),
@@ -147,8 +147,8 @@ class WandbTracker:
                 self._process.end(answer["gave_up"])
             elif "done" in answer:
                 self._process.end()
-        if self._process.trouble:
+        if self._process.failure:
             self._give_up()
 
     def _give_up(self) -> None:
-        self._warn(f"{self._process.trouble}; it is off for the rest of this fit, metrics.jsonl goes on")
+        self._warn(f"{self._process.failure}; it is off for the rest of this fit, metrics.jsonl goes on")

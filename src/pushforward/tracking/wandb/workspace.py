@@ -15,7 +15,7 @@ from typing import Any
 from pushforward.common.errors import ConfigError
 from pushforward.tracking.wandb.remote import WandbServerError, client_environment, default_entity
 
-BASELINES = ("gaussian", "gaussian-mixture", "kde")
+BASELINE_NAMES = ("gaussian", "gaussian-mixture", "kde")
 """Baselines whose NLL is drawn beside the curves."""
 
 _PICTURES = ("density", "corner", "latent", "quantiles", "pit", "training")
@@ -104,7 +104,7 @@ def _libraries() -> tuple[Any, Any]:
 def _sections(workspaces: Any, panels: Any) -> list[Any]:
     """Return the sections of the workspace, with their panels."""
     line = panels.LinePlot
-    baselines = [f"baseline/{baseline}" for baseline in BASELINES]
+    baselines = [f"baseline/{baseline}" for baseline in BASELINE_NAMES]
     validation = {"title_y": "nats", "point_visualization_method": "bucketing-gorilla"}
 
     def scalar(title: str, metric: str) -> Any:
@@ -140,7 +140,7 @@ def _sections(workspaces: Any, panels: Any) -> list[Any]:
         curve("Gradient norm", "train/grad_norm", log_y=True),
         layers("Gradient norm by layer", "grad_norm", log_y=True),
         curve("Learning rate", "train/learning_rate"),
-        curve("Rows per second", "perf/points_per_s"),
+        curve("Rows per second", "perf/rows_per_s"),
     ]
     pictures = [
         panels.MediaBrowser(title=key.split("/")[1].capitalize(), media_keys=[key], num_columns=2)

@@ -178,7 +178,7 @@ def serve_archive(monkeypatch: pytest.MonkeyPatch, server: RangeServer, rows: in
         small = dataclasses.replace(LITERATURE[name], counts=(rows - test - validation, validation, test))
         monkeypatch.setitem(LITERATURE, name, small)
     mirrors = Mirrors((server.url("/archive"),), "md5:" + hashlib.md5(archive).hexdigest(), len(archive))
-    monkeypatch.setattr("pushforward.datasets.sources.literature_sets.PUBLISHED", mirrors)
+    monkeypatch.setattr("pushforward.datasets.sources.literature_sets.MIRRORS", mirrors)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return archive
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.datasets.dataset import Dataset
 from pushforward.datasets.tables.splits import Splits
 
 MAX_ROWS = 2_000_000
@@ -41,15 +40,15 @@ class Repeats:
         return f"{' and '.join(counts)} also appear among the training rows: their likelihood measures memorization too"
 
 
-def find_repeats(dataset: Dataset, splits: Splits) -> Repeats | None:
+def find_repeats(rows: NDArray[np.float64], context: NDArray[np.float64], splits: Splits) -> Repeats | None:
     """Find held-out rows that are also training rows; None if at most one in a hundred is.
 
-    Features and context are compared. Tables of a single column are skipped, since repeated values are no evidence of
-    repeated rows there, and so are tables of more than two million rows.
+    Features ``(n, D)`` and context ``(n, C)`` are compared. Tables of a single column are skipped, since repeated
+    values are no evidence of repeated rows there, and so are tables of more than two million rows.
 
     Time: a pass over the rows and sorting 64 bits of each; memory: 24 bytes per row.
     """
-    matrix = dataset.rows if not dataset.context.shape[1] else np.hstack((dataset.rows, dataset.context))
+    matrix = rows if not context.shape[1] else np.hstack((rows, context))
     if matrix.shape[1] < 2 or len(matrix) > MAX_ROWS:
         return None
     found = compare_rows(matrix, splits)

@@ -1,0 +1,82 @@
+"""Registries: built-in items by name, items of other packages, and messages for mistakes."""
+
+import fractions
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from pushforward.common.registry import Registry, UnknownNameError
+
+
+def registry() -> Registry[type]:
+    return Registry[type]("shape", {"fraction": "fractions:Fraction", "missing": "no_such_module:Thing"})
+
+
+def definition() -> Callable[[], type]:
+    """Return a function that defines the same class anew at every call, as running a notebook cell again does."""
+
+    def define() -> type:
+        class Square:
+            pass
+
+        return Square
+
+    return define
+
+
+def test_a_builtin_is_found_by_its_name_and_back() -> None:
+    shapes = registry()
+    assert shapes["fraction"] is fractions.Fraction
+    assert shapes.name_of(fractions.Fraction) == "fraction"
+    assert shapes.name_of(int) is None
+
+
+def test_a_builtin_is_imported_on_first_use() -> None:
+    program = (
+        "import sys; from pushforward.common.registry import Registry\n"
+        "shapes = Registry('shape', {'colour': 'colorsys:rgb_to_hsv'})\n"
+        "shapes.names(); assert 'colorsys' not in sys.modules\n"
+        "shapes['colour']; assert 'colorsys' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", program], check=True, timeout=60)
+
+
+def test_a_registered_item_is_listed_with_the_builtins() -> None:
+    shapes = registry()
+
+    @shapes.register("square")
+    class Square:
+        pass
+
+    assert shapes.names() == ["fraction", "missing", "square"]
+    assert shapes["square"] is Square
+    assert shapes.name_of(Square) == "square"
+
+
+def test_the_same_definition_replaces_the_former() -> None:
+    shapes, define = registry(), definition()
+    first, second = define(), define()
+    shapes.register("square")(first)
+    shapes.register("square")(second)
+    assert shapes["square"] is second
+
+
+@pytest.mark.parametrize("name", ["fraction", "square"])
+def test_another_definition_of_a_used_name_is_refused(name: str) -> None:
+    shapes = registry()
+    square = shapes.register("square")(definition()())
+    with pytest.raises(ValueError, match=f"^register: the shape '{name}' exists already; take another name$"):
+        shapes.register(name)(int)
+    assert shapes["square"] is square
+    assert shapes["fraction"] is fractions.Fraction
+
+
+def test_an_unknown_name_gets_the_known_ones_and_a_near_one() -> None:
+    message = "unknown shape 'fractoin'; did you mean 'fraction'? known: fraction, missing"
+    with pytest.raises(UnknownNameError, match=f"^{re.escape(message)}$"):
+        registry()["fractoin"]
+    with pytest.raises(LookupError, match=r"^unknown shape 'zzz'; known: fraction, missing$"):
+        registry()["zzz"]

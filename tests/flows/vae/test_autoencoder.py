@@ -210,9 +210,12 @@ def mistakes() -> dict[str, tuple[str, Callable[[], object]]]:
         "prior with context": ("expected a prior without context", lambda: Autoencoder(encoder, decoder, given, given)),
         "posterior without": ("expected a posterior with", lambda: Autoencoder(encoder, decoder, flow, flow)),
         "other latent": ("over 3 latent", lambda: Autoencoder(encoder, decoder, build("gaussian", 3), given)),
-        "estimator of elbo": ("'total' or 'path'; got 'dreg'", lambda: small_autoencoder().elbo(x, estimator="dreg")),
+        "estimator of elbo": (
+            "'path-wise' or 'path'; got 'dreg'",
+            lambda: small_autoencoder().elbo(x, estimator="dreg"),
+        ),
         "estimator of iwae": (
-            "'total' or 'dreg'; got 'path'",
+            "'path-wise' or 'dreg'; got 'path'",
             lambda: small_autoencoder().iwae_bound(x, estimator="path"),
         ),
         "samples": ("samples of at least 1; got 0", lambda: small_autoencoder().elbo(x, 0)),

@@ -345,7 +345,11 @@ def test_trials_of_a_killed_sweep_are_repeated_once(
     more = json.loads(invoke("--resume", folder, "--trials", "3", "--json").stdout)
     assert more["trials"][:3] == trials
     (last,) = more["trials"][3:]
-    assert last["status"] in ("finished", "pruned")  # whether it beats the defaults depends on the speed of the machine
+    # On a slow machine it may be pruned, but only if it is worse than the best.
+    assert last["status"] == "finished" or (last["status"], last["val_nll"] > more["best"]["val_nll"]) == (
+        "pruned",
+        True,
+    )
 
 
 def test_wrong_arguments_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

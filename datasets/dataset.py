@@ -6,9 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.errors import DataError
+from pushforward.common.errors import DataError, TableError
 from pushforward.common.text import leave_out
+from pushforward.datasets.tables.cells import constant_value
+from pushforward.datasets.tables.dependence import dependence_note, linear_relations
 from pushforward.datasets.tables.grid import explains_ties, find_resolution
+from pushforward.datasets.tables.index import numbers_rows
+from pushforward.datasets.tables.obstacles import MIN_ROWS, about_constant, report
+from pushforward.datasets.tables.outliers import outlier_notes
 from pushforward.datasets.tables.read import Numbers, check_names
 from pushforward.datasets.tables.schema import Column, Schema
 from pushforward.datasets.tables.splits import Splits
@@ -16,7 +21,6 @@ from pushforward.datasets.toys.toy import Toy
 
 Array = NDArray[np.float64]
 
-MIN_ROWS = 3  # one each for training, validation and test
 # Fraction of rows with the same value from which a note warns of a spike.
 _SPIKE = 0.1
 # Machine epsilon by Arrow type; float64 otherwise.
@@ -38,6 +42,7 @@ class Dataset:
         context: Conditioning columns, shape (n, C); C may be 0.
         splits: The split, if the data set or a protocol fixes it; None if it is drawn at random.
         is_file: Whether it was given as the path of a file, which may be relative to the current folder.
+        row_numbers: Index in the file of each row ``(n,)``, if only some of its rows are used; else None.
     """
 
     name: str
@@ -50,10 +55,15 @@ class Dataset:
     context: Array = field(default_factory=lambda: np.empty((0, 0)))
     splits: Splits | None = None
     is_file: bool = False
+    row_numbers: NDArray[np.intp] | None = None
 
     def __post_init__(self) -> None:
         if self.context.size == 0:
             object.__setattr__(self, "context", np.empty((len(self.rows), len(self.schema.context))))
+
+    def in_file(self, numbers: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the indices in the file ``(k,)`` of rows of the data set, given by their indices ``(k,)``."""
+        return numbers if self.row_numbers is None else self.row_numbers[numbers]
 
 
 def features_and_context(
@@ -81,25 +91,23 @@ def features_and_context(
         rows = "1 row" if n == 1 else f"{n} rows"
         columns = "1 column" if width == 1 else f"{width} columns"
         raise DataError(f"{where}: {rows} for {columns}; at least {needed} rows are needed")
-    constant = [name for k, name in enumerate(numbers.names) if (matrix[:, k] == matrix[0, k]).all()]
+    values = {name: constant_value(column) for name, column in zip(numbers.names, matrix.T, strict=True)}
+    constant = [about_constant(name, value) for name, value in values.items() if value is not None]
     if constant:
-        raise DataError(f"{where}: {_about_constants(constant, float(matrix[0, numbers.names.index(constant[0])]))}")
+        names = [obstacle.column for obstacle in constant]
+        can_go = not set(names) & set(context) and len(names) < len(features)
+        advice = f"leave out what is constant: {leave_out(*names)}" if can_go else "fit other columns or more rows"
+        raise TableError(report(where, constant, width), advice, names if can_go else ())
     columns_and_notes = _describe(numbers)
     described = [column for column, _ in columns_and_notes]
     schema = Schema(tuple(described[k] for k in features), tuple(described[k] for k in given), numbers.names)
     notes = tuple(note for _, column_notes in columns_and_notes for note in column_notes)
+    order = [*given, *features]
+    relations = linear_relations([numbers.names[k] for k in order], matrix[:, order], len(given))
+    dequantized = [column.name for column in schema.columns if column.tied and column.step is not None]
+    about_relations = dependence_note(relations, dequantized)
+    notes = (*notes, *outlier_notes(numbers.names, matrix), *([about_relations] if about_relations else []))
     return np.ascontiguousarray(matrix[:, features]), np.ascontiguousarray(matrix[:, given]), schema, notes
-
-
-def _about_constants(names: list[str], value: float) -> str:
-    drop = leave_out(*names)
-    if len(names) == 1:
-        return f"column {names[0]!r} is constant ({value}): it has no density; leave it out with {drop}"
-    others = f"{len(names) - 1} other column{'s' if len(names) > 2 else ''}"
-    return (
-        f"column {names[0]!r} is constant ({value}), and so {'are' if len(names) > 2 else 'is'} {others}: "
-        f"they have no density; leave them out with {drop}"
-    )
 
 
 def _describe(numbers: Numbers) -> list[tuple[Column, list[str]]]:
@@ -145,10 +153,6 @@ def _describe_column(name: str, kind: str, values: Array, unique_values: Array) 
             f"column {name!r}: {ties:.0%} of its rows repeat earlier values, which no grid explains; its likelihoods "
             f"are overstated"
         )
-    if _numbers_the_rows(values):
+    if numbers_rows(values):
         notes.append(f"column {name!r} numbers the rows; if it is an index, leave it out with {leave_out(name)}")
     return column, notes
-
-
-def _numbers_the_rows(values: Array) -> bool:
-    return bool(len(values) > 2 and (np.diff(values) == 1).all())

@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
 from pushforward.datasets.registry import load_columns, stored_name
+from pushforward.datasets.tables.cells import complete_rows
+from pushforward.datasets.tables.obstacles import Missing, rows_left_out
+from pushforward.datasets.tables.range import ContextRange
+from pushforward.datasets.tables.read import mark_missing
 from pushforward.datasets.tables.schema import Schema
 from pushforward.datasets.tables.stream import CHUNK_ROWS, RowStream
 from pushforward.datasets.toys.toy import TOYS
@@ -20,6 +24,11 @@ class Rows(Protocol):
     """A source of rows, read chunk by chunk: a :class:`RowStream`, or a data set in memory."""
 
     notes: tuple[str, ...]
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Notes for the user on the rows read so far."""
+        ...
 
     @property
     def rows(self) -> int | None:
@@ -40,15 +49,32 @@ class NamedRows:
         name: Its name.
         schema: The columns.
         folder: Data folder, with downloaded data sets.
+        missing: Whether rows with missing values are refused, or left out.
 
     Raises:
-        DataError: If the data set is not available, or lacks columns.
+        DataError: If the data set is not available, lacks columns, or has missing values.
     """
 
-    def __init__(self, name: str, schema: Schema, folder: str | Path | None = None) -> None:
+    def __init__(
+        self, name: str, schema: Schema, folder: str | Path | None = None, missing: Missing = "refuse"
+    ) -> None:
         wanted = (*schema.names, *schema.context_names)
         self._matrix, self.notes = load_columns(name, wanted, folder)
+        self._name = name
         self._features = len(schema.columns)
+        self._range = ContextRange(schema.context)
+        complete = complete_rows(mark_missing(self._matrix, schema.missing_values))
+        left_out = int((~complete).sum())
+        if left_out and missing == "refuse":
+            raise DataError(f"{name}: {left_out:,} rows have missing values (data.missing_values)")
+        self._left_out = rows_left_out(name, left_out, len(complete))
+        if left_out:
+            self._matrix = self._matrix[complete]
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Notes for the user on the rows read so far: rows left out, and context outside the recorded range."""
+        return (*self._left_out, *self._range.notes(self._name))
 
     @property
     def rows(self) -> int:
@@ -58,11 +84,18 @@ class NamedRows:
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         for start in range(0, len(self._matrix), CHUNK_ROWS):
             chunk = self._matrix[start : start + CHUNK_ROWS]
+            self._range.add(chunk[:, self._features :])
             yield np.ascontiguousarray(chunk[:, : self._features]), np.ascontiguousarray(chunk[:, self._features :])
 
 
-def open_rows(source: str, schema: Schema, folder: str | Path | None = None) -> Rows:
+def open_rows(source: str, schema: Schema, folder: str | Path | None = None, *, missing: Missing = "refuse") -> Rows:
     """Open a data set by its name, as ``fit`` takes it, or else a file.
+
+    Args:
+        source: The name or the path.
+        schema: The columns.
+        folder: Data folder, with downloaded data sets.
+        missing: Whether rows with missing values are refused, or left out.
 
     Raises:
         DataError: If there is no such file or data set, or it lacks columns of the schema.
@@ -70,4 +103,4 @@ def open_rows(source: str, schema: Schema, folder: str | Path | None = None) -> 
     if source in TOYS and not Path(source).exists():
         raise DataError(f"{source}: a toy is sampled, it has no rows of its own; give a file")
     name = stored_name(source)
-    return RowStream(source, schema) if name is None else NamedRows(name, schema, folder)
+    return RowStream(source, schema, missing) if name is None else NamedRows(name, schema, folder, missing)

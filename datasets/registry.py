@@ -1,7 +1,6 @@
 """Load data sets by name or by path, and list those known by name."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,9 +18,28 @@ from pushforward.datasets.sources.literature_sets import LITERATURE
 from pushforward.datasets.sources.scikit_learn import BUNDLED, read_bundled
 from pushforward.datasets.sources.uci import UCI
 from pushforward.datasets.sources.uci_files import find_uci, read_uci
+from pushforward.datasets.tables.cells import complete_rows
+from pushforward.datasets.tables.kind import table_stem
+from pushforward.datasets.tables.local_file import STDIN, LocalFile
+from pushforward.datasets.tables.obstacles import (
+    Missing,
+    Request,
+    find_obstacles,
+    find_remedy,
+    refuse,
+    rows_left_out,
+)
 from pushforward.datasets.tables.protocols import apply_protocol, find_protocol
-from pushforward.datasets.tables.read import Numbers, known_suffix, read_table, select_columns, to_numbers
-from pushforward.datasets.tables.splits import Splits
+from pushforward.datasets.tables.read import (
+    Columns,
+    Numbers,
+    mark_missing,
+    read_columns,
+    read_content,
+    select_columns,
+)
+from pushforward.datasets.tables.spellings import understood_notes
+from pushforward.datasets.tables.splits import Indices, Splits
 from pushforward.datasets.targets.names import PREFIX, TARGETS, targets
 from pushforward.datasets.toys.toy import CURVES, TOYS
 
@@ -75,12 +93,14 @@ class _Source(NamedTuple):
     name: str
     where: str
     origin: str
-    numbers: Numbers
+    table: Columns
     notes: tuple[str, ...] = ()
     sha256: str | None = None
     file_columns: int | None = None
     places: Mapping[str, int] = MappingProxyType({})
     left_out: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    row_numbers: Indices | None = None
+    is_file: bool = False
 
 
 def load(
@@ -91,6 +111,8 @@ def load(
     columns: Sequence[str] | None = None,
     drop: Sequence[str] = (),
     context: Sequence[str] = (),
+    missing: Missing = "refuse",
+    missing_values: Sequence[float] = (),
     protocol: str | None = None,
     fold: int = 0,
     folder: str | Path | None = None,
@@ -105,13 +127,17 @@ def load(
         columns: Columns to use; all by default.
         drop: Columns to leave out.
         context: Columns to condition on instead of modelling them.
+        missing: What becomes of rows with a missing or infinite cell in one of the columns: the table is refused, or
+            these rows are left out (``drop``).
+        missing_values: Numbers that stand for a missing cell, such as -9999.
         protocol: How columns are selected and rows are split: ``rnade``, ``half`` or ``tenths`` (see
             :mod:`pushforward.datasets.tables.protocols`); None keeps all columns and does not fix a split.
         fold: Fold of the protocol.
         folder: Data folder, with downloaded data sets; see ``data_folder``.
 
     Raises:
-        DataError: If there is no such data set, or it cannot be used; the message says what to do.
+        DataError: If there is no such data set, or it cannot be used; the message says what to do. It is a
+            ``TableError`` with a line for each column that cannot be used.
 
     Example:
         >>> load("moons", rows=500).rows.shape
@@ -130,27 +156,69 @@ def load(
     if name in LITERATURE:
         if protocol is not None:
             raise DataError(f"{name}: comes with its published columns and parts; leave data.protocol out")
+        if missing_values:
+            raise DataError(f"{name}: comes without missing values; leave data.missing_values out")
         return load_literature(
             name, data_folder(folder), rows=rows, seed=seed, columns=columns, drop=drop, context=context
         )
     if name in TOYS:
         found = _load_toy(name, TOY_ROWS if rows is None else rows, seed, columns, drop, context)
+        rows = None
     else:
-        found = _subsample(_load_table(name, source, columns, drop, context, folder), rows, seed)
-    numbers, notes = found.numbers, found.notes
+        found = _load_table(name, source, columns, drop, context, missing_values, folder)
+    asked = Request(str(source), columns, drop, context, missing, missing_values, rows, seed, protocol, fold)
+    table = found.table
+    obstacles = find_obstacles(table, asked)
+    if not obstacles:
+        return _dataset(found, asked)
+    failure = ""
+    if remedy := find_remedy(table, obstacles, asked):
+        try:
+            _dataset(found, remedy.options)
+        except DataError as error:
+            remedy, failure = None, f"without these, {error}"
+    raise refuse(found.where, table, obstacles, asked, remedy, failure)
+
+
+def _dataset(found: _Source, asked: Request) -> Dataset:
+    """Take columns and rows as asked, and describe them."""
+    kept = [
+        name
+        for name in found.table.numbers.names
+        if (asked.columns is None or name in asked.columns or name in asked.context) and name not in asked.drop
+    ]
+    found = found._replace(table=Columns(tuple(kept), found.table.numbers.select(kept)))
+    found = _subsample(_leave_out_rows(found), asked.rows, asked.seed)
+    numbers, notes = found.table.numbers, found.notes
     splits: Splits | None = None
-    if protocol is not None:
-        exception = found.left_out.get(protocol)
-        numbers, splits, protocol_notes = apply_protocol(protocol, fold, found.where, numbers, context, exception)
+    if asked.protocol is not None:
+        exception = found.left_out.get(asked.protocol)
+        numbers, splits, protocol_notes = apply_protocol(
+            asked.protocol, asked.fold, found.where, numbers, asked.context, exception
+        )
         notes = (*notes, *protocol_notes)
-    features, given, schema, column_notes = features_and_context(found.where, numbers, context)
-    places = tuple(found.places[name] for name in schema.order) if found.places else ()
-    schema = dataclasses.replace(schema, file_columns=found.file_columns, places=places)
+    features, given, schema, column_notes = features_and_context(found.where, numbers, asked.context)
+    schema = dataclasses.replace(
+        schema,
+        file_columns=found.file_columns,
+        places=tuple(found.places[name] for name in schema.order) if found.places else (),
+        missing_values=tuple(map(float, asked.missing_values)),
+    )
     # With a column dropped or conditioned on, the toy's density is not that of the rows.
-    toy = TOYS.get(name) if features.shape[1] == 2 else None
-    notes = (*notes, *column_notes)
-    is_file = not any(name in known for known in (TOYS, BUNDLED, UCI))
-    return Dataset(found.name, found.origin, features, schema, notes, toy, found.sha256, given, splits, is_file)
+    toy = TOYS.get(found.name) if found.origin == "toy" and features.shape[1] == 2 else None
+    return Dataset(
+        name=found.name,
+        source=found.origin,
+        rows=features,
+        schema=schema,
+        notes=(*notes, *column_notes),
+        toy=toy,
+        sha256=found.sha256,
+        context=given,
+        splits=splits,
+        is_file=found.is_file,
+        row_numbers=found.row_numbers,
+    )
 
 
 def stored_name(source: str) -> str | None:
@@ -175,9 +243,10 @@ def load_columns(
         notes = tuple(f"{name}: {note}" for note in stored.about["notes"])
         indices, more = _column_indices(name, columns, stored.about["columns"])
         return gather_columns(stored.parts, indices), (*notes, *more)
-    found = _load_table(name, name, None, (), (), folder)
-    indices, more = _column_indices(name, columns, found.numbers.names)
-    return found.numbers.matrix[:, indices], (*found.notes, *more)
+    found = _load_table(name, name, None, (), (), (), folder)
+    numbers = found.table.numbers
+    indices, more = _column_indices(name, columns, numbers.names)
+    return numbers.matrix[:, indices], (*found.notes, *more)
 
 
 def _column_indices(name: str, columns: Sequence[str], has: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
@@ -195,7 +264,8 @@ def _load_toy(
 ) -> _Source:
     samples = TOYS[name].sample(rows, np.random.default_rng(seed))
     everything = Numbers(("x1", "x2"), ("double", "double"), samples)
-    return _Source(name, name, "toy", _take_columns(name, everything, columns, drop, context))
+    chosen = _take_columns(name, everything, columns, drop, context)
+    return _Source(name, name, "toy", Columns(chosen.names, chosen))
 
 
 def _load_table(
@@ -204,42 +274,82 @@ def _load_table(
     columns: Sequence[str] | None,
     drop: Sequence[str],
     context: Sequence[str],
+    missing_values: Sequence[float],
     folder: str | Path | None,
 ) -> _Source:
     """Read a data set of scikit-learn or of UCI, or a file."""
     if name in BUNDLED:
         numbers, notes = read_bundled(name)
-        return _Source(name, name, "scikit-learn", _take_columns(name, numbers, columns, drop, context), notes)
+        chosen = _take_columns(name, numbers, columns, drop, context)
+        mark_missing(chosen.matrix, missing_values)
+        return _Source(name, name, "scikit-learn", Columns(chosen.names, chosen), notes)
     if name in UCI:
         uci = UCI[name]
         read = read_uci(uci, data_folder(folder))
         chosen = _take_columns(name, read.numbers, columns, drop, context)
+        mark_missing(chosen.matrix, missing_values)
         places = dict(zip(read.numbers.names, read.places, strict=True))
-        origin, left_out = str(read.path), uci.left_out
-        return _Source(name, name, origin, chosen, read.notes, read.sha256, read.width, places, left_out)
+        return _Source(
+            name,
+            name,
+            str(read.path),
+            Columns(chosen.names, chosen),
+            read.notes,
+            read.sha256,
+            read.width,
+            places,
+            uci.left_out,
+        )
     path = Path(source)
-    if not path.exists() and (known_suffix(path) is None or path.suffix == "") and len(path.parts) == 1:
+    if not path.exists() and path.suffix == "" and len(path.parts) == 1 and str(path) != STDIN:
         raise DataError(_unknown(str(source)))
-    table = read_table(path)
-    numbers = to_numbers(table, path.name, select_columns(path.name, table.column_names, columns, drop, context))
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return _Source(_stem(path), path.name, str(path), numbers, (), sha256, table.num_columns)
+    file = LocalFile(source)
+    content = read_content(file)
+    chosen_names = select_columns(file.name, content.table.column_names, columns, drop, context, content.index)
+    index = [column for column in content.index if column not in chosen_names and column not in drop]
+    left_out = (f"{file.name}: left out the index {', '.join(index)}; data.columns can name it",) if index else ()
+    return _Source(
+        table_stem(file.name),
+        file.name,
+        file.source,
+        read_columns(content.table, chosen_names, missing_values),
+        (*content.notes, *left_out, *understood_notes(content.understood, chosen_names)),
+        file.checksum(),
+        content.table.num_columns - len(index),
+        is_file=True,
+    )
+
+
+def _leave_out_rows(source: _Source) -> _Source:
+    """Leave out the rows with a missing or an infinite cell."""
+    numbers = source.table.numbers
+    complete = complete_rows(numbers.matrix)
+    rows = len(complete)
+    if complete.all():
+        return source
+    note = rows_left_out(source.where, rows - int(complete.sum()), rows)
+    return _take_rows(source, np.flatnonzero(complete), *note)
 
 
 def _subsample(source: _Source, rows: int | None, seed: int) -> _Source:
     """Take a random subset of the rows, if fewer are asked for than there are."""
-    numbers = source.numbers
-    n = len(numbers.matrix)
+    n = len(source.table.numbers.matrix)
     if rows is None or rows == n:
         return source
     if rows > n:
         note = f"{source.where}: has {n} rows, fewer than the {rows} asked for"
         return source._replace(notes=(*source.notes, note))
     chosen = np.sort(np.random.default_rng(seed).choice(n, size=rows, replace=False))
-    note = f"{source.where}: a random subset, {rows} of {n} rows"
+    return _take_rows(source, chosen, f"{source.where}: a random subset, {rows} of {n} rows")
+
+
+def _take_rows(source: _Source, chosen: Indices, *notes: str) -> _Source:
+    """Keep the rows with these indices ``(k,)``, and add notes."""
+    names, numbers = source.table.names, source.table.numbers
     return source._replace(
-        numbers=Numbers(numbers.names, numbers.types, numbers.matrix[chosen]), notes=(*source.notes, note)
+        table=Columns(names, numbers.take(chosen)),
+        notes=(*source.notes, *notes),
+        row_numbers=chosen if source.row_numbers is None else source.row_numbers[chosen],
     )
 
 
@@ -265,11 +375,4 @@ def _unknown(source: str) -> str:
 def _take_columns(
     where: str, numbers: Numbers, columns: Sequence[str] | None, drop: Sequence[str], context: Sequence[str]
 ) -> Numbers:
-    chosen = select_columns(where, numbers.names, columns, drop, context)
-    keep = [numbers.names.index(column) for column in chosen]
-    return Numbers(tuple(chosen), tuple(numbers.types[k] for k in keep), numbers.matrix[:, keep])
-
-
-def _stem(path: Path) -> str:
-    known = known_suffix(path)
-    return path.name if known is None else path.name[: -len(known)] or path.name
+    return numbers.select(select_columns(where, numbers.names, columns, drop, context))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pushforward.common.files import new_folder
+from pushforward.common.files import new_folder, replace_file
 from pushforward.common.lock import file_lock
 from pushforward.datasets.sources.archive import ProgressCallback
 
@@ -119,7 +119,7 @@ def _download(
             part.unlink()
             failures.append(f"{url}: gave a file with another checksum ({found}, not {checksum})")
             continue
-        part.replace(target)
+        replace_file(part, target)
         return found
     kept = "; the partial download is kept, the same command resumes it" if part.exists() else ""
     raise DownloadError(f"{target.name}: could not be downloaded{kept} ({'; '.join(failures)})", failures)
@@ -153,7 +153,8 @@ def _transfer(
             reason = error
         except _NETWORK_ERRORS as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                raise _DiskError(f"{part.parent}: {_reason(error)}; the partial download is kept") from error
+                kept = "make room: the partial download is kept, the same command resumes it"
+                raise _DiskError(f"{part.parent}: {_reason(error)}; {kept}") from error
             if isinstance(getattr(error, "reason", None), socket.gaierror):  # no network, or unknown host
                 raise DownloadError(_reason(error)) from error
             reason = error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pushforward.common.errors import DataError
-from pushforward.common.files import atomic_write, new_folder
+from pushforward.common.files import atomic_write, new_folder, replace_file
 from pushforward.common.lock import file_lock
 from pushforward.common.text import unknown_name
 from pushforward.datasets.sources import literature_sets
@@ -163,7 +163,7 @@ def _download_file(
                 changed = changed or file.sha256 is None
                 failures.append(f"{url}: gave a file with another checksum (sha256:{found}, not sha256:{expected})")
                 continue
-            fresh.replace(target)
+            replace_file(fresh, target)
             if file.sha256 is not None:
                 return None
             _record_checksum(folder, file.file, found)

@@ -209,10 +209,11 @@ def _store(target: Path, parts: Parts, about: dict[str, Any]) -> None:
     """Store a prepared set; if that fails, it is prepared again when it is loaded next."""
     try:
         target.mkdir(parents=True, exist_ok=True)
+        # Removed first and written last, so that it exists only beside the parts that it describes.
+        (target / "about.json").unlink(missing_ok=True)
         for name, part in zip(_PARTS, parts, strict=True):
             with atomic_write(target / f"{name}.npy") as temporary, temporary.open("wb") as file:
                 np.save(file, part)
-        # Written last, so that it exists only if the parts do.
         with atomic_write(target / "about.json") as temporary:
             temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
     except OSError:

@@ -1,16 +1,32 @@
-"""Check the cells of a table: missing, infinite, or too large values are refused."""
+"""Check the cells of a table for what a density cannot use: missing, infinite or too large values, constants."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pushforward.common.errors import DataError
-from pushforward.common.text import leave_out
 
 LARGEST_INTEGER = 2.0**53
 """Beyond this, different integers round to the same float64."""
 
 LARGEST_VALUE = 1e150
 """Beyond this, a square overflows."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a column cannot be used as it is.
+
+    Args:
+        column: Name of the column.
+        what: What is wrong, as in ``holds text ('red' in row 1)``.
+        remedy: What to do to keep the column, as in ``encode it as numbers``; empty if nothing helps.
+        in_rows: Whether only some rows cannot be used, so that the others can be kept.
+    """
+
+    column: str
+    what: str
+    remedy: str
+    in_rows: bool = False
 
 
 class Cells:
@@ -29,10 +45,12 @@ class Cells:
 
     def add(self, values: NDArray[np.float64]) -> None:
         """Check the next rows ``(n,)``; NaN stands for a missing cell."""
-        largest = float(np.abs(values).max(initial=0.0))
+        magnitude = np.abs(values)
+        largest = float(magnitude.max(initial=0.0))
         if np.isfinite(largest):
             self.largest = max(self.largest, largest)
         else:
+            self.largest = max(self.largest, float(magnitude.max(initial=0.0, where=np.isfinite(values))))
             for what, bad in (("missing", np.isnan(values)), ("infinite", np.isinf(values))):
                 if bad.any():
                     self._first[what] = self._first[what] or self.rows + int(bad.argmax()) + 1
@@ -40,36 +58,45 @@ class Cells:
         self.rows += len(values)
 
     @property
-    def bad(self) -> bool:
-        """Whether :meth:`check` will raise, whatever rows follow."""
-        return any(self._counts.values()) or self.largest > LARGEST_VALUE
+    def incomplete(self) -> bool:
+        """Whether a cell so far is missing or infinite."""
+        return any(self._counts.values())
 
-    def check(self, where: str, *, integers: bool) -> None:
-        """Raise if the column cannot be used.
+    def too_large(self, *, integers: bool) -> bool:
+        """Whether a value so far is too large for float64, or for its square."""
+        return self.largest > (LARGEST_INTEGER if integers else LARGEST_VALUE)
+
+    def obstacle(self, *, integers: bool) -> Obstacle | None:
+        """Return what is wrong with the column so far; None if all its cells can be used.
 
         Args:
-            where: Name of the table, for the message.
             integers: Whether the column holds 64-bit integers.
-
-        Raises:
-            DataError: If a cell is missing, infinite or too large.
         """
-        advice = leave_out(self.name)
-        for what, count in self._counts.items():
-            if count == self.rows:
-                raise DataError(f"{where}: column {self.name!r} has no values at all; drop it with {advice}")
-            if count:
-                cells = f"{count} {what} value{'s' if count > 1 else ''}"
-                first = f"{'first ' if count > 1 else ''}in row {self._first[what]}"
-                remedy = f"remove or fill these rows, or drop the column with {advice}"
-                raise DataError(f"{where}: column {self.name!r} has {cells} ({first}); {remedy}")
+        if self.rows and sum(self._counts.values()) == self.rows:
+            return Obstacle(self.name, "has no values at all", "fill it")
         if integers and self.largest > LARGEST_INTEGER:
-            raise DataError(
-                f"{where}: column {self.name!r} holds integers beyond 2**53, which float64 cannot represent exactly; "
-                f"drop it with {advice}"
-            )
+            what = "holds integers beyond 2**53, which float64 cannot represent exactly"
+            return Obstacle(self.name, what, "subtract a constant")
         if self.largest > LARGEST_VALUE:
-            raise DataError(
-                f"{where}: column {self.name!r} holds {self.largest:.3g}, whose square overflows; "
-                f"rescale it or drop it with {advice}"
-            )
+            return Obstacle(self.name, f"holds {self.largest:.3g}, whose square overflows", "rescale it")
+        parts = [self._about(what, count) for what, count in self._counts.items() if count]
+        return Obstacle(self.name, f"has {' and '.join(parts)}", "fill these cells", in_rows=True) if parts else None
+
+    def _about(self, what: str, count: int) -> str:
+        """Describe cells, as in ``21 missing values (1.3 %, first in row 2)``."""
+        if count == 1:
+            return f"1 {what} value (in row {self._first[what]})"
+        share = 100 * count / self.rows
+        percent = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
+        return f"{count:,} {what} values ({percent} %, first in row {self._first[what]:,})"
+
+
+def complete_rows(matrix: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which rows ``(n,)`` of a matrix ``(n, D)`` have a finite number in every cell."""
+    return np.asarray(np.isfinite(matrix).all(axis=1))
+
+
+def constant_value(values: NDArray[np.float64]) -> float | None:
+    """Return the one value that all finite cells ``(n,)`` share; None if they differ or there are fewer than two."""
+    finite = values[np.isfinite(values)]
+    return float(finite[0]) if len(finite) > 1 and bool((finite == finite[0]).all()) else None

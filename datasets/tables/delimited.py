@@ -1,80 +1,212 @@
 """Delimited text files: detect the format, then parse with pyarrow."""
 
 import csv
-import gzip
+import dataclasses
 import io
-import re
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import one_line, shorten
+from pushforward.datasets.tables.compression import open_decompressed
+from pushforward.datasets.tables.dialect import Dialect, find_dialect
+from pushforward.datasets.tables.lines import AsUtf8, count_lines, encoding_of, last_line_end
+from pushforward.datasets.tables.number_marks import MISSING
+from pushforward.datasets.tables.spellings import find_column_spelling, find_spellings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Spellings of a missing value in addition to those of pyarrow (empty, NA, N/A, NaN, NULL, #N/A, ...).
-MISSING = ("?", "None", "none", "NAN", "-", ".")
-_DELIMITERS = (",", ";", "\t")
-_SNIFFED_BYTES = 1 << 20
+SNIFFED_BYTES = 1 << 20
+"""Bytes at the beginning of a file that decide how it is read."""
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """Format of a file: its delimiter, its column names, and the number of lines before the data."""
+class Block(NamedTuple):
+    """Whole lines of a text file, made plain.
 
-    delimiter: str
-    names: tuple[str, ...]
-    header: bool
+    Attributes:
+        content: The lines.
+        skip_lines: How many of them stand before the data.
+        read: Number of bytes of the decompressed file through the end of these lines.
+    """
+
+    content: bytes
     skip_lines: int
+    read: int
+
+
+class TextFile:
+    """A delimited text file, compressed or not: its format, and its lines in blocks.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        path: The file.
+        encoding: Its encoding.
+        dialect: Its format, detected from its first megabyte.
+
+    Raises:
+        DataError: If the file is empty, damaged, or not text.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.encoding = "utf-8"
+        with self._open() as stream:
+            sample = stream.read(SNIFFED_BYTES)
+            whole = not stream.read(1)
+        self.encoding = encoding_of(sample, whole=whole)
+        if self.encoding != "utf-8":
+            with self._open() as stream:
+                sample = stream.read(SNIFFED_BYTES)
+                whole = not stream.read(1)
+        sample = sample if whole else sample[: last_line_end(sample)] or sample
+        self.dialect = self._with_spellings(find_dialect(path.name, sample), sample)
+        if self.encoding == "cp1252":
+            note = f"{path.name}: not UTF-8; read as Windows-1252"
+            self.dialect = dataclasses.replace(self.dialect, notes=(note, *self.dialect.notes))
+
+    def blocks(self, size: int = -1) -> Iterator[Block]:
+        """Yield the lines of the file in blocks of whole rows, of about ``size`` bytes; by default in one block."""
+        skip_lines, read, rest = self.dialect.skip_lines, 0, b""
+        with self._open() as stream:
+            while True:
+                fresh = stream.read(size)
+                block = rest + fresh if rest else fresh
+                last = not fresh or size < 0
+                # The line end of Windows is two characters, of which the second may not have been read yet.
+                cut = len(block) if last else last_line_end(block, len(block) - block.endswith(b"\r"))
+                content, rest = (block, b"") if cut == len(block) else (block[:cut], block[cut:])
+                read += cut
+                if content and not content.isspace():
+                    if skip_lines and not content.endswith((b"\n", b"\r")):
+                        content += b"\n"  # without it, the parser does not skip a last line
+                    yield Block(self.dialect.lines.plain(content), skip_lines, read)
+                    skip_lines = 0
+                if last:
+                    return
+
+    def error(self, error: Exception) -> DataError:
+        """Return an error that names the row with the wrong number of cells, or else quotes the parser."""
+        return DataError(f"{self.path.name}: {self._ragged_row() or shorten(one_line(error), 200)}")
+
+    def _open(self) -> "io.BufferedReader[Any]":
+        stream = open_text(self.path)
+        return stream if self.encoding == "utf-8" else io.BufferedReader(AsUtf8(stream, self.encoding))
+
+    def _with_spellings(self, dialect: Dialect, sample: bytes) -> Dialect:
+        """Add how the numbers of the columns are written, as far as a sample shows it."""
+        import pyarrow as pa
+
+        # Columns by number, because two may have the same name.
+        numbered = dataclasses.replace(dialect, names=tuple(map(str, range(len(dialect.names)))))
+        plain = dialect.lines.plain(sample)
+        # Where semicolons separate cells, commas are often decimal, and points may stand between thousands.
+        suspect = dialect.delimiter == ";"
+        try:
+            table = parse(plain, numbered, skip_lines=dialect.skip_lines)
+            odd = [
+                name
+                for name, kind in zip(table.column_names, table.schema.types, strict=True)
+                if pa.types.is_string(kind) or pa.types.is_boolean(kind) or (suspect and pa.types.is_floating(kind))
+            ]
+            if not odd:
+                return dialect
+            texts = dict.fromkeys(numbered.names, pa.string())
+            cells = parse(plain, numbered, skip_lines=dialect.skip_lines, types=texts)
+        except pa.ArrowInvalid:
+            return dialect
+        mark, decimal, found = find_spellings(cells, odd, dialect.delimiter)
+        named = {dialect.names[int(k)]: spelling for k, spelling in found.items()}
+        spellings = {name: spelling for name, spelling in named.items() if dialect.names.count(name) == 1}
+        return dataclasses.replace(dialect, mark=mark, decimal=decimal, spellings=spellings)
+
+    def _ragged_row(self) -> str | None:
+        """Describe the first row with the wrong number of cells; None if there is none."""
+        number, lines, width = 0, 0, len(self.dialect.names)
+        for content, skip_lines, _ in self.blocks(SNIFFED_BYTES):
+            text = io.StringIO(content.decode("utf-8", "replace"), newline="")
+            reader, before = csv.reader(text, delimiter=self.dialect.delimiter), 0
+            try:
+                for row in reader:
+                    line, before = before + 1, reader.line_num
+                    if line <= skip_lines or not row:
+                        continue
+                    number += 1
+                    if len(row) != width:
+                        cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
+                        return f"row {number} has {cells}, not {width} (line {lines + line}); correct it"
+            except csv.Error:  # a cell of more than 128 KiB
+                return None
+            lines += count_lines(content)
+        return None
+
+
+class TextTable(NamedTuple):
+    """A text file as a table, and what was understood of the cells of its columns, as ``decimal commas``."""
+
+    table: "pa.Table"
+    understood: Mapping[str, str]
 
 
 def read_delimited(path: Path) -> "pa.Table":
-    """Read a CSV-like file, gzipped or not.
+    """Read a text file as :func:`read_text` does; return only the table."""
+    return read_text(TextFile(path)).table
 
-    The delimiter (comma, semicolon or tab) is the most frequent one in the first line. The first line is taken as data
-    if it holds a number and no column has text there and a number below; the columns are then ``x1``, ``x2``, ...
+
+def read_text(file: TextFile) -> TextTable:
+    """Read a whole text file. Columns are numbers if their cells are, however they are written.
 
     Raises:
-        DataError: If the file is empty, damaged, not UTF-8, has no rows, or has rows of different lengths.
+        DataError: If the file is damaged, has no rows, or has rows of different lengths.
     """
     import pyarrow as pa
 
-    with open_text(path) as stream:
-        content = stream.read()
-    dialect = _dialect(path.name, content)
+    dialect = file.dialect
+    content, skip_lines, _ = next(file.blocks(), Block(b"", 0, 0))
     try:
-        table = parse(content, dialect, skip_lines=dialect.skip_lines)
+        table = parse(
+            content, dialect, skip_lines=skip_lines, types=dict.fromkeys(dialect.spelled, pa.string()), others=True
+        )
     except pa.ArrowInvalid as error:
-        raise parse_error(path, dialect, error) from error
+        raise file.error(error) from error
     if not table.num_rows:
-        raise DataError(f"{path.name}: has a header and no rows; nothing to learn from")
-    return table
-
-
-def find_dialect(path: Path) -> Dialect:
-    """Detect the format of a file from its first megabyte.
-
-    Raises:
-        DataError: If the file is empty, damaged, or not UTF-8.
-    """
-    with open_text(path) as stream:
-        return _dialect(path.name, stream.read(_SNIFFED_BYTES + 1))
+        raise DataError(f"{file.path.name}: has a header and no rows; nothing to learn from")
+    spellings = dict(dialect.spellings)
+    for k, name in enumerate(table.column_names):
+        column = table.column(k)
+        if not pa.types.is_string(column.type):
+            continue
+        if name not in spellings or spellings[name].doubt:
+            # The sample did not settle it, but a cell after it may.
+            found = find_column_spelling(column, dialect.mark, dialect.delimiter)
+            if found is None:
+                continue
+            spellings[name] = found
+        numbers = spellings[name].read(column)
+        if not (pa.types.is_string(numbers.type) and spellings[name].is_plain(".")):
+            table = table.set_column(k, name, numbers)
+    return TextTable(table, {name: spelling.understood() for name, spelling in spellings.items() if spelling.example})
 
 
 def parse(
-    content: bytes, dialect: Dialect, *, skip_lines: int = 0, types: "Mapping[str, pa.DataType] | None" = None
+    content: bytes,
+    dialect: Dialect,
+    *,
+    skip_lines: int = 0,
+    types: "Mapping[str, pa.DataType] | None" = None,
+    others: bool = False,
 ) -> "pa.Table":
-    """Parse a block of whole lines.
+    """Parse a block of whole, plain lines.
 
     Args:
         content: The text.
         dialect: Its format.
         skip_lines: Lines to skip before the first row.
-        types: The columns to return, with their types. By default all columns, with types inferred from their cells.
+        types: Columns with their types. By default all columns, with types inferred from their cells.
+        others: Whether to return the other columns too, with types inferred.
 
     Raises:
         pyarrow.ArrowInvalid: If rows have different lengths, or a cell does not have the type of its column.
@@ -83,55 +215,28 @@ def parse(
     from pyarrow import csv as arrow_csv
 
     options = arrow_csv.ConvertOptions(
-        strings_can_be_null=True, column_types=types, include_columns=None if types is None else list(types)
+        strings_can_be_null=True,
+        column_types=types,
+        include_columns=None if types is None or others else list(types),
+        decimal_point=dialect.decimal,
     )
     options.null_values = [*options.null_values, *MISSING]
     return arrow_csv.read_csv(
         pa.BufferReader(content),
         # One thread: with torch loaded, pyarrow's thread pool aborts a process that ends soon after reading.
         read_options=arrow_csv.ReadOptions(column_names=dialect.names, skip_rows=skip_lines, use_threads=False),
-        parse_options=arrow_csv.ParseOptions(delimiter=dialect.delimiter),
+        parse_options=arrow_csv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=b'"' in content),
         convert_options=options,
     )
-
-
-def parse_error(path: Path, dialect: Dialect, error: Exception) -> DataError:
-    """Return an error that names the row with the wrong number of cells, or else quotes the parser."""
-    with open_text(path) as stream:
-        return DataError(f"{path.name}: {_ragged_row(stream, dialect) or shorten(one_line(error), 200)}")
-
-
-class _Gunzipped(io.RawIOBase):
-    """The decompressed content of a gzip file; damage raises a ``DataError``."""
-
-    def __init__(self, path: Path) -> None:
-        self._name = path.name
-        self._file = gzip.GzipFile(path)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            return self._file.readinto(buffer)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(
-                f"{self._name}: not a complete gzip file ({shorten(one_line(error), 200)}); fetch it again"
-            ) from error
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def open_text(path: Path) -> "io.BufferedReader[Any]":
     """Open a file for reading, decompressed and without its byte order mark.
 
     Raises:
-        DataError: If it is a damaged gzip file; here, or later while reading.
+        DataError: If it is damaged; here, or later while reading.
     """
-    raw: Any = _Gunzipped(path) if path.suffix.lower() == ".gz" else io.FileIO(path)
-    stream = io.BufferedReader(raw, 1 << 17)
+    stream = io.BufferedReader(open_decompressed(path), 1 << 17)
     try:
         if stream.peek(3)[:3] == b"\xef\xbb\xbf":
             stream.read(3)
@@ -139,81 +244,3 @@ def open_text(path: Path) -> "io.BufferedReader[Any]":
         stream.close()
         raise
     return stream
-
-
-def _dialect(where: str, content: bytes) -> Dialect:
-    if not content.strip():
-        raise DataError(f"{where}: the file is empty")
-    return _sniff(where, content)
-
-
-def _sniff(where: str, content: bytes) -> Dialect:
-    try:
-        # The last character may be incomplete where the sample was cut off.
-        text = content[:_SNIFFED_BYTES].decode("utf-8", errors="ignore" if len(content) > _SNIFFED_BYTES else "strict")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    if "\x00" in text:
-        raise DataError(f"{where}: not text; a table is expected as .csv, .parquet or .npy")
-    first_line = next(line for line in text.splitlines() if line.strip())
-    outside_quotes = re.sub(r'"[^"]*"', "", first_line)
-    delimiter = max(_DELIMITERS, key=outside_quotes.count)
-    words = first_line.split()
-    if outside_quotes.count(delimiter) == 0 and len(words) > 1 and all(_is_number(word) for word in words):
-        raise DataError(f"{where}: columns separated by blanks; put a comma, a semicolon or a tab between them")
-
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    cells: list[list[str]] = []
-    lines_before, lines_through_first = 0, 0
-    for row in reader:
-        if not any(cell.strip() for cell in row) and not cells:
-            lines_before = reader.line_num
-            continue
-        if not cells:
-            lines_through_first = reader.line_num
-        cells.append([cell.strip() for cell in row])
-        if len(cells) == 2:
-            break
-    first, second = cells[0], cells[1] if len(cells) > 1 else []
-    if _is_data(first, second):
-        return Dialect(delimiter, tuple(f"x{k}" for k in range(1, len(first) + 1)), False, lines_before)
-    first[0] = first[0].lstrip("# ") or first[0]  # numpy.savetxt writes the header as a comment
-    names = tuple(name or f"x{k}" for k, name in enumerate(first, start=1))
-    return Dialect(delimiter, names, True, lines_through_first)
-
-
-def _is_data(first: list[str], second: list[str]) -> bool:
-    if not any(_is_number(cell) for cell in first):
-        return False
-    # "id,2019,2020" above "7,1.5,2.5" is a header although it holds numbers.
-    return not any(
-        _is_number(below) and above and not _is_number(above) and above not in MISSING and not _is_null(above)
-        for above, below in zip(first, second, strict=False)
-    )
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        value = float(cell)
-    except ValueError:
-        return False
-    return value == value and "_" not in cell
-
-
-def _is_null(cell: str) -> bool:
-    return cell.strip("#-").lower() in {"", "na", "n/a", "nan", "null", "none"}
-
-
-def _ragged_row(stream: "io.BufferedReader[Any]", dialect: Dialect) -> str | None:
-    """Describe the first row with the wrong number of cells; None if there is none."""
-    with io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="") as text:
-        reader = csv.reader(text, delimiter=dialect.delimiter)
-        number = 0
-        for row in reader:
-            if reader.line_num <= dialect.skip_lines or not row:
-                continue
-            number += 1
-            if len(row) != len(dialect.names):
-                cells = "1 cell" if len(row) == 1 else f"{len(row)} cells"
-                return f"row {number} has {cells}, not {len(dialect.names)} (line {reader.line_num}); correct it"
-    return None

@@ -1,29 +1,32 @@
-"""Read tables from CSV-like, Parquet and NumPy files, check them and convert them to matrices."""
+"""Read tables of all kinds, choose columns, and convert them to matrices."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
-from pushforward.common.text import did_you_mean, leave_out, one_line, shorten
-from pushforward.datasets.tables.cells import Cells
-from pushforward.datasets.tables.delimited import MISSING, read_delimited
+from pushforward.common.text import did_you_mean, shorten
+from pushforward.datasets.tables.arrow_files import FeatherReader, ParquetReader
+from pushforward.datasets.tables.cells import Cells, Obstacle
+from pushforward.datasets.tables.delimited import TextFile, read_text
+from pushforward.datasets.tables.index import find_index
+from pushforward.datasets.tables.json_lines import JsonReader
+from pushforward.datasets.tables.kind import Kind
+from pushforward.datasets.tables.local_file import LocalFile
+from pushforward.datasets.tables.npy import NpyReader
+from pushforward.datasets.tables.number_marks import MISSING_LOWER
+from pushforward.datasets.tables.plain_reader import PlainReader
+from pushforward.datasets.tables.table_reader import INTEGERS, StoredTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Array = NDArray[np.float64]
-
-TEXT_SUFFIXES = (".csv", ".data", ".txt", ".tsv")
-SUFFIXES = (*TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in TEXT_SUFFIXES), ".parquet", ".npy")
-# Types that can hold integers which float64 cannot represent exactly.
-INTEGERS = ("int64", "uint64")
-_SMALL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -34,105 +37,110 @@ class Numbers:
     types: tuple[str, ...]
     matrix: Array
 
+    def take(self, rows: Any) -> "Numbers":
+        """Return the same columns of some rows, given by their indices or by a boolean for each row."""
+        return Numbers(self.names, self.types, self.matrix[rows])
 
-def known_suffix(path: Path) -> str | None:
-    """Return the suffix of a path if it is a known one, such as ``.csv.gz``; else None."""
-    name = path.name.lower()
-    return next((known for known in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(known)), None)
+    def select(self, names: Sequence[str]) -> "Numbers":
+        """Return some of the columns, as a copy."""
+        keep = [self.names.index(name) for name in names]
+        return Numbers(tuple(names), tuple(self.types[k] for k in keep), self.matrix[:, keep])
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a table as they were read, before anything is refused.
+
+    Args:
+        names: Their names in the order of the file; one may appear twice.
+        numbers: Those that hold numbers, with NaN for missing cells.
+        obstacles: What cannot be used in these or the other columns.
+    """
+
+    names: tuple[str, ...]
+    numbers: Numbers
+    obstacles: tuple[Obstacle, ...] = ()
+
+
+ENCODE = "encode it as numbers"
+"""What to do to keep a column that is not numeric."""
+
+
+@dataclass(frozen=True)
+class TableContent:
+    """A table as it was read.
+
+    Args:
+        table: All columns, unchanged.
+        notes: Notes for the user.
+        index: Columns that are an index of the rows and not data.
+        understood: What was understood of the cells of columns of text, by name.
+    """
+
+    table: "pa.Table"
+    notes: tuple[str, ...] = ()
+    index: tuple[str, ...] = ()
+    understood: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_table(path: str | Path) -> "pa.Table":
     """Read a table unchanged, including text and missing cells.
 
-    Supported are delimited text (``.csv``, ``.data``, ``.txt``, ``.tsv``, also with ``.gz``), ``.parquet``, and
-    matrices in ``.npy``. Columns of text without a header, and of matrices, are named ``x1``, ``x2``, ...
+    The content decides how it is read: as delimited text, JSON lines, Parquet, Feather, ``.npy``, or a sheet of a
+    workbook (with ``#SHEET`` after the path if it has several). It may be compressed. Columns of text without a header,
+    and of matrices, are named ``x1``, ``x2``, ...
+
+    Args:
+        path: A file or a pipe; ``-`` for standard input.
 
     Raises:
-        DataError: If the file is missing, damaged, of an unknown kind, or names a column twice.
+        DataError: If the file is missing, damaged or of an unknown kind.
     """
-    path = Path(path)
-    kind = check_file(path)
-    if kind == ".parquet":
-        table = _read_parquet(path)
-    else:
-        table = npy_table(npy_matrix(path)) if kind == ".npy" else read_delimited(path)
-    check_columns(path.name, table.column_names)
-    if not table.num_rows:
-        raise DataError(f"{path.name}: has no rows; nothing to learn from")
-    return table
+    return read_content(LocalFile(path)).table
 
 
-def check_file(path: Path) -> str:
-    """Check that a file exists, is of a known kind and not empty; return its suffix.
+def read_content(file: LocalFile) -> TableContent:
+    """Read a table as :func:`read_table` does, with notes and the columns of its index.
 
     Raises:
-        DataError: If it does not.
+        DataError: If it is damaged, of an unknown kind, or has no columns or rows.
     """
-    kind = known_suffix(path)
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; give one file")
-    if not path.exists():
-        raise DataError(f"{path}: no such file")
-    if kind is None:
-        hint = "; save the sheet as CSV" if path.suffix.lower() in {".xlsx", ".xls", ".ods"} else ""
-        raise DataError(f"{path.name}: unknown kind of file{hint}; known endings: {', '.join(SUFFIXES)}")
-    if not path.stat().st_size:
-        raise DataError(f"{path.name}: the file is empty")
-    return kind
+    with file.explaining():
+        if file.kind == "text":
+            text = TextFile(file.path)
+            table, understood = read_text(text)
+            index = find_index(table, text.dialect.unnamed)
+            content = TableContent(table, text.dialect.notes, index, understood)
+        else:
+            reader = open_arrow_reader(file)
+            table = reader.read()
+            index = find_index(table, declared=reader.index)
+            content = TableContent(table, reader.notes, index, reader.understood)
+        check_columns(file.name, content.table.column_names)
+        if not content.table.num_rows:
+            raise DataError(f"{file.name}: has no rows; nothing to learn from")
+    return replace(content, notes=(*file.notes, *content.notes))
+
+
+def open_arrow_reader(file: LocalFile) -> PlainReader:
+    """Open a table that is not delimited text.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    readers: dict[Kind, Callable[[Path], StoredTable]] = {
+        "json": JsonReader,
+        "parquet": ParquetReader,
+        "feather": FeatherReader,
+        "npy": NpyReader,
+    }
+    return PlainReader(readers[file.kind](file.path))
 
 
 def check_columns(where: str, names: Sequence[str]) -> None:
-    """Raise if a table has no columns, or two of the same name."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"{where}: column {twice[0]!r} appears more than once; give every column its own name")
+    """Raise if a table has no columns."""
     if not names:
         raise DataError(f"{where}: has no columns; nothing to learn from")
-
-
-def _read_parquet(path: Path) -> "pa.Table":
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        # ParquetFile, not read_table: the latter turns folder names such as "year=2020" into columns.
-        with parquet.ParquetFile(path) as file:
-            return file.read()
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise
-        raise damaged_parquet(path, error) from error
-
-
-def damaged_parquet(path: Path, error: Exception) -> DataError:
-    """Return an error that quotes the Parquet reader in one line."""
-    return DataError(f"{path.name}: not a readable Parquet file ({shorten(one_line(error), 120)}); write it again")
-
-
-def npy_matrix(path: Path, *, mapped: bool = False) -> NDArray[Any]:
-    """Read a matrix of numbers from a .npy file; with ``mapped``, a large one is memory-mapped.
-
-    Raises:
-        DataError: If the file holds something else.
-    """
-    mode: Literal["r"] | None = "r" if mapped and path.stat().st_size > _SMALL_BYTES else None
-    try:
-        matrix: NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode=mode)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path.name}: not a readable .npy matrix of numbers; save it with numpy.save") from error
-    if matrix.ndim != 2 or matrix.dtype.kind not in "iuf" or matrix.dtype.itemsize > 8:
-        shape = f"shape {matrix.shape} of {matrix.dtype}"
-        raise DataError(f"{path.name}: expected a matrix of shape (rows, columns) of numbers; got {shape}")
-    return matrix
-
-
-def npy_table(matrix: NDArray[Any]) -> "pa.Table":
-    """Convert a matrix ``(n, D)`` to a table with the columns ``x1``, ``x2``, ..."""
-    import pyarrow as pa
-
-    matrix = matrix.astype(matrix.dtype.newbyteorder("="), copy=False)
-    columns = [pa.array(np.ascontiguousarray(matrix[:, k])) for k in range(matrix.shape[1])]
-    return pa.table(columns, names=[f"x{k + 1}" for k in range(matrix.shape[1])])
 
 
 def select_columns(
@@ -141,6 +149,7 @@ def select_columns(
     columns: Sequence[str] | None,
     drop: Sequence[str],
     context: Sequence[str],
+    index: Sequence[str] = (),
 ) -> list[str]:
     """Return the names of the columns to use, in the order of the file.
 
@@ -150,6 +159,7 @@ def select_columns(
         columns: Columns to use, to which those of the context are added; all if None.
         drop: Columns to leave out.
         context: Conditioning columns.
+        index: Columns that are left out if neither ``columns`` nor ``context`` names them.
 
     Raises:
         DataError: If a column that is named does not exist, or no column is left.
@@ -157,7 +167,8 @@ def select_columns(
     check_names(where, "data.context", context, names)
     check_names(where, "data.columns", columns or (), names)
     check_names(where, "data.drop", drop, names)
-    chosen = [name for name in names if (columns is None or name in columns or name in context) and name not in drop]
+    wanted = [name for name in names if name not in index] if columns is None else columns
+    chosen = [name for name in names if (name in wanted or name in context) and name not in drop]
     if not chosen:
         raise DataError(f"{where}: no column is left; name fewer in data.drop or more in data.columns")
     return chosen
@@ -171,30 +182,40 @@ def check_names(where: str, option: str, wanted: Sequence[str], names: Sequence[
             raise DataError(f"{where}: {option} names {name!r}; {did_you_mean(name, names)}the columns are: {known}")
 
 
-def to_numbers(table: "pa.Table", where: str, names: Sequence[str]) -> Numbers:
-    """Convert columns of a table to a matrix.
+def read_columns(table: "pa.Table", names: Sequence[str], missing_values: Sequence[float] = ()) -> Columns:
+    """Convert columns of a table to numbers, and list what cannot be used.
 
-    Raises:
-        DataError: If a column holds text, dates, booleans or lists, or a cell is missing or infinite.
+    Args:
+        table: The table.
+        names: Names of the columns, in the order of the table.
+        missing_values: Numbers that stand for a missing cell.
     """
-    texts: dict[str, str] = {}
-    columns: list[Array] = []
-    types: list[str] = []
-    for name in names:
+    obstacles: list[Obstacle] = []
+    read: dict[str, tuple[Array, str]] = {}
+    for name, count in Counter(names).items():
+        if count > 1:
+            obstacles.append(Obstacle(name, f"appears {count} times", "give every column its own name"))
+            continue
         try:
             values, kind = column_numbers(table.column(name))
         except NotNumbersError as error:
-            texts[name] = str(error)
+            obstacles.append(Obstacle(name, str(error), ENCODE))
             continue
-        columns.append(values)
-        types.append(kind)
-    if texts:
-        raise DataError(f"{where}: {about_text(texts, everything=len(texts) == table.num_columns)}")
-    for name, values, kind in zip(names, columns, types, strict=True):
+        read[name] = mark_missing(values, missing_values), kind
         cells = Cells(name)
         cells.add(values)
-        cells.check(where, integers=kind in INTEGERS)
-    return Numbers(tuple(names), tuple(types), np.stack(columns, axis=1))
+        if obstacle := cells.obstacle(integers=kind in INTEGERS):
+            obstacles.append(obstacle)
+    matrix = np.stack([values for values, _ in read.values()], axis=1) if read else np.empty((table.num_rows, 0))
+    numbers = Numbers(tuple(read), tuple(kind for _, kind in read.values()), matrix)
+    return Columns(tuple(names), numbers, tuple(obstacles))
+
+
+def mark_missing(values: Array, missing_values: Sequence[float]) -> Array:
+    """Set the cells of an array that hold one of some numbers to NaN, in place; return it."""
+    for number in missing_values:
+        values[values == number] = np.nan
+    return values
 
 
 class NotNumbersError(Exception):
@@ -232,6 +253,8 @@ def column_numbers(column: Any, before: int = 0) -> tuple[Array, str]:
         raise NotNumbersError(f"holds dates or times{example}")
     if pa.types.is_decimal(kind):
         column, kind = column.cast(pa.float64()), pa.float64()
+    if pa.types.is_nested(kind):
+        raise NotNumbersError("holds lists" if str(kind).startswith(("list", "fixed", "large")) else "holds objects")
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise NotNumbersError(f"holds {kind}")
     values = compute.cast(column, pa.float64(), safe=False).to_numpy()
@@ -240,24 +263,13 @@ def column_numbers(column: Any, before: int = 0) -> tuple[Array, str]:
 
 def _numbers_in_text(column: Any, before: int) -> tuple[Array, str]:
     """Parse a text column: cells must be numbers or missing-value marks, blanks around them are allowed."""
-    missing = {*MISSING, "", "na", "n/a", "nan", "null", "#n/a"}
     values = np.empty(len(column))
     for row, cell in enumerate(column.to_pylist()):
         text = (cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell or "").strip()
         try:
-            values[row] = np.nan if text.lower() in missing else float(text)
+            if "_" in text:  # which Python allows in a number
+                raise ValueError
+            values[row] = np.nan if text.lower() in MISSING_LOWER else float(text)
         except ValueError:
             raise NotNumbersError(f"holds text ({shorten(text, 30)!r} in row {before + row + 1})") from None
     return values, "double"
-
-
-def about_text(texts: dict[str, str], everything: bool) -> str:
-    """Describe the columns that are not numeric; ``everything`` if the table has no other columns."""
-    (name, what), *others = texts.items()
-    if everything and others:
-        return f"no column holds numbers; column {name!r} {what}"
-    drop = leave_out(*texts)
-    if others:
-        number = f"{len(others)} other column" + ("s are" if len(others) > 1 else " is")
-        return f"column {name!r} {what}, and {number} not numeric; drop them with {drop}"
-    return f"column {name!r} {what}; drop it with {drop}"

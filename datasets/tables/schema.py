@@ -72,6 +72,7 @@ class Schema:
         order: Names of all columns in the order of the file; by default features, then context.
         file_columns: Number of columns of the file, including those not used; None without a file.
         places: Index in the file of each column of ``order``; empty if columns are found by name.
+        missing_values: Numbers that stand for a missing cell.
     """
 
     columns: tuple[Column, ...]
@@ -79,6 +80,7 @@ class Schema:
     order: tuple[str, ...] = field(default=())
     file_columns: int | None = None
     places: tuple[int, ...] = ()
+    missing_values: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         names = [column.name for column in (*self.columns, *self.context)]
@@ -105,7 +107,8 @@ class Schema:
             "order": list(self.order),
             "file_columns": self.file_columns,
         }
-        return content | {"places": list(self.places)} if self.places else content
+        optional = {"places": list(self.places), "missing_values": list(self.missing_values)}
+        return content | {key: value for key, value in optional.items() if value}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Schema":
@@ -114,9 +117,10 @@ class Schema:
         Raises:
             DataError: If a key is missing or unknown, or a value has the wrong type.
         """
-        places = content.get("places", []) if isinstance(content, dict) else []
+        optional = ("places", "missing_values")
+        places, missing_values = (content.get(key, []) if isinstance(content, dict) else [] for key in optional)
         known = {"columns", "context", "order", "file_columns"}
-        _expect_keys("schema", content, known | {"places"} if places else known)
+        _expect_keys("schema", content, known | {key for key in optional if key in content})
         order = content["order"]
         if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
             raise DataError("schema: 'order' is not a list of names; the file was changed by hand or is damaged")
@@ -126,7 +130,10 @@ class Schema:
         whole = isinstance(places, list) and all(type(place) is int for place in places)
         if not whole or (places and len(places) != len(order)):
             raise DataError("schema: 'places' does not say where each column stands; the file is damaged")
-        return cls(_columns(content["columns"]), _columns(content["context"]), tuple(order), width, tuple(places))
+        if not isinstance(missing_values, list) or not all(type(value) in (int, float) for value in missing_values):
+            raise DataError("schema: 'missing_values' is not a list of numbers; the file is damaged")
+        columns, context = _columns(content["columns"]), _columns(content["context"])
+        return cls(columns, context, tuple(order), width, tuple(places), tuple(map(float, missing_values)))
 
 
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {

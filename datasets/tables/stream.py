@@ -6,11 +6,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.errors import DataError
-from pushforward.datasets.tables.cells import LARGEST_INTEGER, Cells
-from pushforward.datasets.tables.parts import TableReader, open_reader
-from pushforward.datasets.tables.read import NotNumbersError, about_text, column_numbers
+from pushforward.common.errors import DataError, TableError
+from pushforward.datasets.tables.cells import LARGEST_INTEGER, Cells, Obstacle, complete_rows
+from pushforward.datasets.tables.local_file import LocalFile
+from pushforward.datasets.tables.obstacles import Missing, report, rows_left_out
+from pushforward.datasets.tables.parts import open_reader
+from pushforward.datasets.tables.range import ContextRange
+from pushforward.datasets.tables.read import ENCODE, NotNumbersError, column_numbers, mark_missing
 from pushforward.datasets.tables.schema import Schema
+from pushforward.datasets.tables.spellings import understood_notes
+from pushforward.datasets.tables.table_reader import TableReader
 
 Array = NDArray[np.float64]
 
@@ -27,30 +32,44 @@ class RowStream:
 
     Iterating yields features ``(n, D)`` and context ``(n, C)``, :data:`CHUNK_ROWS` rows at a time. After a cell that
     cannot be used, the rest of the file is only checked and the chunks have no rows, so that the final error describes
-    the whole file, with the same message as ``load``.
+    the whole file.
 
     Args:
-        path: The file.
+        path: The file, or ``-`` for standard input.
         schema: The columns.
+        missing: Whether rows with missing or infinite cells are refused, or left out.
 
     Attributes:
-        notes: Notes for the user.
+        notes: Notes for the user, before reading.
 
     Raises:
         DataError: If the file cannot be read, or lacks columns; while iterating, if cells cannot be used.
     """
 
-    def __init__(self, path: str | Path, schema: Schema) -> None:
-        self._where = Path(path).name
-        self._reader = open_reader(Path(path))
+    def __init__(self, path: str | Path, schema: Schema, missing: Missing = "refuse") -> None:
+        self._file = LocalFile(path)
+        self._where = self._file.name
+        self._missing = missing
+        self._missing_values = schema.missing_values
+        self._left_out = 0
+        self._range = ContextRange(schema.context)
+        self._reader = open_reader(self._file)
         self._features = len(schema.columns)
         self._names = (*schema.names, *schema.context_names)
-        self._in_file, self.notes = _match(self._where, self._reader, self._names, schema)
+        self._in_file, notes = _match(self._where, self._reader, self._names, schema)
+        understood = understood_notes(self._reader.understood, self._in_file)
+        self.notes = (*self._file.notes, *self._reader.notes, *understood, *notes)
 
     @property
     def rows(self) -> int | None:
         """Number of rows of the file. For text an estimate from what was read so far; None before that."""
         return self._reader.rows
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Notes for the user on the rows read so far: rows left out, and context outside the recorded range."""
+        left_out = rows_left_out(self._where, self._left_out, self._left_out + self._range.rows)
+        return (*left_out, *self._range.notes(self._where))
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         pending: list[Array] = []
@@ -72,6 +91,7 @@ class RowStream:
 
     def _features_and_context(self, matrix: Array) -> tuple[Array, Array]:
         features, context = matrix[:, : self._features], matrix[:, self._features :]
+        self._range.add(context)
         return np.ascontiguousarray(features), np.ascontiguousarray(context)
 
     def _matrices(self) -> Iterator[Array]:
@@ -90,24 +110,46 @@ class RowStream:
                 except NotNumbersError as error:
                     texts[name] = str(error)
                     continue
-                columns.append(values)
+                columns.append(mark_missing(values, self._missing_values))
                 cells[name].add(values)
                 if cells[name].largest > LARGEST_INTEGER and name not in integers:
                     integers[name] = self._reader.holds_integers(self._in_file[index])
             rows += table.num_rows
-            bad = bad or bool(texts) or any(integers.values()) or any(column.bad for column in cells.values())
+            bad = bad or bool(texts)
+            bad = bad or any(cell.too_large(integers=integers.get(name, False)) for name, cell in cells.items())
+            incomplete = any(cell.incomplete for cell in cells.values())
+            bad = bad or (incomplete and self._missing == "refuse")
             # Without rows, so that the caller can still stop early.
-            yield np.empty((0, len(self._names))) if bad else np.stack(columns, axis=1)
-        if texts:
-            described = {
-                name: self._reader.describe(self._in_file[index]) or texts[name]
-                for index, name in enumerate(self._names)
-                if name in texts
-            }
-            everything = len(texts) == len(self._reader.names)
-            raise DataError(f"{self._where}: {about_text(described, everything=everything)}")
-        for name, column in cells.items():
-            column.check(self._where, integers=integers.get(name, False))
+            matrix = np.empty((0, len(self._names))) if bad else np.stack(columns, axis=1)
+            if incomplete and not bad:
+                complete = complete_rows(matrix)
+                self._left_out += int((~complete).sum())
+                matrix = matrix[complete]
+            yield matrix
+        self._refuse(self._obstacles(cells, texts, integers))
+        if rows and self._left_out == rows:
+            raise DataError(f"{self._where}: all {rows:,} rows have missing values; no row is left")
+
+    def _obstacles(self, cells: dict[str, Cells], texts: dict[str, str], integers: dict[str, bool]) -> list[Obstacle]:
+        """Return what cannot be used in the whole file, column by column."""
+        found = []
+        for index, name in enumerate(self._names):
+            if name in texts:
+                what = self._reader.describe(self._in_file[index]) or texts[name]
+                found.append(Obstacle(name, what, ENCODE))
+            elif obstacle := cells[name].obstacle(integers=integers.get(name, False)):
+                found.append(obstacle)
+        return [obstacle for obstacle in found if not (obstacle.in_rows and self._missing == "drop")]
+
+    def _refuse(self, obstacles: list[Obstacle]) -> None:
+        if not obstacles:
+            return
+        if all(obstacle.in_rows for obstacle in obstacles):
+            advice = "the model needs a number in each cell: fill these cells, or remove their rows"
+        else:
+            advice = f"the model needs numbers in {'this column' if len(obstacles) == 1 else 'these columns'}: "
+            advice += "write them as in the table that it was fitted to"
+        raise TableError(report(self._where, obstacles, len(self._names)), advice)
 
 
 def read_rows(path: str | Path, schema: Schema) -> tuple[Array, Array, tuple[str, ...]]:
@@ -144,6 +186,11 @@ def _match(
             return tuple(name_in_file[name] for name in wanted), ()
         if not by_default_name:
             name_in_file = dict(zip(schema.order, has, strict=True))
+    twice = [name for name in wanted if has.count(name) > 1]
+    if twice:
+        raise DataError(
+            f"{where}: column {twice[0]!r} appears {has.count(twice[0])} times; give every column its own name"
+        )
     missing = [name for name in wanted if name not in name_in_file]
     if missing:
         raise DataError(f"{where}: lacks the columns {', '.join(missing)}; it has {', '.join(name_in_file)}")

@@ -1,31 +1,26 @@
 """Write rows in the format of the table that the density was fitted to."""
 
-import csv
-import io
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.errors import DataError
-from pushforward.common.files import atomic_write
 from pushforward.datasets.tables.dequantize import snap
 from pushforward.datasets.tables.schema import Column, Schema
+from pushforward.datasets.tables.table_file import TableFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Array = NDArray[np.float64]
 
-WRITABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet")
-
 
 def write_table(path: str | Path, rows: Array, context: Array | None, schema: Schema) -> None:
     """Write rows with the names, order, number types and resolutions of a schema.
 
-    Integers stay integers, values of a column with a grid are rounded to it and printed with its decimals, and 32-bit
-    floats stay 32-bit in Parquet. The file is written atomically.
+    The file is written atomically.
 
     Args:
         path: Its suffix is ``.csv``, ``.csv.gz`` or ``.parquet``.
@@ -35,77 +30,69 @@ def write_table(path: str | Path, rows: Array, context: Array | None, schema: Sc
 
     Raises:
         DataError: If the file has another suffix.
-        OSError: If the file cannot be written.
+        RunError: If the file cannot be written.
     """
-    path = Path(path)
-    kind = next((known for known in WRITABLE_SUFFIXES if path.name.lower().endswith(known)), None)
-    if kind is None:
-        raise DataError(f"{path.name}: cannot write this kind of file; use one of {', '.join(WRITABLE_SUFFIXES)}")
-    table = _table(rows, context, schema, as_text=kind != ".parquet")
-    with atomic_write(path) as partial:
-        _write(table, partial, kind)
+    tables = RowTables(schema)
+    with TableFile(Path(path), tables.schema) as file:
+        file.write(tables.table(rows, context))
 
 
-def _write(table: "pa.Table", path: Path, kind: str) -> None:
+class RowTables:
+    """Turns matrices into tables with the names, order, number types and resolutions of a schema.
+
+    Integers stay integers, 32-bit floats stay 32-bit, and values of a column with a grid are rounded to it.
+
+    Args:
+        columns: The columns.
+
+    Attributes:
+        schema: Names and types of the columns of the tables.
+        clipped: For columns with ties, how many values were beyond the recorded range and became its ends.
+    """
+
+    def __init__(self, columns: Schema) -> None:
+        import pyarrow as pa
+
+        self._columns = columns
+        types = {column.name: pa.type_for_alias(column.type) for column in (*columns.columns, *columns.context)}
+        self.schema = pa.schema([(name, types[name]) for name in columns.order])
+        self.clipped = Counter[str]()
+
+    def table(self, rows: Array, context: Array | None = None) -> "pa.Table":
+        """Return a table of features ``(n, D)`` and conditioning columns ``(n, C)``."""
+        import pyarrow as pa
+
+        known, columns = self._columns, dict[str, Any]()
+        parts = ((rows, known.columns), (np.empty((len(rows), 0)) if context is None else context, known.context))
+        for matrix, described in parts:
+            matrix = np.asarray(matrix, dtype=np.float64)
+            if matrix.shape != (len(rows), len(described)):
+                raise ValueError(f"write_table: expected shape ({len(rows)}, {len(described)}); got {matrix.shape}")
+            for k, column in enumerate(described):
+                values = on_grid(matrix[:, k], column)
+                if described is known.columns and column.tied and column.step is not None:
+                    # A column with ties is a scale with ends, such as a count or a grade.
+                    values = self._clip(values, column)
+                columns[column.name] = _arrow_column(values, column)
+        return pa.table([columns[name] for name in known.order], schema=self.schema)
+
+    def _clip(self, values: Array, column: Column) -> Array:
+        inside: Array = np.clip(values, column.minimum, column.maximum)
+        moved = int(((values < column.minimum) | (values > column.maximum)).sum())
+        if moved:
+            self.clipped[column.name] += moved
+        return inside
+
+
+def _arrow_column(values: Array, column: Column) -> Any:
     import pyarrow as pa
-    from pyarrow import parquet
 
-    if kind == ".parquet":
-        parquet.write_table(table, path)
-    elif kind == ".csv":
-        with pa.OSFile(str(path), "wb") as stream:
-            _write_csv(table, stream)
-    else:
-        with pa.CompressedOutputStream(pa.OSFile(str(path), "wb"), "gzip") as stream:
-            _write_csv(table, stream)
-
-
-def _write_csv(table: "pa.Table", stream: Any) -> None:
-    from pyarrow import csv as arrow_csv
-
-    # pyarrow quotes every name; the csv module only those that need it.
-    header = io.StringIO()
-    csv.writer(header, lineterminator="\n").writerow(table.column_names)
-    stream.write(header.getvalue().encode())
-    arrow_csv.write_csv(table, stream, arrow_csv.WriteOptions(include_header=False))
-
-
-def _table(rows: Array, context: Array | None, schema: Schema, as_text: bool) -> "pa.Table":
-    import pyarrow as pa
-
-    columns: dict[str, Any] = {}
-    parts = ((rows, schema.columns), (np.empty((len(rows), 0)) if context is None else context, schema.context))
-    for values, known in parts:
-        values = np.asarray(values, dtype=np.float64)
-        if values.shape != (len(rows), len(known)):
-            raise ValueError(f"write_table: expected shape ({len(rows)}, {len(known)}); got {values.shape}")
-        for k, column in enumerate(known):
-            drawn = values[:, k]
-            if known is schema.columns and column.tied and column.step is not None:
-                # A column with ties is a scale with ends, such as a count or a grade: clip to the recorded range.
-                drawn = np.clip(drawn, column.minimum, column.maximum)
-            columns[column.name] = _arrow_column(drawn, column, as_text)
-    return pa.table([columns[name] for name in schema.order], names=list(schema.order))
-
-
-def _arrow_column(values: Array, column: Column, as_text: bool) -> Any:
-    import pyarrow as pa
-
-    values = on_grid(values, column)
     kind = pa.type_for_alias(column.type)
     if column.integer:
         limits = np.iinfo(kind.to_pandas_dtype())
         # The float just below 2**63 is the largest that fits into a 64-bit integer.
         top = np.nextafter(float(limits.max), 0) if limits.bits == 64 else limits.max
-        return pa.array(np.clip(values, limits.min, top).astype(kind.to_pandas_dtype()), type=kind)
-    if as_text:
-        if column.step is not None and values.size and (values == np.rint(values)).all() and column.decimals == 0:
-            # pyarrow prints the float 3.0 as 3, which would be read back as an integer; a decimal keeps its digit.
-            return pa.array(values).cast(pa.decimal128(38, 1))
-        if column.type == "float" and column.step is None:
-            # The shortest digits that give back the same 32-bit number.
-            return pa.array(values.astype(np.float32))
-        return pa.array(values)
+        values = np.clip(values, limits.min, top)
     return pa.array(values.astype(kind.to_pandas_dtype()), type=kind)
 
 

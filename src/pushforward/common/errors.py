@@ -1,7 +1,11 @@
 """Errors that a user can cause, each with the exit code of the command.
 
-Their messages are one line, ``where: what is wrong; what to do``, and are printed without a traceback.
+Their messages are one line, ``where: what is wrong; what to do``, and are printed without a traceback. Only a
+:class:`TableError` has several: one for each column.
 """
+
+import errno
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -22,6 +26,22 @@ class DataError(UserError, ValueError):
     exit_code = 3
 
 
+class TableError(DataError):
+    """A table whose columns cannot be used as they are: one line for each obstacle, then what to do.
+
+    Attributes:
+        report: The lines without what to do.
+        drop: All columns that a fit would have to leave out; empty if that is not enough.
+        incomplete: Whether rows with missing values would have to go, too.
+    """
+
+    def __init__(self, report: str, advice: str, drop: Sequence[str] = (), *, incomplete: bool = False) -> None:
+        super().__init__(f"{report}\n{advice}")
+        self.report = report
+        self.drop = tuple(drop)
+        self.incomplete = incomplete
+
+
 class DamagedError(DataError):
     """A file whose content differs from what was published.
 
@@ -39,6 +59,21 @@ class RunUsageError(RunError):
     exit_code = 2
 
 
+MAKE_ROOM = "make room on its disk, or choose another folder"
+"""What to do about a full disk, for the end of a message."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether an error says that a disk, or a quota, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def reason(error: OSError) -> str:
-    """Return the operating system's reason for an error, in lower case, for the end of a message."""
-    return (error.strerror or str(error)).lower()
+    """Return the operating system's reason for an error, in lower case, for the end of a message.
+
+    Example:
+        >>> reason(OSError(28, "No space left on device"))
+        'no space left on device; make room on its disk, or choose another folder'
+    """
+    text = (error.strerror or str(error)).lower()
+    return f"{text}; {MAKE_ROOM}" if is_disk_full(error) else text

@@ -2,44 +2,85 @@
 
 import contextlib
 import dataclasses
+import glob
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pushforward.common.errors import RunError, reason
+from pushforward.common.lock import locked_file, remove_unlocked
+
+_PARTIAL = ".partial"
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path, *, sync: bool = False) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield the path of a temporary file, which replaces ``path`` when the block ends without an error.
 
-    Until then, and after an error, an existing file stays as it is. A device or a pipe is written to directly. If
-    ``path`` is a symbolic link, the file it points to is replaced.
+    Until then, and after an error, an existing file stays as it is; if the process is killed, or the power fails, the
+    file has the old or the new content. A device or a pipe is written to directly. If ``path`` is a symbolic link, the
+    file it points to is replaced. Cost: half a millisecond for fsync, and the time to bring the content to the disk.
 
     Args:
         path: The file to write; its folder must exist.
-        sync: Call fsync, so that the contents survive a power cut.
 
     Raises:
-        OSError: If the file cannot be replaced.
+        OSError: If the file cannot be written; its ``filename`` is ``path``.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
         yield path
         return
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        if sync:
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    remove_partial_files(target.parent, target.name)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_PARTIAL}")
+    with locked_file(temporary):
+        try:
+            yield temporary
+            replace_file(temporary, target)
+        except OSError as error:
+            # Neither a failed write nor fsync says which file; the name of the temporary file helps nobody.
+            if error.errno is None or error.filename not in (None, str(temporary)):
+                raise
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def remove_partial_files(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files of :func:`atomic_write` whose processes were killed.
+
+    Those of running processes stay: they hold a lock.
+
+    Args:
+        folder: The folder.
+        name: Name of the file that was to be written; None for every file in the folder and below it.
+    """
+    found = folder.rglob(f".*{_PARTIAL}") if name is None else folder.glob(f".{glob.escape(name)}.*{_PARTIAL}")
+    with contextlib.suppress(OSError):
+        for partial in found:
+            remove_unlocked(partial)
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """Rename a file, in place of another one, so that a power cut leaves the old or the new file, and none is empty.
+
+    Raises:
+        OSError: If it cannot be renamed, or brought to the disk.
+    """
+    with open(source, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(source, target)
+    with contextlib.suppress(OSError):  # not every system can do this for a folder
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -56,12 +97,12 @@ def report_write_errors(path: str | Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically, with fsync, and return its path.
+    """Write a text file atomically, and return its path.
 
     Raises:
         RunError: If it cannot be written.
     """
-    with report_write_errors(path), atomic_write(path, sync=True) as temporary:
+    with report_write_errors(path), atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 

@@ -40,6 +40,28 @@ def file_lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Create a file, and hold its lock during the block, so that :func:`remove_unlocked` leaves it alone."""
+    descriptor, _ = _wait_for_lock(path, None, mode=0o666)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def remove_unlocked(path: Path) -> None:
+    """Remove a file, unless a process holds its lock or that cannot be found out."""
+    with contextlib.suppress(OSError):  # also BlockingIOError: it is locked
+        descriptor = try_lock(path)
+        if descriptor is not None:
+            try:
+                path.unlink()
+            finally:
+                os.close(descriptor)
+
+
 def try_lock(lock: Path) -> int | None:
     """Lock a lock file, which is created if it is missing, without waiting.
 
@@ -83,14 +105,14 @@ def is_locked(lock: Path) -> bool:
     return False
 
 
-def _wait_for_lock(lock: Path, waiting: Callable[[], None] | None) -> tuple[int | None, bool]:
+def _wait_for_lock(lock: Path, waiting: Callable[[], None] | None, mode: int = 0o644) -> tuple[int | None, bool]:
     """Return the descriptor of the locked file, None where there are no locks, and whether another process held it."""
     if fcntl is None:
         return None, False
     waited = False
     while True:
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, mode)
         except OSError:  # the caller's own write fails too, with a better message
             return None, waited
         try:

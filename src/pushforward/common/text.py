@@ -79,13 +79,30 @@ def as_argument(names: Sequence[str]) -> str:
         >>> as_argument(["a", "b"]), as_argument(["a, b", "c"]), as_argument(["all"])
         ('a,b', '["a, b", "c"]', '["all"]')
     """
-    is_plain = all(name and name == name.strip() and "," not in name and not name.startswith("[") for name in names)
+    is_plain = all(
+        name and name == name.strip() and name.isprintable() and "," not in name and not name.startswith("[")
+        for name in names
+    )
     # The text 'all' stands for all columns, and is no name.
     if is_plain and list(names) != ["all"]:
         return ",".join(names)
-    return json.dumps(list(names), ensure_ascii=False)
+    # The list is read as YAML, which knows the escapes of JSON and refuses or folds some characters as they are.
+    return "".join(
+        character if character.isprintable() else f"\\U{ord(character):08x}"
+        for character in json.dumps(list(names), ensure_ascii=False)
+    )
 
 
 def leave_out(*names: str) -> str:
     """Return the command-line argument that leaves columns out, quoted for a shell: ``'data.drop=credit score'``."""
-    return shlex.quote(f"data.drop={','.join(names)}")
+    return shlex.quote(f"data.drop={as_argument(names)}")
+
+
+def number_text(value: float) -> str:
+    """Return the fewest digits that read back as the same number, whole numbers without a point.
+
+    Example:
+        >>> number_text(-9999.0), number_text(0.1), number_text(3.4e38)
+        ('-9999', '0.1', '3.4e+38')
+    """
+    return repr(float(value)).removesuffix(".0")

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pushforward.common.mappings import flatten
-from pushforward.common.text import as_argument, did_you_mean
+from pushforward.common.text import as_argument, did_you_mean, number_text
 
 FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
 BaseName = Literal[
@@ -89,6 +89,13 @@ def _bounds(value: Any) -> Any:
     return tuple(ends)
 
 
+def _numbers(value: Any) -> Any:
+    """Read ``-9999,-1`` and ``[-9999, -1]`` as lists of numbers; a single number is a list of one."""
+    if isinstance(value, str):
+        value = [part for part in value.strip("[]() ").split(",") if part.strip()]
+    return value if isinstance(value, list | tuple) else [value]
+
+
 def _flow_name(value: Any) -> Any:
     name = str(value).strip().lower().replace("_", "-")
     if name not in (*FLOWS, "auto"):
@@ -126,6 +133,11 @@ Bounds = Annotated[
     tuple[float, float] | None, BeforeValidator(_bounds), Expected("low,high: two numbers, low below high")
 ]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), Expected("a list of names, as in a,b or [a, b]")]
+Numbers = Annotated[
+    tuple[Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)], ...],
+    BeforeValidator(_numbers),
+    Expected("a list of numbers, as in -9999 or [-9999, -1]"),
+]
 Text = Annotated[str, Field(min_length=1), Expected("a text")]
 OptionalText = Annotated[str | None, BeforeValidator(_optional_text), Expected("a text")]
 
@@ -157,6 +169,11 @@ class DataConfig(Section):
     columns: Literal["all"] | Names = Field(default="all", description="columns to model")
     drop: Names = Field(default=(), description="columns to leave out")
     context: Names = Field(default=(), description="columns to condition on")
+    missing: Literal["refuse", "drop"] = Field(
+        default="refuse",
+        description="rows with missing or infinite values: refuse the table, or drop these rows",
+    )
+    missing_values: Numbers = Field(default=(), description="numbers that stand for a missing value, such as -9999")
     protocol: Literal["none", "rnade", "half", "tenths"] = Field(
         default="none",
         description="evaluation protocol of the literature: columns and splits; docs/datasets.md",
@@ -384,6 +401,6 @@ def _as_scalar(value: Any) -> Scalar:
     if not isinstance(value, tuple):
         scalar: Scalar = value
         return scalar
-    if all(isinstance(number, float) for number in value):
-        return ",".join(f"{number:g}" for number in value)
+    if value and all(isinstance(number, float) for number in value):
+        return ",".join(map(number_text, value))
     return as_argument(value)

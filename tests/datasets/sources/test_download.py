@@ -1,6 +1,7 @@
 """Downloads from a local server: resumed after breaks, verified, refused."""
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -65,6 +66,23 @@ def test_next_call_resumes_a_failed_download(server: RangeServer, tmp_path: Path
     get(server, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert [wanted for _, wanted in server.requests] == ["bytes=800000-"]
+
+
+def test_a_download_is_on_the_disk_before_it_has_its_name(
+    server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power cut would leave an empty file under the name of one whose checksum was right."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="Input/output error"):
+            get(server, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+    get(server, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
 
 
 def test_a_server_without_ranges(server: RangeServer, tmp_path: Path) -> None:

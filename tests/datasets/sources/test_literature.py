@@ -3,6 +3,7 @@
 Expected numbers are computed independently: with pandas where the published code used it, row by row elsewhere.
 """
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from pushforward.common.errors import DataError
+from pushforward.common.files import atomic_write
 from pushforward.datasets import load
 from pushforward.datasets.sources.literature_sets import LITERATURE
 from pushforward.datasets.sources.preprocessing import clean_miniboone, gas, hepmass, miniboone, power
@@ -340,6 +342,25 @@ def test_a_set_is_prepared_once(small_power: Path) -> None:
     (small_power / "power" / "about.json").write_text(json.dumps(about | {"recipe": 0}))
     with pytest.raises(DataError, match="power: is not in the data folder"):
         load("power")
+
+
+def test_a_set_whose_replacement_is_interrupted_is_not_used(small_power: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its description would be that of the old parts."""
+    load("power")
+    stored = small_power / "power"
+
+    def interrupted(path: Path) -> contextlib.AbstractContextManager[Path]:
+        if path.name == "validation.npy":
+            raise KeyboardInterrupt  # as if killed
+        return atomic_write(path)
+
+    monkeypatch.setattr("pushforward.datasets.sources.literature.atomic_write", interrupted)
+    about = json.loads((stored / "about.json").read_text())
+    (stored / "about.json").write_text(json.dumps(about | {"recipe": 0}))
+    with pytest.raises(KeyboardInterrupt):
+        load("power")
+    assert (stored / "train.npy").exists()
+    assert not (stored / "about.json").exists()
 
 
 def test_without_write_access_the_set_is_prepared_in_memory(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

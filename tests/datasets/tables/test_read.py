@@ -32,96 +32,19 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
         "a,b,c,d,e\n1,2,3,4,5\n2,3,4,5,7\n3,3,1,1,1\n",
         "wide.csv: 3 rows for 5 columns; at least 5 rows are needed",
     ),
-    "text.csv": (
-        "a,colour\n1,red\n2,blue\n3,red\n",
-        "text.csv: column 'colour' holds text ('red' in row 1); drop it with data.drop=colour",
-    ),
-    "typo.csv": (
-        "a,b\n1,2\n2,3\n3,4o\n",
-        "typo.csv: column 'b' holds text ('4o' in row 3); drop it with data.drop=b",
-    ),
-    "texts.csv": (
-        "a,b,c,d\n1,x,y,z\n2,x,y,w\n3,u,v,w\n",
-        "texts.csv: column 'b' holds text ('x' in row 1), and 2 other columns are not numeric; "
-        "drop them with data.drop=b,c,d",
-    ),
-    "words.csv": (
-        "a,b\nu,v\nw,x\n",
-        "words.csv: no column holds numbers; column 'a' holds text ('u' in row 1)",
-    ),
-    "days.csv": (
-        "day,b\n2020-01-01,1\n2020-01-02,2\n2020-01-05,4\n",
-        "days.csv: column 'day' holds dates or times (2020-01-01 in row 1); drop it with data.drop=day",
-    ),
-    "booleans.csv": (
-        "a,b\ntrue,1\nfalse,2\ntrue,5\n",
-        "booleans.csv: column 'a' holds true and false; drop it with data.drop=a",
-    ),
-    "missing.csv": (
-        "a,b\n1,2\n2,\n3,?\n4,5\n",
-        "missing.csv: column 'b' has 2 missing values (first in row 2); "
-        "remove or fill these rows, or drop the column with data.drop=b",
-    ),
-    "blanks.csv": (
-        "a,b\n1, 2\n2, ?\n3, 4\n",
-        "blanks.csv: column 'b' has 1 missing value (in row 2); "
-        "remove or fill these rows, or drop the column with data.drop=b",
-    ),
-    "nan.csv": (
-        "a,b\n1,2\n2,3\nNaN,4\n",
-        "nan.csv: column 'a' has 1 missing value (in row 3); "
-        "remove or fill these rows, or drop the column with data.drop=a",
-    ),
-    "inf.csv": (
-        "a,b\n1,2\n-inf,3\n2,4\n",
-        "inf.csv: column 'a' has 1 infinite value (in row 2); "
-        "remove or fill these rows, or drop the column with data.drop=a",
-    ),
-    "no_values.csv": (
-        "a,b\n1,\n2,\n3,\n",
-        "no_values.csv: column 'b' has no values at all; drop it with data.drop=b",
-    ),
-    "huge.csv": (
-        "a,b\n1,2\n2,1e200\n3,4\n",
-        "huge.csv: column 'b' holds 1e+200, whose square overflows; rescale it or drop it with data.drop=b",
-    ),
-    "twice.csv": (
-        "a,b,a\n1,2,3\n",
-        "twice.csv: column 'a' appears more than once; give every column its own name",
-    ),
-    "constant.csv": (
-        "a,x\n1,3\n2,3.0\n3,3\n",
-        "constant.csv: column 'x' is constant (3.0): it has no density; leave it out with data.drop=x",
-    ),
-    "constants.csv": (
-        "a,x,y\n1,3,0\n2,3,0\n3,3,0\n",
-        "constants.csv: column 'x' is constant (3.0), and so is 1 other column: they have no density; "
-        "leave them out with data.drop=x,y",
-    ),
     "ragged.csv": ("a,b\n1,2\n3\n4,5\n", "ragged.csv: row 2 has 1 cell, not 2 (line 3); correct it"),
     "long.csv": ("1,2\n3,4\n4,5,6\n", "long.csv: row 3 has 3 cells, not 2 (line 3); correct it"),
-    "spaces.txt": (
-        "1.0  2.0\n3.0  4.0\n",
-        "spaces.txt: columns separated by blanks; put a comma, a semicolon or a tab between them",
-    ),
-    "latin.csv": (
-        b"gr\xf6\xdfe,b\n1,2\n",
-        "latin.csv: not UTF-8 text (byte 2); save it as UTF-8",
-    ),
     "binary.csv": (
         b"\x00\x01\x02",
-        "binary.csv: not text; a table is expected as .csv, .parquet or .npy",
-    ),
-    "plain.csv.gz": (
-        GOOD,
-        "plain.csv.gz: not a complete gzip file (Not a gzipped file (b'a,')); fetch it again",
+        "binary.csv: holds no table that can be read; expected CSV and other delimited text, JSON lines, Parquet, "
+        "Feather, .npy and Excel, compressed or not",
     ),
     "cut.csv.gz": (
         gzip.compress(GOOD.encode())[:-9],
         "cut.csv.gz: not a complete gzip file (Compressed file ended before the end-of-stream marker was "
         "reached); fetch it again",
     ),
-    "bad.npy": (b"nothing", "bad.npy: not a readable .npy matrix of numbers; save it with numpy.save"),
+    "bad.npy": (b"\x93NUMPY nothing", "bad.npy: not a readable .npy matrix of numbers; save it with numpy.save"),
     "vector.npy": (
         npy_bytes(np.arange(5.0)),
         "vector.npy: expected a matrix of shape (rows, columns) of numbers; got shape (5,) of float64",
@@ -131,28 +54,9 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
         "words.npy: expected a matrix of shape (rows, columns) of numbers; got shape (1, 2) of <U1",
     ),
     "none.npy": (npy_bytes(np.empty((0, 3))), "none.npy: has no rows; nothing to learn from"),
-    "text.parquet": (
-        parquet_bytes(pa.table({"a": [1.0, 2, 3], "kind": ["x", "y", "z"]})),
-        "text.parquet: column 'kind' holds text ('x' in row 1); drop it with data.drop=kind",
-    ),
-    "null.parquet": (
-        parquet_bytes(pa.table({"a": [1.0, None, 3], "b": [1, 2, 3]})),
-        "null.parquet: column 'a' has 1 missing value (in row 2); "
-        "remove or fill these rows, or drop the column with data.drop=a",
-    ),
-    "lists.parquet": (
-        parquet_bytes(pa.table({"a": [[1], [2], [3]], "b": [1, 2, 3]})),
-        "lists.parquet: column 'a' holds list<element: int64>; drop it with data.drop=a",
-    ),
-    "keys.parquet": (
-        parquet_bytes(pa.table({"a": [1, 2, 2**60], "b": [1, 2, 4]})),
-        "keys.parquet: column 'a' holds integers beyond 2**53, which float64 cannot represent exactly; "
-        "drop it with data.drop=a",
-    ),
     "table.xlsx": (
-        b"PK",
-        "table.xlsx: unknown kind of file; save the sheet as CSV; known endings: .csv, .data, .txt, .tsv, "
-        ".csv.gz, .data.gz, .txt.gz, .tsv.gz, .parquet, .npy",
+        b"PK\x03\x04",
+        "table.xlsx: not a complete zip file (File is not a zip file); fetch it again",
     ),
 }
 
@@ -214,7 +118,7 @@ GOOD_FILES: dict[str, tuple[str | bytes, list[str], list[str]]] = {
     "bare.data": (GOOD[4:], ["x1", "x2"], ["int64", "double"]),
     "comment.txt": ("# " + GOOD, ["a", "b"], ["int64", "double"]),
     "years.csv": (GOOD.replace("a,b", "id,2019"), ["id", "2019"], ["int64", "double"]),
-    "unnamed.csv": (GOOD.replace("a,b", ",b"), ["x1", "b"], ["int64", "double"]),
+    "unnamed.csv": (GOOD.replace("a,b", "a,"), ["a", "x2"], ["int64", "double"]),
     "columns.parquet": (
         parquet_bytes(
             pa.table({"a": pa.array([1, 2, 4, 7], pa.uint8()), "b": pa.array([2.5, 3.25, 1, 8], pa.float32())})
@@ -367,9 +271,9 @@ def test_other_real_files(tmp_path: Path) -> None:
     assert magic.rows.shape == (19020, 10)
     assert magic.rows[0, 0] == 28.7967
     assert load(DATA / "raw" / "miniboone_head.npy").rows.shape == (1523, 43)
-    with pytest.raises(DataError, match=r"column 'x11' holds text .'g' in row 1.; drop it with data.drop=x11"):
+    with pytest.raises(DataError, match=r"column 'x11' holds text .'g' in row 1.\n(.*\n)+.* data.drop=x11$"):
         load(DATA / "raw" / "magic04.data")
-    with pytest.raises(DataError, match=r"column 'workclass' holds text .'State-gov' in row 1., and 8 other"):
+    with pytest.raises(DataError, match=r"9 of 15 columns cannot be used as they are\n  'workclass' +holds text"):
         load(DATA / "raw" / "adult.csv.gz")
     numeric = ["age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week"]
     assert load(DATA / "raw" / "adult.csv.gz", columns=numeric).rows.shape == (32561, 6)

@@ -1,5 +1,6 @@
 """Schemas are written as JSON and read back; damaged ones are refused."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ from tests.fixtures.tables import load_mixed_table
 
 def test_schema_round_trip_through_json(tmp_path: Path) -> None:
     schema = load_mixed_table(tmp_path).schema
-    assert Schema.from_dict(json.loads(json.dumps(schema.to_dict(), allow_nan=False))) == schema
+    declared = dataclasses.replace(schema, missing_values=(-9999.0, 3.4028234663852886e38))
+    for written in (schema, declared):
+        assert Schema.from_dict(json.loads(json.dumps(written.to_dict(), allow_nan=False))) == written
 
 
 BAD_SCHEMAS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -24,6 +27,7 @@ BAD_SCHEMAS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "text for a number": (lambda d: d["columns"][0].update(minimum="0"), "column 'tenths' has minimum='0'"),
     "not a list": (lambda d: d.update(columns={}), "expected a list of columns; got dict"),
     "order without a column": (lambda d: d["order"].pop(), "does not list the columns"),
+    "missing values": (lambda d: d.update(missing_values=["-1"]), "'missing_values' is not a list of numbers"),
     "width": (lambda d: d.update(file_columns="6"), "file_columns='6'"),
 }
 

@@ -1,0 +1,74 @@
+"""What readers of tables have in common: they read selected columns chunk by chunk."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_ROWS = 1 << 16
+"""Rows of a Parquet, Feather or .npy file read at a time."""
+
+INTEGERS = ("int64", "uint64")
+"""Types that can hold integers which float64 cannot represent exactly."""
+
+
+class TableReader(Protocol):
+    """Reads selected columns of a file chunk by chunk.
+
+    Attributes:
+        names: Names of the columns of the file.
+        named: Whether these names come from the file.
+        rows: Number of rows. For text an estimate from what was read so far; None before that.
+        notes: Notes for the user on how the file is read.
+    """
+
+    names: tuple[str, ...]
+    named: bool
+    rows: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def understood(self) -> Mapping[str, str]:
+        """What was understood of the cells of columns of text, by name."""
+        ...
+
+    def tables(self, names: Sequence[str]) -> Iterator["pa.Table"]:
+        """Yield the named columns, some rows at a time."""
+        ...
+
+    def holds_integers(self, name: str) -> bool:
+        """Whether all cells of a column are 64-bit integers."""
+        ...
+
+    def describe(self, name: str) -> str | None:
+        """Describe the content of a column that is not numeric, if that takes a look at all its cells; else None."""
+        ...
+
+
+class StoredTable(Protocol):
+    """Reads a file with types, each column as it is stored.
+
+    Attributes:
+        names: Names of the columns of the file.
+        named: Whether these names come from the file.
+        rows: Number of rows.
+        index: Columns that are an index of the rows and not data, as far as the file says so.
+    """
+
+    names: tuple[str, ...]
+    named: bool
+    rows: int
+    index: tuple[str, ...]
+
+    def tables(self, names: Sequence[str]) -> Iterator["pa.Table"]:
+        """Yield the named columns, some rows at a time."""
+        ...
+
+    def read(self) -> "pa.Table":
+        """Read all columns and rows."""
+        ...
+
+    def holds_integers(self, name: str) -> bool:
+        """Whether a column has the type of 64-bit integers."""
+        ...

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pushforward.flows.bijections.normalization import ActNorm as ActNorm, Standardize as Standardize
     from pushforward.flows.bijections.probit import Probit as Probit
     from pushforward.flows.bijections.support import Log as Log, Logit as Logit
+    from pushforward.flows.bijections.tails import LogTails as LogTails
     from pushforward.flows.flow import Flow as Flow
     from pushforward.flows.mixture import Mixture as Mixture, Model as Model, members_of as members_of
     from pushforward.flows.networks.incremental import Incremental as Incremental, IncrementalPass as IncrementalPass
@@ -85,6 +86,7 @@ __getattr__, __dir__ = lazy(
         "bijections.normalization": "ActNorm Standardize",
         "bijections.probit": "Probit",
         "bijections.support": "Log Logit",
+        "bijections.tails": "LogTails",
         "flow": "Flow",
         "mixture": "Mixture Model members_of",
         "networks.incremental": "Incremental IncrementalPass",

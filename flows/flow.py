@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pushforward.flows.bases.base import Base
-from pushforward.flows.bijections.base import Bijection, as_bijection, pull_back, without_dropout
-from pushforward.flows.checks import check_shape
+from pushforward.flows.bijections.base import Bijection, as_bijection, is_transform, pull_back, without_dropout
+from pushforward.flows.checks import ANY_CONTEXT, as_dtype, check_context, check_shape
 from pushforward.flows.kernels import cuda_graphs as graphs
+from pushforward.flows.state import Part
 
 
-class Flow(nn.Module):
+class Flow(Part):
     r"""Normalizing flow: :math:`x = f^{-1}(z)` with :math:`z` from the base distribution, so that
     :math:`\log p(x) = \log p_0(f(x)) + \log |\det f'(x)|`.
 
@@ -22,10 +23,14 @@ class Flow(nn.Module):
     Args:
         base: The base distribution.
         bijection: A bijection from data to base, or an nflows transform.
-        embedding: A bijection applied to the context first, such as ``Standardize``.
+        embedding: A module applied to the context first, row by row: a bijection such as ``Standardize``, or any module
+            from ``(n, C)`` to ``(n, E)``, where ``E`` is the size of the context that base and bijection take. Its
+            parameters are trained too.
 
     Shape:
-        points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats.
+        points ``(..., D)`` in the dtype of the parameters, context ``(..., C)`` broadcasting against them,
+        log-densities ``(...)`` in nats. The attribute ``context`` is ``C``; it is -1 where only an embedding that is
+        not a bijection knows it.
 
     Example:
         >>> from pushforward.flows import build
@@ -36,10 +41,9 @@ class Flow(nn.Module):
 
     bijection: Bijection
 
-    def __init__(self, base: Base, bijection: nn.Module, embedding: Bijection | None = None) -> None:
+    def __init__(self, base: Base, bijection: nn.Module, embedding: nn.Module | None = None) -> None:
         super().__init__()
         self.base = base
-        self.embedding = embedding
         self.bijection = as_bijection(bijection, base.features, base.context)
         if self.bijection.features != base.features:
             raise ValueError(f"Flow: expected a bijection of {base.features} features; got {self.bijection.features}")
@@ -47,8 +51,17 @@ class Flow(nn.Module):
             raise ValueError(
                 f"Flow: expected a bijection with {base.context} context features; got {self.bijection.context}"
             )
-        self.features = base.features
-        self.context = max(base.context, self.bijection.context)
+        size = max(base.context, self.bijection.context)
+        if embedding is not None and not size:
+            raise ValueError("Flow: expected no embedding, as neither base nor bijection takes a context; got one")
+        if not isinstance(embedding, nn.Module | None):
+            raise TypeError(f"Flow: expected a module as embedding; got {type(embedding).__name__}")
+        if is_transform(embedding):  # it returns a log-determinant too
+            embedding = as_bijection(embedding, size)
+            if embedding.features != size:
+                raise ValueError(f"Flow: expected an embedding of {size} features; got {embedding.features}")
+        self.embedding, self.features, self._embedded = embedding, base.features, size
+        self.context = size if embedding is None or isinstance(embedding, Bijection) else ANY_CONTEXT
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return ``log_prob``."""
@@ -61,14 +74,13 @@ class Flow(nn.Module):
 
     def log_prob_terms(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two terms of the log-density: the base's log-density at ``f(x)``, and the log-determinant."""
-        context = self._embed(context)
+        x, context = as_dtype("Flow", "points", x, self.base.dtype), self.embed(context)
         z, log_det = self.bijection(x, context)
         return self.base.log_prob(z, context), log_det
 
     def transform_to_base(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Map points ``(..., D)`` to the space of the base."""
-        context = self._embed(context)
-        z: Tensor = self.bijection(x, context)[0]
+        z: Tensor = self.bijection(as_dtype("Flow", "points", x, self.base.dtype), self.embed(context))[0]
         return z
 
     def latents(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -77,8 +89,8 @@ class Flow(nn.Module):
         The latents are standard normal if the points are samples of this flow. They equal ``transform_to_base`` only
         where the base is a standard Gaussian.
         """
-        context = self._embed(context)
-        z: Tensor = self.bijection(x, context)[0]
+        context = self.embed(context)
+        z: Tensor = self.bijection(as_dtype("Flow", "points", x, self.base.dtype), context)[0]
         return self.base.latents(z, context)
 
     @torch.no_grad()
@@ -136,7 +148,7 @@ class Flow(nn.Module):
             - Roeder, Wu & Duvenaud (2017), Sticking the landing, https://arxiv.org/abs/1703.09194.
             - Vaitl et al. (2024), https://arxiv.org/abs/2403.15881.
         """
-        context = self._embed(context)
+        context = self.embed(context)
         lead = (n,) if isinstance(n, int) else tuple(n)
         if self.context and not self.base.context and context is not None:
             lead = (*lead, *context.shape[:-1])  # the base ignores the context, so it does not expand by it
@@ -176,16 +188,20 @@ class Flow(nn.Module):
         """Arguments that rebuild this flow (without its weights)."""
         return {"base": self.base, "bijection": self.bijection, "embedding": self.embedding}
 
-    def _embed(self, context: Tensor | None) -> Tensor | None:
-        """Check the context and return its embedding."""
-        if not self.context:
-            if context is not None:
-                raise ValueError(f"Flow: expected no context; got one of shape {tuple(context.shape)}")
-            return None
+    def embed(self, context: Tensor | None) -> Tensor | None:
+        """Check the context ``(..., C)``; return the one that base and bijection take, ``(..., E)``, None without."""
+        check_context("Flow", context, self.context)
         if context is None:
-            raise ValueError(f"Flow: expected context of shape (..., {self.context}); got none")
-        check_shape("Flow", "context", context, self.context)
-        return context if self.embedding is None else self.embedding(context)[0]
+            return None
+        dtype = self.base.dtype
+        if self.embedding is None or isinstance(self.embedding, Bijection):
+            context = as_dtype("Flow", "context", context, dtype)
+            return context if self.embedding is None else self.embedding(context)[0]
+        # One leading dimension, which modules such as BatchNorm1d need.
+        rows = self.embedding(context.reshape(-1, context.shape[-1]))
+        rows = as_dtype("Flow", "output of the embedding", rows, dtype)
+        check_shape("Flow", "output of the embedding", rows, self._embedded)
+        return rows.reshape(*context.shape[:-1], self._embedded)
 
 
 def _log_prob_and_gradient(

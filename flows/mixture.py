@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows.checks import check_shape
+from pushforward.flows.checks import ANY_CONTEXT, check_context
 from pushforward.flows.flow import Flow
+from pushforward.flows.state import Part
 
 
-class Mixture(nn.Module):
+class Mixture(Part):
     r"""Mixture of flows, :math:`p(x) = \sum_m w_m p_m(x)`.
 
     The errors of flows fitted with different initial weights differ, so they average out. On small tables this gains
@@ -19,7 +20,7 @@ class Mixture(nn.Module):
     bijection and path gradients.
 
     Args:
-        members: Flows with the same number of features, and the same context or none.
+        members: Flows with the same number of features, and the same context or none; each may embed it in its own way.
         weights: Weight of each member, normalised to sum to 1; equal by default. They are constants, not trained by
             gradients.
 
@@ -41,6 +42,8 @@ class Mixture(nn.Module):
         (torch.Size([5]), torch.Size([7, 3]))
     """
 
+    adopted = ("weights",)
+
     def __init__(self, members: Sequence[Flow], weights: Sequence[float] | None = None) -> None:
         super().__init__()
         if not members:
@@ -49,16 +52,23 @@ class Mixture(nn.Module):
         total = math.fsum(weights)
         if len(weights) != len(members) or not all(w > 0.0 for w in weights) or not math.isfinite(total):
             raise ValueError(f"Mixture: expected {len(members)} weights above 0; got {weights}")
-        first = members[0]
-        self.features, self.context = first.features, max(member.context for member in members)
+        sizes = [member.context for member in members]
+        # The size that a member's embedding leaves open is that of the others.
+        self.features, self.context = members[0].features, max(sizes) or min(sizes)
         for i, member in enumerate(members):
-            if member.features != self.features or member.context not in (0, self.context):
+            if member.features != self.features or member.context not in (0, ANY_CONTEXT, self.context):
                 raise ValueError(
                     f"Mixture: expected {self.features} features and a context of 0 or {self.context} in member {i}; "
                     f"got {member.features} and {member.context}"
                 )
         self.flows = nn.ModuleList(members)
         self.weights = [w / total for w in weights]
+
+    def adopt(self, **arguments: Any) -> None:
+        weights = [float(w) for w in arguments["weights"]]
+        if len(weights) != len(self.flows) or not all(0.0 < w <= 1.0 for w in weights):
+            raise ValueError(f"Mixture: expected {len(self.flows)} weights above 0; got {weights}")
+        self.weights = weights
 
     @property
     def members(self) -> list[Flow]:
@@ -119,7 +129,7 @@ class Mixture(nn.Module):
         contexts = None
         if context is not None:
             lead = (*lead, *context.shape[:-1])
-            contexts = context.expand(*lead, self.context).reshape(-1, self.context)
+            contexts = context.expand(*lead, -1).reshape(-1, context.shape[-1])
         base = self.members[0].base
         uniform = torch.rand(math.prod(lead), dtype=base.dtype, device=base.device)
         chosen = torch.bucketize(uniform, uniform.new_tensor(self.weights).cumsum(-1)[:-1], right=True)
@@ -151,13 +161,7 @@ class Mixture(nn.Module):
         return {"members": self.members, "weights": self.weights}
 
     def _check_context(self, context: Tensor | None) -> None:
-        if (context is None) == (self.context == 0):
-            if context is not None:
-                check_shape("Mixture", "context", context, self.context)
-            return
-        expected = f"context of shape (..., {self.context})" if self.context else "no context"
-        found = "none" if context is None else f"one of shape {tuple(context.shape)}"
-        raise ValueError(f"Mixture: expected {expected}; got {found}")
+        check_context("Mixture", context, self.context)
 
 
 Model = Flow | Mixture

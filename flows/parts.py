@@ -32,6 +32,7 @@ PARTS: Registry[type[Any]] = Registry(
             "kernel-density": "bases.kernel_density:KernelDensity",
             "laplace": "bases.heavy_tailed:Laplace",
             "log": "bijections.support:Log",
+            "log-tails": "bijections.tails:LogTails",
             "logistic": "bases.heavy_tailed:Logistic",
             "logistic-decoder": "vae.decoders:LogisticDecoder",
             "logit": "bijections.support:Logit",
@@ -54,10 +55,10 @@ PARTS: Registry[type[Any]] = Registry(
     },
 )
 
-Part = TypeVar("Part", bound=type[Any])
+Kind = TypeVar("Kind", bound=type[Any])
 
 
-def register_part(name: str) -> Callable[[Part], Part]:
+def register_part(name: str) -> Callable[[Kind], Kind]:
     """Register your own class, by decorating it, so that models that contain it can be saved and loaded.
 
     The class is a bijection, univariate map, network or base with a ``config()`` that returns the arguments to rebuild

@@ -1,14 +1,15 @@
 r"""The contract of base distributions, and the part that those with a location and a scale share."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pushforward.flows.checks import check_shape
+from pushforward.flows.state import Part
 
 
-class Base(nn.Module):
+class Base(Part):
     r"""A base distribution :math:`p_0(z \mid c)` of a flow, with reparameterized samples.
 
     A subclass implements ``log_prob``, ``rsample``, ``latents``, ``initialize`` and ``config``, checks its points with
@@ -78,7 +79,11 @@ class Base(nn.Module):
         raise NotImplementedError
 
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
-        """Match a mean ``(D,)`` and a covariance ``(D, D)`` before training, as far as the family allows."""
+        """Match a mean ``(D,)`` and a covariance ``(D, D)`` before training, as far as the family allows.
+
+        Raises:
+            ValueError: If they are not finite, or a variance is not positive.
+        """
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
@@ -106,6 +111,15 @@ class Base(nn.Module):
     def check_points(self, z: Tensor) -> None:
         """Raise a ``ValueError`` that names both shapes if points do not fit."""
         check_shape(type(self).__name__, "points", z, self.features)
+
+    def check_moments(self, mean: Tensor, covariance: Tensor) -> None:
+        """Raise a ``ValueError`` unless a mean and a covariance are finite and the variances positive."""
+        variances = covariance.diagonal()
+        if not bool(mean.isfinite().all() & covariance.isfinite().all() & (variances > 0).all()):
+            raise ValueError(
+                f"{type(self).__name__}: expected a finite mean and covariance with variances above 0; "
+                f"got {mean.tolist()} and {variances.tolist()}"
+            )
 
     def lead(self, n: int | tuple[int, ...], context: Tensor | None) -> tuple[int, ...]:
         """Leading dimensions of samples: those of ``n``, then those of the context."""
@@ -138,6 +152,7 @@ class LocationScale(Base):
 
     location: Tensor
     log_scale: Tensor
+    free: ClassVar[tuple[str, ...]] = ("trainable",)
 
     def __init__(self, features: int, context: int = 0, trainable: bool = True) -> None:
         super().__init__(features, context)
@@ -168,6 +183,7 @@ class LocationScale(Base):
     @torch.no_grad()
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
         """Set location and scale to match a mean ``(D,)`` and the variances of a covariance ``(D, D)``."""
+        self.check_moments(mean, covariance)
         centre, deviation = self.standard_moments()
         scale = covariance.diagonal().sqrt() / deviation.to(covariance)
         self.location.copy_(mean - scale * centre.to(mean))

@@ -33,16 +33,22 @@ class Uniform(LocationScale):
         width: Initial width.
     """
 
+    adopted = ("low", "width")
+
     def __init__(
         self, features: int, context: int = 0, trainable: bool = True, low: float = 0.0, width: float = 1.0
     ) -> None:
         super().__init__(features, context, trainable)
-        if not (0 < width < math.inf and math.isfinite(low)):
-            raise ValueError(f"Uniform: expected a finite low and a finite width above 0; got {low}, {width}")
-        self._low, self._width = low, width
+        self.adopt(low=low, width=width)
         with torch.no_grad():
             self.location.fill_(low)
             self.log_scale.fill_(math.log(width))
+
+    def adopt(self, **arguments: Any) -> None:
+        low, width = arguments["low"], arguments["width"]
+        if not (0 < width < math.inf and math.isfinite(low)):
+            raise ValueError(f"Uniform: expected a finite low and a finite width above 0; got {low}, {width}")
+        self._low, self._width = low, width
 
     @property
     def support(self) -> list[tuple[float, float]] | None:
@@ -91,6 +97,7 @@ class Gamma(Base):
 
     log_concentration: Tensor
     log_rate: Tensor
+    free = ("concentration", "rate", "trainable")
 
     def __init__(self, features: int, concentration: float = 1.0, rate: float = 1.0, trainable: bool = True) -> None:
         super().__init__(features)
@@ -106,6 +113,7 @@ class Gamma(Base):
     @torch.no_grad()
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
         """Match means ``(D,)``, which must be positive, and the variances of a covariance ``(D, D)``."""
+        self.check_moments(mean, covariance)
         if not bool((mean > 0).all()):
             raise ValueError(f"Gamma: expected means above 0; got {mean.tolist()}")
         rate = mean / covariance.diagonal()
@@ -148,8 +156,8 @@ class Gamma(Base):
         """Log-density of the logarithm of each feature, at ``(..., D)``."""
         concentration, shifted = self.log_concentration.exp(), log_x + self.log_rate
         # Clamped so that the log-density stays finite where the exponential would overflow.
-        most = math.log(torch.finfo(shifted.dtype).max) - 1.0
-        return concentration * shifted - shifted.clamp(max=most).exp() - torch.lgamma(concentration)
+        shifted = shifted.clamp(max=math.log(torch.finfo(shifted.dtype).max) - 1.0)
+        return concentration * shifted - shifted.exp() - torch.lgamma(concentration)
 
     def _log_rsample(self, lead: tuple[int, ...]) -> Tensor:
         return log_gamma_rsample(self.log_concentration.exp(), lead) - self.log_rate
@@ -170,6 +178,7 @@ class Beta(Base):
 
     log_a: Tensor
     log_b: Tensor
+    free = ("a", "b", "trainable")
 
     def __init__(self, features: int, a: float = 1.0, b: float = 1.0, trainable: bool = True) -> None:
         super().__init__(features)
@@ -185,6 +194,7 @@ class Beta(Base):
     @torch.no_grad()
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
         """Match means ``(D,)`` between 0 and 1, and the variances of a covariance ``(D, D)``."""
+        self.check_moments(mean, covariance)
         total = mean * (1.0 - mean) / covariance.diagonal() - 1.0
         if not bool(((mean > 0) & (mean < 1) & (total > 0)).all()):
             raise ValueError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows.bases.base import LocationScale
+from pushforward.flows.bijections.base import saturate
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _LEAST_OWN_VARIANCE = 1e-3
@@ -76,6 +77,7 @@ class Gaussian(LocationScale):
         A diagonal Gaussian matches the variances; a low-rank one matches the variances and fits the factors by maximum
         likelihood.
         """
+        self.check_moments(mean, covariance)
         self.location.copy_(mean)
         if self.covariance == "diagonal":
             self.log_scale.copy_(0.5 * covariance.diagonal().log())
@@ -124,6 +126,7 @@ class Gaussian(LocationScale):
             latents, log_scale = self.latents_and_log_scale(z, context)
             return -0.5 * (latents.square().sum(-1) + self.features * _LOG_2PI) - log_scale.sum(-1)
         y, log_scale = self._to_standard(z, context)
+        y = saturate(y)
         factor = torch.linalg.cholesky(
             self.factors.transpose(-1, -2) @ self.factors
             + torch.eye(self.rank, dtype=self.factors.dtype, device=self.factors.device)
@@ -160,7 +163,7 @@ class Gaussian(LocationScale):
             # One small triangular solve for the matrix, then one matrix product for all points.
             eye = torch.eye(self.features, dtype=z.dtype, device=z.device)
             inverse = torch.linalg.solve_triangular(self.lower.tril(-1) + eye, eye, upper=False, unitriangular=True)
-            centred = centred @ inverse.transpose(-1, -2)
+            centred = saturate(centred) @ inverse.transpose(-1, -2)
         return centred * (-log_scale).exp(), log_scale
 
 

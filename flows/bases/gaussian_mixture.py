@@ -62,6 +62,7 @@ class GaussianMixture(LocationScale):
     @torch.no_grad()
     def initialize(self, mean: Tensor, covariance: Tensor) -> None:
         """Match a mean ``(D,)`` and a covariance ``(D, D)`` before training: the components spread along it."""
+        self.check_moments(mean, covariance)
         deviation = covariance.diagonal().sqrt()
         factor = torch.linalg.cholesky(covariance) / deviation[:, None]
         self.locations.copy_(_standardized(self.locations.to(factor) @ factor.T))

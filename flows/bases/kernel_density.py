@@ -31,6 +31,8 @@ class KernelDensity(Base):
         values = points if isinstance(points, Tensor) else torch.zeros(*points)
         if values.dim() != 2 or not len(values):
             raise ValueError(f"KernelDensity: expected points of shape (n, features); got {tuple(values.shape)}")
+        if isinstance(points, Tensor) and not bool(points.isfinite().all()):
+            raise ValueError("KernelDensity: expected finite points; got others")
         if not 0.0 < bandwidth < math.inf:
             raise ValueError(f"KernelDensity: expected a bandwidth above 0; got {bandwidth}")
         super().__init__(values.shape[1])

@@ -13,6 +13,7 @@ from pushforward.flows.bases.base import Base
 from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bases.normal import normal_cdf, normal_from_tails
 from pushforward.flows.bijections import fused
+from pushforward.flows.bijections.base import saturate
 from pushforward.flows.checks import check_shape
 from pushforward.flows.kernels import native
 from pushforward.flows.networks.masked import MaskedConditioner
@@ -158,7 +159,7 @@ class AutoregressiveMixture(Base):
         self.check_points(z)
         seen = self._checked_context(context)
         y, log_scale = self.frame.latents_and_log_scale(z, context)
-        return self._log_density(y, seen) - log_scale.sum(-1)
+        return self._log_density(saturate(y), seen) - log_scale.sum(-1)
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
         seen = self._checked_context(context)

@@ -32,6 +32,7 @@ class StudentT(LocationScale):
     """
 
     raw_degrees: Tensor
+    free = ("trainable", "degrees")
 
     def __init__(self, features: int, context: int = 0, trainable: bool = True, degrees: float = 5.0) -> None:
         super().__init__(features, context, trainable)

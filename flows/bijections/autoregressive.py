@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows.bijections import fused
-from pushforward.flows.bijections.base import Bijection
+from pushforward.flows.bijections.base import Bijection, saturate
 from pushforward.flows.networks.masked import MaskedConditioner
 from pushforward.flows.univariate.base import Univariate
 
@@ -46,7 +46,7 @@ class MaskedAutoregressive(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
-        context = context if self.context else None
+        x, context = saturate(x), context if self.context else None
         if done := fused.layer(self.conditioner, self.univariate, x, context):
             return done[0], done[1]
         # Under autocast the conditioner may return half precision; the map keeps the precision of the points.
@@ -56,7 +56,7 @@ class MaskedAutoregressive(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
-        context = context if self.context else None
+        z, context = saturate(z), context if self.context else None
         if done := fused.layer(self.conditioner, self.univariate, z, context, inverse=True):
             return done[0], done[1]
         lead = z.shape[:-1]

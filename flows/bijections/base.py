@@ -7,12 +7,13 @@ map *just applied*.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from pushforward.flows.checks import check_shape
+from pushforward.flows.state import Part
 
 if TYPE_CHECKING:
     # nflows has no type annotations: for a type checker its Transform is the Module it derives from.
@@ -21,7 +22,7 @@ else:
     from nflows.transforms import Transform
 
 
-class Bijection(Transform):
+class Bijection(Part, Transform):
     r"""An invertible, differentiable map :math:`z = f(x)`, optionally depending on a context :math:`c`.
 
     It subclasses ``nflows.transforms.Transform``, so nflows accepts it as a transform.
@@ -122,6 +123,20 @@ class Bijection(Transform):
             check_shape(type(self).__name__, "context", context, self.context)
 
 
+def saturate(points: Tensor) -> Tensor:
+    """Clamp points, without gradients, at sizes whose squares and products with weights do not overflow.
+
+    These are 5e17 in float32 and 6e141 in float64. Infinity would become NaN where a network or a matrix has weights of
+    both signs. So a row far outside the data has a low density, or one of zero, and not an undefined one. With
+    gradients points stay as they are: a loss that is not finite shall be seen, and the operation would take a tenth of
+    a training step.
+    """
+    if torch.is_grad_enabled():
+        return points
+    most = torch.finfo(points.dtype).max ** 0.46
+    return points.clamp(-most, most)
+
+
 def differentiate_points(
     apply: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]],
     points: Tensor,
@@ -211,9 +226,14 @@ def as_bijection(transform: nn.Module, features: int, context: int = 0) -> Bijec
     """Return a bijection unchanged, or wrap an nflows transform in ``NflowsTransform``."""
     if isinstance(transform, Bijection):
         return transform
-    if isinstance(transform, Transform) and hasattr(transform, "inverse"):
+    if is_transform(transform):
         return NflowsTransform(transform, features, context)
     raise TypeError(f"expected a Bijection or an nflows Transform; got {type(transform).__name__}")
+
+
+def is_transform(module: object) -> TypeGuard[nn.Module]:
+    """Whether a module is a bijection or an nflows transform, which return a value and its log-determinant."""
+    return isinstance(module, Transform) and hasattr(module, "inverse")
 
 
 class Chain(Bijection):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows.bijections import fused
-from pushforward.flows.bijections.base import Bijection, pull_back, without_dropout
+from pushforward.flows.bijections.base import Bijection, pull_back, saturate, without_dropout
 from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.univariate.base import Univariate
 
@@ -33,30 +33,42 @@ class Coupling(Bijection):
         (torch.Size([5, 2]), torch.Size([5]))
     """
 
+    transformed: list[bool]
     _identity_index: Tensor
     _transformed_index: Tensor
     _merge: Tensor
+    adopted = ("transformed",)
 
     def __init__(self, conditioner: ResidualNet, univariate: Univariate, *, transformed: Sequence[bool]) -> None:
         super().__init__(len(transformed), conditioner.context)
+        self.conditioner = conditioner
+        self.univariate = univariate
+        count = sum(map(bool, transformed))
+        for name, size in (
+            ("_identity_index", self.features - count),
+            ("_transformed_index", count),
+            ("_merge", self.features),
+        ):
+            self.register_buffer(name, torch.empty(size, dtype=torch.long), persistent=False)
+        self.adopt(transformed=transformed)
+
+    def adopt(self, **arguments: Any) -> None:
+        transformed = [bool(is_transformed) for is_transformed in arguments["transformed"]]
         a = [i for i, is_transformed in enumerate(transformed) if not is_transformed]
         b = [i for i, is_transformed in enumerate(transformed) if is_transformed]
         if not b:
             raise ValueError("Coupling: expected at least one transformed feature; got none")
-        if conditioner.inputs != len(a) or conditioner.outputs != len(b) * univariate.size:
+        conditioner, size = self.conditioner, self.univariate.size
+        if conditioner.inputs != len(a) or conditioner.outputs != len(b) * size:
             raise ValueError(
-                f"Coupling: expected a conditioner from {len(a)} inputs to {len(b)} x {univariate.size} outputs; "
+                f"Coupling: expected a conditioner from {len(a)} inputs to {len(b)} x {size} outputs; "
                 f"got {conditioner.inputs} to {conditioner.outputs}"
             )
-        self.conditioner = conditioner
-        self.univariate = univariate
-        self.transformed = [bool(is_transformed) for is_transformed in transformed]
+        self.transformed = transformed
         self.identity_features, self.transformed_features = tuple(a), tuple(b)
-        merge = torch.empty(len(transformed), dtype=torch.long)
-        merge[torch.tensor(a + b)] = torch.arange(len(transformed))
-        self.register_buffer("_identity_index", torch.tensor(a, dtype=torch.long), persistent=False)
-        self.register_buffer("_transformed_index", torch.tensor(b, dtype=torch.long), persistent=False)
-        self.register_buffer("_merge", merge, persistent=False)
+        self._identity_index.copy_(torch.tensor(a, dtype=torch.long))
+        self._transformed_index.copy_(torch.tensor(b, dtype=torch.long))
+        self._merge.copy_(torch.argsort(torch.tensor(a + b)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, inverse=False)
@@ -83,7 +95,7 @@ class Coupling(Bijection):
 
     def _transform(self, points: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         self.check_points(points, context)
-        context = context if self.context else None
+        points, context = saturate(points), context if self.context else None
         if done := self._fused(points, context, inverse):
             return done[0], done[1]
         a, b = points[..., self._identity_index], points[..., self._transformed_index]

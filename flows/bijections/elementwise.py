@@ -36,25 +36,35 @@ class Elementwise(Bijection):
         (torch.Size([5, 3]), torch.Size([5]), torch.Size([2, 47]))
     """
 
+    mapped: list[bool]
     _mapped: Tensor
     _merge: Tensor
+    adopted = ("mapped",)
 
     def __init__(self, features: int, univariate: Univariate, *, mapped: Sequence[bool] | None = None) -> None:
         super().__init__(features)
-        is_mapped = [True] * features if mapped is None else [bool(one) for one in mapped]
-        if len(is_mapped) != features or not any(is_mapped):
-            raise ValueError(
-                f"Elementwise: expected mapped of {features} truth values, at least one of them true; got {mapped}"
-            )
+        mapped = [True] * features if mapped is None else mapped
         self.univariate = univariate
-        self.mapped = is_mapped
-        indices = [i for i, one in enumerate(is_mapped) if one]
-        # Positions of the output's features in the concatenation of all inputs and the mapped features.
-        merge = [features + indices.index(i) if one else i for i, one in enumerate(is_mapped)]
-        self.register_buffer("_mapped", torch.tensor(indices, dtype=torch.long), persistent=False)
-        self.register_buffer("_merge", torch.tensor(merge, dtype=torch.long), persistent=False)
-        self.raw = nn.Parameter(univariate.identity(len(indices)))
+        self.raw = nn.Parameter(univariate.identity(sum(map(bool, mapped))))
         """Parameters of the maps ``(mapped features, univariate.size)``."""
+        for name, size in (("_mapped", len(self.raw)), ("_merge", features)):
+            self.register_buffer(name, torch.empty(size, dtype=torch.long), persistent=False)
+        self.adopt(mapped=mapped)
+
+    def adopt(self, **arguments: Any) -> None:
+        mapped = [bool(one) for one in arguments["mapped"]]
+        indices = [i for i, one in enumerate(mapped) if one]
+        if len(mapped) != self.features or not indices:
+            raise ValueError(
+                f"Elementwise: expected mapped of {self.features} truth values, at least one of them true; got {mapped}"
+            )
+        if len(indices) != len(self.raw):
+            raise ValueError(f"Elementwise: expected {len(self.raw)} mapped features; got {mapped}")
+        self.mapped = mapped
+        self._mapped.copy_(torch.tensor(indices))
+        # Positions of the output's features in the concatenation of all inputs and the mapped features.
+        places = {i: self.features + place for place, i in enumerate(indices)}
+        self._merge.copy_(torch.tensor([places.get(i, i) for i in range(self.features)]))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, inverse=False)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows.bijections.base import Bijection
+from pushforward.flows.bijections.base import Bijection, saturate
 from pushforward.flows.kernels.elementwise import differentiate, needs_formula, usable
 
 
@@ -23,18 +23,25 @@ class Permutation(Bijection):
         [12.0, 10.0, 11.0]
     """
 
+    order: list[int]
     _order: Tensor
     _back: Tensor
+    adopted = ("order",)
 
     def __init__(self, order: Sequence[int]) -> None:
         super().__init__(len(order))
-        self.order = [int(i) for i in order]
-        if sorted(self.order) != list(range(len(self.order))):
-            raise ValueError(f"Permutation: expected an order of 0 .. {len(order) - 1}; got {self.order}")
-        indices = torch.tensor(self.order)
         # Not saved as weights: config() carries the order.
-        self.register_buffer("_order", indices, persistent=False)
-        self.register_buffer("_back", torch.argsort(indices), persistent=False)
+        for name in ("_order", "_back"):
+            self.register_buffer(name, torch.empty(len(order), dtype=torch.long), persistent=False)
+        self.adopt(order=order)
+
+    def adopt(self, **arguments: Any) -> None:
+        order = [int(i) for i in arguments["order"]]
+        if sorted(order) != list(range(self.features)):
+            raise ValueError(f"Permutation: expected an order of 0 .. {self.features - 1}; got {order}")
+        self.order = order
+        self._order.copy_(torch.tensor(order))
+        self._back.copy_(torch.argsort(torch.tensor(order)))
 
     @classmethod
     def reverse(cls, features: int) -> "Permutation":
@@ -96,6 +103,7 @@ class LULinear(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
+        x = saturate(x)
         tensors = self.lower, self.upper, self.log_diagonal, self.bias
         if torch.is_grad_enabled() and usable(x, *tensors):
             z, log_det = _Product.apply(x.reshape(-1, self.features), *tensors)  # type: ignore[no-untyped-call]
@@ -105,6 +113,7 @@ class LULinear(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
+        z = saturate(z)
         lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
         # All points in one matrix: a batch of one-row systems would copy the factors for each point.
         y = (z - self.bias).reshape(-1, self.features)
@@ -159,6 +168,7 @@ class LowRankLinear(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
+        x = saturate(x)
         core = self._core()
         # The Woodbury identity: (I + U V')^-1 = I - U (I + V'U)^-1 V'
         shared = torch.linalg.solve(core, (x @ self.right).unsqueeze(-1)).squeeze(-1)
@@ -166,6 +176,7 @@ class LowRankLinear(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
+        z = saturate(z)
         return z + (z @ self.right) @ self.left.T, self._log_det(self._core()).expand(z.shape[:-1])
 
     def config(self) -> dict[str, Any]:

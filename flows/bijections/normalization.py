@@ -22,12 +22,20 @@ class Standardize(Bijection):
         scale: Positive scale :math:`s` of each feature, in data units.
     """
 
+    adopted = ("mean", "scale")
+
     def __init__(self, mean: Sequence[float], scale: Sequence[float]) -> None:
         super().__init__(len(mean))
-        if len(scale) != len(mean) or not all(0 < s < math.inf for s in scale):
-            raise ValueError(f"Standardize: expected {len(mean)} positive scales; got {list(scale)}")
+        self.adopt(mean=mean, scale=scale)
+
+    def adopt(self, **arguments: Any) -> None:
+        mean, scale = arguments["mean"], arguments["scale"]
+        if len(scale) != self.features or not all(0 < s < math.inf for s in scale):
+            raise ValueError(f"Standardize: expected {self.features} positive scales; got {list(scale)}")
         if not all(math.isfinite(m) for m in mean):
             raise ValueError(f"Standardize: expected finite means; got {list(mean)}")
+        if len(mean) != self.features:
+            raise ValueError(f"Standardize: expected {self.features} means; got {len(mean)}")
         # Plain attributes, not buffers: .float() on the flow must not round them.
         self._mean = torch.tensor([float(m) for m in mean], dtype=torch.float64)
         self._scale = torch.tensor([float(s) for s in scale], dtype=torch.float64)
@@ -68,8 +76,9 @@ class Standardize(Bijection):
 class ActNorm(Bijection):
     r"""Trainable :math:`z = (x - m) e^{-s}`, initialized so that the first training batch comes out standardized.
 
-    The first call of ``forward`` in training mode sets the parameters; before that the layer is the identity. The
-    saved state records whether that has happened, so a loaded layer is never initialized again.
+    The first call of ``forward`` in training mode with two rows or more sets the parameters; before that the layer is
+    the identity. Rows that are not finite, or so large that their squares overflow, do not count. The saved state
+    records whether that has happened, so a loaded layer is never initialized again.
 
     Args:
         features: Number of features.
@@ -90,13 +99,32 @@ class ActNorm(Bijection):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Set shift and scale from points ``(..., features)``; a single point changes nothing."""
+        """Set shift and scale from points ``(..., features)``; a single point changes nothing.
+
+        Raises:
+            ValueError: If fewer than two of several points can be used.
+        """
         rows = x.detach().reshape(-1, self.features)
-        if len(rows) < 2:
+        n = len(rows)
+        if n < 2:
             return
-        self.shift.copy_(rows.mean(0))
-        scale = rows.std(0)
+        # The sum of squared deviations must not overflow. NaN compares as false.
+        usable_rows = (rows.abs() < (torch.finfo(rows.dtype).max / (4 * n)) ** 0.5).all(-1)
+        count = usable_rows.sum()
+        if not torch.compiler.is_compiling() and count < 2:
+            raise ValueError(
+                f"ActNorm: expected at least 2 rows of finite, moderate numbers to start from; got {int(count)} of {n}"
+            )
+        # Without indexing by the mask, so that it compiles; if all rows are usable, both factors are exactly 1.
+        mean = torch.where(usable_rows[:, None], rows, 0.0).mean(0) * (n / count)
+        deviation = torch.where(usable_rows[:, None], rows, mean).std(0)
+        scale = deviation * ((n - 1) / (count - 1)).sqrt()
+        self.shift.copy_(mean)
         self.log_scale.copy_(torch.where(scale > 1e-6, scale, 1.0).log())  # a constant feature keeps its scale
+        self.mark_initialized()
+
+    def mark_initialized(self) -> None:
+        """Keep the parameters as they are: no batch will set them."""
         self.initialized.fill_(1)
         self._is_initialized = True
 

@@ -23,14 +23,19 @@ class Box(Bijection):
         high: Upper end :math:`h` of each feature, or one number for all.
     """
 
+    adopted = ("low", "high")
+
     def __init__(self, features: int, low: float | Sequence[float] = 0.0, high: float | Sequence[float] = 1.0) -> None:
         super().__init__(features)
+        self.adopt(low=low, high=high)
+
+    def adopt(self, **arguments: Any) -> None:
         name = type(self).__name__
-        lows, highs = ends(name, "low", low, features), ends(name, "high", high, features)
+        lows, highs = (ends(name, which, arguments[which], self.features) for which in self.adopted)
         if not all(a < b for a, b in zip(lows, highs, strict=True)):
             raise ValueError(f"{name}: expected every low below its high; got {lows} and {highs}")
         # Plain attributes, not buffers: .float() on the flow must not round them.
-        self._low, self._high = torch.tensor(lows, dtype=torch.float64), torch.tensor(highs, dtype=torch.float64)
+        self._low, self._high = (torch.tensor(e, dtype=torch.float64) for e in (lows, highs))
 
     @property
     def domain(self) -> list[tuple[float, float]]:
@@ -78,9 +83,14 @@ class Log(Bijection):
         low: Lower end :math:`l` of each feature, or one number for all.
     """
 
+    adopted = ("low",)
+
     def __init__(self, features: int, low: float | Sequence[float] = 0.0) -> None:
         super().__init__(features)
-        self._low = torch.tensor(ends("Log", "low", low, features), dtype=torch.float64)
+        self.adopt(low=low)
+
+    def adopt(self, **arguments: Any) -> None:
+        self._low = torch.tensor(ends("Log", "low", arguments["low"], self.features), dtype=torch.float64)
 
     @property
     def domain(self) -> list[tuple[float, float]]:

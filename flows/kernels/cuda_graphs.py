@@ -2,7 +2,8 @@
 
 An autoregressive inverse is thousands of small operations, and launching one takes longer than computing it. A graph
 launches all of them at once. It reads the weights from their memory, so it follows an optimizer's steps; if weights are
-moved or replaced, the graph is dropped. A change of a layer's Python attributes by hand is not noticed.
+moved or replaced, or constants such as those of ``Standardize`` are, the graph is dropped. A change of a layer's other
+attributes by hand is not noticed.
 """
 
 import contextlib
@@ -178,7 +179,18 @@ def _state(bijection: Invertible) -> tuple[Any, ...] | None:
         return None
     tensors = [t for m in modules for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
     places = [(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in tensors]
-    return (*places, *((id(m), m.training) for m in modules))
+    constants = [_Same(value) for m in modules for value in vars(m).values() if isinstance(value, Tensor)]
+    return (*places, *((id(m), m.training) for m in modules), *constants)
+
+
+class _Same:
+    """An object that equals itself only; it is kept alive, so that no other object gets its address."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.value is self.value
 
 
 def _kind(tensor: Tensor) -> tuple[Any, ...]:

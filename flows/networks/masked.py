@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pushforward.flows.checks import check_at_least, check_dropout
 from pushforward.flows.networks.incremental import Incremental, IncrementalPass, LinearWeights
 from pushforward.flows.networks.residual import MaskedLinear, ResidualBlock, evaluate, layer_tensors
+from pushforward.flows.state import Part
 
 
 class MaskedConditioner(Protocol):
@@ -39,7 +40,7 @@ class MaskedConditioner(Protocol):
         ...
 
 
-class MaskedResidualNet(nn.Module):
+class MaskedResidualNet(Part):
     r"""Masked residual network: outputs for feature :math:`d` depend on the features before :math:`d` and the context.
 
     A hidden unit of degree :math:`k` reads only the first :math:`k` features. Units are sorted by degree, which makes
@@ -61,6 +62,8 @@ class MaskedResidualNet(nn.Module):
         - Germain et al. (2015), MADE, https://arxiv.org/abs/1502.03509; residual blocks after Nash & Durkan (2019),
           Autoregressive Energy Machines, https://arxiv.org/abs/1904.05626.
     """
+
+    free = ("dropout",)
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class MaskedResidualNet(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
         # known[d]: number of hidden units that can be evaluated once the first d features are known.
-        self.known = tuple(int((degrees <= d).sum()) for d in range(features + 1))
+        self.known = _known_units(features, hidden, context)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return torch.unflatten(evaluate(self, x, context), -1, (self.features, self.outputs_per_feature))
@@ -156,7 +159,19 @@ class MaskedResidualNet(nn.Module):
 
 
 def _hidden_degrees(features: int, hidden: int, context: int) -> Tensor:
-    """Ascending degrees of the hidden units, spread evenly; degree 0 reads only the context (or nothing)."""
-    lowest = 0 if context or features == 1 else 1
+    """Ascending degrees of the hidden units, spread evenly."""
+    lowest = _lowest_degree(features, context)
     count = features - lowest  # degrees lowest .. features - 1; a unit of degree D would reach no output
     return lowest + torch.arange(hidden) * count // hidden
+
+
+def _known_units(features: int, hidden: int, context: int) -> tuple[int, ...]:
+    """Number of hidden units with a degree of at most ``d``, for ``d = 0 .. D``."""
+    lowest = _lowest_degree(features, context)
+    degrees = range(1 - lowest, features + 2 - lowest)  # of those from the lowest on, how many are at most d
+    return tuple(min(hidden, max(0, -(-number * hidden // (features - lowest)))) for number in degrees)
+
+
+def _lowest_degree(features: int, context: int) -> int:
+    """The lowest degree of a hidden unit; a unit of degree 0 reads only the context (or nothing)."""
+    return 0 if context or features == 1 else 1

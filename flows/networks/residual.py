@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pushforward.flows.checks import check_at_least, check_dropout
+from pushforward.flows.state import Part
 
 
-class ResidualNet(nn.Module):
+class ResidualNet(Part):
     """Pre-activation residual network; the context is added to the input layer and to each block.
 
     The last layer starts at zero, so the univariate maps start as the identity.
@@ -30,6 +31,8 @@ class ResidualNet(nn.Module):
     References:
         - Durkan et al. (2019), Neural Spline Flows, https://arxiv.org/abs/1906.04032, appendix B.1.
     """
+
+    free = ("dropout",)
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pushforward.common.text import unknown_name
 from pushforward.flows.checks import check_at_least, check_dropout, check_shape
 from pushforward.flows.networks.incremental import Incremental
+from pushforward.flows.state import Part
 
 EMBEDDINGS = ("linear", "periodic")
 _WAVES = 16
@@ -20,7 +21,7 @@ BLOCK = 8
 """Number of tokens whose keys and values are copied together if gradients are enabled; see ``_Cache``."""
 
 
-class MaskedTransformer(nn.Module):
+class MaskedTransformer(Part):
     r"""Causal transformer: outputs for feature :math:`d` depend on the features before :math:`d` and the context.
 
     Token :math:`d` embeds the value of feature :math:`d - 1` (the first token embeds zero), plus a learned position and
@@ -69,6 +70,7 @@ class MaskedTransformer(nn.Module):
     """
 
     mask: Tensor
+    free = ("dropout",)
 
     def __init__(
         self,

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from pushforward.common.text import unknown_name
 from pushforward.flows.bases.base import LocationScale
 from pushforward.flows.bases.gaussian import Gaussian
-from pushforward.flows.bijections.base import Chain
-from pushforward.flows.bijections.normalization import ActNorm, Standardize
-from pushforward.flows.checks import check_shape
+from pushforward.flows.bijections.base import Bijection, Chain
+from pushforward.flows.bijections.normalization import ActNorm
+from pushforward.flows.checks import ANY_CONTEXT, check_shape
 from pushforward.flows.flow import Flow
 from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.presets import build
+from pushforward.flows.state import Part
 from pushforward.flows.vae.decoders import (
     BernoulliDecoder,
     CategoricalDecoder,
@@ -36,7 +37,7 @@ DECODERS = ("bernoulli", "gaussian", "categorical", "logistic")
 Estimator = Literal["path-wise", "path", "dreg"]
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Part):
     r"""Variational autoencoder :math:`p(x) = \int p(x \mid z)\, p(z)\, dz` with posterior :math:`q(z \mid x)`.
 
     The log-likelihood is bounded by :math:`E[\log w] \le \log p(x)` with :math:`w = p(x \mid z)\, p(z) / q(z \mid x)`
@@ -85,9 +86,8 @@ class Autoencoder(nn.Module):
         self.features, self.context = decoder.features, 0
         self.latent = prior.features
         for module in (*prior.modules(), *posterior.modules()):
-            if isinstance(module, ActNorm) and not module.initialized:
-                # Two points with mean 0 and variance 1 in each feature make it the identity.
-                module.initialize(module.shift.new_tensor([[-math.sqrt(0.5)], [math.sqrt(0.5)]]).expand(2, self.latent))
+            if isinstance(module, ActNorm):
+                module.mark_initialized()
 
     def forward(self, x: Tensor, samples: int = 1) -> Tensor:
         """Return ``elbo``."""
@@ -196,10 +196,9 @@ class Autoencoder(nn.Module):
                 f"encode: expected a posterior whose base has a location; got a base {type(posterior.base).__name__}"
             )
         context = self._context(self.decoder.observe(self._cast(x)))
-        if posterior.embedding is not None:
-            context = posterior.embedding(context)[0]
-        location, _ = posterior.base.location_and_log_scale(context)
-        return posterior.bijection.inverse(location.expand(*context.shape[:-1], self.latent), context)[0]
+        embedded = posterior.embed(context)
+        location, _ = posterior.base.location_and_log_scale(embedded)
+        return posterior.bijection.inverse(location.expand(*context.shape[:-1], self.latent), embedded)[0]
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -232,11 +231,10 @@ class Autoencoder(nn.Module):
         """
         posterior = self.posterior
         assert isinstance(posterior.base, Gaussian)  # for the type checker: log_prob draws noise for Gaussians only
-        if posterior.embedding is not None:
-            context = posterior.embedding(context)[0]
-        z = posterior.base.from_noise(noise, context).expand(len(noise), len(context), self.latent)
-        x, log_det = posterior.bijection.inverse(z, context)
-        return x, posterior.base.log_prob(z, context) - log_det
+        embedded = posterior.embed(context)
+        z = posterior.base.from_noise(noise, embedded).expand(len(noise), len(context), self.latent)
+        x, log_det = posterior.bijection.inverse(z, embedded)
+        return x, posterior.base.log_prob(z, embedded) - log_det
 
     def _streamed_bound(self, x: Tensor, samples: int, beta: float, noise: Tensor | None = None) -> Tensor:
         """The importance-weighted bound in chunks of rows and samples, by given noise or by fresh samples."""
@@ -261,7 +259,8 @@ class Autoencoder(nn.Module):
     def _context(self, x: Tensor) -> Tensor:
         """The encoder's output for rows, which is the posterior's context."""
         context: Tensor = self.encoder(x)
-        check_shape("Autoencoder", "output of the encoder", context, self.posterior.context)
+        if self.posterior.context != ANY_CONTEXT:
+            check_shape("Autoencoder", "output of the encoder", context, self.posterior.context)
         return context
 
     def _cast(self, x: Tensor) -> Tensor:
@@ -280,7 +279,7 @@ def build_autoencoder(
     hidden: int = 128,
     blocks: int = 2,
     dropout: float = 0.0,
-    standardize: Standardize | None = None,
+    standardize: Bijection | None = None,
     posterior_options: Mapping[str, Any] | None = None,
     prior_options: Mapping[str, Any] | None = None,
 ) -> Autoencoder:
@@ -298,7 +297,7 @@ def build_autoencoder(
         hidden: Width of encoder and decoder, and number of context features of the posterior.
         blocks: Residual blocks of encoder and decoder.
         dropout: Dropout in encoder and decoder.
-        standardize: Location and scale of the data, for the encoder and for a Gaussian decoder.
+        standardize: Map from the units of the data to standardised ones, for the encoder and for a Gaussian decoder.
         posterior_options: Options of ``build`` for the posterior.
         prior_options: Options of ``build`` for the prior.
 

@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pushforward.flows.bijections.normalization import Standardize
+from pushforward.flows.bijections.base import Bijection
 from pushforward.flows.checks import check_shape
+from pushforward.flows.state import Part
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
-class Decoder(nn.Module):
+class Decoder(Part):
     """A distribution of rows given latent vectors, with independent features; a network computes its parameters.
 
     A subclass implements ``observe``, ``log_prob``, ``mean`` and ``sample``.
@@ -114,13 +115,13 @@ class GaussianDecoder(Decoder):
     Args:
         net: Network to ``D`` standardised means.
         features: Number of features.
-        standardize: Location and scale of the data; None if the data are standardised.
+        standardize: Map from the units of the data to standardised ones; None if the data are standardised.
         least_scale: Smallest standard deviation in standardised units. Without it, a feature that the latent vector
             determines would have an unbounded density.
     """
 
     def __init__(
-        self, net: nn.Module, features: int, *, standardize: Standardize | None = None, least_scale: float = 1e-3
+        self, net: nn.Module, features: int, *, standardize: Bijection | None = None, least_scale: float = 1e-3
     ) -> None:
         super().__init__(net, features)
         if not 0 <= least_scale < 1:

@@ -4,18 +4,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pushforward.flows.bijections.normalization import Standardize
+from pushforward.flows.bijections.base import Bijection
+from pushforward.flows.state import Part
 
 
-class Encoder(nn.Module):
+class Encoder(Part):
     """A network that takes rows in the units of the data.
 
     Args:
         net: Network from standardised rows ``(..., D)`` to the posterior's context ``(..., C)``.
-        standardize: Location and scale of the data; None to leave rows as they are.
+        standardize: Map from the units of the data to standardised ones; None to leave rows as they are.
     """
 
-    def __init__(self, net: nn.Module, standardize: Standardize | None = None) -> None:
+    def __init__(self, net: nn.Module, standardize: Bijection | None = None) -> None:
         super().__init__()
         self.net = net
         self.standardize = standardize

@@ -219,6 +219,22 @@ def test_initialize_matches_mean_and_deviation(name: str) -> None:
         assert float(torch.corrcoef(points.T)[0, 1]) > 0.1  # the components spread along the data
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
+@pytest.mark.parametrize("name", BASES)
+def test_initialize_refuses_moments_that_no_base_has(name: str, bad: float) -> None:
+    base = make_base(name, 2)
+    before = copy.deepcopy(base.state_dict())
+    covariance = torch.eye(2)
+    covariance[1, 1] = bad
+    calls = [(torch.zeros(2), covariance)]
+    if not math.isfinite(bad):
+        calls.append((torch.tensor([0.0, bad]), torch.eye(2)))
+    for moments in calls:
+        with pytest.raises(ValueError, match="expected a finite mean and covariance with variances above 0; got"):
+            base.initialize(*moments)
+    assert_close(base.state_dict(), before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", BASES)
 def test_a_named_base_starts_with_mean_0_and_variance_1(name: str) -> None:
     points = make_base(name, 2).sample(40_000)

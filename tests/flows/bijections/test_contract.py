@@ -50,6 +50,7 @@ TRACED_QUICKLY = [
     "Inverse coupling",
     "Log",
     "Logit",
+    "LogTails some",
     "LowRankLinear 5",
     "LULinear 5",
     "Elementwise affine 1",

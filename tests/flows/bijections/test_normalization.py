@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pushforward.flows import ActNorm, Standardize
+from pushforward.flows import ActNorm, Standardize, build
 
 
 def test_act_norm_standardizes_only_its_first_training_batch() -> None:
@@ -30,6 +30,43 @@ def test_act_norm_is_the_identity_before() -> None:
     layer.inverse(points)
     layer(points[:1])  # a single point has no scale
     assert not bool(layer.initialized)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3e38, -1e30])
+def test_act_norm_starts_from_the_rows_that_are_usable(bad: float) -> None:
+    rows = torch.randn(64, 3) * torch.tensor([1.0, 10.0, 0.1]) + 5.0
+    clean, layer = ActNorm(3), ActNorm(3)
+    clean(rows)
+    spoiled = torch.cat([rows, rows[:2]])[torch.randperm(66, generator=torch.Generator().manual_seed(0))]
+    place = (spoiled == rows[0]).all(-1) | (spoiled == rows[1]).all(-1)
+    spoiled[int(place.nonzero()[0]), 1] = bad
+    spoiled[int(place.nonzero()[-1])] = bad
+    layer(spoiled)
+    others = ActNorm(3)
+    others(spoiled[(spoiled.abs() < 1e6).all(-1)])
+    assert_close(layer.state_dict(), others.state_dict())
+    assert bool(layer.eval()(rows)[0].isfinite().all())
+
+
+@pytest.mark.parametrize("usable", [0, 1])
+def test_act_norm_refuses_a_batch_without_usable_rows(usable: int) -> None:
+    rows = torch.full((5, 2), float("nan"))
+    rows[:usable] = 1.0
+    layer = ActNorm(2)
+    with pytest.raises(ValueError, match=rf"ActNorm: expected at least 2 rows .*; got {usable} of 5"):
+        layer(rows)
+    assert not bool(layer.initialized)
+    layer(torch.randn(5, 2))  # the next batch is better
+    assert bool(layer.initialized)
+
+
+@pytest.mark.parametrize("name", ["realnvp", "maf", "iaf"])
+def test_a_flow_survives_a_nan_in_its_first_batch(name: str) -> None:
+    flow = build(name, 3, layers=2, hidden=8)
+    x = torch.randn(64, 3)
+    x[3, 1] = float("nan")
+    flow.train()(x)
+    assert bool(flow.eval()(torch.randn(4, 3)).isfinite().all())
 
 
 def test_act_norm_keeps_the_scale_of_a_constant_feature() -> None:

@@ -122,6 +122,9 @@ CHANGES: dict[str, Callable[[Flow], object]] = {
     "moved": move,
     "replaced": replace,
     "training": lambda flow: flow.train(),
+    "other constants": lambda flow: flow.bijection.bijections[0].load_state_dict(  # type: ignore[union-attr, index]
+        Standardize([9.0] * 3, [2.0] * 3).state_dict()
+    ),
     "another layer": lambda flow: flow.bijection.bijections.insert(0, LULinear(3).double()),  # type: ignore[union-attr, operator]
 }
 

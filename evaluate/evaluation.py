@@ -23,6 +23,7 @@ from pushforward.evaluate.likelihood import (
     Array,
     Density,
     Nll,
+    check_defined,
     kl_to_truth,
     log_prob,
     nll_from,
@@ -85,11 +86,23 @@ def score_split(flow: Density, rows: SplitRows, *, seed: int) -> SplitScores:
         flow: The density.
         rows: The rows; at most ``TRAIN_ROWS_SCORED`` training rows are scored.
         seed: Seed of the subsample of the training rows.
+
+    Raises:
+        UndefinedDensityError: If a row has no log-density.
     """
     scored = np.sort(np.random.default_rng(seed).permutation(len(rows.train))[:TRAIN_ROWS_SCORED])
     contexts = (None, None, None) if rows.contexts is None else (rows.contexts[0][scored], *rows.contexts[1:])
-    parts = zip((rows.train[scored], rows.validation, rows.test), contexts, strict=True)
-    return SplitScores(*(log_prob(flow, part, context).numpy() for part, context in parts))
+
+    def scores(name: str, part: Array, context: Array | None, numbers: Array | None = None) -> Array:
+        log_probs = log_prob(flow, part, context).numpy()
+        check_defined(log_probs, part, context, numbers, what=f"{name} row")
+        return log_probs
+
+    return SplitScores(
+        scores("training", rows.train[scored], contexts[0], scored),
+        scores("validation", rows.validation, contexts[1]),
+        scores("test", rows.test, contexts[2]),
+    )
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,8 @@ class EvaluationReport:
         round_trip: Error of mapping rows to the base and back.
         log_det: Error of the log-determinant, which is also the error of the log-densities.
         seconds: Wall-clock time of the evaluation.
+        evaluated: What the test rows are: ``test rows`` of the split, or the name of another table.
+        conditional: Whether the density has a context; there are no baselines for such densities.
     """
 
     columns: list[str]
@@ -129,6 +144,8 @@ class EvaluationReport:
     round_trip: RoundTrip
     log_det: LogDetError
     seconds: float
+    evaluated: str = "test rows"
+    conditional: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts, safe for JSON: NaN and infinity become null; baselines without their log-densities."""
@@ -143,27 +160,47 @@ class EvaluationReport:
         return out | {"kl_to_truth": json_safe(kl), "kl_to_truth_se": json_safe(se)}
 
     def lines(self) -> list[str]:
-        """The report as lines of plain text: a table of test NLLs first."""
+        """The report as lines of plain text: a table of NLLs first."""
         shift = self.test.nll - self.test_nll_standardized
         width = max([len("density"), *(len(baseline.label) for baseline in self.baselines)])
-        head = f"{'density':<{width}}  {'test NLL (nats)':>20}  {'standardised':>12}  {'flow is better by':>20}"
-        out = [head, "-" * len(head), self._score("flow", self.test, shift, "", width)]
+        is_own = self.evaluated == "test rows"
+        rows = self.evaluated if is_own else f"rows of {self.evaluated}"
+        nll = "test NLL (nats)" if is_own else "NLL (nats)"
+        head = f"{'density':<{width}}  {nll:>20}  {'standardised':>12}"
+        if self.baselines:
+            head += f"  {'flow is better by':>20}"
+        out = [] if is_own else [f"on the {self.test.rows:,} {rows}"]
+        out += self.warnings()
+        out += [head, "-" * len(head), self._score("flow", self.test, shift, "", width)]
+        if self.conditional:
+            out.append("there are no baselines for a density that is conditioned on other columns")
         for baseline in self.baselines:
             gain, se = self.gains[baseline.name]
             out.append(self._score(baseline.label, baseline.nll, shift, with_error(gain, se, 4), width))
         out += [f"  {baseline.label}: {baseline.detail}" for baseline in self.baselines]
-        out += ["", f"train       {self.train}", f"validation  {self.validation}", f"test        {self.test}"]
+        parts = {"train": self.train, "validation": self.validation, "test" if is_own else self.evaluated: self.test}
+        longest = max(map(len, parts))
+        out += ["", *(f"{name:<{longest}}  {nll}" for name, nll in parts.items())]
         if self.kl_to_truth is not None:
             kl, se = self.kl_to_truth
             out.append(f"KL(true distribution || flow)  {with_error(kl, se, 4)} nats")
         if self.samples is not None:
-            out += ["", f"samples ({self.samples.rows:,} against {self.samples.held_out_rows:,} test rows)"]
+            out += ["", f"samples ({self.samples.rows:,} against {self.samples.held_out_rows:,} {rows})"]
             out += [f"  {line}" for line in self.samples.lines()]
         if self.latent is not None:
-            out += ["", f"latents of {self.latent.rows:,} test rows"]
+            out += ["", f"latents of {self.latent.rows:,} {rows}"]
             out += [f"  {line}" for line in self.latent.lines()]
         out += ["", "inversion", *(f"  {line}" for line in self._inversion())]
         return out
+
+    def warnings(self) -> list[str]:
+        """One line for each baseline that is better than the flow by more than two standard errors."""
+        labels = {baseline.name: baseline.label for baseline in self.baselines}
+        return [
+            f"warning: the baseline {labels[name]!r} is better than the flow, by {with_error(-gain, se, 4)} nats"
+            for name, (gain, se) in self.gains.items()
+            if gain < -2.0 * se
+        ]
 
     def _score(self, label: str, nll: Nll, shift: float, gain: str, width: int) -> str:
         standardized = nll.nll - shift
@@ -196,6 +233,8 @@ def evaluate_flow(
     samples: int | Array = SAMPLES,
     scores: SplitScores | None = None,
     float32: bool = False,
+    evaluated: str = "test rows",
+    notify: Callable[[str], object] = lambda text: None,
 ) -> EvaluationReport:
     """Evaluate a fitted flow on the three parts of its data.
 
@@ -217,6 +256,8 @@ def evaluate_flow(
             compared; with context, one for each test row.
         scores: Result of ``score_split``, if the rows were scored before.
         float32: Whether to measure errors of inversion in single precision too.
+        evaluated: Name of the test rows, as in :class:`EvaluationReport`.
+        notify: Called with a few words before each part of the evaluation.
 
     Raises:
         ValueError: If the shape of a table does not match the columns.
@@ -233,11 +274,14 @@ def evaluate_flow(
         scores = score_split(flow, SplitRows(train, validation, test, contexts), seed=seed)
     log_probs = scores.test
     test_nll = nll_from(log_probs)
+    if baselines and contexts is None:
+        notify("evaluating: baselines")
     fitted_baselines = (
         fit_baselines(train, validation, test, seed=seed, seconds=baseline_seconds)
         if baselines and contexts is None
         else []
     )
+    notify("evaluating: samples and latents")
     if isinstance(samples, int):
         drawn = draw_samples(flow, samples if contexts is None else len(test), test_context, seed=seed)
     else:
@@ -271,6 +315,8 @@ def evaluate_flow(
             [log_det_error(member, test[inverted], given, float32=float32) for member, given in members]
         ),
         seconds=time.perf_counter() - start_time,
+        evaluated=evaluated,
+        conditional=contexts is not None,
     )
 
 

@@ -11,11 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pushforward.common.errors import UserError
 from pushforward.common.files import json_safe
 from pushforward.evaluate.statistics import Array as Array, mean_and_se
 
 BATCH_SIZE = 8_192
 """Rows a batch: large enough to hide kernel launches, small enough for the memory of a spline's parameters."""
+
+
+class UndefinedDensityError(UserError, ArithmeticError):
+    """A model gives no log-density for finite rows, or samples that are not numbers: it has diverged."""
+
+    exit_code = 4
 
 
 class Density(Protocol):
@@ -131,6 +138,36 @@ def log_prob(
             context_batch = None if contexts is None else contexts[batch].to(device)
             out.append(flow.log_prob(rows[batch].to(device), context_batch).to(x.device))
     return torch.cat(out).reshape(leading)
+
+
+def check_defined(
+    log_probs: Array, rows: Array, context: Array | None, numbers: Array | None = None, *, what: str = "row"
+) -> None:
+    """Raise an error if a finite row has no log-density; minus infinity is one, where the density is zero.
+
+    Args:
+        log_probs: Log-densities ``(n,)``.
+        rows: Their rows ``(n, D)``; those that are not finite are left out.
+        context: Their context ``(n, C)``.
+        numbers: Numbers ``(n,)`` of the rows in their table, from 0, for the message; by default these are all rows.
+        what: What a row is called in the message, such as ``test row``.
+
+    Raises:
+        UndefinedDensityError: If a log-density is NaN or plus infinity.
+    """
+    if bool((log_probs < math.inf).all()):
+        return
+    finite = np.isfinite(rows).all(axis=-1)
+    if context is not None:
+        finite &= np.isfinite(context).all(axis=-1)
+    places = np.flatnonzero(finite & ~(log_probs < math.inf))
+    wrong = 1 + (places if numbers is None else numbers[places])
+    if len(wrong):
+        more = f" and {len(wrong) - 3:,} more" if len(wrong) > 3 else ""
+        raise UndefinedDensityError(
+            f"the model gives no log-density (NaN or infinity) for {what} {', '.join(map(str, wrong[:3]))}{more}, "
+            "though the values are finite: its fit diverged; fit again with a lower train.learning_rate"
+        )
 
 
 def nll(

@@ -1,5 +1,6 @@
 """Draw samples and compute latents in batches, without changing torch's random state."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -20,29 +21,51 @@ class LatentDensity(Density, Protocol):
 def draw_samples(
     flow: Density, n: int, context: Tensor | Array | None = None, *, seed: int, batch_size: int = BATCH_SIZE
 ) -> Array:
-    """Draw samples in batches; torch's random state stays unchanged.
+    """Draw samples in batches, as :func:`sample_batches`, and return all of them, ``(n, D)`` in float64."""
+    return np.concatenate(list(sample_batches(flow, n, context, seed=seed, batch_size=batch_size)))
+
+
+def sample_batches(
+    flow: Density, n: int, context: Tensor | Array | None = None, *, seed: int, batch_size: int = BATCH_SIZE
+) -> Iterator[Array]:
+    """Draw samples batch by batch, so that memory does not grow with their number.
+
+    torch's random state is the same before and after each batch. The batches before the last are the same for every
+    ``n``: only the last one depends on how many samples it has.
 
     Args:
         flow: The density.
-        n: Number of samples; with context, the number of its rows.
-        context: Context rows ``(n, C)``; one sample is drawn for each.
+        n: Number of samples; with a row of context each, the number of rows.
+        context: Context rows ``(n, C)``, one for each sample; or one row ``(1, C)`` for all.
         seed: Seed; the samples also depend on the batch size and the device.
         batch_size: Samples a batch.
 
-    Returns:
-        Samples ``(n, D)`` in float64.
+    Yields:
+        Samples ``(batch, D)`` in float64.
     """
     device = device_of(flow) or torch.device("cpu")
-    out = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluation_mode(flow):
-        torch.manual_seed(seed)
-        for start in range(0, n, batch_size):
-            if context is None:
-                samples = flow.sample(min(batch_size, n - start))
+    devices = [device] if device.type == "cuda" else []
+    states: list[Tensor] | None = None
+    for start in range(0, n, batch_size):
+        count = min(batch_size, n - start)
+        with torch.random.fork_rng(devices=devices), evaluation_mode(flow):
+            if states is None:
+                torch.manual_seed(seed)
             else:
-                samples = flow.sample((), as_tensor(context[start : start + batch_size]).to(device))
-            out.append(samples.double().cpu().numpy())
-    return np.concatenate(out)
+                _set_random_state(states, devices)
+            if context is None:
+                samples = flow.sample(count)
+            else:
+                rows = as_tensor(context if len(context) == 1 else context[start : start + count])
+                samples = flow.sample((), rows.expand(count, -1).to(device))
+            states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
+        yield samples.double().cpu().numpy()
+
+
+def _set_random_state(states: list[Tensor], devices: list[torch.device]) -> None:
+    torch.set_rng_state(states[0])
+    for state, device in zip(states[1:], devices, strict=True):
+        torch.cuda.set_rng_state(state, device)
 
 
 def latents(flow: LatentDensity, x: Tensor | Array, context: Tensor | Array | None = None) -> Array:

@@ -1,22 +1,20 @@
-"""Score tables larger than memory, and write their log-densities as a file with one column ``log_prob``."""
+"""Score tables larger than memory; their log-densities are tables with one column ``log_prob``."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from pushforward.common.files import atomic_write
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, Nll, RunningNll
 from pushforward.evaluate.read_ahead import read_ahead
 
-_HEADER = b"log_prob\n"
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _BUSY_SHARE = 0.25
 
 
@@ -43,8 +41,9 @@ def score_parts(
 
     Raises:
         ValueError: Without any row.
+        UndefinedDensityError: If a row of finite values has no log-density.
     """
-    total = RunningNll()
+    total, scored = RunningNll(), 0
     timed_parts = _TimedIterable(parts)
     threads = torch.get_num_threads()
     start_time = 0.0
@@ -59,7 +58,9 @@ def score_parts(
             context = given if density.flow.context else None
             for start in range(0, len(rows), BATCH_SIZE):
                 batch = slice(start, start + BATCH_SIZE)
-                log_probs = density.log_prob(rows[batch], None if context is None else context[batch], draws=draws)
+                given_batch = None if context is None else context[batch]
+                log_probs = density.log_prob(rows[batch], given_batch, draws=draws, first_row=scored)
+                scored += len(log_probs)
                 total.add(log_probs)
                 write(log_probs)
     return total.nll()
@@ -80,139 +81,8 @@ class _TimedIterable:
             start_time = time.perf_counter()
 
 
-class ScoreFile:
-    """Write log-densities batch by batch to a file that appears under its name only when it is complete.
-
-    Use it as a context manager: after an error in the block no file is left. Lines written to an open stream remain.
-
-    Args:
-        target: The path of the file, Parquet if its suffix is ``.parquet``, else CSV; or an open text stream for CSV,
-            which is flushed but not closed.
-
-    Raises:
-        OSError: Here and in every method, if the file cannot be written.
-    """
-
-    def __init__(self, target: Path | TextIO) -> None:
-        self._target = target
-        self._writer: _CsvWriter | _StreamWriter | _ParquetWriter
-        self._temporary_file = contextlib.ExitStack()
-
-    def __enter__(self) -> "ScoreFile":
-        if not isinstance(self._target, Path):
-            self._writer = _StreamWriter(self._target)
-            return self
-        with self._name_in_errors(), contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_write(self._target))
-            self._writer = _ParquetWriter(temporary) if self._target.suffix == ".parquet" else _CsvWriter(temporary)
-            self._temporary_file = stack.pop_all()
-        return self
-
-    def write(self, log_probs: Array) -> None:
-        """Append log-densities ``(n,)`` in nats, in full precision."""
-        with self._name_in_errors():
-            self._writer.write(log_probs)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        with self._name_in_errors():
-            try:
-                self._writer.close()
-            except OSError as failure:
-                self._temporary_file.__exit__(type(failure), failure, failure.__traceback__)
-                raise
-            self._temporary_file.__exit__(kind, error, traceback)
-
-    @contextlib.contextmanager
-    def _name_in_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if not isinstance(self._target, Path):
-                raise
-            # The message of pyarrow names the temporary file.
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise OSError(error.errno, f"cannot write: {reason}", str(self._target)) from error
-
-
-class _CsvWriter:
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115 - closed in close
-        self._file.write(_HEADER)
-
-    def write(self, log_probs: Array) -> None:
-        self._file.write(score_lines(log_probs))
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _StreamWriter:
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._has_written = False
-
-    def write(self, log_probs: Array) -> None:
-        # The header only comes with the first rows: an error before them leaves stdout empty.
-        header = b"" if self._has_written else _HEADER
-        self._has_written = True
-        self._stream.write((header + score_lines(log_probs)).decode("ascii"))
-
-    def close(self) -> None:
-        self._stream.flush()  # a full disk must raise here, not at exit
-
-
-class _ParquetWriter:
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        self._schema = pa.schema([("log_prob", pa.float64())])
-        self._writer: Any = parquet.ParquetWriter(path, self._schema)
-        self._buffer: list[Array] = []
-
-    def write(self, log_probs: Array) -> None:
-        self._buffer.append(log_probs)
-        if len(self._buffer) == 64:  # a row group of half a million rows
-            self._flush()
-
-    def close(self) -> None:
-        if self._buffer:
-            self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        column = np.concatenate(self._buffer).astype(np.float64, copy=False)
-        self._writer.write_table(pa.table({"log_prob": column}, schema=self._schema))
-        self._buffer.clear()
-
-
-def score_lines(numbers: Array) -> bytes:
-    r"""Format numbers ``(n,)`` as Python's ``repr`` does, one a line: the fewest digits that restore the number.
-
-    Cost: 0.15 µs a number, a third of the time of ``repr``, without the global interpreter lock.
-
-    Example:
-        >>> score_lines(np.array([-1.5, 3.0, -np.inf]))
-        b'-1.5\n3.0\n-inf\n'
-    """
+def score_table(log_probs: Array = np.empty(0)) -> "pa.Table":  # noqa: B008 - never changed
+    """Return log-densities ``(n,)`` as a table with one column ``log_prob``."""
     import pyarrow as pa
-    from pyarrow import compute
 
-    values = np.asarray(numbers, dtype=np.float64)
-    if not len(values):
-        return b""
-    text = compute.cast(pa.array(values), pa.string())
-    magnitude = np.abs(values)
-    # pyarrow and Python find the same digits, but format integers and exponents differently.
-    different = ~((magnitude >= 1e-4) & (magnitude < 1e9) & (values != np.rint(values)))
-    if different.any():
-        reprs = pa.array([repr(value) for value in values[different].tolist()], pa.string())
-        text = compute.replace_with_mask(text, pa.array(different), reprs)
-    lines = compute.binary_join_element_wise(text, "", "\n")
-    _, offsets, characters = lines.buffers()
-    first, last = (int(np.frombuffer(offsets, np.int32)[i]) for i in (0, len(values)))
-    return bytes(memoryview(characters)[first:last])
+    return pa.table({"log_prob": pa.array(log_probs, pa.float64())})

@@ -41,6 +41,12 @@ def describe(flow: FlowConfig) -> str:
     return name if flow.members in (1, "auto") else f"{name} x {flow.members}"
 
 
+def describe_in_words(flow: FlowConfig) -> str:
+    """Describe a flow for readers who do not know the names, as in ``an average of 8 flows (made-mog)``."""
+    kind = f"{flow.name} with a made-mog base" if flow.base == "made-mog" else flow.name
+    return f"one flow ({kind})" if flow.members in (1, "auto") else f"an average of {flow.members} flows ({kind})"
+
+
 def idle_keys(flow: FlowConfig) -> tuple[str, ...]:
     """List the keys that have a value but no effect with this name and base, such as bins without splines."""
     is_layered = flow.name not in ("made-mog", "gaussian")
@@ -68,7 +74,7 @@ def initialize(model: Model, prepared: Prepared, device: torch.device, *, seed: 
     """Move a new model to its device and make it the Gaussian that fits the training rows."""
     torch.manual_seed(seed)
     train = prepared.training_rows(device)
-    model = model.to(device)
+    model = prepared.with_tails(model).to(device)
     rows = torch.randperm(len(train), device=device)[:_INITIAL_ROWS]
     initialize_base(model, train.noised()[rows], None if train.context is None else train.context[rows])
     return model

@@ -40,7 +40,7 @@ def save_checkpoint(state: State, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     body = buffer.getvalue()
-    with atomic_write(path, sync=True) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(body + hashlib.sha256(body).digest())
 
 

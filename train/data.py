@@ -1,24 +1,29 @@
 """Prepare a data set for training: load, split, dequantize, standardise."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pushforward.common.errors import ConfigError, DataError
+from pushforward.common.errors import ConfigError, DataError, TableError
 from pushforward.common.text import leave_out
 from pushforward.config.schema import Config, DataConfig
 from pushforward.datasets import Dataset, Dequantizer, Splits, load as load_dataset, split
+from pushforward.datasets.tables.cells import Obstacle
+from pushforward.datasets.tables.obstacles import report
 from pushforward.datasets.tables.repeated_rows import Repeats, find_repeats
-from pushforward.flows import Chain, Flow, Mixture, Model, Standardize
+from pushforward.flows import Bijection, Chain, Flow, LogTails, Mixture, Model, Standardize
 from pushforward.train.objectives.likelihood import RowTensors
+from pushforward.train.scaling import in_one, scale_columns
 
 Array = npt.NDArray[np.float64]
 
 # At most so many validation rows are read during training: their standard error is small enough for early stopping.
 MAX_VALIDATION_ROWS = 10_000
+
+LARGEST = 1e30
+"""Standardised values are clipped here for training, before their squares overflow float32."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,9 @@ class Prepared:
         validation: Validation rows, likewise.
         test: Test rows, likewise.
         recorded: Training rows as recorded ``(n, D)``; the loop adds new noise in every step.
-        standardize: Standardises rows by mean and standard deviation of the training rows.
-        standardize_context: The same for the context; None without context.
+        standardize: Standardises rows by mean and standard deviation of the training rows, see ``scale_columns``.
+        tails: Maps heavy tails of standardised rows; the first layer of every flow. None without such columns.
+        scale_context: Standardises the context and maps its heavy tails; None without context.
         repeats: Which held-out rows are copies of training rows; None if there are hardly any.
     """
 
@@ -54,8 +60,25 @@ class Prepared:
     test: SplitPart
     recorded: Array
     standardize: Standardize
-    standardize_context: Standardize | None
+    tails: LogTails | None
+    scale_context: Bijection | None
     repeats: Repeats | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines to show to the user: those of the data set, and how its columns are prepared."""
+        return tuple(note for note in (*self.dataset.notes, self.ties, self.heavy_tails) if note)
+
+    @property
+    def heavy_tails(self) -> str:
+        """One line about the columns with heavy tails; empty if there are none."""
+        if self.tails is None:
+            return ""
+        names = [
+            name for name, is_mapped in zip(self.dataset.schema.names, self.tails.mapped, strict=True) if is_mapped
+        ]
+        listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        return f"columns scaled without their values far outside, with tails mapped by a logarithm: {listed}"
 
     @property
     def ties(self) -> str:
@@ -90,26 +113,27 @@ class Prepared:
             rows, context = rows[chosen], None if context is None else context[chosen]
         return RowTensors(self._standardized(rows, device), self._context(context, device))
 
+    def with_tails(self, model: Model) -> Model:
+        """Let a model of standardised rows begin with the map of heavy tails."""
+        return model if self.tails is None else _prepend(self.tails, model)
+
+    def map_tails(self, x: torch.Tensor) -> torch.Tensor:
+        """Map the heavy tails of standardised rows, as the first layer of every model does."""
+        return x if self.tails is None else self.tails(x)[0]
+
     def in_data_units(self, model: Model) -> Model:
         """Include the standardisation: the density of rows, given context, in the units of the table."""
-        if isinstance(model, Mixture):
-            return Mixture([self._in_data_units(member) for member in model.members], model.weights)
-        return self._in_data_units(model)
-
-    def _in_data_units(self, core: Flow) -> Flow:
-        members = core.bijection.bijections if isinstance(core.bijection, Chain) else [core.bijection]
-        chain = Chain([self.standardize, *members], features=core.features, context=core.bijection.context)
-        return Flow(core.base, chain, embedding=self.standardize_context if core.context else None)
+        return _prepend(self.standardize, model, self.scale_context)
 
     def _standardized(self, rows: Array, device: torch.device) -> torch.Tensor:
         # Rounded to float32 only after standardising: large offsets would lose their digits.
         standardized: torch.Tensor = self.standardize(torch.from_numpy(rows))[0]
-        return standardized.float().to(device)
+        return standardized.clamp(-LARGEST, LARGEST).float().to(device)
 
     def _context(self, context: Array | None, device: torch.device) -> torch.Tensor | None:
-        if context is None or self.standardize_context is None:
+        if context is None or self.scale_context is None:
             return None
-        standardized: torch.Tensor = self.standardize_context(torch.from_numpy(context))[0]
+        standardized: torch.Tensor = self.scale_context(torch.from_numpy(context))[0]
         return standardized.float().to(device)
 
 
@@ -144,32 +168,54 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
 
     # Not the noise of the scored rows: a row that is in both parts must not get the same noise.
     train = part(splits.train, draw=1)
-    standardize_context = None
-    if train.context is not None:
-        standardize_context = _standardize(train.context, dataset.schema.context_names)
+    _refuse_constants(dataset, train)
+    validation = part(splits.validation)
+    standardize, tails = scale_columns(train.rows, validation.rows)
+    scale_context = None
+    if train.context is not None and validation.context is not None:
+        scale_context = in_one(*scale_columns(train.context, validation.context))
     return Prepared(
         dataset=dataset,
         splits=splits,
         bin_widths=dequantizer.bin_widths,
         train=train,
-        validation=part(splits.validation),
+        validation=validation,
         test=part(splits.test),
         recorded=dataset.rows[splits.train],
-        standardize=_standardize(train.rows, dataset.schema.names),
-        standardize_context=standardize_context,
+        standardize=standardize,
+        tails=tails,
+        scale_context=scale_context,
         repeats=repeats,
     )
 
 
-def _standardize(rows: Array, names: Sequence[str]) -> Standardize:
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
-    for name, value in zip(names, scale, strict=True):
-        if not value > 0:
-            raise DataError(
-                f"column '{name}' takes one value in all {len(rows)} training rows, so that it has no density; "
-                f"leave it out with {leave_out(name)}, or try another seed of the split"
-            )
-    return Standardize(mean.tolist(), scale.tolist())
+def _refuse_constants(dataset: Dataset, train: SplitPart) -> None:
+    """Raise if columns take one value in all training rows."""
+    names = (*dataset.schema.names, *dataset.schema.context_names)
+    matrix = train.rows if train.context is None else np.hstack((train.rows, train.context))
+    constant = [name for name, scale in zip(names, matrix.std(axis=0), strict=True) if not scale > 0]
+    if not constant:
+        return
+    what = f"takes one value in all {len(matrix):,} training rows, so that it has no density"
+    advice = "try another seed of the split" if dataset.splits is None else "try another data.fold"
+    can_go = not set(constant) & set(dataset.schema.context_names) and len(constant) < len(dataset.schema.names)
+    if can_go:
+        advice = f"leave {'it' if len(constant) == 1 else 'them'} out with {leave_out(*constant)}, or {advice}"
+    obstacles = [Obstacle(name, what, "") for name in constant]
+    raise TableError(report(dataset.name, obstacles, len(names)), advice, constant if can_go else ())
+
+
+def _prepend(bijection: Bijection, model: Model, embedding: Bijection | None = None) -> Model:
+    """Apply a bijection before a flow, or before each member of a mixture, and an embedding to its context."""
+    if isinstance(model, Mixture):
+        return Mixture([_before(bijection, member, embedding) for member in model.members], model.weights)
+    return _before(bijection, model, embedding)
+
+
+def _before(bijection: Bijection, flow: Flow, embedding: Bijection | None) -> Flow:
+    members = flow.bijection.bijections if isinstance(flow.bijection, Chain) else [flow.bijection]
+    chain = Chain([bijection, *members], features=flow.features, context=flow.bijection.context)
+    return Flow(flow.base, chain, embedding=embedding if flow.context else None)
 
 
 def load_data(config: Config) -> Dataset:
@@ -187,6 +233,8 @@ def load_data(config: Config) -> Dataset:
         columns=None if data.columns == "all" else data.columns,
         drop=data.drop,
         context=data.context,
+        missing=data.missing,
+        missing_values=data.missing_values,
         protocol=None if data.protocol == "none" else data.protocol,
         fold=data.fold,
     )

@@ -1,6 +1,7 @@
 """The Gaussian that a fit starts from, and that it keeps if the flow is not significantly better."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,11 +11,13 @@ from pushforward.flows import Chain, Flow, Gaussian, Model, members_of
 from pushforward.train.data import Prepared
 from pushforward.train.trainer import State
 
+# Trained bases are not given the smallest: a step of the optimizer would leave so narrow a Gaussian.
 SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6)
+FINAL_SHRINKAGES = (1e-10, 1e-8, *SHRINKAGES)
 FOLDS = 5
 
 
-def fit_gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
+def fit_gaussian(rows: Tensor, shrinkages: Sequence[float] = SHRINKAGES) -> tuple[Tensor, Tensor]:
     """Estimate mean and covariance, shrunk towards the diagonal by the amount that cross-validation selects.
 
     With a hundred rows the maximum-likelihood covariance overfits, while columns that nearly determine each other need
@@ -22,25 +25,26 @@ def fit_gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         rows: ``(n, D)``.
+        shrinkages: The amounts to choose from, in ascending order.
 
     Returns:
         The mean ``(D,)`` and the covariance ``(D, D)``, in float64.
 
     Cost:
-        ``FOLDS * len(SHRINKAGES)`` Cholesky factorisations.
+        ``FOLDS * len(shrinkages)`` Cholesky factorisations.
     """
     x = rows.double()
     n = len(x)
     fold = torch.arange(n, device=x.device) % FOLDS
-    scores = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
+    scores = torch.zeros(len(shrinkages), dtype=torch.float64)
     if n >= 2 * FOLDS:
         for k in range(FOLDS):
             kept, left = x[fold != k], x[fold == k]
-            for i, shrinkage in enumerate(SHRINKAGES):
+            for i, shrinkage in enumerate(shrinkages):
                 scores[i] += _log_likelihood(left, kept.mean(0), _covariance(kept, shrinkage))
-        shrinkage = SHRINKAGES[int(scores.argmax())]
+        shrinkage = shrinkages[int(scores.argmax())]
     else:
-        shrinkage = SHRINKAGES[-1]
+        shrinkage = shrinkages[-1]
     return x.mean(0), _covariance(x, shrinkage)
 
 
@@ -63,7 +67,7 @@ def initialize_base(model: Model, x: Tensor, context: Tensor | None = None) -> N
 def gaussian_flow(x: Tensor, context: int = 0) -> Flow:
     """A flow without layers: the Gaussian that fits the rows ``(n, D)``."""
     flow = Flow(Gaussian(x.shape[1], context, covariance="full"), Chain([], features=x.shape[1]))
-    flow.base.initialize(*fit_gaussian(x))
+    flow.base.initialize(*fit_gaussian(x, FINAL_SHRINKAGES))
     return flow.to(x.device)
 
 
@@ -100,7 +104,7 @@ def better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Model
         return flow, ""
     cpu = torch.device("cpu")
     train, validation = prepared.training_rows(cpu), prepared.validation_rows(cpu)
-    gaussian = gaussian_flow(train.noised())
+    gaussian = prepared.with_tails(gaussian_flow(prepared.map_tails(train.noised())))
     gain, se = paired_difference(log_prob(flow, validation.x), log_prob(gaussian, validation.x))
     if gain > 2.0 * se or (math.isnan(se) and gain > 0):
         return flow, ""

@@ -34,8 +34,7 @@ def log_det_terms(flow: Model, x: Tensor, context: Tensor | None = None) -> dict
     """
     if isinstance(flow, Mixture):
         return {}
-    if context is not None and flow.embedding is not None:
-        context = flow.embedding(context)[0]
+    context = flow.embed(context)
     terms = {}
     for name, layer in named_layers(flow).items():
         if layer is flow.base:

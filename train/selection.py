@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from pushforward.config.schema import Config
-from pushforward.train.architecture import build_model, describe, initialize, sizes_of
+from pushforward.train.architecture import build_model, describe, describe_in_words, initialize, sizes_of
 from pushforward.train.data import Prepared
 from pushforward.train.defaults import candidates, members_for, train_options
 from pushforward.train.device import StepExecutor, threads_for
@@ -110,19 +110,19 @@ def select_model(
     compared = [first] if others and has_time(first) else []
     compared += [candidate for candidate in others if compared and not stop() and has_time(candidate)]
     if len(compared) < 2:
-        why = f"; no time to compare kinds ({1e3 * step_seconds:.1f} ms a step and flow)" if others else ""
-        notify(f"flow: {describe(first.flow)}{why}")
+        why = f"; no time to compare it with others ({1e3 * step_seconds:.1f} ms a step of one flow)" if others else ""
+        notify(f"model: {describe_in_words(first.flow)}{why}")
         selection = Selection(first, _start(prepared, first, device), step_seconds)
     else:
-        kinds = " against ".join(describe(candidate.flow) for candidate in compared)
-        notify(f"comparing {kinds}, {COMPARISON_SHARE * budget:.0f} of {budget:g} s")
+        kinds = " with ".join(describe_in_words(candidate.flow) for candidate in compared)
+        notify(f"model: comparing {kinds}, for {COMPARISON_SHARE * budget:.0f} of {budget:g} s")
         results, best, state = _compare(prepared, data, compared, device, stop, notify)
         selection = Selection(best, state, step_seconds, results)
         scores = ", ".join(f"{result.flow} {result.val_nll:.3f}" for result in results)
-        notify(f"selected {results[0].flow}; validation NLL in standardised units: {scores}")
+        notify(f"model: {describe_in_words(best.flow)}; validation NLL so far, in standardised units: {scores}")
     progress = selection.state.progress
     progress.seconds, progress.stop_reason = time.perf_counter() - began, ""
-    progress.best_fraction = min(1.0, progress.seconds / budget)
+    progress.best_seconds = progress.seconds
     selection.state.flow.train()
     return selection
 

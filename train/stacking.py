@@ -43,8 +43,9 @@ def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
     if flow.context:
         return flow, {FLOW: 1.0}
     cpu = torch.device("cpu")
-    rows, validation = prepared.training_rows(cpu).noised(), prepared.validation_rows(cpu).x
-    parts: dict[str, Model] = {FLOW: flow, GAUSSIAN: gaussian_flow(rows), KERNEL: kernel_flow(rows)}
+    rows, validation = prepared.map_tails(prepared.training_rows(cpu).noised()), prepared.validation_rows(cpu).x
+    simple = {GAUSSIAN: gaussian_flow(rows), KERNEL: kernel_flow(rows)}
+    parts: dict[str, Model] = {FLOW: flow} | {name: prepared.with_tails(part) for name, part in simple.items()}
     log_probs = np.stack([log_prob(part, validation).double().numpy() for part in parts.values()], axis=1)
     weights = dict(zip(parts, stacking_weights(log_probs).tolist(), strict=True))
     kept = {name: weight for name, weight in weights.items() if weight >= LEAST_WEIGHT}

@@ -44,7 +44,7 @@ class TrainingProgress:
     seconds: float = 0.0
     best_loss: float = math.inf
     best_step: int = 0
-    best_fraction: float = 0.0
+    best_seconds: float = 0.0
     start_loss: float = math.inf
     rollbacks: int = 0
     stop_reason: str = ""
@@ -186,9 +186,13 @@ class _Training:
 
     def spent(self) -> float:
         """Share of the budget that is spent."""
+        return self.share(self.progress.step, _clock() - self.began)
+
+    def share(self, steps: int, seconds: float) -> float:
+        """The larger share of the budget that so many steps and seconds are, at most 1."""
         options = self.options
-        by_steps = self.progress.step / options.steps if options.steps else 0.0
-        by_time = (_clock() - self.began) / options.seconds if options.seconds else 0.0
+        by_steps = steps / options.steps if options.steps else 0.0
+        by_time = seconds / options.seconds if options.seconds else 0.0
         return min(1.0, max(by_steps, by_time))
 
     def is_validation_due(self) -> bool:
@@ -216,7 +220,7 @@ class _Training:
                 progress.start_loss = validation.loss
             if validation.loss < progress.best_loss + validation.tolerance:
                 progress.best_loss = min(validation.loss, progress.best_loss)
-                progress.best_step, progress.best_fraction = progress.step, self.spent()
+                progress.best_step, progress.best_seconds = progress.step, _clock() - self.began
                 self.state.best = copy.deepcopy(flow.state_dict())
             metrics[f"best/val_{key}"] = progress.best_loss
         progress.validated_step = progress.step
@@ -234,7 +238,9 @@ class _Training:
             reason = "budget"
         # Only right after a validation that was not the best: on a slow machine the last one may be long ago.
         stale = progress.best_step < progress.validated_step == progress.step
-        if not reason and stale and spent - progress.best_fraction > self.options.patience:
+        # Shares of this budget: that of the fit that is resumed here may have been another one.
+        without_better = spent - self.share(progress.best_step, progress.best_seconds)
+        if not reason and stale and without_better > self.options.patience:
             reason = "patience"
         return reason
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from pushforward.evaluate import (
 )
 from pushforward.evaluate.evaluation import EvaluationReport
 from pushforward.evaluate.samples import correlation_difference, ks_distances
+from pushforward.evaluate.sampling import sample_batches
 from pushforward.flows import build
 
 
@@ -405,6 +407,27 @@ def test_report_is_json_and_text(report: EvaluationReport) -> None:
     assert max(map(len, report.lines()[:5])) <= 100
 
 
+def test_a_flow_that_is_worse_than_a_baseline_says_so_first(report: EvaluationReport) -> None:
+    assert report.warnings() == []
+    worse = replace(report, gains=report.gains | {"gaussian": (-4.6, 0.1), "kde": (-0.1, 0.1)})
+    first, *rest = worse.lines()
+    assert first == "warning: the baseline 'Gaussian' is better than the flow, by 4.6000 ± 0.1000 nats"
+    assert not any("warning" in line for line in rest)
+
+
+def test_the_report_names_the_rows_it_is_about(report: EvaluationReport) -> None:
+    other = replace(report, evaluated="other.csv")
+    text = "\n".join(other.lines())
+    assert text.startswith("on the 1,000 rows of other.csv\n")
+    assert f"\ntrain       {report.train}\nvalidation  {report.validation}\nother.csv   {report.test}\n" in text
+    assert "against 1,000 rows of other.csv)" in text
+    assert "latents of 1,000 rows of other.csv" in text
+    assert "test" not in text.replace("classifier test", "")
+    assert "there are no baselines" not in text
+    assert f"\ntest        {report.test}\n" in "\n".join(report.lines())
+    assert other.to_dict()["evaluated"] == "other.csv"
+
+
 def test_report_with_context_and_with_zero_density() -> None:
     class Bounded(GaussianFlow):
         def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -420,6 +443,8 @@ def test_report_with_context_and_with_zero_density() -> None:
         standardize_log_det=0.0,
     )
     assert report.baselines == []
+    assert report.lines()[3] == "there are no baselines for a density that is conditioned on other columns"
+    assert "better" not in report.lines()[0]
     assert report.samples is not None
     assert report.samples.rows == 30
     assert report.test.nll == math.inf
@@ -437,6 +462,25 @@ def test_evaluation_leaves_random_states_alone_and_repeats() -> None:
     assert not np.array_equal(first, draw_samples(flow, 50, seed=2, batch_size=20))
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(state[1], np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
+
+
+@pytest.mark.parametrize("is_conditional", [False, True])
+def test_samples_drawn_batch_by_batch_are_those_of_one_call(is_conditional: bool) -> None:
+    """Whatever happens between the batches; and the full batches do not depend on the number of samples."""
+    flow = GaussianFlow(LOC, SCALE)
+    row = np.array([[1.0, 2.0, 3.0]])
+    context = row if is_conditional else None
+    expected = draw_samples(flow, 50, np.repeat(row, 50, axis=0) if is_conditional else None, seed=1, batch_size=20)
+    batches = []
+    for batch in sample_batches(flow, 50, context, seed=1, batch_size=20):
+        state = torch.get_rng_state()
+        torch.randn(7)
+        batches.append(batch)
+        assert not torch.equal(state, torch.get_rng_state())
+    assert [len(batch) for batch in batches] == [20, 20, 10]
+    assert np.array_equal(np.concatenate(batches), expected)
+    longer = draw_samples(flow, 70, context, seed=1, batch_size=20)
+    assert np.array_equal(longer[:40], expected[:40])
 
 
 @pytest.mark.parametrize("features", [1, 2])

@@ -1,6 +1,5 @@
 """Parts of scoring in chunks: text of scores, running NLL, reading ahead."""
 
-import io
 import threading
 import time
 from collections.abc import Iterator
@@ -12,27 +11,6 @@ from pushforward.common.errors import DataError
 from pushforward.evaluate import nll_from
 from pushforward.evaluate.likelihood import RunningNll
 from pushforward.evaluate.read_ahead import read_ahead
-from pushforward.evaluate.scoring import ScoreFile, score_lines
-
-
-def test_score_lines_equal_repr() -> None:
-    generator = np.random.default_rng(0)
-    values = np.concatenate(
-        [generator.standard_normal(20_000) * 10.0 ** generator.integers(-12, 12, 20_000), np.arange(-30.0, 30.0)]
-    )
-    values[:4] = -np.inf, np.inf, np.nan, -0.0
-    assert score_lines(values).decode() == "".join(f"{value!r}\n" for value in values.tolist())
-    assert score_lines(values[:0]) == b""
-
-
-def test_a_stream_gets_its_header_with_the_first_rows_and_stays_open() -> None:
-    stream = io.StringIO()
-    with ScoreFile(stream) as file:
-        assert stream.getvalue() == ""
-        file.write(np.array([-1.5]))
-        file.write(np.array([2.25]))
-    assert stream.getvalue() == "log_prob\n-1.5\n2.25\n"
-    stream.write("more")
 
 
 def test_running_nll_equals_the_nll_of_all_rows() -> None:

@@ -246,10 +246,10 @@ def test_the_seed_decides_everything_and_the_global_random_state_is_unchanged() 
 def test_a_flow_given_as_posterior_is_not_changed() -> None:
     x, y = curve()
     flow = full(WeightedNetwork(1, (10,), 1).size)
-    before = copy.deepcopy(flow.state_dict())
+    before = copy.deepcopy(dict(flow.named_parameters()))
     model = BayesianRegression(flow, **QUICK).fit(x, y)
-    after = model.posterior_.state_dict()
-    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+    after = dict(model.posterior_.named_parameters())
+    assert all(torch.equal(value, before[name]) for name, value in flow.named_parameters())
     assert not any(torch.equal(after[name], before[name]) for name in before)
 
 

@@ -1,15 +1,17 @@
 """Preparation of data: the choice of validation rows, very small tables, rows that are in two parts."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pushforward.common.errors import ConfigError, DataError
+from pushforward.common.errors import ConfigError, DataError, TableError
 from pushforward.config.read import load_config
 from pushforward.config.schema import DataConfig
-from pushforward.datasets import load
+from pushforward.datasets import Dataset, load
 from pushforward.datasets.tables.protocols import LARGEST_FOLD
 from pushforward.train import data as data_module
 from pushforward.train.data import Prepared, prepare
@@ -63,6 +65,31 @@ def test_three_rows_are_too_few_for_three_parts(tmp_path: Path) -> None:
     ):
         prepared(path)
     assert len(prepare(load(path), DataConfig(source="t", test_fraction=0), 0).splits.train) == 2
+
+
+def test_all_columns_that_are_constant_in_training_are_named_at_once(tmp_path: Path) -> None:
+    """Features and context together; the advice does not leave out the context, nor all features."""
+    rows = np.random.default_rng(0).normal(size=(20, 4))
+    splits = prepare(loaded(tmp_path, rows), DataConfig(source="t", dequantize="off"), 0).splits
+    rows[splits.train, 1:] = 7
+    with pytest.raises(TableError) as caught:
+        prepare(loaded(tmp_path, rows), DataConfig(source="t", dequantize="off"), 0)
+    what = "takes one value in all 16 training rows, so that it has no density"
+    assert str(caught.value).splitlines() == [
+        "t: 3 of 4 columns cannot be used as they are",
+        *(f"  'x{k}'  {what}" for k in (2, 3, 4)),
+        "leave them out with data.drop=x2,x3,x4, or try another seed of the split",
+    ]
+    with pytest.raises(TableError, match=r"\ntry another seed of the split$"):
+        prepare(loaded(tmp_path, rows, ["x4"]), DataConfig(source="t", dequantize="off"), 0)
+    rows[splits.train, 0] = 7
+    with pytest.raises(TableError, match=r"\ntry another seed of the split$"):
+        prepare(loaded(tmp_path, rows), DataConfig(source="t", dequantize="off"), 0)
+
+
+def loaded(folder: Path, rows: np.ndarray[Any, Any], context: Sequence[str] = ()) -> Dataset:
+    np.save(folder / "t.npy", rows)
+    return load(folder / "t.npy", context=context)
 
 
 def test_a_note_on_repeated_rows(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The training loop: convergence, best weights, budget and early stopping, metrics, divergence, checkpoints."""
 
 import copy
+import dataclasses
 import functools
 import math
 import time
@@ -203,6 +204,26 @@ def test_early_stopping() -> None:
     assert progress.stop_reason == "patience"
     assert progress.best_step / 400 + 0.2 < progress.step / 400 <= progress.best_step / 400 + 0.2 + 2 / 40
     assert max(validations(rows)) == progress.step
+
+
+def test_patience_after_a_resume_is_a_share_of_the_new_budget() -> None:
+    """As in one fit of that budget; the share of the old budget at which the best loss came is a larger one."""
+    train = RowTensors(bent_rows(40))
+    options = TrainOptions(steps=100, learning_rate=0.05, ema_decay=0.0, batch_size=40)
+    state, _ = run(options, train)
+    best = state.progress.best_step
+    assert 0 < best < 100, "it overfits before the first budget ends"
+    longer = dataclasses.replace(options, steps=400, patience=0.2)
+    state, _ = run(longer, train, state=state)
+    assert (state.progress.stop_reason, state.progress.best_step) == ("patience", best)
+    assert best + 80 < state.progress.step <= max(100, best + 80) + 2 * 10
+
+    by_time = dataclasses.replace(options, steps=None, seconds=0.2)
+    state, _ = run(by_time, train)
+    after = state.progress.best_seconds
+    assert 0 < after < 0.2
+    state, _ = run(dataclasses.replace(by_time, seconds=1e-9, patience=0.0), train, state=state)
+    assert state.progress.best_seconds == after
 
 
 def test_patience_of_one_never_stops() -> None:

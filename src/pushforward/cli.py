@@ -2,14 +2,12 @@
 
 Every command is imported when it is called, and imports its libraries when it runs, so that ``--help`` does not import
 torch. A user's mistake ends with one line and an exit code: 1 failed, 2 usage or configuration, 3 bad data, 4 diverged,
-130 and 143 for signals.
+129, 130 and 143 for signals.
 """
 
 import atexit
 import gc
 import importlib
-import os
-import sys
 from typing import Any
 
 import click
@@ -17,13 +15,15 @@ import click
 from pushforward import __version__
 from pushforward.commands.common import print_message
 from pushforward.commands.group import COMMAND, CommandGroup
-from pushforward.common.errors import UserError
+from pushforward.common.errors import MAKE_ROOM, TableError, UserError, is_disk_full
+from pushforward.common.streams import STDOUT, prepare_streams
+from pushforward.experiment.signals import exit_on_signal
 
 # Module in pushforward.commands, and the description in the list of commands.
 _COMMANDS = {
     "fit": ("fit", "Fit a density to data."),
-    "sample": ("rows", "Draw synthetic rows."),
-    "score": ("rows", "Compute the log-density of each row of a table."),
+    "sample": ("sample", "Draw synthetic rows."),
+    "score": ("score", "Compute the log-density of each row of a table."),
     "evaluate": ("runs", "Evaluate a fitted density: test NLL beside baselines, samples, latents, inversion errors."),
     "report": ("pages", "Write an HTML report about a run."),
     "compare": ("pages", "Compare runs on the same test rows."),
@@ -55,23 +55,29 @@ class _Commands(CommandGroup):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        prepare_streams()
+        return super().main(*args, **extra)
+
+    def make_context(self, info_name: str | None, args: list[str], **extra: Any) -> click.Context:  # type: ignore[override]
+        try:  # --help and --version print here
+            return super().make_context(info_name, args, **extra)
+        except OSError as error:
+            raise _exit_after(error, info_name or "pushforward") from None
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with exit_on_signal():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except BrokenPipeError:
-            # The reader has closed the pipe, as in `| head`. Python would print an error when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
         except KeyboardInterrupt:
             print_message("interrupted")
             ctx.exit(130)
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            print_message(f"{ctx.meta.get(COMMAND, ctx.info_name)}: {_error_message(error)}")
-            ctx.exit(error.exit_code if isinstance(error, UserError) else 1)
+            raise _exit_after(error, ctx.meta.get(COMMAND) or "pushforward") from None
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,9 +91,19 @@ def main(debug: bool) -> None:
         atexit.register(gc.freeze)
 
 
+def _exit_after(error: Exception, command: str) -> click.exceptions.Exit:
+    """Print the line about an error of a command, and return the exit with its code."""
+    if isinstance(error, BrokenPipeError) and error.filename == STDOUT:
+        return click.exceptions.Exit(0)  # the reader has enough, as in `| head`
+    print_message(f"{command}: {_error_message(error)}")
+    return click.exceptions.Exit(error.exit_code if isinstance(error, UserError) else 1)
+
+
 def _error_message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
+        return f"{where}{error.strerror}" + (f"; {MAKE_ROOM}" if is_disk_full(error) else "")
+    if isinstance(error, TableError):
+        return str(error)
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text} (pushforward --debug shows where)"

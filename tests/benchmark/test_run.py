@@ -257,7 +257,12 @@ def test_failures_are_reported_and_retried_on_request(tmp_path: Path) -> None:
 
 @posix
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_kills_the_running_jobs_and_leaves_a_table(
     data: Path, tmp_path: Path, number: signal.Signals, code: int

@@ -1,8 +1,10 @@
 """Mistakes of users: one line on stderr, the right exit code, and no incomplete files.
 
-The table holds name -> (arguments, exit code, exact message), so that a change of a message is a reviewed change.
+The table holds name -> (arguments, exit code, exact message), so that a change of a message is a reviewed change. Only
+the report on the columns of a table has several lines.
 """
 
+import re
 import shutil
 from pathlib import Path
 
@@ -33,7 +35,7 @@ FILES = {
     "twice.csv": "a,a\n1,2\n2,3\n3,5\n4,4\n",
     "constant.csv": "a,b\n1,7\n2,7\n3,7\n4,7\n",
     "ragged.csv": "a,b\n1,2\n2\n3,4\n",
-    "table.xlsx": "PK",
+    "table.xlsx": "PK\x03\x04",
     "broken.parquet": "PAR1 not at all",
     "others.csv": "a,b\n1,2\n2,3\n3,5\n",
     "points.csv": "x1,x2\n0.5,0.25\n-1,0.5\n",
@@ -93,10 +95,15 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         2,
         "fit: unknown.yaml line 2: unknown key 'train.stepz'; did you mean 'train.steps'?",
     ),
-    "resume and data": (
-        "fit moons --resume {RUN}",
+    "resume and a seed": (
+        "fit --resume {RUN} --seed 1",
         2,
-        "fit: --resume: takes the data, -c, --seed and --out from the run; leave them out",
+        "fit: --resume: takes -c, --seed and --out from the run; leave them out",
+    ),
+    "resume and other data": (
+        "fit circles --resume {RUN}",
+        2,
+        "fit: data: a resumed fit keeps its data; start a new fit to change it",
     ),
     "resume with another flow": (
         "fit --resume {RUN} flow.layers=3",
@@ -148,38 +155,44 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "text": (
         "fit text.csv",
         3,
-        "fit: text.csv: column 'b' holds text ('x' in row 1); drop it with data.drop=b",
+        "fit: text.csv: column 'b' holds text ('x' in row 1)\n"
+        "this works (only numbers are modelled: to keep the column, encode it as numbers):\n"
+        "  pushforward fit text.csv data.drop=b",
     ),
     "missing value": (
         "fit missing.csv",
         3,
-        "fit: missing.csv: column 'b' has 1 missing value (in row 2); remove or fill these rows, or drop the column "
-        "with data.drop=b",
+        "fit: missing.csv: column 'b' has 1 missing value (in row 2)\n"
+        "this works, with 3 of 4 rows:\n"
+        "  pushforward fit missing.csv data.missing=drop",
     ),
     "infinite value": (
         "fit infinite.csv",
         3,
-        "fit: infinite.csv: column 'b' has 1 infinite value (in row 2); remove or fill these rows, or drop the column "
-        "with data.drop=b",
+        "fit: infinite.csv: column 'b' has 1 infinite value (in row 2)\n"
+        "this works, with 3 of 4 rows:\n"
+        "  pushforward fit infinite.csv data.missing=drop",
     ),
     "one row": ("fit one.csv", 3, "fit: one.csv: 1 row for 2 columns; at least 3 rows are needed"),
     "fewer rows than columns": ("fit wide.csv", 3, "fit: wide.csv: 3 rows for 5 columns; at least 5 rows are needed"),
     "name twice": (
         "fit twice.csv",
         3,
-        "fit: twice.csv: column 'a' appears more than once; give every column its own name",
+        "fit: twice.csv: column 'a' appears 2 times\n"
+        "no column is left to model; to keep one, give every column its own name",
     ),
     "constant": (
         "fit constant.csv",
         3,
-        "fit: constant.csv: column 'b' is constant (7.0): it has no density; leave it out with data.drop=b",
+        "fit: constant.csv: column 'b' is constant (7), so it has no density\n"
+        "this works:\n"
+        "  pushforward fit constant.csv data.drop=b",
     ),
     "ragged": ("fit ragged.csv", 3, "fit: ragged.csv: row 2 has 1 cell, not 2 (line 3); correct it"),
     "a spreadsheet": (
         "fit table.xlsx",
         3,
-        "fit: table.xlsx: unknown kind of file; save the sheet as CSV; known endings: .csv, .data, .txt, .tsv, "
-        ".csv.gz, .data.gz, .txt.gz, .tsv.gz, .parquet, .npy",
+        "fit: table.xlsx: not a complete zip file (File is not a zip file); fetch it again",
     ),
     "drop an unknown column": (
         "fit moons data.drop=x3",
@@ -199,7 +212,8 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "score: text": (
         "score {RUN} scored-text.csv --out scores.csv",
         3,
-        "score: scored-text.csv: column 'x2' holds text ('north' in row 1); drop it with data.drop=x2",
+        "score: scored-text.csv: column 'x2' holds text ('north' in row 1)\n"
+        "the model needs numbers in this column: write them as in the table that it was fitted to",
     ),
     "score: no such file": ("score {RUN} none.csv --out scores.csv", 3, "score: none.csv: no such file"),
     "evaluate: other columns": (
@@ -211,27 +225,27 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "score: below a file": (
         "score {RUN} points.csv --out file/scores.csv",
         1,
-        "score: file/scores.csv: cannot write: Not a directory",
+        "score: file/scores.csv: cannot write: not a directory",
     ),
     "score: no such folder": (
         "score {RUN} points.csv --out none/scores.csv",
         1,
-        "score: none/scores.csv: cannot write: No such file or directory",
+        "score: none/scores.csv: cannot write: there is no folder none",
     ),
     "score: Parquet, no such folder": (
         "score {RUN} points.csv --out none/scores.parquet",
         1,
-        "score: none/scores.parquet: cannot write: No such file or directory",
+        "score: none/scores.parquet: cannot write: there is no folder none",
     ),
     "sample: no such folder": (
         "sample {RUN} -n 3 --out none/s.csv",
         1,
-        "sample: none/s.csv: cannot write: No such file or directory",
+        "sample: none/s.csv: cannot write: there is no folder none",
     ),
     "sample: below a file": (
         "sample {RUN} -n 3 --out file/s.parquet",
         1,
-        "sample: file/s.parquet: cannot write: Not a directory",
+        "sample: file/s.parquet: cannot write: not a directory",
     ),
     "fit: cannot be made": (
         "fit moons data.rows=300 --out /proc/run",
@@ -316,15 +330,30 @@ def test_a_mistake_is_one_line_and_changes_no_file(name: str, here: Path) -> Non
     assert snapshot(here) == before  # no run folder, no incomplete file
 
 
+_N = "Error: Invalid value for '-n': expected a whole number of at least 1, such as 1000000"
+_FOLDER = "Error: Invalid value for '--out': expected a file"
+_ENDING = f"{_FOLDER} that ends in .csv, .csv.gz, .parquet"
 USAGE = {
     "unknown command": ("fti moons", "Error: no command 'fti'; did you mean 'fit'?"),
     "unknown option": ("fit moons --sed 1", "Error: No such option '--sed'. Did you mean '--seed'?"),
-    "no rows": ("sample x -n 0", "Error: Invalid value for '-n': 0 is not in the range x>=1."),
+    "no rows": ("sample x -n 0", f"{_N}; got '0'"),
+    "rows in another notation": ("sample x -n 1e6", f"{_N}; got '1e6'"),
+    "rows as a formula": ("sample x -n 10**11", f"{_N}; got '10**11'"),
+    "too many rows for JSON": (
+        "sample runs/plain -n 100000000000 --json",
+        "Error: --json holds all values in memory, 10,000,000 at most; give --out FILE",
+    ),
     "no number of rows": ("sample x", "Error: Missing option '-n'."),
     "no data to score": ("score x", "Error: Missing argument 'DATA'."),
-    "sample to another kind": (
-        "sample x -n 3 --out s.xlsx",
-        "Error: Invalid value for --out: expected a file ending in .csv, .csv.gz, .parquet; got s.xlsx",
+    "sample to another kind": ("sample x -n 3 --out s.xlsx", f"{_ENDING}; got s.xlsx"),
+    "score to another kind": ("score x points.csv --out s.txt", f"{_ENDING}; got s.txt"),
+    "sample to a folder": (
+        "sample x -n 3 --out runs",
+        "Error: Invalid value for '--out': expected a file; runs is a folder",
+    ),
+    "score to a folder": (
+        "score x points.csv --out runs",
+        "Error: Invalid value for '--out': expected a file; runs is a folder",
     ),
 }
 
@@ -337,6 +366,18 @@ def test_wrong_usage_is_explained(name: str, here: Path) -> None:
     assert done.stderr.splitlines()[-1].replace("(did you mean '--seed'?)", "Did you mean '--seed'?") == line
     assert done.stdout == ""
     assert done.exit_code == 2
+    assert snapshot(here) == before
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.csv.gz", "s.parquet"])
+def test_more_samples_than_the_disk_holds_are_one_line(name: str, here: Path) -> None:
+    before = snapshot(here)
+    done = invoke(f"sample runs/plain -n 1000000000000000 --out {name}")
+    assert re.fullmatch(
+        rf"pushforward sample: {name}: 1,000,000,000,000,000 rows need about [\d.,]+ TB, and the disk has .* left\n",
+        done.stderr,
+    )
+    assert done.exit_code == 1
     assert snapshot(here) == before
 
 
@@ -393,6 +434,6 @@ def test_a_column_that_is_constant_in_training_is_an_error(here: Path) -> None:
         assert done.exit_code in (0, 3)
         if done.exit_code == 3:
             assert "takes one value in all" in done.stderr
-            assert done.stderr.count("\n") == 1
+            assert "out with data.drop=b, or try another seed of the split" in done.stderr
             assert not Path(f"r{seed}").exists()
     assert codes == {0, 3}

@@ -1,5 +1,6 @@
 """The commands: what they print and write, and that their outputs agree."""
 
+import gzip
 import json
 import math
 import os
@@ -18,6 +19,8 @@ from pyarrow import csv, parquet
 from pushforward import __version__
 from pushforward.cli import main
 from pushforward.datasets import split
+from pushforward.evaluate.density import FittedDensity
+from pushforward.evaluate.likelihood import BATCH_SIZE
 from pushforward.runs.listing import list_runs
 from pushforward.tracking.jsonl import read_metrics
 
@@ -228,15 +231,49 @@ def test_the_same_seed_gives_the_same_rows(folder: Path, tmp_path: Path) -> None
     assert not first.equals(sampled(folder, tmp_path / "c.csv", "--seed", "5"))
 
 
-def test_samples_are_written_to_the_run_by_default(folder: Path) -> None:
-    found = one_object(invoke("sample", folder / "run", "-n", "7", "--json"))
-    assert found == {
-        "run": str(folder / "run"),
-        "rows": 7,
-        "seed": 0,
-        "out": str(folder / "run" / "samples" / "sample-7-seed0.csv"),
-    }
-    assert len(Path(found["out"]).read_text().splitlines()) == 8
+def test_samples_go_to_stdout_by_default(folder: Path, tmp_path: Path) -> None:
+    """The same rows on stdout, in a file of any kind, and in JSON; and a second call overwrites nothing."""
+    before = sorted((folder / "run").rglob("*"))
+    arguments = ("sample", folder / "run", "-n", "7", "--seed", "3")
+    done = invoke(*arguments)
+    assert len(done.stdout.splitlines()) == 8
+    assert invoke(*arguments, "--out", "-").stdout == done.stdout
+    written = invoke(*arguments, "--out", tmp_path / "s.csv")
+    assert written.stdout == ""
+    assert written.stderr.endswith(f"7 rows written to {tmp_path / 's.csv'}\n")
+    assert (tmp_path / "s.csv").read_text() == done.stdout
+    for kind in ("a.csv.gz", "b.csv.gz"):
+        invoke(*arguments, "--out", tmp_path / kind)
+    assert gzip.decompress((tmp_path / "a.csv.gz").read_bytes()).decode() == done.stdout
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    found = one_object(invoke(*arguments, "--json"))
+    invoke(*arguments, "--out", tmp_path / "s.parquet")
+    drawn = parquet.read_table(tmp_path / "s.parquet").to_pydict()
+    assert found == {"run": str(folder / "run"), "rows": 7, "seed": 3, "out": None, "columns": drawn}
+    short = one_object(invoke(*arguments, "--json", "--out", tmp_path / "s.csv"))
+    assert short == {"run": str(folder / "run"), "rows": 7, "seed": 3, "out": str(tmp_path / "s.csv")}
+    assert sorted((folder / "run").rglob("*")) == before
+
+
+def test_many_samples_are_those_of_one_call(folder: Path, tmp_path: Path) -> None:
+    """Rows are drawn and written in parts; the parts change neither the rows nor the order."""
+    n = 2 * BATCH_SIZE + 100
+    expected = FittedDensity.load(folder / "run" / "model").sample(n, seed=4)[:, 2]
+    invoke("sample", folder / "run", "-n", str(n), "--seed", "4", "--out", tmp_path / "s.parquet")
+    many = parquet.read_table(tmp_path / "s.parquet")
+    assert many["plain"].to_pylist() == expected.tolist()
+    invoke("sample", folder / "run", "-n", str(2 * BATCH_SIZE), "--seed", "4", "--out", tmp_path / "t.parquet")
+    assert parquet.read_table(tmp_path / "t.parquet").equals(many.slice(0, 2 * BATCH_SIZE))
+
+
+def test_samples_can_be_piped_into_score(folder: Path) -> None:
+    command = [sys.executable, "-m", "pushforward"]
+    run = str(folder / "run")
+    scoring = [*command, "score", run, "-"]
+    with subprocess.Popen([*command, "sample", run, "-n", "50"], stdout=subprocess.PIPE) as drawing:
+        done = subprocess.run(scoring, stdin=drawing.stdout, capture_output=True, text=True, check=False)
+    assert drawing.returncode == 0
+    assert len(done.stdout.splitlines()) == 51, done.stderr
 
 
 def test_given_sets_the_context_columns(folder: Path, tmp_path: Path) -> None:
@@ -252,12 +289,6 @@ def test_given_sets_the_context_columns(folder: Path, tmp_path: Path) -> None:
     assert len(set(drawn["plain"].to_pylist())) == 5
     scored = invoke("score", tmp_path / "run", folder / "table.csv")
     assert len(scored.stdout.splitlines()) == ROWS + 1
-    # Rows for different contexts are written to different files.
-    paths = set()
-    for value in ("12", "13"):
-        command = ("sample", tmp_path / "run", "-n", "5", "--given", f"count={value}", "--given", "price, net=50")
-        paths.add(one_object(invoke(*command, "--json"))["out"])
-    assert len(paths) == 2
 
 
 def test_evaluate_agrees_with_the_fit(folder: Path, tmp_path: Path) -> None:
@@ -272,8 +303,11 @@ def test_evaluate_agrees_with_the_fit(folder: Path, tmp_path: Path) -> None:
 
     csv.write_csv(parts(folder)["validation"], tmp_path / "other.csv")
     done = invoke("evaluate", folder / "run", tmp_path / "other.csv")
-    assert f"test        {results['val_nll']:.3f}" in done.stdout
+    assert done.stdout.startswith("on the 40 rows of other.csv\n")
+    assert f"\nother.csv   {results['val_nll']:.3f}" in done.stdout
+    assert "test" not in done.stdout.replace("classifier test", "")
     assert "Gaussian mixture" in done.stdout
+    assert done.stderr.splitlines() == ["evaluating: baselines", "evaluating: samples and latents"]
     # The evaluation on another table does not replace that on the test rows.
     assert json.loads((folder / "run" / "evaluation.json").read_text()) == recorded
 
@@ -295,14 +329,14 @@ def test_datasets_are_listed() -> None:
 
 
 def test_runs_are_listed(folder: Path, tmp_path: Path) -> None:
-    found = json.loads(invoke("runs", "--root", folder, "--json").stdout)["runs"]
+    found = json.loads(invoke("runs", folder, "--json").stdout)["runs"]
     results = json.loads((folder / "fit.json").read_text())
     assert found[0]["name"] == "run"
     assert (found[0]["status"], found[0]["test_nll"]) == ("finished", results["test_nll"])
-    assert f"{results['test_nll']:.4f}" in invoke("runs", "--root", folder).stdout
-    empty = invoke("runs", "--root", tmp_path)
+    assert f"{results['test_nll']:.4f}" in invoke("runs", folder).stdout
+    empty = invoke("runs", tmp_path)
     assert (empty.stdout, empty.stderr) == ("", f"no runs below {tmp_path}\n")
-    assert json.loads(invoke("runs", "--root", tmp_path, "--json").stdout) == {"runs": []}
+    assert json.loads(invoke("runs", tmp_path, "--json").stdout) == {"runs": []}
 
 
 def test_dry_run_prints_the_resolved_configuration(
@@ -313,11 +347,13 @@ def test_dry_run_prints_the_resolved_configuration(
     assert (found["features"], found["train"], found["validation"], found["test"]) == (4, 320, 40, 40)
     assert found["parameters"] > 0
     assert "auto" not in found["config"]["flow"].values()
-    words = invoke("fit", folder / "table.csv", "--dry-run").stdout
-    assert "# dataset: table, features: 4" in words
-    (tmp_path / "resolved.yaml").write_text(words)
+    done = invoke("fit", folder / "table.csv", "--dry-run")
+    assert "features    4\n" in done.stderr
+    assert f"train       {ROWS * 8 // 10}\n" in done.stderr
+    assert done.stderr.endswith("nothing was fitted; leave out --dry-run to fit\n")
+    (tmp_path / "resolved.yaml").write_text(done.stdout)
     again = invoke("fit", "-c", tmp_path / "resolved.yaml", "--dry-run").stdout
-    assert again == words  # the printed configuration resolves to itself
+    assert again == done.stdout  # the printed configuration resolves to itself
     assert sorted(path.name for path in tmp_path.iterdir()) == ["resolved.yaml"]
 
 
@@ -382,7 +418,7 @@ def test_runs_does_not_import_torch(folder: Path) -> None:
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
     )
-    command = [sys.executable, "-c", program, "runs", "--root", str(folder)]
+    command = [sys.executable, "-c", program, "runs", str(folder)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -415,7 +451,7 @@ def test_a_full_disk_behind_a_redirection_is_one_line(folder: Path, tmp_path: Pa
         command = [sys.executable, "-m", "pushforward", "score", str(folder / "run"), str(few)]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].endswith("score: No space left on device")
+    assert "score: stdout: No space left on device" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 

@@ -2,6 +2,9 @@
 
 import json
 import os
+import stat
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from pushforward.common.files import atomic_write, json_safe, new_folder
+from pushforward.common.files import atomic_write, json_safe, new_folder, remove_partial_files
 
 
-@pytest.mark.parametrize("sync", [False, True])
-def test_a_file_appears_when_it_is_complete(sync: bool, tmp_path: Path) -> None:
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with atomic_write(path, sync=sync) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -51,6 +53,106 @@ def test_a_file_is_written_through_a_link(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert target.read_text() == "new"
     assert list(target.parent.iterdir()) == [target]
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    for failed in (OSError(28, "No space left on device"), OSError(5, "Input/output error", "partial")):
+        with pytest.raises(OSError) as error, atomic_write(path) as temporary:  # noqa: PT011, PT012
+            if failed.filename:
+                failed.filename = str(temporary)
+            raise failed
+        assert (error.value.errno, error.value.filename) == (failed.errno, str(path))
+    with pytest.raises(OSError, match="elsewhere"), atomic_write(path):
+        raise OSError(5, "Input/output error", "elsewhere")  # of another file, which is read in the block
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_fsync_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some file systems (NFS, quotas) say only then that the disk is full."""
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*out\.txt"), atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_and_its_name_are_on_the_disk_before_the_block_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a file that was renamed but not synchronised is empty."""
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synchronised(descriptor: int) -> None:
+        fsync(descriptor)
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+
+    def replaced(source: Path, target: Path) -> None:
+        replace(source, target)
+        events.append("replaced")
+
+    monkeypatch.setattr(os, "fsync", synchronised)
+    monkeypatch.setattr(os, "replace", replaced)
+    with atomic_write(tmp_path / "out.txt") as temporary:
+        temporary.write_text("new")
+    assert events == ["file", "replaced", "folder"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no locks")
+def test_the_temporary_file_of_a_killed_process_is_removed_and_that_of_a_running_one_is_not(tmp_path: Path) -> None:
+    path, below = tmp_path / "last.pt", tmp_path / "below"
+    below.mkdir()
+    program = (
+        "import sys\nfrom pushforward.common.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    print(temporary, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+
+    def writer(target: Path) -> tuple["subprocess.Popen[str]", Path]:
+        command = [sys.executable, "-c", program, str(target)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    running, kept = writer(path)
+    killed, left = writer(path)
+    also_killed, left_below = writer(below / "config.json")
+    for process in (killed, also_killed):
+        process.kill()
+        process.communicate()
+    try:
+        assert left.read_text() == left_below.read_text() == "half"
+        with atomic_write(path) as temporary:
+            temporary.write_text("new")
+        assert not left.exists()  # with the next write of the same file
+        assert left_below.exists()
+        remove_partial_files(tmp_path)
+        assert not left_below.exists()  # with all in the folder and below
+        assert kept.read_text() == "half"
+    finally:
+        running.communicate("")
+    assert running.returncode == 0
+    assert path.read_text() == "half"
+    assert sorted(tmp_path.rglob("*")) == [below, path]
+
+
+def test_a_new_file_has_the_permissions_that_the_user_wants(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        with atomic_write(tmp_path / "out.txt") as temporary:
+            temporary.write_text("shared with a group")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out.txt").stat().st_mode) == 0o664
 
 
 def test_a_device_is_written_to_directly() -> None:

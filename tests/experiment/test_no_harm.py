@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 
-from pushforward.common.errors import RunError
+from pushforward.common.errors import MAKE_ROOM, RunError
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config
 from pushforward.evaluate.density import FittedDensity
@@ -195,7 +195,7 @@ def test_a_full_disk_does_not_lose_the_model(mode: str, tmp_path: Path, alone: d
                 filler.write(bytes(4096))
         fit.process.send_signal(signal.SIGCONT)
         (warning,) = fit.check_end()
-        assert "no space left on device; the fit goes on, and writes what is missing at its end" in warning
+        assert "no space left on device; make room: the fit goes on, and writes what is missing at its end" in warning
         assert (fit.run / "results.json").exists()
         assert not (fit.run / ".reserve").exists()
 
@@ -206,8 +206,33 @@ def test_a_disk_that_is_too_small_is_one_line(tmp_path: Path, alone: dict[str, s
     with small_disk(disk, "2m"):
         fit = RunningFit(alone, disk, "moons", "--wandb", "off")
         assert fit.wait() == 1
-        assert fit.lines[-1].endswith("for the model and its report: no space left on device\n")
+        assert fit.lines[-1].endswith(f"for the model and its report: no space left on device; {MAKE_ROOM}\n")
         assert "Traceback" not in "".join(fit.lines)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_before_the_first_checkpoint_is_one_line_with_the_file(
+    tmp_path: Path, alone: dict[str, str]
+) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "20k"):  # for the files that describe the fit, and not for its first weights
+        fit = RunningFit(alone, disk, "moons", "--wandb", "off")
+        assert fit.wait() == 1
+        assert " fit: run/checkpoints/start/" in fit.lines[-1]
+        assert fit.lines[-1].endswith(f": No space left on device; {MAKE_ROOM}\n")
+        found = {path.name for path in fit.run.rglob("*") if path.is_file()}
+        assert found == {".lock", "config.yaml", "environment.json", "schema.json", "state.json"}
+        assert RunFolder(fit.run).status == "failed"
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_once_leaves_no_run(tmp_path: Path, alone: dict[str, str]) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "12k"):
+        fit = RunningFit(alone, disk, "moons", "--wandb", "off")
+        assert fit.wait() == 1
+        assert fit.lines[-1].endswith(f": cannot write: no space left on device; {MAKE_ROOM}\n")
+        assert not list(disk.iterdir())
 
 
 def check_killed_fit(folder: Path, environment: Mapping[str, str], generator: random.Random) -> None:

@@ -349,7 +349,7 @@ def test_metrics_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [row["step"] for row in read_metrics(done.run.metrics)][-1] < 10
     warned = [line for line in done.run.log.read_text().splitlines() if "warning" in line]
     assert len(warned) <= 2  # /dev/full raises another error for syncing
-    text = "no space left on device; the fit goes on, and writes what is missing at its end"
+    text = "no space left on device; make room: the fit goes on, and writes what is missing at its end"
     assert warned[0].endswith(f"{done.run.path}: {text}")
 
 
@@ -399,7 +399,7 @@ def test_resume_with_other_data(tmp_path: Path) -> None:
     before = (done.run.state.read_text(), done.run.metrics.read_bytes())
     table(path, {"a": x[:, 0], "b": x[:, 1] + 1})
     for call in (lambda: resume(tmp_path / "run", quiet=True), lambda: evaluate_run(done.run)):
-        with pytest.raises(DataError, match=r"x\.csv: not the file that .*run was fitted to \(its checksum differs\)"):
+        with pytest.raises(DataError, match=r"x\.csv: not the data that .*run was fitted to: its SHA-256 is "):
             call()
     path.unlink()
     with pytest.raises(DataError, match=r"x\.csv: no such file"):
@@ -447,6 +447,26 @@ def test_a_run_is_resumed_from_another_folder_and_with_auto(tmp_path: Path, monk
     again = resume(fitted.run.path, ("train.steps=20", "train.patience=auto"), quiet=True)
     assert again.results["steps"] > 10
     assert load_config(files=[again.run.config]).train.patience != "auto"
+
+
+def test_a_resumed_fit_that_finds_nothing_better_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    """Also a stacked model of dequantized rows, whose parts are fitted to rows with noise."""
+    rows = np.random.default_rng(3).normal(size=(200, 2)).round(1)
+    path = table(tmp_path / "x.csv", {"a": rows[:, 0], "b": rows[:, 1] ** 2})
+    keys = ("flow=nsf-ar", "flow.stacking=true", "train.steps=60", "train.patience=1")
+    fitted = tiny(path, tmp_path / "run", *keys)
+    assert "stacked" in fitted.results["flow"]
+
+    def weights() -> bytes:
+        return (fitted.run.model / "model.safetensors").read_bytes()
+
+    before = weights()
+    again = resume(fitted.run.path, ("train.steps=70", "train.learning_rate=10"), quiet=True)  # far too large
+    assert again.results["steps"] == 70
+    progress = [row for row in read_metrics(fitted.run.metrics) if row["kind"] == "validation"]
+    assert progress[-1]["best/val_nll"] == min(row["val/nll"] for row in progress if row["step"] <= 60)
+    assert weights() == before
+    assert again.results["test_nll"] == fitted.results["test_nll"]
 
 
 def test_the_configuration_has_the_names_of_all_flows() -> None:

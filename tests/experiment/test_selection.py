@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from pushforward.flows import (
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.jsonl import read_metrics
 from pushforward.train import selection, trainer
-from pushforward.train.architecture import describe
+from pushforward.train.architecture import describe, describe_in_words
 from pushforward.train.defaults import candidates, is_open, resolve
 from pushforward.train.trainer import DivergedError
 from tests.fixtures.tables import bent, write_csv
@@ -96,7 +97,7 @@ def test_model_selection(source: str, tmp_path: Path) -> None:
     assert "auto" not in config.flow.model_dump().values()
     assert not is_open(config, is_toy=False)
     log = done.run.log.read_text()
-    assert f"selected {found['flow']};" in log
+    assert f"model: {describe_in_words(config.flow)}; validation NLL so far, in standardised units: " in log
     assert all(name in log for name in names)
     # The run can be resumed.
     again = resume(done.run.path, ("train.seconds=2.6",), quiet=True)
@@ -157,7 +158,12 @@ def test_without_time_nothing_is_compared(source: str, monkeypatch: pytest.Monke
         candidates(load_config(source, overrides=SMALL), 1, rows=240, features=3)[0].flow
     )
     (line,) = lines
-    assert line.startswith(f"flow: {describe(outcome.config.flow)}; no time to compare kinds (")
+    members = outcome.config.flow.members
+    assert re.fullmatch(
+        rf"model: an average of {members} flows \(nsf-ar with a made-mog base\); no time to compare it with others "
+        r"\([\d.]+ ms a step of one flow\)",
+        line,
+    )
     assert len(members_of(outcome.state.flow)) == outcome.config.flow.members
     assert outcome.state.flow.training
 
@@ -165,7 +171,7 @@ def test_without_time_nothing_is_compared(source: str, monkeypatch: pytest.Monke
 @pytest.mark.usefixtures("_short")
 def test_a_given_base_leaves_a_single_candidate(source: str) -> None:
     outcome, lines = selected(source, "train.seconds=30", "flow.base=diagonal", "flow.members=1")
-    assert lines == [f"flow: {describe(outcome.config.flow)}"]
+    assert lines == [f"model: {describe_in_words(outcome.config.flow)}"]
     base = members_of(outcome.state.flow)[0].base
     assert isinstance(base, AutoregressiveMixture)
     assert base.frame.covariance == "diagonal"
@@ -315,7 +321,7 @@ def test_a_mixture_minimises_objectives_of_samples(objective: str, tmp_path: Pat
     assert math.isfinite(row["val/loss"])
 
 
-def test_a_stacked_fit_end_to_end(source: str, tmp_path: Path) -> None:
+def test_a_stacked_fit_end_to_end(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The model of the run is the stack; it is loaded, scored, evaluated and resumed like any other."""
     done = fitted(source, tmp_path / "run", "train.steps=40", "flow.members=2")
     kind = describe(load_config(files=[done.run.config]).flow)
@@ -323,6 +329,8 @@ def test_a_stacked_fit_end_to_end(source: str, tmp_path: Path) -> None:
     assert json.loads(done.run.state.read_text())["flow"] == done.results["flow"]
     assert done.note.startswith("stacked   by validation likelihood: flow ")
     assert done.note in done.run.log.read_text()
+    assert done.lines().count(done.note) == 1
+    assert done.note not in capsys.readouterr().err, "it is part of the result, and would be shown twice"
     assert not (done.run.path / "selection.json").exists()  # a budget in steps
     loaded = FittedDensity.load(done.run.model)
     assert isinstance(loaded.flow, Mixture)
@@ -387,7 +395,7 @@ def test_auto_with_a_context(tmp_path: Path) -> None:
     outcome, lines = selected(source, *keys, "train.seconds=1")
     assert len(outcome.results) >= 2
     assert outcome.state.flow.context == 1
-    assert lines[0].startswith("comparing ")
+    assert lines[0].startswith("model: comparing ")
 
 
 def test_idle_keys_are_reported(source: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
@@ -124,6 +126,7 @@ def fit_in_process(folder: Path, name: str, *overrides: str) -> dict[str, Any]:
     [
         (signal.SIGTERM, 143, "sigterm"),
         pytest.param(signal.SIGINT, 130, "sigint", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, "sighup", marks=pytest.mark.slow),
     ],
 )
 def test_signal_then_resume(
@@ -158,6 +161,47 @@ def test_signal_then_resume(
         assert results[key] == pytest.approx(whole[key], rel=1e-6)
 
 
+def test_a_terminal_that_is_closed_saves_the_fit(run: RunFolder, tmp_path: Path) -> None:
+    """The connection is lost: SIGHUP comes, and the terminal takes no more messages."""
+    arguments = ["fit", "moons", "--out", "run", *SMALL, "train.steps=20000", "train.checkpoint_seconds=1e-6"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a process below nohup would inherit that it is ignored
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.execve(sys.executable, [sys.executable, "-m", "pushforward", *arguments], environment)
+    signal.signal(signal.SIGHUP, before)
+    limit = time.monotonic() + 60
+    try:
+        while not reaches(run, 40)():
+            assert time.monotonic() < limit
+            if select.select([terminal], [], [], 0.01)[0]:
+                os.read(terminal, 65_536)
+    finally:
+        os.close(terminal)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code == 129
+    assert run.status == "stopped"
+    results = assert_scorable(run)
+    assert results["stop_reason"] == "sighup"
+    assert 40 <= results["steps"] < 20_000
+    assert (run.checkpoints / "last.pt").exists()
+    assert run.report.exists()
+
+
+@pytest.mark.slow
+def test_a_fit_below_nohup_goes_on(start: Start, run: RunFolder) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        command = start("fit", "moons", "--out", "run", *SMALL, "train.steps=300", "train.checkpoint_seconds=1e-6")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    command.until(reaches(run, 40))
+    command.process.send_signal(signal.SIGHUP)
+    assert command.wait() == 0
+    assert assert_scorable(run)["steps"] == 300
+
+
 @pytest.mark.slow
 def test_kill_then_resume(start: Start, run: RunFolder, tmp_path: Path) -> None:
     """SIGKILL leaves the last checkpoint, complete metrics up to the kill, and the status killed."""
@@ -168,6 +212,9 @@ def test_kill_then_resume(start: Start, run: RunFolder, tmp_path: Path) -> None:
     assert run.status == "killed"
     before = steps(run)
     assert not run.results.exists()
+    # As if it had been killed while it wrote a checkpoint.
+    left = run.checkpoints / f".last.pt.{command.process.pid}.partial"
+    left.write_bytes(b"half")
 
     resumed = start("fit", "--resume", "run", "--json")
     assert resumed.wait() == 0
@@ -176,6 +223,7 @@ def test_kill_then_resume(start: Start, run: RunFolder, tmp_path: Path) -> None:
     assert steps(run)[: len(before) // 2] == before[: len(before) // 2]
     assert_continuous(run, 400)
     assert run.status == "finished"
+    assert not left.exists()
     whole = fit_in_process(tmp_path, "whole", "train.steps=400")
     assert results["test_nll"] == pytest.approx(whole["test_nll"], rel=1e-6)
 

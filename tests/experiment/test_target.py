@@ -130,7 +130,7 @@ def test_json_of_the_command(tmp_path: Path) -> None:
     found: dict[str, Any] = json.loads(done.stdout)
     assert {"log_z", "log_z_se", "reverse_ess", "forward_ess", "log_z_known", "elbo", "steps", "features"} <= set(found)
     assert (found["dataset"], found["rows"], found["val_nll"]) == ("target:u1", None, None)
-    listed = json.loads(invoke("runs", "--root", tmp_path, "--json").stdout)["runs"]
+    listed = json.loads(invoke("runs", tmp_path, "--json").stdout)["runs"]
     assert [run["dataset"] for run in listed] == ["target:u1"]
 
 

@@ -3,6 +3,8 @@
 import copy
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 from pushforward.cli import main
 from pushforward.evaluate.plots.gradients import gradient_study
 from pushforward.flows import Flow, Gaussian, build
+from pushforward.gradients import study as study_module
 from pushforward.gradients.measurement import (
     ALL,
     MEASURED_ESTIMATORS,
@@ -24,6 +27,7 @@ from pushforward.gradients.measurement import (
     measure,
     parameter_groups,
 )
+from pushforward.runs.folder import RunFolder
 from pushforward.tracking.jsonl import read_metrics
 from tests.fixtures.wandb_server import WandbServer
 
@@ -48,6 +52,25 @@ def gaussian(location: float, scale: float, base: str = "diagonal") -> Flow:
         flow.base.location.fill_(location)
         flow.base.log_scale.fill_(math.log(scale))
     return flow
+
+
+def test_a_signal_stops_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the exit code of the signal; the list of runs says that it was stopped."""
+    monkeypatch.setattr(study_module, "measure", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    invoke(*GAUSSIAN, "--steps", "0", "--out", tmp_path / "run", code=143)
+    assert RunFolder(tmp_path / "run").status == "stopped"
+
+
+@pytest.mark.parametrize("variable", ["WANDB_DISABLED=true", "WANDB_MODE=disabled"])
+def test_a_variable_turns_wandb_off(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*variable.split("="))
+    run = tmp_path / "run"
+    said = invoke(*GAUSSIAN[:-1], "auto", "--steps", "0", "--replicates", "3", "--out", run).stderr
+    assert said.count(f"W&B is off: {variable}") == 1
+    assert not (run / "wandb").exists()
+    done = CliRunner().invoke(main, ["wandb", "sync", str(run)], prog_name="pushforward")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"pushforward wandb sync: {variable}: W&B is off")
 
 
 @pytest.mark.parametrize("scale", [0.5, math.sqrt(0.5), 1.3])

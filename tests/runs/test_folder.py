@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from pushforward.cli import main
-from pushforward.common.errors import RunError
+from pushforward.common.errors import MAKE_ROOM, RunError
 from pushforward.config.read import load_config
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.listing import list_runs
@@ -90,9 +90,39 @@ def test_json_files_are_replaced_atomically(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError) as caught:
         run.write_json("results.json", {"nll": 1})
-    assert str(caught.value) == f"{run.results}: cannot write: no space left on device"
+    assert str(caught.value) == f"{run.results}: cannot write: no space left on device; {MAKE_ROOM}"
     assert json.loads(run.results.read_text()) == expected
     assert not [path for path in run.path.iterdir() if path.name.startswith(".results")]
+
+
+def test_a_run_that_cannot_be_started_leaves_no_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is free for the next attempt."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"state\.json: cannot write: no space left on device"):
+            RunFolder.create(root / "a")
+    assert not (root / "a").exists()
+    RunFolder.create(root / "a").release()
+
+
+def test_incomplete_files_of_killed_processes_are_removed_when_a_run_is_claimed(root: Path) -> None:
+    run = make(root, "a")
+    left = [run.checkpoints / ".last.pt.4711.partial", run.path / ".results.json.0a1b2c3d.partial"]
+    for path in left:
+        path.write_text("half")
+    kept = run.checkpoints / "last.pt"
+    kept.write_text("whole")
+    run.claim()  # this process has done so already
+    assert all(path.exists() for path in left)
+    run.release()
+    run.claim()
+    assert not any(path.exists() for path in left)
+    assert kept.exists()
+    run.release()
 
 
 def test_environment_has_versions_and_no_names(root: Path) -> None:
@@ -174,7 +204,7 @@ def many(root: Path) -> Path:
 
 
 def listed(root: Path, *arguments: str) -> list[str]:
-    done = CliRunner().invoke(main, ["runs", "--root", str(root), "--json", *arguments], prog_name="pushforward")
+    done = CliRunner().invoke(main, ["runs", str(root), "--json", *arguments], prog_name="pushforward")
     assert done.exit_code == 0, done.output
     return [run["name"] for run in json.loads(done.stdout)["runs"]]
 
@@ -222,7 +252,7 @@ def test_a_link_to_a_listed_run_is_not_another_run(many: Path) -> None:
 
 
 def test_json_has_all_values_and_the_table_the_requested_ones(many: Path) -> None:
-    arguments = ["runs", "--root", str(many), "--flow", "nsf-ar"]
+    arguments = ["runs", str(many), "--flow", "nsf-ar"]
     (run,) = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)["runs"]
     assert run["path"] == str(many / "nsf-ar")
     assert run["kl_to_truth"] == 0.0125
@@ -247,14 +277,39 @@ def test_json_has_all_values_and_the_table_the_requested_ones(many: Path) -> Non
     ],
 )
 def test_wrong_conditions_are_one_line(arguments: list[str], message: str, many: Path) -> None:
-    done = CliRunner().invoke(main, ["runs", "--root", str(many), *arguments], prog_name="pushforward")
+    done = CliRunner().invoke(main, ["runs", str(many), *arguments], prog_name="pushforward")
     assert done.exit_code == 2
     assert done.stderr.startswith(f"pushforward runs: {message}")
     assert done.stderr.count("\n") == 1
 
 
+def test_a_folder_without_runs_or_that_is_a_run_is_one_line(many: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for path, got in (
+        (tmp_path / "none", "nothing"),
+        (file, "a file"),
+        (
+            many / "nsf-ar",
+            f"a run (pushforward report {many / 'nsf-ar'} shows it, pushforward runs {many} lists ",
+        ),
+    ):
+        done = CliRunner().invoke(main, ["runs", str(path)], prog_name="pushforward")
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith(f"pushforward runs: {path}: expected a folder with runs; got {got}")
+
+
+def test_runs_are_listed_below_the_folder_runs_by_default(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(many.parent)
+    found = json.loads(CliRunner().invoke(main, ["runs", "--json"]).stdout)["runs"]
+    assert [run["name"] for run in found] == listed(many)
+    monkeypatch.chdir(many)
+    done = CliRunner().invoke(main, ["runs"])
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no runs below runs\n")
+
+
 def test_no_match_is_a_message(many: Path) -> None:
-    done = CliRunner().invoke(main, ["runs", "--root", str(many), "--dataset", "none"])
+    done = CliRunner().invoke(main, ["runs", str(many), "--dataset", "none"])
     assert (done.stdout, done.stderr) == ("", f"no runs below {many} match\n")
 
 

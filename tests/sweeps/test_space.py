@@ -63,6 +63,7 @@ def test_the_distribution_is_inferred_if_none_is_named(text: str, distribution: 
         ("{distribution: q_uniform, min: 1, max: 9, q: 2}", 6.2, 6),
         ("{distribution: q_log_uniform_values, min: 16, max: 256, q: 8}", 21.0, 24),
         ("{distribution: log_uniform, min: -2, max: 0}", -1.0, math.exp(-1)),
+        ("{distribution: log_uniform, min: 2.3, max: 6.9}", 3.0, math.exp(3)),
         ("{distribution: q_log_uniform, min: 0, max: 3, q: 1}", 2.0, 7),
         ("{distribution: normal, mu: 3, sigma: 2}", 0.5, 3.0),
         ("{distribution: normal}", 0.8413447460685429, 1.0),
@@ -137,6 +138,13 @@ def test_a_grid_has_the_same_values_as_in_wandb() -> None:
         ("flow.layers: {min: 1, max: 3, step: 2}", "int_uniform takes min, max; got step"),
         ("train.learning_rate: {distribution: log_uniform_values, min: 1e-4, max: 1}", "as a text; write 1.0e-4"),
         ("train.learning_rate: {distribution: log_uniform_values, min: 0, max: 1}", "min: expected a number above 0"),
+        (
+            "train.learning_rate: {distribution: log_uniform, min: 1.0e-5, max: 0.1}",
+            "min and max of log_uniform are exponents, so that 1e-05 to 0.1 means values of 1.00001 to 1.10517; for "
+            "values of 1e-05 to 0.1 write distribution: log_uniform_values",
+        ),
+        ("flow.hidden: {distribution: q_log_uniform, min: 16, max: 256, q: 8}", "distribution: q_log_uniform_values"),
+        ("flow.hidden: {distribution: log_uniform, min: 800, max: 900}", "means values of 1.01423e+304 and more"),
         ("flow: {parameters: {layers: {value: 3}}}", "parameters inside parameters are not supported"),
         ("data.validation_fraction: {values: [0.1, 0.2]}", "expected one value; it changes the rows that trials are"),
         ("seed: {values: [0, 1]}", "expected one value; it changes the split; set data.seed"),

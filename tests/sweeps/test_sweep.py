@@ -1,5 +1,6 @@
 """Sweeps: real fits in real processes, interrupted by real signals; the same file with the real wandb client."""
 
+import hashlib
 import json
 import os
 import queue
@@ -283,16 +284,21 @@ def test_the_summary_has_no_gain_if_the_folder_of_a_trial_is_gone(tmp_path: Path
 
 
 @posix
-def test_an_interrupted_sweep_can_be_resumed(tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)]
+)
+def test_an_interrupted_sweep_can_be_resumed(
+    number: signal.Signals, code: int, tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
     folder = tmp_path / "s"
     process = start("moons", *SMALL[:-2], "wandb=off", "train.seconds=30", "--out", "s", "--trials", "2")
     run = RunFolder(folder / "trials" / "0")
     wait_until(lambda: has_steps(run))
     with pytest.raises(RunError, match="in use by another process"):
         Sweep.open(folder)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    assert process.returncode == code, stderr
     assert "continue with: pushforward sweep --resume s" in stderr
     assert run.status == "stopped"
     assert (run.model / "model.safetensors").is_file()
@@ -383,8 +389,23 @@ def test_other_data_under_the_same_name_are_refused(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, "  flow.layers: {min: 1, max: 3}", "  train.steps: {value: 5}", data=str(table))
     with Sweep.create(read_space(path), out=tmp_path / "s"):
         pass
+    content = table.read_bytes()
     table.write_text("a,b\n" + "\n".join(reversed(rows)) + "\n")
-    assert "its checksum differs" in invoke("--resume", tmp_path / "s", code=3).stderr
+    again = f"pushforward sweep --resume {tmp_path / 's'} FILE"
+    other, same = (hashlib.sha256(found).hexdigest()[:12] for found in (table.read_bytes(), content))
+    said = invoke("--resume", tmp_path / "s", code=3).stderr
+    assert f"t.csv: not the data that {tmp_path / 's'} was fitted to: its SHA-256 is {other}..." in said
+    assert f"that of the run is {same}...; give the file with that content: {again}" in said
+    table.unlink()
+    said = invoke("--resume", tmp_path / "s", code=3).stderr
+    assert said.endswith(f"t.csv: no such file; {tmp_path / 's'} was fitted to it; if it is elsewhere now: {again}\n")
+    # The same content at another place, which is recorded for the trials to come.
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(content)
+    with Sweep.open(tmp_path / "s", source=str(moved)):
+        pass
+    with Sweep.open(tmp_path / "s") as sweep:
+        assert sweep.space.constants["data.source"] == str(moved)
 
 
 def proposals(path: Path, *, reopen: bool) -> list[dict[str, Any]]:

@@ -366,6 +366,31 @@ def test_the_option_takes_precedence_over_the_variable(
     assert WandbTracker(tmp_path, {}, mode=asked, process=WandbProcess(start=False)).mode == mode
 
 
+@pytest.mark.parametrize(
+    ("asked", "mode", "disabled", "off"),
+    [
+        ("auto", "", "true", "WANDB_DISABLED=true"),
+        ("online", "online", "1", "WANDB_DISABLED=1"),
+        ("offline", "", "YES", "WANDB_DISABLED=YES"),
+        ("auto", "disabled", "", "WANDB_MODE=disabled"),
+        ("auto", "disabled", "true", "WANDB_DISABLED=true"),
+        ("off", "disabled", "true", ""),
+        ("offline", "", "false", None),
+        ("offline", "", "", None),
+    ],
+)
+def test_a_variable_that_turns_wandb_off_is_named_once(
+    asked: str, mode: str, disabled: str, off: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``WANDB_DISABLED`` wins over an option, too: nothing is recorded, whatever a script asks for."""
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_DISABLED", disabled)
+    said: list[str] = []
+    tracker = WandbTracker(tmp_path, {}, mode=asked, warn=said.append, process=WandbProcess(start=False))
+    assert tracker.mode == (asked if off is None else "off")
+    assert [line for line in said if line.startswith("W&B is off")] == ([f"W&B is off: {off}"] if off else [])
+
+
 def test_a_client_that_hangs_does_not_delay_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hangs = tmp_path / "hangs"
     hangs.mkdir()

@@ -254,11 +254,13 @@ class _Tracker:
     """Records the benchmark as one run of Weights & Biases: the score of each job as it ends, and the table."""
 
     def __init__(self, folder: BenchmarkFolder, plan: BenchmarkPlan, mode: str, notify: Callable[[str], None]) -> None:
-        from pushforward.tracking.wandb.tracker import WandbTracker, wandb_mode
+        from pushforward.tracking.wandb.tracker import WandbTracker, turned_off, wandb_mode
 
         self._suite, self._names = plan.suite, labels(plan.suite.sets)
         self._step = len(folder.results)
         self._tracker = None
+        if variable := turned_off(mode):
+            notify(f"W&B is off: {variable}")
         if wandb_mode(mode) != "off":
             budget = plan.budget
             config = {"suite": plan.suite.name, "seconds": budget.seconds, "steps": budget.steps}

@@ -7,13 +7,13 @@ scores cannot be compared. Both are found here, by reading every source once.
 import re
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from pushforward.benchmark.jobs import BenchmarkPlan
 from pushforward.benchmark.suites import FILES, Suite
-from pushforward.common.errors import DataError
+from pushforward.common.errors import DataError, TableError
 from pushforward.common.text import as_argument
 from pushforward.datasets import load, names
+from pushforward.datasets.tables.local_file import file_status
 
 # Enough rows for every published part of the large sets; their checksum is of the whole file in any case.
 _FEW_ROWS = 20_000
@@ -46,6 +46,10 @@ def read_sources(plan: BenchmarkPlan) -> dict[str, str]:
                 protocol=None if suite.protocol == "none" else suite.protocol,
                 fold=plan.folds[0] if suite.protocol != "none" else 0,
             )
+        except TableError as error:
+            if suite.name == FILES:
+                raise TableError(error.report, _advice(error)) from None
+            continue
         except DataError as error:
             if suite.name == FILES:
                 raise DataError(in_benchmark_options(str(error), suite)) from None
@@ -55,6 +59,13 @@ def read_sources(plan: BenchmarkPlan) -> dict[str, str]:
     return checksums
 
 
+def _advice(error: TableError) -> str:
+    """Say what to do with a table in the options of the benchmark."""
+    rows = "a benchmark needs complete rows: remove those with missing values" if error.incomplete else ""
+    drop = f"leave columns out with --drop {shlex.quote(as_argument(error.drop))}" if error.drop else ""
+    return "; ".join(text for text in (rows, drop) if text) or "a benchmark cannot use this table as it is"
+
+
 def missing_sets(sources: Sequence[str]) -> dict[str, str]:
     """Return the data sets that are not available, and what to do."""
     known = {entry.name: entry.where for entry in names()}
@@ -62,7 +73,7 @@ def missing_sets(sources: Sequence[str]) -> dict[str, str]:
     for source in sources:
         if known.get(source) == "not downloaded":
             missing[source] = f"not downloaded; get it with: pushforward datasets download {source}"
-        elif source not in known and not Path(source).is_file():
+        elif source not in known and file_status(source) is None:
             missing[source] = "there is no such data set in this version"
     return missing
 
@@ -96,6 +107,8 @@ def in_benchmark_options(text: str, suite: Suite) -> str:
         return f"--drop {shlex.quote(columns)}"
 
     text = re.sub(_DROP, drop, text)
-    return re.sub(r"\bdata\.(columns|drop|protocol)\b", r"--\1", text).replace(
-        "another seed of the split", "other --folds"
+    return (
+        re.sub(r"\bdata\.(columns|drop|protocol)\b", r"--\1", text)
+        .replace("another seed of the split", "other --folds")
+        .replace("another data.fold", "other --folds")
     )

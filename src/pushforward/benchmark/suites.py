@@ -12,6 +12,8 @@ from typing import Literal
 from pushforward.benchmark.published import PUBLISHED, Published
 from pushforward.common.errors import ConfigError
 from pushforward.common.text import did_you_mean, unknown_name
+from pushforward.datasets.tables.kind import table_stem
+from pushforward.datasets.tables.local_file import file_status
 
 Units = Literal["data", "standardized"]
 Score = Literal["log-likelihood", "nll"]
@@ -195,7 +197,7 @@ def check_source(source: str) -> None:
     if source.startswith("target:"):
         raise ConfigError(f"{source}: is a density and has no rows to be scored; give a data set or a file")
     known = [entry.name for entry in names() if entry.rows is not None]
-    if _canonical(source) in known or Path(source).is_file():
+    if _canonical(source) in known or file_status(source) is not None:
         return
     if Path(source).is_dir():
         raise ConfigError(f"{source}: is a folder; give the files in it")
@@ -272,8 +274,7 @@ def _label(source: str, depth: int) -> str:
     path = Path(source)
     if len(path.parts) < 2:
         return source
-    stem = re.sub(r"\.(csv|tsv|txt|data|parquet|npy)(\.\w+)?$", "", path.name, flags=re.IGNORECASE) or path.name
-    return "/".join([*path.parts[-depth:-1], stem])
+    return "/".join([*path.parts[-depth:-1], table_stem(path.name)])
 
 
 def _canonical(name: str) -> str:

@@ -158,7 +158,7 @@ class BenchmarkTable:
         lines = list[str]()
         for task in self.tasks:
             name, notes = self.labels[task].partition(", ")[0], self.data_notes(task)
-            on_columns = [note for note in notes if note.startswith("column ")]
+            on_columns = [note for note in notes if note.startswith(("column ", "columns "))]
             if self.published and self.other_rows(task):  # it is among the mismatches
                 notes = [note for note in notes if _NOT_PUBLISHED not in note]
             if len(on_columns) > _MAX_COLUMN_NOTES:

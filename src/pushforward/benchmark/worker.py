@@ -105,7 +105,7 @@ def _run_peer(method: Method, prepared: Prepared, jobs: dict[str, Any], folder: 
 
 def _write(folder: Path, prepared: Prepared, log_probs: Any, facts: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_row_scores(RunFolder(folder), prepared.splits.test, log_probs)
+    write_row_scores(RunFolder(folder), prepared.dataset.in_file(prepared.splits.test), log_probs)
     dataset, parts = prepared.dataset, ("train", "validation", "test")
     facts = facts | {
         "rows": {part: len(getattr(prepared, part).rows) for part in parts},

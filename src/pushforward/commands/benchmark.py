@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pushforward.commands.common import common_options, print_message, print_table, progress_bar, terminal_width
+from pushforward.commands.common import (
+    common_options,
+    print_message,
+    print_table,
+    progress_bar,
+    readable_again,
+    terminal_width,
+)
 
 if TYPE_CHECKING:
     from pushforward.benchmark.run import Benchmark, Request
@@ -87,7 +94,7 @@ def benchmark(
     if total_seconds is not None and hours is not None:
         raise ConfigError("--hours: has the same meaning as --total-seconds; give one of them")
     request = benchmark_plan(
-        arguments,
+        tuple(readable_again(argument) for argument in arguments),
         seconds=seconds if seconds is not None or steps is not None else _FIT_SECONDS,
         steps=steps,
         parallel=jobs,
@@ -110,6 +117,7 @@ def _print_result(done: "Benchmark", as_json: bool) -> None:
     """Print the table and the paths of the files; exit with the code of a signal."""
     from pushforward.benchmark.table_data import table_dict
     from pushforward.benchmark.text import WIDTH, table_lines
+    from pushforward.tracking.wandb.location import location_line
 
     if as_json:
         click.echo(json.dumps({"out": str(done.path), **table_dict(done.table)}, ensure_ascii=False))
@@ -121,7 +129,7 @@ def _print_result(done: "Benchmark", as_json: bool) -> None:
         click.echo(f"numbers   {done.path / 'table.json'}, and table.txt beside it")
         click.echo(f"runs      {done.path / 'runs'}")
     if done.location is not None:
-        print_message(f"W&B       {done.location}")
+        print_message(location_line(done.location, done.path))
     if done.stopped:
         left = "1 job is" if done.table.jobs_left == 1 else f"{done.table.jobs_left:,} jobs are"
         print_message(f"{done.stopped}; {left} left; the same command continues")

@@ -1,8 +1,10 @@
 """What the commands share: common options, tables, messages, progress bars, opening runs and densities."""
 
 import contextlib
+import os
 import re
 import shutil
+import stat
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -47,11 +49,69 @@ def split_data(arguments: Sequence[str]) -> tuple[str | None, Sequence[str]]:
     return None, arguments
 
 
+def readable_again(source: str) -> str:
+    """Return the path of a copy in ``runs/data`` if a source is stdin or a pipe, else the source itself.
+
+    For commands that read their data in several processes, and again when they continue.
+    """
+    from pushforward.datasets.tables.local_file import STDIN, LocalFile, is_stream
+
+    if not is_stream(source):
+        return source
+    file = LocalFile(source)
+    if file.source != STDIN:  # stdin is redirected from a file
+        return file.source
+    path = file.keep(Path("runs") / "data")
+    print_message(f"{source}: saved as {path}")
+    return str(path)
+
+
 def open_run(path: Path) -> "RunFolder":
     """Open a run by its path, or by its name below runs/."""
     from pushforward.runs.folder import RunFolder
 
     return RunFolder.open(path)
+
+
+def check_output(out: Path | None, run: Path, data: str | None = None) -> None:
+    """Refuse an output that would replace rows that are read or were fitted, or a file of the run.
+
+    Files are compared, not their names: links and other spellings of a path are found.
+
+    Args:
+        out: The file to write; None for stdout, which may be a file as well.
+        run: The run folder; its folder for samples may be written to.
+        data: The data that are read.
+
+    Raises:
+        ConfigError: If ``out`` is such a file.
+    """
+    from pushforward.common.errors import ConfigError
+    from pushforward.datasets.tables.local_file import file_status
+    from pushforward.runs.record import read_run
+
+    target = _output_status(out)
+    if target is None:
+        return
+    name = "stdout" if out is None else str(out)
+    folder = open_run(run)
+    fitted = read_run(folder).config.get("data.source")
+    for source, what in ((data, "the file that is read"), (fitted, f"the file that {run} was fitted to")):
+        status = None if source is None else file_status(str(source))
+        if status is not None and os.path.samestat(target, status):
+            raise ConfigError(f"--out: {name} is {what}; write to another file")
+    files = (path for path in folder.path.rglob("*") if path.is_file() and folder.samples not in path.parents)
+    if any(os.path.samestat(target, path.stat()) for path in files):
+        raise ConfigError(f"--out: {name} is a file of the run {run}; write to another file")
+
+
+def _output_status(out: Path | None) -> os.stat_result | None:
+    """Return the status of an existing regular file that will be written; None for a pipe, a device or a new file."""
+    try:
+        status = os.fstat(sys.stdout.fileno()) if out is None else out.stat()
+    except (AttributeError, OSError, ValueError):  # no such file; a stdout that is no file, or closed
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def load_density(run: Path, device: str | None) -> "FittedDensity":

@@ -29,7 +29,7 @@ _folder_option = click.option(
 @common_options("json")
 @click.pass_context
 def datasets(ctx: click.Context, data_folder: Path | None, as_json: bool) -> None:
-    """List toy densities, data sets and target densities; CSV, Parquet and .npy files are data sets too."""
+    """List toy densities, data sets and target densities; files (CSV, Parquet, Excel, ...) are data sets too."""
     if ctx.invoked_subcommand is not None:
         ctx.obj = (data_folder, as_json)
         return

@@ -59,8 +59,9 @@ def fit(
 ) -> None:
     """Fit a density to DATA and create a run folder.
 
-    DATA is the name of a toy density or a data set (see `pushforward datasets`), a CSV, Parquet or .npy file, or an
-    unnormalised density: target:NAME, or target:MODULE:FUNCTION with target.features=D.
+    DATA is the name of a toy density or a data set (see `pushforward datasets`), a file (delimited text, JSON lines,
+    Parquet, Feather, a workbook, .npy; compressed or not; - is stdin), or an unnormalised density: target:NAME, or
+    target:MODULE:FUNCTION with target.features=D.
     KEY=VALUE sets a configuration key, such as flow=nsf-ar, train.seconds=60 or data.drop=id; --print-config shows all
     keys. `pushforward recipes` lists configurations from the literature for -c.
     """
@@ -70,12 +71,14 @@ def fit(
     # DATA is optional: it may be in the run (--resume) or in a YAML file.
     data, overrides = split_data(arguments)
     if resumed is not None:
-        if data is not None or files or seed is not None or out is not None:
-            raise ConfigError("--resume: takes the data, -c, --seed and --out from the run; leave them out")
+        if files or seed is not None or out is not None:
+            raise ConfigError("--resume: takes -c, --seed and --out from the run; leave them out")
         if dry_run or print_config:
             raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
         from pushforward.experiment.rows import resume
 
+        if data is not None:  # the file of the run, which was moved
+            overrides = [f"data.source={data}", *overrides]
         _finish_fit(resume(resumed, tuple(overrides), quiet=False, device=device, wandb=wandb), as_json)
         return
     config = load_config(data, files, overrides, seed=seed, device=device, wandb=wandb)
@@ -87,9 +90,13 @@ def fit(
         if as_json:
             click.echo(json.dumps(facts | {"config": config.model_dump(mode="json")}))
         else:
+            click.echo(config.to_yaml(), nl=False)
+            # Below the configuration, so that a terminal shows them above the prompt.
             for note in notes:
                 print_message(note)
-            click.echo(config.to_yaml() + "# " + ", ".join(f"{k}: {v}" for k, v in facts.items()))
+            for key, value in facts.items():
+                print_message(f"{key:<10}  {value:,}" if isinstance(value, int) else f"{key:<10}  {value}")
+            print_message("nothing was fitted; leave out --dry-run to fit")
         return
     from pushforward.experiment.rows import fit as run_fit
 

@@ -17,8 +17,8 @@ from pushforward.common.files import json_safe
 def evaluate(run: Path, data: str | None, device: str | None, as_json: bool) -> None:
     """Evaluate RUN: NLL beside baselines, samples against held-out rows, latents against a Gaussian, inversion errors.
 
-    DATA, a file or the name of a data set, replaces the test rows of the run; baselines are always fitted to the
-    training rows of the run.
+    DATA, a file, - for stdin, or the name of a data set, replaces the test rows of the run; baselines are always fitted
+    to the training rows of the run.
     """
     from pushforward.experiment.evaluation import evaluate_run
 
@@ -35,14 +35,12 @@ Examples:
   the five best fits of moons by flows of five layers
     pushforward runs --dataset moons --where flow.layers=5 --sort test_nll --limit 5
   trials of all sweeps with a large learning rate
-    pushforward runs --root sweeps --where 'train.learning_rate>=1e-3'
+    pushforward runs sweeps --where 'train.learning_rate>=1e-3'
 """
 
 
 @click.command(epilog=_EXAMPLES)
-@click.option(
-    "--root", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder to search."
-)
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
 @click.option("--dataset", "datasets", multiple=True, metavar="NAME", help="Only runs on this data set.")
 @click.option(
     "--flow", "flows", multiple=True, metavar="NAME", help="Only runs with this flow, such as nsf-ar or 'nsf-*'."
@@ -64,7 +62,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="List only the first N.")
 @common_options("json")
 def runs(
-    root: Path,
+    folder: Path | None,
     datasets: tuple[str, ...],
     flows: tuple[str, ...],
     statuses: tuple[str, ...],
@@ -74,16 +72,17 @@ def runs(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """List the runs below a folder, oldest first, nested folders included, such as the trials of a sweep.
+    """List the runs below FOLDER (runs/ by default), oldest first, nested folders included, such as trials of a sweep.
 
     KEY is a column of the list, a number in results.json (test_nll_se, kl_to_truth, ...) or a configuration key.
     Several --dataset, --flow or --status match any of them; every --where must hold. NAME may contain * and ?.
     """
-    from pushforward.runs.listing import list_runs
+    from pushforward.runs.listing import check_folder_of_runs, list_runs
     from pushforward.runs.query import Condition, select, value_of
 
     filters = [Condition.read(text) for text in conditions]
     one_of = {"dataset": datasets, "flow": flows, "status": statuses}
+    root = check_folder_of_runs(folder) if folder is not None else Path("runs")
     found = select(list_runs(root), filters, one_of=one_of, sort=sort, reverse=reverse, limit=limit)
     fields = ["name", "status", "dataset", "flow", "steps", "val_nll", "test_nll", "started"]
     if as_json:

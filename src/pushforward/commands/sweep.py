@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pushforward.commands.common import common_options, format_value, print_message, progress_bar, split_data
+from pushforward.commands.common import (
+    common_options,
+    format_value,
+    print_message,
+    progress_bar,
+    readable_again,
+    split_data,
+)
 
 if TYPE_CHECKING:
     from pushforward.sweeps.space import SweepSpace
@@ -67,18 +74,23 @@ def sweep(
     from pushforward.common.errors import ConfigError
 
     if resumed is not None:
-        if arguments or file or out or wandb or device or seed is not None or print_space:
-            raise ConfigError("--resume: takes all options except --trials, --workers and --seconds from the sweep")
+        data, overrides = split_data([text.removeprefix("data.source=") for text in arguments])
+        if overrides or file or out or wandb or device or seed is not None or print_space:
+            raise ConfigError(
+                "--resume: takes all options except --trials, --workers and --seconds from the sweep; DATA is only "
+                "needed if the file has been moved"
+            )
         from pushforward.sweeps.study import require_optuna
 
         require_optuna()
         from pushforward.sweeps.sweep import Sweep
 
-        _run(Sweep.open(resumed, trials=trials, seconds=seconds), workers, as_json)
+        source = None if data is None else readable_again(data)
+        _run(Sweep.open(resumed, source=source, trials=trials, seconds=seconds), workers, as_json)
         return
     data, overrides = split_data(arguments)
     if data is not None:
-        overrides = [f"data.source={data}", *overrides]
+        overrides = [f"data.source={readable_again(data)}", *overrides]
     space, text = _space(file, overrides, seed=seed, device=device, wandb=wandb)
     if print_space:
         click.echo(text, nl=False)
@@ -128,6 +140,7 @@ def _space(file: Path | None, overrides: Sequence[str], **options: Any) -> "tupl
 
 def _run(sweep: "Sweep", workers: int, as_json: bool) -> None:
     from pushforward.sweeps.scheduler import run_sweep
+    from pushforward.tracking.wandb.tracker import turned_off
 
     with sweep:
         train = sweep.defaults.train
@@ -135,6 +148,8 @@ def _run(sweep: "Sweep", workers: int, as_json: bool) -> None:
         searched = ", ".join(p.key for p in sweep.space.searched)
         trials = f"{sweep.trials_wanted} trials of {budget} each, {workers} at a time"
         print_message(f"{sweep.facts['data']}: {trials}; sweep {sweep.path}")
+        if variable := turned_off(sweep.defaults.wandb.mode):
+            print_message(f"W&B is off: {variable}")
         if workers > (os.cpu_count() or 1):
             print_message(f"note: {workers} workers share {os.cpu_count()} cores, and the time of each trial")
         print_message(f"searching {searched}; the first trial has the default hyperparameters")

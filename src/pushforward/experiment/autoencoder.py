@@ -22,15 +22,14 @@ from pushforward.evaluate.likelihood import Nll, nll_from, with_error
 from pushforward.evaluate.plots.autoencoder import latent_plane, reconstructions, sample_grid
 from pushforward.evaluate.plots.corner import corner
 from pushforward.evaluate.statistics import Array
+from pushforward.experiment.data_source import accept_data, with_absolute_source
 from pushforward.experiment.evaluation import forget_evaluation
 from pushforward.experiment.recording import Watch
 from pushforward.experiment.result import Fit
 from pushforward.experiment.run_files import (
-    check_same_data,
     dashboard_summary,
     schema_content,
     status_content,
-    with_absolute_source,
 )
 from pushforward.experiment.session import Session, new_run, resumed_run, start_client
 from pushforward.flows import Autoencoder, Flow, build_autoencoder, load_model, save as save_flow
@@ -44,6 +43,7 @@ from pushforward.train.defaults import resolve, train_options
 from pushforward.train.device import choose_device
 from pushforward.train.maximize import start_autoencoder
 from pushforward.train.objectives.bound import BOUNDS, MOST_VALIDATION_ROWS, BoundObjective
+from pushforward.train.scaling import in_one
 from pushforward.train.trainer import State
 
 Numbers = npt.NDArray[np.intp]
@@ -129,7 +129,7 @@ def plan_autoencoder(config: Config) -> AutoencoderPlan:
                 hidden=cast(int, flow.hidden),
                 blocks=cast(int, flow.blocks),
                 dropout=cast(float, flow.dropout),
-                standardize=prepared.standardize,
+                standardize=in_one(prepared.standardize, prepared.tails),
                 prior_options=None if config.vae.prior == "gaussian" else latent_flow,
                 posterior_options=None if config.vae.posterior == "gaussian" else latent_flow | {"layers": 2},
             )
@@ -159,22 +159,28 @@ def fit_autoencoder_run(
             return _run(run, config, prepared, state, process, quiet=quiet, watch=watch, job_type=job_type)
 
 
-def resume_autoencoder(run: RunFolder, config: Config, *, quiet: bool = False) -> AutoencoderFit:
-    """Resume a fit of an autoencoder; the caller has claimed the run."""
+def resume_autoencoder(run: RunFolder, config: Config, command: str, *, quiet: bool = False) -> AutoencoderFit:
+    """Resume a fit of an autoencoder; the caller has claimed the run, ``command`` is that of ``accept_data``."""
     with start_client(config) as process:
         planned = plan_autoencoder(config)
-        config, prepared = planned.config, planned.prepared
-        check_same_data(run, prepared.dataset)
+        config, prepared, moved = accept_data(run, planned.config, planned.prepared, command)
         model = load_model(run.checkpoints / "start", Autoencoder, device=choose_device(config.device))
         state = load_checkpoint(
             start_autoencoder(model.train(), train_options(config.train)), run.checkpoints / "last.pt"
         )
         with resumed_run(run, config, name=prepared.dataset.name, flow="vae"):
-            return _run(run, config, prepared, state, process, quiet=quiet, resumed=True)
+            return _run(run, config, prepared, state, process, moved=moved, quiet=quiet, resumed=True)
 
 
 def _run(
-    run: RunFolder, config: Config, prepared: Prepared, state: State, process: WandbProcess, **options: Any
+    run: RunFolder,
+    config: Config,
+    prepared: Prepared,
+    state: State,
+    process: WandbProcess,
+    *,
+    moved: str = "",
+    **options: Any,
 ) -> AutoencoderFit:
     dataset, device = prepared.dataset, state.average[0].device
     train_rows, validation_rows = (
@@ -206,7 +212,7 @@ def _run(
         **options,
     )
     with session:
-        for note in dataset.notes:
+        for note in (*dataset.notes, *filter(None, [moved])):
             session.progress.message(note)
         state = session.train(objective)
         model = cast(Autoencoder, state.flow).cpu().eval()
@@ -245,7 +251,7 @@ def _run(
         run.write_json("results.json", results)
         session.write_safely(lambda: session.tracking.summary(dashboard_summary(results)))
         session.mark_finished(status_content(results))
-        session.write_safely(lambda: write_row_scores(run, numbers, test_scores))
+        session.write_safely(lambda: write_row_scores(run, dataset.in_file(numbers), test_scores))
         session.tracking.model(run.model, results)
         if session.signum is None and train.evaluate and len(prepared.test.rows):
             session.progress.message("evaluating: pictures, samples")

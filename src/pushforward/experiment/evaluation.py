@@ -31,7 +31,7 @@ from pushforward.evaluate.plots.density import density_2d, latent
 from pushforward.evaluate.plots.training import training_curves
 from pushforward.evaluate.sampling import latents
 from pushforward.evaluate.statistics import Array
-from pushforward.experiment.run_files import check_same_data
+from pushforward.experiment.data_source import accept_data, check_source, find_copy, has_test_rows
 from pushforward.reports.run import write_report
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
@@ -76,14 +76,18 @@ SafeWriter = Callable[[Callable[[], object]], object]
 """Calls a function that writes something, and turns its errors into warnings."""
 
 
+Notify = Callable[[str], object]
+"""Called with one line for the user."""
+
+
 def evaluate_fit(
-    prepared: Prepared, density: FittedDensity, config: Config, scores: SplitScores, steps: int
+    prepared: Prepared, density: FittedDensity, config: Config, scores: SplitScores, steps: int, notify: Notify
 ) -> Evaluation:
     """Evaluate a density after so many training steps: baselines, samples, latents, calibration, inversion."""
     # Drawn once: numbers, pictures and samples.csv use the same samples.
     context = prepared.test.context
     drawn = density.sample(_SAMPLES if context is None else len(context), context, seed=config.seed)
-    report = evaluate_prepared(prepared, density, seed=config.seed, samples=drawn, scores=scores)
+    report = evaluate_prepared(prepared, density, seed=config.seed, samples=drawn, scores=scores, notify=notify)
     return Evaluation(report, find_extremes(prepared, scores), drawn, config.seed, steps)
 
 
@@ -95,7 +99,7 @@ def write_evaluation(
     tracking: Tracking | None = None,
     write_safely: SafeWriter = lambda write: write(),
     stop: Callable[[], str] = lambda: "",
-    notify: Callable[[str], None] = lambda text: None,
+    notify: Notify = lambda text: None,
 ) -> None:
     """Write the numbers, the pictures and the samples of an evaluation.
 
@@ -107,7 +111,7 @@ def write_evaluation(
         tracking: The trackers, if any.
         write_safely: Called with each function that writes something.
         stop: Returns a reason to leave out pictures and samples, or an empty string.
-        notify: Called with one line about a picture that could not be drawn.
+        notify: Called with a line before the pictures, and about each that could not be drawn.
     """
     report, extremes, drawn, step = evaluation.report, evaluation.extremes, evaluation.drawn, evaluation.steps
     numbers = report.to_dict() | {"extreme_rows": extremes.to_dict(), "steps": step}
@@ -120,6 +124,7 @@ def write_evaluation(
     if stop():
         return
     baselines = {baseline.label: baseline.validation_nll for baseline in report.baselines}
+    notify("evaluating: pictures")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pictures = draw_pictures(
@@ -146,15 +151,16 @@ def forget_evaluation(run: RunFolder) -> None:
 
 
 def evaluate_run(
-    run: RunFolder, data: str | None = None, *, device: str = "cpu", notify: Callable[[str], None] = lambda text: None
+    run: RunFolder, data: str | None = None, *, device: str = "cpu", notify: Notify = lambda text: None
 ) -> EvaluationReport:
     """Evaluate a finished run again: on its own test rows, which updates its files and its report, or on other rows.
 
     Args:
         run: The run.
-        data: A table, or the name of a data set, instead of the run's test rows.
+        data: A table, or the name of a data set, instead of the run's test rows. The file that the run was fitted to
+            stands for these test rows, also if it has been moved.
         device: The device of the flow.
-        notify: Called with notes about the data.
+        notify: Called with notes about the data, and before each part of the evaluation.
 
     Raises:
         DataError: If the run's data are missing or changed, or the table does not fit.
@@ -173,35 +179,46 @@ def evaluate_run(
             f"{run.path}: is a fit of an autoencoder, whose likelihood is known only by a bound, so that it cannot be "
             "evaluated like a flow; pushforward score computes the bounds of rows"
         )
+    copy = None if data is None else find_copy(run, data)
+    if copy is not None:  # the file that the run was fitted to, which may have moved
+        config = config.model_copy(update={"data": config.data.model_copy(update={"source": copy})})
+        if has_test_rows(run):
+            notify(f"{data}: is the file that {run.path} was fitted to; its test rows are evaluated")
+            data = None
+    command = f"pushforward evaluate {run.path} FILE"
+    check_source(run, config.data, command)
     if data is None:
         run.claim()
         try:
-            return _evaluate_again(run, config, device, notify)
+            return _evaluate_again(run, config, command, device, notify)
         finally:
             run.release()
+    name = "stdin" if data == "-" else Path(data).name
     density = FittedDensity.load(run.model, device=str(choose_device(device)))
-    given = open_rows(data, density.schema)
-    for note in given.notes:
-        notify(note)
+    given = open_rows(data, density.schema, missing=config.data.missing)
     rows, context = (np.concatenate(matrices) for matrices in zip(*given, strict=True))
+    for note in (*given.notes, *given.findings):
+        notify(note)
     test = SplitPart(density.dequantizer.fixed(rows), context if density.flow.context else None)
     prepared = prepare(load_data(config), config.data, config.data_seed)
-    check_same_data(run, prepared.dataset)
+    config, prepared, _ = accept_data(run, config, prepared, command)
     # The rows of a table do not come from the toy's distribution, even if the run was fitted to a toy.
     prepared = replace(prepared, test=test, dataset=replace(prepared.dataset, toy=None))
-    return evaluate_prepared(prepared, density, seed=config.seed)
+    return evaluate_prepared(prepared, density, seed=config.seed, evaluated=name, notify=notify)
 
 
-def _evaluate_again(run: RunFolder, config: Config, device: str, notify: Callable[[str], None]) -> EvaluationReport:
+def _evaluate_again(run: RunFolder, config: Config, command: str, device: str, notify: Notify) -> EvaluationReport:
     density = FittedDensity.load(run.model, device=str(choose_device(device)))
     prepared = prepare(load_data(config), config.data, config.data_seed)
-    check_same_data(run, prepared.dataset)
+    config, prepared, moved = accept_data(run, config, prepared, command)
+    if moved:
+        notify(moved)
     if not len(prepared.test.rows):
         raise DataError(f"{run.path}: has no test rows (data.test_fraction=0); give a table to evaluate on")
     scores = score_prepared(prepared, density, seed=config.seed)
     results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.exists() else {}
-    evaluation = evaluate_fit(prepared, density, config, scores, results.get("steps", 0))
-    write_row_scores(run, prepared.splits.test, scores.test)
+    evaluation = evaluate_fit(prepared, density, config, scores, results.get("steps", 0), notify)
+    write_row_scores(run, prepared.dataset.in_file(prepared.splits.test), scores.test)
     fingerprint = rows_fingerprint(prepared.dataset.schema.names, prepared.test.rows)
     run.write_json("results.json", results | {"test_rows_sha256": fingerprint})
     write_evaluation(run, prepared, density, evaluation, notify=notify)
@@ -213,7 +230,9 @@ def find_extremes(prepared: Prepared, scores: SplitScores) -> Extremes:
     """The test rows with the lowest and the highest density, as recorded, with their context."""
     dataset, numbers = prepared.dataset, prepared.splits.test
     rows = np.concatenate([dataset.rows[numbers], dataset.context[numbers]], axis=1)
-    return extreme_rows(scores.test, rows, numbers, (*dataset.schema.names, *dataset.schema.context_names))
+    return extreme_rows(
+        scores.test, rows, dataset.in_file(numbers), (*dataset.schema.names, *dataset.schema.context_names)
+    )
 
 
 def _as_table(rows: list[ScoredRow]) -> tuple[list[str], list[list[float]]]:
@@ -234,8 +253,10 @@ def evaluate_prepared(
     baselines: bool = True,
     samples: int | Array = _SAMPLES,
     scores: SplitScores | None = None,
+    evaluated: str = "test rows",
+    notify: Notify = lambda text: None,
 ) -> EvaluationReport:
-    """Evaluate a density on prepared data; ``samples`` and ``scores`` as in ``evaluate_flow``."""
+    """Evaluate a density on prepared data; the options are those of ``evaluate_flow``."""
     toy = prepared.dataset.toy
     return evaluate_flow(
         density.flow,
@@ -248,6 +269,8 @@ def evaluate_prepared(
         baseline_seconds=20.0,
         samples=samples,
         scores=scores,
+        evaluated=evaluated,
+        notify=notify,
     )
 
 
@@ -259,7 +282,7 @@ def draw_pictures(
     drawn: Array,
     baselines: dict[str, float],
     calibration: Calibration | None,
-    notify: Callable[[str], None] = lambda text: None,
+    notify: Notify = lambda text: None,
 ) -> dict[str, Path]:
     """Draw the pictures of an evaluation, and return their paths by name; a picture that fails is left out.
 

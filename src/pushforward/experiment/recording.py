@@ -1,13 +1,13 @@
 """Record a fit during training: progress bar, rows of metrics, checkpoints, pictures, each warning once."""
 
-import errno
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from pushforward.common.errors import RunError, reason
+from pushforward.common.errors import RunError, is_disk_full, reason
 from pushforward.flows import Model, load
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
@@ -129,9 +129,10 @@ class Recorder:
         except (RunError, OSError) as error:
             # A full disk causes many errors and one warning.
             cause = error if isinstance(error, OSError) else error.__cause__
-            if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-                later = "the fit goes on, and writes what is missing at its end"
-                self.warn(f"{self.run.path}: {reason(cause)}; {later}", once_for="full")
+            if isinstance(cause, OSError) and is_disk_full(cause):
+                full = os.strerror(cause.errno or 0).lower()
+                later = "make room: the fit goes on, and writes what is missing at its end"
+                self.warn(f"{self.run.path}: {full}; {later}", once_for="full")
             else:
                 self.warn(f"{error}; the fit goes on")
 

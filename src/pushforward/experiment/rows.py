@@ -13,17 +13,16 @@ from pushforward.config.schema import Config
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.evaluation import EvaluationReport
 from pushforward.experiment.autoencoder import fit_autoencoder_run, is_autoencoder, resume_autoencoder
+from pushforward.experiment.data_source import accept_data, check_override, check_source, with_absolute_source
 from pushforward.experiment.evaluation import evaluate_fit, forget_evaluation, score_prepared, write_evaluation
 from pushforward.experiment.progress_picture import draw_progress
 from pushforward.experiment.recording import Watch
 from pushforward.experiment.result import Fit
 from pushforward.experiment.run_files import (
-    check_same_data,
     dashboard_summary,
     results_content,
     schema_content,
     status_content,
-    with_absolute_source,
 )
 from pushforward.experiment.session import Session, new_run, resumed_run, start_client
 from pushforward.experiment.signals import StopOnSignal
@@ -171,7 +170,8 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
 
     Args:
         path: The run folder.
-        overrides: ``key=value`` of ``train`` and ``wandb``, such as a larger budget; data and flow cannot change.
+        overrides: ``key=value`` of ``train`` and ``wandb``, such as a larger budget, and ``data.source`` if the file
+            has been moved; data and flow cannot change.
         quiet: Show no progress bar, only warnings and messages.
         **options: ``device`` and ``wandb``; None if not given.
 
@@ -184,21 +184,24 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
     run = RunFolder.open(path)
     before = load_config(files=[run.config])
     config = load_config(files=[run.config], overrides=overrides, **options)
-    for group in ("data", "target", "flow", "vae", "seed"):
+    check_override(run, before, config)
+    for group in ("target", "flow", "vae", "seed"):
         if getattr(config, group) != getattr(before, group):
             raise ConfigError(f"{group}: a resumed fit keeps its {group}; start a new fit to change it")
     for key in _OBJECTIVE_KEYS:
         if getattr(config.train, key) != getattr(before.train, key):
             raise ConfigError(f"train.{key}: a resumed fit keeps what it minimises; start a new fit to change it")
+    command = f"pushforward fit --resume {run.path} data.source=FILE"
+    check_source(run, config.data, command)
     run.claim()
     try:
         if is_autoencoder(config):
-            return resume_autoencoder(run, config, quiet=quiet)
+            return resume_autoencoder(run, config, command, quiet=quiet)
         if is_target(config):
             return resume_target(run, config, quiet=quiet)
         with start_client(config) as process:
             prepared = prepare(load_data(config), config.data, config.data_seed)
-            check_same_data(run, prepared.dataset)
+            config, prepared, moved = accept_data(run, config, prepared, command)
             rows, features = prepared.recorded.shape
             config = resolve(config, rows=rows, features=features, is_toy=prepared.dataset.toy is not None)
             device = choose_device(config.device)
@@ -208,7 +211,8 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             flow = cast(Model, load_model(run.checkpoints / "start", Flow, Mixture, device=device))
             state = load_checkpoint(start(flow.train(), train_options(config.train)), last)
             with resumed_run(run, config, name=prepared.dataset.name, flow=config.flow.name):
-                return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, warning=kernel_warning())
+                said: dict[str, Any] = {"notes": (moved,), "warning": kernel_warning()}
+                return _run(run, config, prepared, state, process, quiet=quiet, resumed=True, **said)
     finally:
         run.release()
 
@@ -258,13 +262,17 @@ def _run(
         **options,
     )
     with session:
-        for note in (*dataset.notes, *notes, prepared.ties, warning and f"warning: {warning}"):
+        for note in (*prepared.notes, *notes, warning and f"warning: {warning}"):
             if note:
                 session.progress.message(note)
         state = session.train(_rows_objective(config, prepared, state))
-        model, description, message = _final_model(prepared, config, state)
+        with torch.random.fork_rng(devices=[]):
+            # The noise of dequantized rows must not depend on the steps: a resumed fit that finds nothing better would
+            # change the model.
+            torch.manual_seed(config.seed)
+            model, description, message = _final_model(prepared, config, state)
         if message:
-            session.progress.message(message)
+            session.progress.record(message)  # the result has it, too
         density = FittedDensity(prepared.in_data_units(model), dataset.schema, prepared.bin_widths.tolist())
         density.save(run.model, extra={"dataset": dataset.name})
         session.write_safely(lambda: forget_evaluation(run))  # of the previous model, if the fit was resumed
@@ -274,15 +282,15 @@ def _run(
         session.write_safely(lambda: session.tracking.summary(dashboard_summary(results)))
         session.mark_finished(status_content(results))
         # From here on the run is complete: after a signal or on a full disk only parts of the evaluation are missing.
-        session.write_safely(lambda: write_row_scores(run, prepared.splits.test, scores.test))
+        session.write_safely(lambda: write_row_scores(run, dataset.in_file(prepared.splits.test), scores.test))
         session.tracking.model(run.model, results)
         report: EvaluationReport | None = None
         if session.signum is None and config.train.evaluate and len(prepared.test.rows):
-            session.progress.message("evaluating: baselines, samples, pictures")
 
             def evaluate() -> None:
                 nonlocal report
-                evaluation = evaluate_fit(prepared, density, config, scores, state.progress.step)
+                notify = session.progress.message
+                evaluation = evaluate_fit(prepared, density, config, scores, state.progress.step, notify)
                 report = evaluation.report
                 write_evaluation(
                     run,
@@ -292,7 +300,7 @@ def _run(
                     session.tracking,
                     session.write_safely,
                     session.stop_reason,
-                    session.progress.message,
+                    notify,
                 )
 
             session.recorder.run_safely("no evaluation", evaluate)

@@ -1,18 +1,10 @@
-"""The content of the files of a run: results.json, schema.json, the status, and the summary for dashboards.
+"""The content of the files of a run: results.json, schema.json, the status, and the summary for dashboards."""
 
-Also the source of the data as a run records it, and the check that data are those of a run.
-"""
-
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pushforward.common.errors import DataError
-from pushforward.config.schema import DataConfig
-from pushforward.datasets import Dataset
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.evaluation import SplitScores
 from pushforward.evaluate.likelihood import Nll, kl_to_truth, nll_from
@@ -110,23 +102,3 @@ def dashboard_summary(results: dict[str, Any]) -> dict[str, Any]:
     """The results under the names that dashboards use."""
     left_out = ("run", "dataset", "test_rows_sha256")
     return {_DASHBOARD_NAMES.get(key, key): value for key, value in results.items() if key not in left_out}
-
-
-def with_absolute_source(data: DataConfig, dataset: Dataset) -> DataConfig:
-    """Replace the path of a file by its absolute path, so that a run can be resumed from any folder."""
-    return data.model_copy(update={"source": str(Path(data.source).resolve())}) if dataset.is_file else data
-
-
-def check_same_data(run: RunFolder, dataset: Dataset) -> None:
-    """Check that a data set is the one that a run was fitted to.
-
-    Args:
-        run: The run folder.
-        dataset: The data set that was loaded now.
-
-    Raises:
-        DataError: If the checksums differ.
-    """
-    recorded = json.loads(run.schema.read_text(encoding="utf-8")).get("sha256")
-    if recorded != dataset.sha256:
-        raise DataError(f"{dataset.source}: not the file that {run.path} was fitted to (its checksum differs)")

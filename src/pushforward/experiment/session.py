@@ -16,6 +16,7 @@ from pushforward.runs.disk_space import ReservedSpace
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
 from pushforward.tracking.progress import Progress
+from pushforward.tracking.wandb.location import location_line
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.tracking.wandb.tracker import wandb_mode
 from pushforward.train.architecture import describe
@@ -115,7 +116,7 @@ class Session:
 
     def stop_reason(self) -> str:
         """Why to stop the fit now; empty to continue."""
-        return {2: "sigint", 15: "sigterm"}.get(self.signum or 0, self.recorder.stop_reason)
+        return self._signals.reason or self.recorder.stop_reason
 
     def write_safely(self, write: Callable[[], object]) -> None:
         """Write something; if that fails, warn and let the fit continue."""
@@ -189,7 +190,7 @@ class Session:
         self.recorder.run_safely("no report", lambda: write_report(self.run))
         self.tracking.finish(self.exit_code)
         if self.tracking.location is not None:
-            self.progress.message(f"W&B       {self.tracking.location}")
+            self.progress.message(location_line(self.tracking.location, self.run.path))
         self.progress.close()
 
 
@@ -217,6 +218,10 @@ def new_run(
         if schema is not None:
             run.write_json("schema.json", schema)
         run.set_status("running", dataset=name, flow=flow)
+    except BaseException:
+        run.discard()
+        raise
+    try:
         yield run
     except BaseException:
         _mark_failed(run, name, flow)

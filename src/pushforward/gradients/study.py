@@ -23,6 +23,7 @@ from pushforward.flows.kernels import native
 from pushforward.gradients.measurement import ALL, Measurement, gaussian_variances, location_and_scale, measure
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
+from pushforward.tracking.wandb.location import location_line
 from pushforward.train.defaults import train_options
 from pushforward.train.device import choose_device, threads_for
 from pushforward.train.objectives.target import TargetObjective
@@ -164,13 +165,13 @@ def study(
                     tracking.image("gradients/picture", picture, caption, steps)
                     tracking.summary({key: value for key, value in facts.items() if key != "target"})
                 if tracking.location is not None:
-                    notify(f"W&B       {tracking.location}")
+                    notify(location_line(tracking.location, run.path))
                 run.set_status("finished", steps=steps)
                 for folder in (run.checkpoints, run.model, run.samples, run.pictures):
                     with contextlib.suppress(OSError):
                         folder.rmdir()  # a fit would have filled them
                 return Study(run, results)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 run.set_status("stopped")
                 raise
 

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -20,7 +21,7 @@ from typing import Any, Literal, get_args
 
 import pushforward
 from pushforward.common.errors import RunError, RunUsageError, reason
-from pushforward.common.files import json_safe, write_text
+from pushforward.common.files import json_safe, remove_partial_files, write_text
 from pushforward.common.git import git
 from pushforward.common.lock import try_lock
 from pushforward.config.schema import Config
@@ -68,9 +69,13 @@ class RunFolder:
         with making_folder(path, "the run folder", "runs are never overwritten"):
             run = cls(path)
             run.claim()
-            for folder in (run.checkpoints, run.model, run.samples, run.pictures):
-                folder.mkdir()
-        run.set_status("running", started=datetime.now().astimezone().isoformat(timespec="seconds"))
+            try:
+                for folder in (run.checkpoints, run.model, run.samples, run.pictures):
+                    folder.mkdir()
+                run.set_status("running", started=datetime.now().astimezone().isoformat(timespec="seconds"))
+            except BaseException:
+                run.discard()
+                raise
         return run
 
     @classmethod
@@ -176,6 +181,8 @@ class RunFolder:
     def claim(self) -> None:
         """Lock the run for this process, until :meth:`release` or the end of the process.
 
+        Incomplete files of processes that were killed are removed.
+
         Raises:
             RunError: If another process holds the lock.
         """
@@ -184,12 +191,18 @@ class RunFolder:
                 self._lock = try_lock(self.path / LOCK)
             except BlockingIOError:
                 raise RunError(f"{self.path}: in use by another process") from None
+            remove_partial_files(self.path)
 
     def release(self) -> None:
         """Release the lock of :meth:`claim`."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def discard(self) -> None:
+        """Remove the folder of a new run that could not be started, for instance because the disk is full."""
+        self.release()
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file atomically; NaN becomes null."""

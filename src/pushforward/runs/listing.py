@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pushforward.common.errors import RunUsageError
 from pushforward.common.lock import is_locked
 from pushforward.common.mappings import flatten
 
@@ -51,6 +52,22 @@ class RunSummary:
         return {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
 
 
+def check_folder_of_runs(path: Path) -> Path:
+    """Return the path of a folder in which runs can be.
+
+    Raises:
+        RunUsageError: If there is none, or it is a run itself.
+    """
+    if not path.is_dir():
+        raise RunUsageError(f"{path}: expected a folder with runs; got {'a file' if path.exists() else 'nothing'}")
+    if _is_run(path):
+        raise RunUsageError(
+            f"{path}: expected a folder with runs; got a run (pushforward report {path} shows it, pushforward runs "
+            f"{path.resolve().parent} lists those beside it)"
+        )
+    return path
+
+
 def list_runs(root: Path = Path("runs")) -> list[RunSummary]:
     """List the runs below a folder, oldest first, from their JSON files alone.
 
@@ -73,7 +90,7 @@ def _run_paths(root: Path, depth: int = 4) -> list[Path]:
             return
         for name in below:
             path = f"{folder}/{name}"
-            if os.path.exists(f"{path}/config.yaml") or os.path.exists(f"{path}/state.json"):
+            if _is_run(path):
                 (links if os.path.islink(path) else found).append(Path(path))
             elif depth > 1 and not os.path.islink(path):
                 search(path, depth - 1)
@@ -89,9 +106,11 @@ def run_names(root: Path) -> list[str]:
         folders = [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     except OSError:
         return []
-    return sorted(
-        folder.name for folder in folders if any((folder / f).exists() for f in ("config.yaml", "state.json"))
-    )
+    return sorted(folder.name for folder in folders if _is_run(folder))
+
+
+def _is_run(folder: str | Path) -> bool:
+    return os.path.exists(f"{folder}/config.yaml") or os.path.exists(f"{folder}/state.json")
 
 
 def read_summary(path: Path, name: str = "") -> RunSummary:

@@ -22,7 +22,7 @@ def rows_fingerprint(columns: tuple[str, ...], rows: Array) -> str:
 
 
 def write_row_scores(run: RunFolder, numbers: npt.NDArray[np.intp], log_probs: Array) -> Path:
-    """Write ``test_scores.parquet``: the index of each test row in the data set, and its log-density in nats.
+    """Write ``test_scores.parquet``: the index of each test row in the file or data set, and its log-density in nats.
 
     Raises:
         RunError: If the file cannot be written.
@@ -31,7 +31,7 @@ def write_row_scores(run: RunFolder, numbers: npt.NDArray[np.intp], log_probs: A
     from pyarrow import parquet
 
     table = pa.table({"row": numbers.astype(np.int64), "log_prob": np.asarray(log_probs, dtype=np.float64)})
-    with report_write_errors(run.test_scores), atomic_write(run.test_scores, sync=True) as temporary:
+    with report_write_errors(run.test_scores), atomic_write(run.test_scores) as temporary:
         parquet.write_table(table, temporary)
     return run.test_scores
 

@@ -9,6 +9,7 @@ _SENTENCES: Mapping[str, str] = {
     "patience": "validation no longer improved",
     "sigint": "stopped by Ctrl-C",
     "sigterm": "stopped by SIGTERM",
+    "sighup": "stopped by SIGHUP: the terminal was closed",
     "pruned": "stopped early by the sweep",
 }
 

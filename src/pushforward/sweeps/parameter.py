@@ -43,6 +43,8 @@ _REFUSED = {
     "beta": "uniform",
     "q_beta": "q_uniform",
 }
+# e^20 is 5e8: no hyperparameter is larger.
+_LARGEST_EXPONENT = 20
 # Probability of either tail of a normal distribution that is never sampled, because Optuna needs finite bounds.
 _TAIL = 1e-3
 
@@ -241,7 +243,26 @@ def _checked(name: str, spec: dict[str, Any], at: str) -> dict[str, Any]:
     for key, holds, expected in conditions:
         if key in spec and not holds(spec[key]):
             raise ConfigError(f"{at}{key}: expected {expected}; got {spec[key]}")
+    if name in ("log_uniform", "q_log_uniform"):
+        _check_exponents(name, spec["min"], spec["max"], at)
     return spec
+
+
+def _check_exponents(name: str, low: float, high: float, at: str) -> None:
+    """Check that the bounds of ``log_uniform`` can be meant as exponents, which they are for Weights & Biases.
+
+    Bounds such as 1e-5 and 0.1, or 16 and 256, are values: as exponents they would mean 1.00001 to 1.1, or 9e6 to
+    1e111.
+    """
+    if low > 0 and (high <= 1 or high > _LARGEST_EXPONENT):
+        try:
+            ends = f"{math.exp(low):g} to {math.exp(high):g}"
+        except OverflowError:
+            ends = f"{math.exp(min(low, 700)):g} and more"
+        raise ConfigError(
+            f"{at}min and max of {name} are exponents, so that {low:g} to {high:g} means values of {ends}; "
+            f"for values of {low:g} to {high:g} write distribution: {name}_values"
+        )
 
 
 def _number(value: Any, at: str, *, whole: bool) -> int | float:

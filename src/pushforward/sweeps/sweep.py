@@ -14,7 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pushforward.common.errors import RunError, RunUsageError
+from pushforward.common.errors import ConfigError, RunError, RunUsageError
+from pushforward.common.files import write_text
+from pushforward.datasets.tables.local_file import is_stream
 from pushforward.runs.folder import RunFolder, making_folder, unique_name
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.space import SweepSpace, read_space
@@ -78,6 +80,8 @@ class Sweep:
         from pushforward.experiment.rows import plan
 
         config = space.check()
+        if is_stream(config.data.source):
+            raise ConfigError(f"data.source: every trial reads it, and {config.data.source} only once; give it as DATA")
         planned = plan(config)
         dataset = planned.prepared.dataset
         # The resolved path, which holds in any working directory.
@@ -89,7 +93,7 @@ class Sweep:
         with making_folder(folder.path, "the folder", f"to go on: --resume {out}"):
             folder.claim()
             (folder.path / "trials").mkdir()
-            (folder.path / "sweep.yaml").write_text(space.to_yaml(), encoding="utf-8")
+            write_text(folder.path / "sweep.yaml", space.to_yaml())
         facts = {
             "data": dataset.name,
             "sha256": dataset.sha256,
@@ -108,20 +112,23 @@ class Sweep:
         return sweep
 
     @classmethod
-    def open(cls, path: Path, *, trials: int | None = None, seconds: float | None = None) -> "Sweep":
+    def open(
+        cls, path: Path, *, source: str | None = None, trials: int | None = None, seconds: float | None = None
+    ) -> "Sweep":
         """Open the folder of a sweep to resume it.
 
         Args:
             path: The folder.
+            source: Where the file with the data is now; None for the same place.
             trials: Number of trials, existing ones included; None for the same as before.
             seconds: Time limit from now on; None for no limit.
 
         Raises:
             RunUsageError: If it is not the folder of a sweep.
             RunError: If another process uses it, or its database is broken.
-            DataError: If the data have changed.
+            DataError: If the data have changed, or are not there any more.
         """
-        from pushforward.common.errors import DataError
+        from pushforward.experiment.data_source import check_content, check_source
         from pushforward.experiment.rows import plan
 
         folder = RunFolder(Path(path))
@@ -136,10 +143,15 @@ class Sweep:
         folder.claim()
         try:
             space = read_space(folder.path / "sweep.yaml")
-            planned = plan(space.check())
-            source = planned.config.data.source
-            if planned.prepared.dataset.sha256 != kept["sha256"]:
-                raise DataError(f"{source}: not the file that {path} searches (its checksum differs)")
+            if source is not None:
+                space = space.fixed([Parameter.constant("data.source", source)])
+            config, command = space.check(), f"pushforward sweep --resume {path} FILE"
+            check_source(folder, config.data, command)
+            planned = plan(config)
+            check_content(folder, planned.prepared.dataset, kept["sha256"], command)
+            if source is not None:
+                space = space.fixed([Parameter.constant("data.source", planned.config.data.source)])
+                write_text(folder.path / "sweep.yaml", space.to_yaml())
             kept |= {"trials_wanted": trials or kept["trials_wanted"], "seconds_wanted": seconds}
             return cls(folder, space, planned, kept)
         except BaseException:
@@ -239,6 +251,7 @@ def _link(link: Path, target: str) -> None:
             return
         if link.exists() and not link.is_symlink():
             return
-        temporary = link.with_name(f".best-{os.getpid()}")
+        temporary = link.with_name(".best")  # the process holds the lock of the folder
+        temporary.unlink(missing_ok=True)
         temporary.symlink_to(target, target_is_directory=True)
         os.replace(temporary, link)

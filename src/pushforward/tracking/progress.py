@@ -103,6 +103,10 @@ class Progress:
             else:
                 self._write(text)
 
+    def record(self, text: str) -> None:
+        """Append a message to the log without showing it."""
+        self._append_to_log(text)
+
     def close(self) -> None:
         """Remove the bar and write a last line; a second call does nothing."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from pushforward.common.markup import Child, join, tag
 from pushforward.common.numbers import NOTHING, count, plain
+from pushforward.datasets.tables.local_file import STDIN
 from pushforward.reports.page import details, facts, figure, notes, table
 from pushforward.runs.record import RunRecord, group, items, number
 
@@ -20,7 +21,7 @@ def data(record: RunRecord) -> Child:
     source = record.schema.get("source")
     digest = record.schema.get("sha256")
     entries: list[tuple[str, Child]] = [
-        ("Source", str(record.config.get("data.source", source))),
+        ("Source", "standard input" if source == STDIN else str(record.config.get("data.source", source))),
         ("Training rows", count(number(parts, "train"))),
         ("Validation rows", count(number(parts, "validation"))),
         ("Test rows", count(number(parts, "test"))),

@@ -215,7 +215,7 @@ def _kind_of(member: Facts) -> str:
     layers = [str(layer.get("part")) for layer in items(group(member, "bijection"), "bijections")]
     if base == "kernel-density":
         return KERNEL
-    return GAUSSIAN if base == "gaussian" and set(layers) <= {"standardize"} else FLOW
+    return GAUSSIAN if base == "gaussian" and set(layers) <= {"standardize", "log-tails"} else FLOW
 
 
 def _gaussian_name(record: RunRecord) -> str:

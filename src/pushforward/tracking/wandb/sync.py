@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushforward.common.errors import RunError
+from pushforward.common.errors import ConfigError, RunError
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.wandb import check as wandb_check
 from pushforward.tracking.wandb.check import has_model, missing_on_server, settled
@@ -31,6 +31,7 @@ from pushforward.tracking.wandb.remote import (
     default_entity,
     remote_run,
 )
+from pushforward.tracking.wandb.tracker import turned_off
 
 UPLOAD_SECONDS = 60.0
 """Time limit of an upload, besides the time that a slow network needs."""
@@ -96,7 +97,12 @@ def sync_run(
         WandbLoginError: If there is no valid API key.
         WandbServerError: If the server does not answer in time, or something is missing after the upload.
         RunError: If there is no record, it is damaged, the fit is still running, or files are missing.
+        ConfigError: If an environment variable turns Weights & Biases off.
     """
+    if variable := turned_off():
+        raise ConfigError(
+            f"{variable}: W&B is off, so that nothing is uploaded; unset the variable to upload {run.path}"
+        )
     with _claimed(run):
         records = find_client_records(run)
         for record in records:

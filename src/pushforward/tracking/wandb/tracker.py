@@ -19,11 +19,30 @@ GRACE_SECONDS = 45.0
 
 _MODES = {"online": "online", "run": "online", "shared": "online", "offline": "offline", "dryrun": "offline"}
 _MODES |= {"disabled": "off"}
+_TRUE = ("1", "on", "t", "true", "y", "yes")
 
 
 def wandb_mode(asked: str) -> str:
-    """Return the mode of Weights & Biases: for ``auto``, that of ``WANDB_MODE`` if it is valid."""
+    """Return the mode of Weights & Biases: off if a variable turns it off, else that of ``WANDB_MODE`` for ``auto``.
+
+    An option takes precedence over ``WANDB_MODE``, but not over ``WANDB_DISABLED``, which is there to make sure that
+    nothing is recorded.
+    """
+    if turned_off(asked):
+        return "off"
     return _MODES.get(os.environ.get("WANDB_MODE", ""), "auto") if asked == "auto" else asked
+
+
+def turned_off(asked: str = "auto") -> str:
+    """Return what turns Weights & Biases off, as in ``WANDB_DISABLED=true``; empty if no environment variable does.
+
+    Args:
+        asked: The mode that was asked for; nothing turns ``off`` off.
+    """
+    disabled, mode = os.environ.get("WANDB_DISABLED", ""), os.environ.get("WANDB_MODE", "")
+    if asked != "off" and disabled.strip().lower() in _TRUE:
+        return f"WANDB_DISABLED={disabled}"
+    return f"WANDB_MODE={mode}" if asked == "auto" and _MODES.get(mode) == "off" else ""
 
 
 class WandbTracker:
@@ -36,7 +55,8 @@ class WandbTracker:
     Args:
         folder: The run folder; the client writes below ``folder/wandb``, also the id of the W&B run.
         config: The configuration, with flat dotted keys as a sweep sets them.
-        mode: ``auto`` means ``WANDB_MODE``, else online if there is an API key, else offline.
+        mode: ``auto`` means ``WANDB_MODE``, else online if there is an API key, else offline; ``WANDB_DISABLED=true``
+            turns it off.
         project: Project; ``WANDB_PROJECT`` replaces the default.
         name: Name of the run.
         group: Group of the run.
@@ -64,6 +84,8 @@ class WandbTracker:
         self.mode = wandb_mode(mode)
         self._location: str | None = None
         self._warn = warn
+        if variable := turned_off(mode):
+            warn(f"W&B is off: {variable}")
         asked = os.environ.get("WANDB_MODE", "")
         if mode == "auto" and asked and asked not in _MODES:
             warn(f"WANDB_MODE={asked}: expected one of {', '.join(_MODES)}; ignored")

@@ -1,0 +1,60 @@
+"""``pushforward score``: log-densities of rows."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pushforward.commands.common import check_output, common_options, load_density, print_message
+from pushforward.commands.table_output import JsonColumns, out_option, row_progress, table_output
+from pushforward.common.files import json_safe
+
+if TYPE_CHECKING:
+    from pushforward.evaluate.statistics import Array
+
+
+@click.command
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("data")
+@out_option
+@click.option(
+    "--draws",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of dequantized rows averaged per row.",
+)
+@common_options("device", "json")
+def score(run: Path, data: str, out: Path | None, draws: int, device: str | None, as_json: bool) -> None:
+    """Write the log-density of each row of DATA, in nats and in the units of the data, one line per row, in order.
+
+    DATA needs the columns that RUN was fitted to, in any order. Columns whose values lie on a grid are dequantized;
+    --draws averages the density over several draws. DATA is a file, - for stdin, or the name of a data set, whose rows
+    are all scored, training rows included. A file is read and scored in parts, with constant memory; --out is created
+    when it is complete. (--json without --out keeps all scores in memory.)
+    """
+    from pushforward.datasets import open_rows
+    from pushforward.evaluate.scoring import score_parts, score_table
+
+    check_output(out, run, data)
+    density = load_density(run, device)
+    rows = open_rows(data, density.schema)
+    for note in rows.notes:
+        print_message(note)
+    kept = JsonColumns() if as_json and out is None else None
+    with table_output(out, score_table().schema, kept) as output, row_progress(out) as progress:
+
+        def write(scores: "Array") -> None:
+            output.write(score_table(scores))
+            progress(len(scores), rows.rows)
+
+        summary = score_parts(density, rows, write, draws=draws)
+    for note in rows.findings:
+        print_message(note)
+    if as_json:
+        facts = {"run": str(run), "data": data, "rows": summary.rows, "nll": summary.nll, "nll_se": summary.se}
+        scored = {} if kept is None else kept.columns
+        click.echo(json.dumps(json_safe(facts | {"out": None if out is None else str(out)}) | scored))
+    else:
+        print_message(f"NLL {summary}" + (f"; written to {out}" if out is not None else ""))

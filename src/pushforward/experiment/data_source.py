@@ -1,0 +1,131 @@
+"""The data of a run, to be read again: wherever the file is now, its content must be what the run was fitted to."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pushforward.common.errors import ConfigError, DataError
+from pushforward.config.read import load_config
+from pushforward.config.schema import Config, DataConfig
+from pushforward.datasets import Dataset
+from pushforward.datasets.tables.local_file import STDIN, LocalFile, file_status, is_stream
+from pushforward.runs.folder import RunFolder
+from pushforward.train.data import Prepared
+
+_DIGITS = 12  # of a checksum in messages
+
+
+def with_absolute_source(data: DataConfig, dataset: Dataset) -> DataConfig:
+    """Replace the path of a file by its absolute path, so that a run can be resumed from any folder.
+
+    The source of rows that came through a pipe is ``-``, whatever the pipe was called.
+    """
+    if not dataset.is_file:
+        return data
+    source = STDIN if dataset.source == STDIN else str(Path(dataset.source).resolve())
+    return data.model_copy(update={"source": source})
+
+
+def check_source(run: RunFolder, data: DataConfig, command: str) -> None:
+    """Check that the rows of a run can be read again.
+
+    Args:
+        run: The run folder.
+        data: Where the rows are.
+        command: The command that takes the rows from ``FILE`` instead, for the message.
+
+    Raises:
+        DataError: If they came through a pipe, or the file is not there any more.
+    """
+    if data.source == STDIN:
+        raise DataError(
+            f"{run.path}: was fitted to rows from stdin, which were not kept; save the same rows in a file and give "
+            f"it: {command}"
+        )
+    if Path(data.source).is_absolute() and file_status(data.source) is None:
+        raise DataError(f"{data.source}: no such file; {run.path} was fitted to it; if it is elsewhere now: {command}")
+
+
+def check_content(run: RunFolder, dataset: Dataset, recorded: str | None, command: str) -> None:
+    """Check that a data set has the content that was recorded.
+
+    Args:
+        run: The run folder, or the folder of a sweep.
+        dataset: The data set that was loaded now.
+        recorded: The SHA-256 of the file at that time; None without a file.
+        command: The command that takes the rows from ``FILE`` instead, for the message.
+
+    Raises:
+        DataError: If the checksums differ.
+    """
+    if recorded != dataset.sha256:
+        again = f"give the file with that content: {command}; or start" if dataset.is_file else "start"
+        where = dataset.source if dataset.is_file else dataset.name
+        raise DataError(
+            f"{where}: not the data that {run.path} was fitted to: its SHA-256 is {_short(dataset.sha256)}, "
+            f"that of the run is {_short(recorded)}; {again} a new fit"
+        )
+
+
+def accept_data(run: RunFolder, config: Config, prepared: Prepared, command: str) -> tuple[Config, Prepared, str]:
+    """Check that data are those that a run was fitted to, and record the place of their file if that is new.
+
+    Args:
+        run: The run folder.
+        config: The configuration of the run, with the source of the data.
+        prepared: The data that were loaded now.
+        command: The command that takes the rows from ``FILE`` instead, for the message.
+
+    Returns:
+        The configuration with an absolute path, the data under the recorded name, and one line about the new place,
+        empty if it is the old one.
+
+    Raises:
+        DataError: If the checksums differ.
+    """
+    schema, dataset = _schema(run), prepared.dataset
+    check_content(run, dataset, schema.get("sha256"), command)
+    config = config.model_copy(update={"data": with_absolute_source(config.data, dataset)})
+    prepared = replace(prepared, dataset=replace(dataset, name=schema.get("dataset", dataset.name)))
+    before, source = load_config(files=[run.config]), config.data.source
+    if source == before.data.source:
+        return config, prepared, ""
+    run.write_config(before.model_copy(update={"data": before.data.model_copy(update={"source": source})}))
+    run.write_json("schema.json", schema | {"source": source})
+    note = f"{source}: has the content that {run.path} was fitted to, SHA-256 {_short(dataset.sha256)}"
+    return config, prepared, f"{note}; it is recorded as the source"
+
+
+def check_override(run: RunFolder, before: Config, config: Config) -> None:
+    """Check that the data of a resumed fit are those of the run, but for the place of their file.
+
+    Raises:
+        ConfigError: If another key of the data differs, or the rows are not those of a file.
+    """
+    same_place = config.data.model_copy(update={"source": before.data.source})
+    if same_place != before.data or (config.data != before.data and _schema(run).get("sha256") is None):
+        raise ConfigError("data: a resumed fit keeps its data; start a new fit to change it")
+
+
+def has_test_rows(run: RunFolder) -> bool:
+    """Return whether rows were held out to test a run."""
+    return bool(_schema(run).get("rows", {}).get("test"))
+
+
+def find_copy(run: RunFolder, data: str) -> str | None:
+    """Return the path of a table if it is the file that a run was fitted to, wherever it is; else None."""
+    recorded = _schema(run).get("sha256")
+    if recorded is None or is_stream(data) or file_status(data) is None:
+        return None
+    file = LocalFile(data)
+    return file.source if file.checksum() == recorded else None
+
+
+def _schema(run: RunFolder) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads(run.schema.read_text(encoding="utf-8"))
+    return schema
+
+
+def _short(sha256: str | None) -> str:
+    return "unknown" if sha256 is None else f"{sha256[:_DIGITS]}..."

@@ -202,8 +202,9 @@ def test_a_file_that_changes_is_reported_and_its_jobs_run_again(tmp_path: Path) 
 def test_options_choose_the_columns(tmp_path: Path) -> None:
     path, out = write_table_with_text(tmp_path / "own.csv"), tmp_path / "out"
     line = invoke(path, "--methods", "gaussian", "--out", out, code=3).stderr
-    assert (
-        line == "pushforward benchmark: own.csv: column 'kind' holds text ('red' in row 1); drop it with --drop kind\n"
+    assert line == (
+        "pushforward benchmark: own.csv: column 'kind' holds text ('red' in row 1)\n"
+        "leave columns out with --drop kind\n"
     )
     line = invoke(path, "--drop", "kid", "--methods", "gaussian", "--out", out, code=3).stderr
     assert "own.csv: --drop names 'kid'; did you mean 'kind'?" in line

@@ -479,6 +479,14 @@ def test_samples_drawn_batch_by_batch_are_those_of_one_call(is_conditional: bool
         assert not torch.equal(state, torch.get_rng_state())
     assert [len(batch) for batch in batches] == [20, 20, 10]
     assert np.array_equal(np.concatenate(batches), expected)
+    # One random stream for all batches, as if nothing else used torch's generator.
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        drawn = [
+            flow.sample((), torch.from_numpy(np.repeat(row, n, axis=0))) if is_conditional else flow.sample(n)
+            for n in (20, 20, 10)
+        ]
+    assert np.array_equal(torch.cat(drawn).numpy(), expected)
     longer = draw_samples(flow, 70, context, seed=1, batch_size=20)
     assert np.array_equal(longer[:40], expected[:40])
 

@@ -54,7 +54,7 @@ def test_options_without_effect_are_refused(
 def test_a_fit_and_its_scores(small_power: Path, tmp_path: Path) -> None:
     """The stored parts are ordinary files: the test part can be scored."""
     tiny = ("train.steps=3", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")
-    run, out = tmp_path / "run", tmp_path / "scores.txt"
+    run, out = tmp_path / "run", tmp_path / "scores.csv"
     invocations: list[list[str]] = [
         ["fit", "power", *tiny, "--out", str(run), "--json"],
         ["score", str(run), str(small_power / "power" / "test.npy"), "--out", str(out)],

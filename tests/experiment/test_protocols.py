@@ -66,7 +66,7 @@ def test_the_original_file_can_be_scored(tmp_path: Path) -> None:
     np.savetxt(bare, correlated_table().matrix, delimiter=",")
     tiny = ("train.steps=3", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")
     for source in (path, bare):
-        run, out = tmp_path / f"run-{source.stem}", tmp_path / f"{source.stem}.txt"
+        run, out = tmp_path / f"run-{source.stem}", tmp_path / f"scores-{source.stem}.csv"
         for arguments in (
             ["fit", str(source), "data.protocol=half", *tiny, "--out", str(run), "--json"],
             ["score", str(run), str(source), "--out", str(out)],

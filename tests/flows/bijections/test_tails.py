@@ -42,7 +42,7 @@ def test_it_is_saved_with_its_flow(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="LogTails: expected a positive bound; got 0.0"):
+    with pytest.raises(ValueError, match=r"LogTails: expected a positive bound; got 0\.0"):
         LogTails(2, bound=0.0)
-    with pytest.raises(ValueError, match="LogTails: expected 2 values in mapped; got 1"):
+    with pytest.raises(ValueError, match=r"LogTails: expected 2 values in mapped; got 1"):
         LogTails(2, mapped=[True])

@@ -264,7 +264,8 @@ def test_named_columns_with_holes_keep_their_column(tmp_path: Path) -> None:
 
 def test_the_command_keeps_what_was_asked(tmp_path: Path) -> None:
     random = np.random.default_rng(1)
-    table = {name: list(random.normal(size=300).round(4)) for name in "abcd"} | {"t": ["x"] * 300}
+    table: dict[str, list[Any]] = {name: list(random.normal(size=300).round(4)) for name in "abcd"}
+    table["t"] = ["x"] * 300
     table["a"][5], table["b"][7] = -9999, ""
     write_file(tmp_path / "-t.csv", as_csv(table))
     asked = {"drop": ["d"], "context": ["c"], "rows": 50, "seed": 3, "missing_values": [-9999.0]}

@@ -19,8 +19,8 @@ from pushforward.datasets.sources.scikit_learn import BUNDLED, read_bundled
 from pushforward.datasets.sources.uci import UCI
 from pushforward.datasets.sources.uci_files import find_uci, read_uci
 from pushforward.datasets.tables.cells import complete_rows
-from pushforward.datasets.tables.kind import table_stem
-from pushforward.datasets.tables.local_file import STDIN, LocalFile
+from pushforward.datasets.tables.files.kind import table_stem
+from pushforward.datasets.tables.files.local_file import STDIN, LocalFile
 from pushforward.datasets.tables.obstacles import (
     Missing,
     Request,

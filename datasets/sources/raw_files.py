@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pushforward.common.errors import DamagedError, DataError
 from pushforward.common.text import one_line, shorten
 from pushforward.datasets.sources.preprocessing import HEPMASS_INPUTS, MINIBOONE_INPUTS
-from pushforward.datasets.tables.delimited import open_text
+from pushforward.datasets.tables.text.delimited import open_text
 
 Array = NDArray[np.float64]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pushforward.common.errors import DamagedError, DataError
 from pushforward.datasets.sources.data_folder import find_copy
 from pushforward.datasets.sources.uci import UciFile, UciSet
-from pushforward.datasets.tables.delimited import open_text, read_delimited
 from pushforward.datasets.tables.read import NotNumbersError, Numbers, column_numbers
+from pushforward.datasets.tables.text.delimited import open_text, read_delimited
 
 Array = NDArray[np.float64]
 

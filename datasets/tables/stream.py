@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError, TableError
 from pushforward.datasets.tables.cells import LARGEST_INTEGER, Cells, Obstacle, complete_rows
-from pushforward.datasets.tables.local_file import LocalFile
+from pushforward.datasets.tables.files.local_file import LocalFile
+from pushforward.datasets.tables.files.table_reader import TableReader
 from pushforward.datasets.tables.obstacles import Missing, report, rows_left_out
-from pushforward.datasets.tables.parts import open_reader
 from pushforward.datasets.tables.range import ContextRange
 from pushforward.datasets.tables.read import ENCODE, NotNumbersError, column_numbers, mark_missing
+from pushforward.datasets.tables.reader import open_reader
 from pushforward.datasets.tables.schema import Schema
 from pushforward.datasets.tables.spellings import understood_notes
-from pushforward.datasets.tables.table_reader import TableReader
 
 Array = NDArray[np.float64]
 

@@ -50,7 +50,7 @@ def score(run: Path, data: Path, *more: object) -> Result:
 def test_streamed_scores_are_those_of_the_whole_file(
     name: str, draws: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "BLOCK_BYTES", 10_000)
+    monkeypatch.setattr(reader, "BLOCK_BYTES", 10_000)
     monkeypatch.setattr(stream, "CHUNK_ROWS", likelihood.BATCH_SIZE)
     content = noise_table(20_000, seed=2)
     path = write_stream(tmp_path / name, content)

@@ -13,7 +13,7 @@ from pushforward.benchmark.suites import FILES, Suite
 from pushforward.common.errors import DataError, TableError
 from pushforward.common.text import as_argument
 from pushforward.datasets import load, names
-from pushforward.datasets.tables.local_file import file_status
+from pushforward.datasets.tables.files.local_file import file_status
 
 # Enough rows for every published part of the large sets; their checksum is of the whole file in any case.
 _FEW_ROWS = 20_000

@@ -12,8 +12,8 @@ from typing import Literal
 from pushforward.benchmark.published import PUBLISHED, Published
 from pushforward.common.errors import ConfigError
 from pushforward.common.text import did_you_mean, unknown_name
-from pushforward.datasets.tables.kind import table_stem
-from pushforward.datasets.tables.local_file import file_status
+from pushforward.datasets.tables.files.kind import table_stem
+from pushforward.datasets.tables.files.local_file import file_status
 
 Units = Literal["data", "standardized"]
 Score = Literal["log-likelihood", "nll"]

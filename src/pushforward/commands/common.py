@@ -54,7 +54,7 @@ def readable_again(source: str) -> str:
 
     For commands that read their data in several processes, and again when they continue.
     """
-    from pushforward.datasets.tables.local_file import STDIN, LocalFile, is_stream
+    from pushforward.datasets.tables.files.local_file import STDIN, LocalFile, is_stream
 
     if not is_stream(source):
         return source
@@ -87,7 +87,7 @@ def check_output(out: Path | None, run: Path, data: str | None = None) -> None:
         ConfigError: If ``out`` is such a file.
     """
     from pushforward.common.errors import ConfigError
-    from pushforward.datasets.tables.local_file import file_status
+    from pushforward.datasets.tables.files.local_file import file_status
     from pushforward.runs.record import read_run
 
     target = _output_status(out)

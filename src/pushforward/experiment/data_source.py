@@ -9,7 +9,7 @@ from pushforward.common.errors import ConfigError, DataError
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config, DataConfig
 from pushforward.datasets import Dataset
-from pushforward.datasets.tables.local_file import STDIN, LocalFile, file_status, is_stream
+from pushforward.datasets.tables.files.local_file import STDIN, LocalFile, file_status, is_stream
 from pushforward.runs.folder import RunFolder
 from pushforward.train.data import Prepared
 

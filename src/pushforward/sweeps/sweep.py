@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pushforward.common.errors import ConfigError, RunError, RunUsageError
 from pushforward.common.files import write_text
-from pushforward.datasets.tables.local_file import is_stream
+from pushforward.datasets.tables.files.local_file import is_stream
 from pushforward.runs.folder import RunFolder, making_folder, unique_name
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.space import SweepSpace, read_space

@@ -2,7 +2,7 @@
 
 from pushforward.common.markup import Child, join, tag
 from pushforward.common.numbers import NOTHING, count, plain
-from pushforward.datasets.tables.local_file import STDIN
+from pushforward.datasets.tables.files.local_file import STDIN
 from pushforward.reports.page import details, facts, figure, notes, table
 from pushforward.runs.record import RunRecord, group, items, number
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import shorten
-from pushforward.datasets.tables.compression import open_decompressed
-from pushforward.datasets.tables.table_reader import INTEGERS
+from pushforward.datasets.tables.files.compression import open_decompressed
+from pushforward.datasets.tables.files.table_reader import INTEGERS
 
 if TYPE_CHECKING:
     import pyarrow as pa

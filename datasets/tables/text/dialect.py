@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import shorten
-from pushforward.datasets.tables.header import NUMBERS, counts_up, is_data, is_default_header, is_units
-from pushforward.datasets.tables.kind import READABLE
-from pushforward.datasets.tables.lines import COMMENTS, RULE, Layout, Lines, count_lines, last_line_end
+from pushforward.datasets.tables.files.kind import READABLE
 from pushforward.datasets.tables.number_marks import number_kind
 from pushforward.datasets.tables.spellings import Spelling
+from pushforward.datasets.tables.text.header import NUMBERS, counts_up, is_data, is_default_header, is_units
+from pushforward.datasets.tables.text.lines import COMMENTS, RULE, Layout, Lines, count_lines, last_line_end
 
 _DELIMITERS = ("\t", ";", "|", ",")
 _SAMPLE_ROWS = 200

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import one_line, shorten
-from pushforward.datasets.tables.table_reader import BATCH_ROWS, INTEGERS
+from pushforward.datasets.tables.files.table_reader import BATCH_ROWS, INTEGERS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pushforward.datasets.tables.files.table_reader import StoredTable
 from pushforward.datasets.tables.number_marks import examine
 from pushforward.datasets.tables.spellings import Spelling, find_spellings
-from pushforward.datasets.tables.table_reader import StoredTable
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pushforward.common.errors import DataError
-from pushforward.datasets.tables.compression import compression_of
-from pushforward.datasets.tables.delimited import Block, TextFile, parse
-from pushforward.datasets.tables.local_file import LocalFile
+from pushforward.datasets.tables.files.compression import compression_of
+from pushforward.datasets.tables.files.local_file import LocalFile
+from pushforward.datasets.tables.files.table_reader import TableReader
 from pushforward.datasets.tables.read import NotNumbersError, check_columns, column_numbers, open_arrow_reader
 from pushforward.datasets.tables.spellings import Spelling
-from pushforward.datasets.tables.table_reader import TableReader
+from pushforward.datasets.tables.text.delimited import Block, TextFile, parse
 
 if TYPE_CHECKING:
     import pyarrow as pa

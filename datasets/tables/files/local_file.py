@@ -15,10 +15,10 @@ from typing import IO, Any
 
 from pushforward.common.errors import ConfigError, DataError, TableError, reason
 from pushforward.common.files import atomic_write
-from pushforward.datasets.tables.compression import compression_at, compression_of, open_decompressed
-from pushforward.datasets.tables.json_lines import lines_of_array
-from pushforward.datasets.tables.kind import kind_of, table_stem, understood
-from pushforward.datasets.tables.workbook import sheet_as_text
+from pushforward.datasets.tables.files.compression import compression_at, compression_of, open_decompressed
+from pushforward.datasets.tables.files.json_lines import lines_of_array
+from pushforward.datasets.tables.files.kind import kind_of, table_stem, understood
+from pushforward.datasets.tables.files.workbook import sheet_as_text
 
 STDIN = "-"
 """Stands for standard input; as the source of a run, for any stream: its rows came once and were not kept."""

@@ -20,7 +20,7 @@ from pyarrow import feather, ipc
 
 from pushforward.common.errors import DataError
 from pushforward.datasets import Dataset, Schema, load, read_rows, read_table
-from pushforward.datasets.tables.local_file import LocalFile
+from pushforward.datasets.tables.files.local_file import LocalFile
 from tests.fixtures.streams import small_chunks as small_chunks
 from tests.fixtures.tables import npy_bytes, parquet_bytes, write_file
 from tests.fixtures.workbooks import Cell, write_workbook

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import one_line, shorten
-from pushforward.datasets.tables.compression import open_decompressed
-from pushforward.datasets.tables.dialect import Dialect, find_dialect
-from pushforward.datasets.tables.lines import AsUtf8, count_lines, encoding_of, last_line_end
+from pushforward.datasets.tables.files.compression import open_decompressed
 from pushforward.datasets.tables.number_marks import MISSING
 from pushforward.datasets.tables.spellings import find_column_spelling, find_spellings
+from pushforward.datasets.tables.text.dialect import Dialect, find_dialect
+from pushforward.datasets.tables.text.lines import AsUtf8, count_lines, encoding_of, last_line_end
 
 if TYPE_CHECKING:
     import pyarrow as pa

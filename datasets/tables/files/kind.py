@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pushforward.datasets.tables.compression import COMPRESSION_SUFFIXES
+from pushforward.datasets.tables.files.compression import COMPRESSION_SUFFIXES
 
 Kind = Literal["text", "json", "json array", "parquet", "feather", "npy", "workbook"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
-from pushforward.datasets.tables.table_reader import BATCH_ROWS, INTEGERS
+from pushforward.datasets.tables.files.table_reader import BATCH_ROWS, INTEGERS
 
 if TYPE_CHECKING:
     import pyarrow as pa

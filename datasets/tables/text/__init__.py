@@ -1,0 +1,1 @@
+"""Delimited text: its format, its first lines, and how it is parsed."""

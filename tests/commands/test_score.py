@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from pushforward.cli import main
 from pushforward.datasets import Schema
-from pushforward.datasets.tables import parts, stream
+from pushforward.datasets.tables import reader, stream
 from pushforward.datasets.tables.read import read_columns
 from pushforward.datasets.tables.table_file import TableFile
 from pushforward.evaluate import likelihood, nll_from

@@ -1,5 +1,6 @@
 """Full evaluation of a fitted flow: likelihoods, baselines, samples, latents, calibration, inversion."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -199,7 +200,7 @@ class EvaluationReport:
         return [
             f"warning: the baseline {labels[name]!r} is better than the flow, by {with_error(-gain, se, 4)} nats"
             for name, (gain, se) in self.gains.items()
-            if gain < -2.0 * se
+            if gain < (0.0 if math.isnan(se) else -2.0 * se)
         ]
 
     def _score(self, label: str, nll: Nll, shift: float, gain: str, width: int) -> str:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from pushforward.common.errors import ConfigError, DataError, TableError
-from pushforward.common.text import leave_out
+from pushforward.common.text import leave_out, listed
 from pushforward.config.schema import Config, DataConfig
 from pushforward.datasets import Dataset, Dequantizer, Splits, load as load_dataset, split
 from pushforward.datasets.tables.cells import Obstacle
@@ -48,7 +48,8 @@ class Prepared:
         recorded: Training rows as recorded ``(n, D)``; the loop adds new noise in every step.
         standardize: Standardises rows by mean and standard deviation of the training rows, see ``scale_columns``.
         tails: Maps heavy tails of standardised rows; the first layer of every flow. None without such columns.
-        scale_context: Standardises the context and maps its heavy tails; None without context.
+        standardize_context: The same as ``standardize`` for the context; None without context.
+        context_tails: The same as ``tails`` for the context.
         repeats: Which held-out rows are copies of training rows; None if there are hardly any.
     """
 
@@ -61,7 +62,8 @@ class Prepared:
     recorded: Array
     standardize: Standardize
     tails: LogTails | None
-    scale_context: Bijection | None
+    standardize_context: Standardize | None
+    context_tails: LogTails | None
     repeats: Repeats | None = None
 
     @property
@@ -72,13 +74,17 @@ class Prepared:
     @property
     def heavy_tails(self) -> str:
         """One line about the columns with heavy tails; empty if there are none."""
-        if self.tails is None:
-            return ""
+        schema = self.dataset.schema
         names = [
-            name for name, is_mapped in zip(self.dataset.schema.names, self.tails.mapped, strict=True) if is_mapped
+            name
+            for known, tails in ((schema.names, self.tails), (schema.context_names, self.context_tails))
+            if tails is not None
+            for name, is_mapped in zip(known, tails.mapped, strict=True)
+            if is_mapped
         ]
-        listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-        return f"columns scaled without their values far outside, with tails mapped by a logarithm: {listed}"
+        if not names:
+            return ""
+        return f"columns scaled without their values far outside, with tails mapped by a logarithm: {listed(names)}"
 
     @property
     def ties(self) -> str:
@@ -86,8 +92,7 @@ class Prepared:
         tied = [column for column in self.dataset.schema.columns if column.tied]
         if not tied:
             return ""
-        shown = [column.name + ("" if column.step is None else f" (step {column.step:g})") for column in tied[:6]]
-        names = ", ".join(shown) + (f" and {len(tied) - len(shown)} more" if len(tied) > len(shown) else "")
+        names = listed([column.name + ("" if column.step is None else f" (step {column.step:g})") for column in tied])
         if not self.bin_widths.any():
             return f"columns with repeated values, not dequantized: {names}; their likelihoods are overstated"
         return f"columns with repeated values, dequantized by uniform noise of one bin width: {names}"
@@ -112,6 +117,11 @@ class Prepared:
             chosen = np.sort(np.random.default_rng(n).choice(n, MAX_VALIDATION_ROWS, replace=False))
             rows, context = rows[chosen], None if context is None else context[chosen]
         return RowTensors(self._standardized(rows, device), self._context(context, device))
+
+    @property
+    def scale_context(self) -> Bijection | None:
+        """The map of the context before networks see it; None without context."""
+        return None if self.standardize_context is None else in_one(self.standardize_context, self.context_tails)
 
     def with_tails(self, model: Model) -> Model:
         """Let a model of standardised rows begin with the map of heavy tails."""
@@ -171,9 +181,9 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
     _refuse_constants(dataset, train)
     validation = part(splits.validation)
     standardize, tails = scale_columns(train.rows, validation.rows)
-    scale_context = None
+    standardize_context, context_tails = None, None
     if train.context is not None and validation.context is not None:
-        scale_context = in_one(*scale_columns(train.context, validation.context))
+        standardize_context, context_tails = scale_columns(train.context, validation.context)
     return Prepared(
         dataset=dataset,
         splits=splits,
@@ -184,7 +194,8 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
         recorded=dataset.rows[splits.train],
         standardize=standardize,
         tails=tails,
-        scale_context=scale_context,
+        standardize_context=standardize_context,
+        context_tails=context_tails,
         repeats=repeats,
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.text import leave_out
+from pushforward.datasets.tables.spread import is_usual
 
 Array = NDArray[np.float64]
 
@@ -14,6 +15,7 @@ EXACT = 1e-5
 """A relation holds if its residuals are this fraction of the column's standard deviation, or less."""
 
 _SEARCHED_ROWS = 20_000
+_ROUNDING = 1e-12
 _NEGLIGIBLE = 1e-4
 _SHOWN = 3
 
@@ -66,6 +68,10 @@ def linear_relations(names: Sequence[str], matrix: Array, given: int = 0) -> lis
     if n < 2 * width + 2:
         return []
     rows = matrix if n <= _SEARCHED_ROWS else matrix[np.random.default_rng(0).choice(n, _SEARCHED_ROWS, replace=False)]
+    # A code for missing values that two columns share would look like a relation.
+    rows = rows[np.all([is_usual(column) for column in rows.T], axis=0)]
+    if len(rows) < 2 * width + 2:
+        return []
     mean, std = rows.mean(axis=0), rows.std(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(std > 0, (rows - mean) / std, 0.0)
@@ -95,10 +101,12 @@ def _relation(
     used = [(i, w) for i, w in zip(independent, weights, strict=True) if abs(w) > _NEGLIGIBLE]
     slopes = {i: _tidy(w * std[k] / std[i]) for i, w in used}
     constant = _tidy(mean[k] - sum(slope * mean[i] for i, slope in slopes.items()), std[k])
-    predicted = constant + sum((slope * matrix[:, i] for i, slope in slopes.items()), np.zeros(len(matrix)))
-    error = float(np.abs(matrix[:, k] - predicted).max())
-    if error > 10 * EXACT * std[k]:
+    terms = [slope * matrix[:, i] for i, slope in slopes.items()]
+    residual = np.abs(matrix[:, k] - constant - sum(terms, np.zeros(len(matrix))))
+    largest = np.max(np.abs([matrix[:, k], *terms]), axis=0)  # of huge values, more is lost in rounding
+    if (residual > 10 * EXACT * std[k] + _ROUNDING * largest).any():
         return None
+    error = float(residual.max())
     return Relation(names[k], constant, {names[i]: slope for i, slope in slopes.items()}, error)
 
 

@@ -9,12 +9,13 @@ unit scale) 0.55 and a Cauchy column 1.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.text import number_text
+from pushforward.common.text import listed, number_text
 
 Array = NDArray[np.float64]
 
@@ -22,13 +23,12 @@ FAR = 10.0
 """A value far outside is at least this many interquartile ranges from the median."""
 
 HEAVY_INDEX = 0.7
-"""Columns whose tails have a larger index, and reach further than ``HEAVY_REACH``, are heavy-tailed. Small tables are
-taken to have this index."""
+"""Columns whose tails have a larger index, and reach further than ``HEAVY_REACH``, are heavy-tailed."""
 
 HEAVY_REACH = 40.0
 """Interquartile ranges that a heavy tail reaches at least."""
 
-MISSING_CODES = (
+_MISSING_CODES = (
     *(sign * nines for nines in (99.0, 999.0, 9999.0, 99999.0, 999999.0, 99.9, 999.9, 9999.9) for sign in (-1, 1)),
     *(-888.0, -8888.0, -(2.0**15), 2.0**15 - 1, 2.0**16 - 1, -(2.0**31), 2.0**31 - 1, -(2.0**63)),
     *(sign * huge for huge in (1e20, 1e30, 1e35, 1e36, 1e37, 1e38, 3.4e38, 3.402823e38) for sign in (-1, 1)),
@@ -38,8 +38,10 @@ MISSING_CODES = (
 
 _QUANTILES = ((0.25, "interquartile ranges"), (0.05, "ranges of the middle 90 %"), (0.01, "ranges of the middle 98 %"))
 _MIN_ROWS = 20
-# With fewer values in a tail, its index is not estimated.
+# With fewer values in a tail, its index is not estimated: its first or second value is an outlier if the next one is so
+# much nearer to the median.
 _MIN_TAIL = 10
+_SMALL_GAP = 5.0
 _MOST_CODES = 4
 # A code repeats so many times as often as other values do, in at most this share of the rows; a known one need not.
 _MIN_REPEATS = 3
@@ -49,7 +51,6 @@ _GAP = 2.0
 # Chance that the largest value of a tail is taken for an outlier.
 _FALSE_ALARM = 1e-4
 _MOST_LISTED = 3
-_MOST_NAMES = 6
 
 
 class _Spread(NamedTuple):
@@ -118,11 +119,11 @@ def _split_codes(ordered: Array) -> tuple[list[_Code], Array]:
     """Separate the values at the ends of a sorted column that look like codes for a missing value from the others."""
     codes: list[_Code] = []
     for _ in range(_MOST_CODES):
-        if rows := _rows_of_code(ordered, MISSING_CODES):
+        if rows := _rows_of_code(ordered, _MISSING_CODES):
             codes.append(_Code(float(ordered[0]), rows))
             ordered = ordered[rows:]
         # The largest value is the smallest of the column with its sign changed.
-        elif rows := _rows_of_code(-ordered[::-1], [-code for code in MISSING_CODES]):
+        elif rows := _rows_of_code(-ordered[::-1], [-code for code in _MISSING_CODES]):
             codes.append(_Code(float(ordered[-1]), rows))
             ordered = ordered[:-rows]
         else:
@@ -157,11 +158,13 @@ def _tail(distances: Array) -> tuple[float, float]:
     nonzero = int((distances > 0).sum())
     if nonzero <= skipped:
         return 0.0, float("inf")
-    index, last = HEAVY_INDEX, max(nonzero // 10, skipped)
+    last = max(nonzero // 10, skipped)
     tail = np.sort(np.partition(distances, -(last + 1))[-(last + 1) :])[::-1]
-    if last - skipped >= _MIN_TAIL:
-        ranks = np.arange(skipped + 1, last + 1)
-        index = float(np.mean(ranks * np.log(tail[skipped:last] / tail[skipped + 1 : last + 1])))
+    if last - skipped < _MIN_TAIL:
+        isolated = [below for value, below in pairwise(tail[:3].tolist()) if value >= max(FAR, _SMALL_GAP * below)]
+        return 0.0, min(isolated) * _SMALL_GAP if isolated else float("inf")
+    ranks = np.arange(skipped + 1, last + 1)
+    index = float(np.mean(ranks * np.log(tail[skipped:last] / tail[skipped + 1 : last + 1])))
     return index, max(FAR, float(tail[skipped] * ((skipped + 1) / _FALSE_ALARM) ** index))
 
 
@@ -171,7 +174,7 @@ def _about_code(value: float, columns: dict[str, int]) -> str:
     where = f"column {next(iter(columns))!r}: {code} in {rows[0]}"
     if len(columns) > 1:
         counts = [f"{name!r} ({count})" for name, count in zip(columns, rows, strict=True)]
-        where = f"columns {_listed(counts)}: {code}"
+        where = f"columns {listed(counts)}: {code}"
     return (
         f"{where}, far outside the rest; if it stands for a missing value, set data.missing_values={code} "
         f"data.missing=drop"
@@ -179,23 +182,12 @@ def _about_code(value: float, columns: dict[str, int]) -> str:
 
 
 def _about_heavy_tails(columns: dict[str, tuple[float, str]]) -> str:
-    names = _listed([repr(name) for name in columns])
+    names = listed([repr(name) for name in columns])
     distance, unit = max(columns.values())
     reach = f"{_rounded(distance)} {unit}"
     if len(columns) == 1:
-        return (
-            f"column {names} is heavy-tailed: its values reach {reach} from the median; "
-            f"flow.base=student-t may fit it better"
-        )
-    return (
-        f"columns {names} are heavy-tailed: their values reach up to {reach} from the "
-        f"median; flow.base=student-t may fit them better"
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
+        return f"column {names} is heavy-tailed: its values reach {reach} from the median"
+    return f"columns {names} are heavy-tailed: their values reach up to {reach} from the median"
 
 
 def _about_outliers(name: str, outside: Array, distances: Array, unit: str) -> str:
@@ -210,7 +202,7 @@ def _about_outliers(name: str, outside: Array, distances: Array, unit: str) -> s
         count = "one value" if len(outside) == 1 else f"{len(outside)} values"
         what = f"{count}, {' and '.join(values)}, {are} {'' if len(levels) == 1 else 'up to '}{reach} {unit}"
         remedy = f"if {it} {are} wrong, set data.missing_values={','.join(values)} data.missing=drop"
-    return f"column {name!r}: {what} from the median; {remedy}; if not, flow.base=student-t may fit better"
+    return f"column {name!r}: {what} from the median; {remedy}"
 
 
 def _rounded(number: float) -> str:

@@ -175,7 +175,9 @@ def _match(
     if not reader.named:
         same_width = len(has) == schema.file_columns
         by_index = same_width and bool(schema.places)
-        by_default_name = same_width and set(wanted) <= set(has)
+        # The generated names x1, x2, ... say nothing if the columns of the schema had these names in another order.
+        order = [has.index(name) for name in schema.order if name in has]
+        by_default_name = same_width and set(wanted) <= set(has) and order == sorted(order)
         if len(has) != len(wanted) and not by_default_name and not by_index:
             raise DataError(
                 f"{where}: has {len(has)} columns and no names, but the model has {len(wanted)}; "

@@ -37,21 +37,21 @@ class LogTails(Bijection):
         self.bound = float(bound)
         self.mapped = mapped
         # Plain attribute, not a buffer: it follows from the configuration.
-        self._bounds = torch.tensor([self.bound if is_mapped else torch.inf for is_mapped in mapped])
+        self._is_mapped = torch.tensor(mapped)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
-        bound = self._bounds.to(x)
-        compressed = torch.log1p(torch.relu(x.abs() - bound))
-        return x.clamp(-bound, bound) + x.sign() * compressed, -compressed.sum(-1)
+        is_mapped, middle = self._is_mapped.to(x.device), x.clamp(-self.bound, self.bound)
+        compressed = torch.where(is_mapped, torch.log1p(torch.relu(x.abs() - self.bound)), 0.0)
+        return torch.where(is_mapped, middle + x.sign() * compressed, x), -compressed.sum(-1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
-        bound = self._bounds.to(z)
+        is_mapped, middle = self._is_mapped.to(z.device), z.clamp(-self.bound, self.bound)
         # Beyond this the exponential, in other units, would overflow.
         most = 0.75 * math.log(torch.finfo(z.dtype).max)
-        compressed = torch.relu(z.abs() - bound).clamp(max=most)
-        return z.clamp(-bound, bound) + z.sign() * torch.expm1(compressed), compressed.sum(-1)
+        compressed = torch.where(is_mapped, torch.relu(z.abs() - self.bound).clamp(max=most), 0.0)
+        return torch.where(is_mapped, middle + z.sign() * torch.expm1(compressed), z), compressed.sum(-1)
 
     def config(self) -> dict[str, Any]:
         return {"features": self.features, "bound": self.bound, "mapped": self.mapped}

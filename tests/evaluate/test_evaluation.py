@@ -410,6 +410,7 @@ def test_report_is_json_and_text(report: EvaluationReport) -> None:
 def test_a_flow_that_is_worse_than_a_baseline_says_so_first(report: EvaluationReport) -> None:
     assert report.warnings() == []
     worse = replace(report, gains=report.gains | {"gaussian": (-4.6, 0.1), "kde": (-0.1, 0.1)})
+    assert len(replace(report, gains={"gaussian": (-4.6, math.nan)}).warnings()) == 1  # of a single test row
     first, *rest = worse.lines()
     assert first == "warning: the baseline 'Gaussian' is better than the flow, by 4.6000 ± 0.1000 nats"
     assert not any("warning" in line for line in rest)

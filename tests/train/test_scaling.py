@@ -6,11 +6,12 @@ import torch
 
 from pushforward.config.schema import DataConfig
 from pushforward.datasets import Column, Dataset, Schema
+from pushforward.datasets.tables.spread import robust_std
 from pushforward.evaluate.likelihood import log_prob
 from pushforward.flows import build
 from pushforward.train.data import Prepared, prepare
 from pushforward.train.gaussian import gaussian_flow
-from pushforward.train.scaling import robust_std, scale_columns
+from pushforward.train.scaling import scale_columns
 
 NONE = np.empty((0, 2))
 
@@ -63,6 +64,13 @@ def test_one_value_far_outside_does_not_move_the_scale_of_the_others(
     assert standardize.config()["mean"] == pytest.approx([0.0, 0.0], abs=0.1)
 
 
+@pytest.mark.parametrize("code", [-99.0, 99.0])
+def test_a_near_code_in_some_rows_does_not_move_the_scale(code: float, rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((2000, 2))
+    rows[::100, 0] = code
+    assert scale_columns(rows, NONE)[0].config()["scale"] == pytest.approx([1.0, 1.0], rel=0.1)
+
+
 def test_robust_std_is_that_of_the_values_that_differ(rng: np.random.Generator) -> None:
     assert robust_std(rng.standard_normal(100_000)) == pytest.approx(1.0, rel=0.02)
     assert robust_std(np.r_[np.zeros(90_000), rng.standard_normal(10_000)]) == pytest.approx(1.0, rel=0.05)
@@ -98,6 +106,7 @@ def test_the_density_in_data_units_includes_the_map_of_the_tails() -> None:
 def test_heavy_tails_of_the_context_are_mapped_before_networks_see_them(rng: np.random.Generator) -> None:
     rows = rng.standard_normal((1000, 2))
     rows[:5, 1] = 1e7
+    assert prepared(rows, context=1).notes[-1].endswith("with tails mapped by a logarithm: c1")
     context = prepared(rows, context=1).training_rows(torch.device("cpu")).context
     assert context is not None
     assert float(context.abs().max()) < 25.0

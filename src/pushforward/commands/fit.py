@@ -120,7 +120,7 @@ def _dry_run(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
         of_rows = plan_autoencoder(config)
         facts = {"dataset": of_rows.prepared.dataset.name, "features": of_rows.model.features, "flow": "vae"}
         facts |= {"latent": of_rows.model.latent, "parameters": of_rows.parameters}
-        return of_rows.config, facts, of_rows.prepared.dataset.notes
+        return of_rows.config, facts, of_rows.prepared.notes
     from pushforward.experiment.rows import plan
     from pushforward.train.architecture import describe
 
@@ -128,7 +128,7 @@ def _dry_run(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
     rows = {name: len(getattr(planned.prepared.splits, name)) for name in ("train", "validation", "test")}
     facts = {"dataset": planned.prepared.dataset.name, "features": planned.flow.features}
     facts |= {"context": planned.flow.context, **rows, "flow": describe(planned.config.flow)}
-    notes = (*planned.prepared.dataset.notes, *planned.notes)
+    notes = (*planned.prepared.notes, *planned.notes)
     if planned.undecided is not None:
         notes = (
             *notes,

@@ -72,6 +72,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Join names by commas; of many, the first ones and how many more there are.
+
+    Example:
+        >>> listed("abc"), listed("abc", most=2)
+        ('a, b, c', 'a, b and 1 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def as_argument(names: Sequence[str]) -> str:
     """Return a list of names as the value of a configuration key: ``a,b``, or a JSON list if that would be misread.
 

@@ -212,7 +212,7 @@ def _run(
         **options,
     )
     with session:
-        for note in (*dataset.notes, *filter(None, [moved])):
+        for note in (*prepared.notes, *filter(None, [moved])):
             session.progress.message(note)
         state = session.train(objective)
         model = cast(Autoencoder, state.flow).cpu().eval()

@@ -201,7 +201,13 @@ def evaluate_run(
         notify(note)
     test = SplitPart(density.dequantizer.fixed(rows), context if density.flow.context else None)
     prepared = prepare(load_data(config), config.data, config.data_seed)
-    config, prepared, _ = accept_data(run, config, prepared, command)
+    run.claim()
+    try:
+        config, prepared, moved = accept_data(run, config, prepared, command)
+    finally:
+        run.release()
+    if moved:
+        notify(moved)
     # The rows of a table do not come from the toy's distribution, even if the run was fitted to a toy.
     prepared = replace(prepared, test=test, dataset=replace(prepared.dataset, toy=None))
     return evaluate_prepared(prepared, density, seed=config.seed, evaluated=name, notify=notify)

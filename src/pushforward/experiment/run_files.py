@@ -87,7 +87,7 @@ def schema_content(prepared: Prepared) -> dict[str, Any]:
         "source": dataset.source,
         "sha256": dataset.sha256,
         "rows": {name: len(part.rows) for name, part in parts.items()},
-        "notes": list(dataset.notes),
+        "notes": list(prepared.notes),
         "bin_widths": prepared.bin_widths.tolist(),
         **dataset.schema.to_dict(),
     }

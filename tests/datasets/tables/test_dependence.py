@@ -38,6 +38,14 @@ def test_columns_that_are_nearly_or_not_linearly_dependent_are_none() -> None:
     assert relations(with_outlier) == []
 
 
+def test_a_code_for_missing_values_in_two_columns_is_no_relation() -> None:
+    rows = FREE.copy()
+    rows[3:9, :2] = 1e20
+    assert relations(rows) == []
+    rows[:, 2] = rows[:, 0] + 1.0
+    assert relations(rows) == ["c2 = 1 + c0"]
+
+
 def test_few_rows_prove_nothing() -> None:
     assert relations(RNG.standard_normal((5, 4))) == []
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pushforward.common.errors import DataError, TableError
-from pushforward.datasets import RowStream, Schema, read_rows, read_table
+from pushforward.datasets import RowStream, Schema, load, read_rows, read_table
 from pushforward.datasets.tables.read import read_columns
 from tests.fixtures.streams import (
     NAMES,
@@ -110,3 +110,16 @@ def test_quoted_line_ends_and_carriage_returns(stream_schema: Schema, tmp_path: 
         rows, _, notes = read_rows(tmp_path / "t.csv", stream_schema)
         assert rows.tolist() == [[k, k * k] for k in range(400)]
         assert notes == ("t.csv: ignored note, which the model does not use",)
+
+
+@pytest.mark.parametrize("drop", [(), ("x2",)])
+def test_generated_names_do_not_reorder_a_file_without_names(drop: tuple[str, ...], tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 3))
+    np.savetxt(tmp_path / "names.csv", rows, delimiter=",", header="x3,x1,x2", comments="")
+    np.savetxt(tmp_path / "bare.csv", rows, delimiter=",")
+    schema = load(tmp_path / "names.csv", drop=drop).schema
+    if drop:  # which of the three columns are meant cannot be known
+        with pytest.raises(DataError, match="has 3 columns and no names, but the model has 2"):
+            read_rows(tmp_path / "bare.csv", schema)
+    else:
+        np.testing.assert_array_equal(read_rows(tmp_path / "bare.csv", schema)[0], rows)

@@ -26,6 +26,13 @@ def test_extreme_points_stay_finite_in_both_directions(dtype: torch.dtype) -> No
         assert log_det.isfinite().all()
 
 
+def test_features_that_are_not_mapped_stay_as_they_are_even_if_infinite() -> None:
+    x = torch.tensor([[1.0, torch.inf], [20.0, -1e38]])
+    z, log_det = LogTails(2, mapped=[True, False])(x)
+    assert torch.equal(z[:, 1], x[:, 1])
+    assert log_det.isfinite().all()
+
+
 def test_a_density_behind_it_integrates_to_one() -> None:
     flow = Flow(Gaussian(1), Chain([LogTails(1, bound=1.0)], features=1)).double()
     u = torch.linspace(-40.0, 40.0, 400_001, dtype=torch.float64)

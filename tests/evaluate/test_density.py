@@ -1,10 +1,13 @@
 """Fitted densities: undefined log-densities are errors, and edited files are refused."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -48,6 +51,18 @@ def test_an_undefined_log_density_names_its_rows() -> None:
     with pytest.raises(UndefinedDensityError, match=r"no log-density .* for row 9, though"):
         density.log_prob(rows)
     assert np.isnan(density.log_prob(rows[:8])).tolist() == [False, False, True, False, True, True, False, False]
+
+
+@pytest.mark.parametrize("kind", [pd.DataFrame, pa.table])
+def test_columns_of_a_frame_are_found_by_name(kind: Callable[[dict[str, Any]], Any]) -> None:
+    torch.manual_seed(0)
+    density = FittedDensity(build("maf", 2, context=1, hidden=8), schema(context="c"), [0.0, 0.0])
+    a, b, c = np.random.default_rng(0).standard_normal((3, 20))
+    expected = density.log_prob(np.column_stack([a, b]), c[:, None])
+    assert np.array_equal(density.log_prob(kind({"c": c, "b": b, "a": a})), expected)
+    assert np.array_equal(density.log_prob(kind({"b": b, "a": a}), kind({"other": a, "c": c})), expected)
+    drawn = density.sample(20, kind({"b": b, "c": c}), seed=1)
+    assert np.array_equal(drawn, density.sample(20, c[:, None], seed=1))
 
 
 def test_scores_of_a_large_table_count_its_rows_from_the_start() -> None:

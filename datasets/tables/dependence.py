@@ -12,12 +12,13 @@ from pushforward.datasets.tables.spread import is_usual
 Array = NDArray[np.float64]
 
 EXACT = 1e-5
-"""A relation holds if its residuals are this fraction of the column's standard deviation, or less."""
+"""A column may depend on others if its residuals are this fraction of its standard deviation, or less."""
 
 _SEARCHED_ROWS = 20_000
-_ROUNDING = 1e-12
+_ROUNDING = 1e-12  # relative, of float64 sums
 _NEGLIGIBLE = 1e-4
 _SHOWN = 3
+_COUNTED = 500  # values whose digits are counted
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,13 @@ def linear_relations(names: Sequence[str], matrix: Array, given: int = 0) -> lis
 
 
 def _relation(
-    names: Sequence[str], matrix: Array, z: Array, mean: Array, std: Array, k: int, independent: list[int]
+    names: Sequence[str],
+    matrix: Array,
+    z: Array,
+    mean: Array,
+    std: Array,
+    k: int,
+    independent: list[int],
 ) -> Relation | None:
     """Express a column by independent ones, and check the relation on all rows."""
     weights = np.linalg.lstsq(z[:, independent], z[:, k], rcond=None)[0]
@@ -104,10 +111,22 @@ def _relation(
     terms = [slope * matrix[:, i] for i, slope in slopes.items()]
     residual = np.abs(matrix[:, k] - constant - sum(terms, np.zeros(len(matrix))))
     largest = np.max(np.abs([matrix[:, k], *terms]), axis=0)  # of huge values, more is lost in rounding
-    if (residual > 10 * EXACT * std[k] + _ROUNDING * largest).any():
+    # A remainder of other digits than the last two is more than rounding, such as the seconds between two dates.
+    digits = min(_digits(matrix[:, i]) for i in (k, *slopes))
+    rounded = np.minimum(10 * EXACT * std[k], 10.0 ** (2 - digits) * largest)
+    if (residual > rounded + _ROUNDING * largest).any():
         return None
     error = float(residual.max())
     return Relation(names[k], constant, {names[i]: slope for i, slope in slopes.items()}, error)
+
+
+def _digits(column: Array) -> int:
+    """Significant digits that the values of a column are written with."""
+    values = column[:: max(1, len(column) // _COUNTED)]
+    with np.errstate(over="ignore"):
+        short = values.astype(np.float32)
+    texts = (np.format_float_scientific(v, trim="-") for v in (short if (short == values).all() else values))
+    return max(sum(c.isdigit() for c in text.partition("e")[0]) for text in texts)
 
 
 def _tidy(value: float, scale: float | None = None) -> float:

@@ -67,8 +67,8 @@ def sample(
             output.write(tables.table(drawn, shown))
             progress(len(drawn), rows)
     if tables.clipped:
-        counts = ", ".join(f"{name} {count:,}" for name, count in tables.clipped.items())
-        print_message(f"values beyond the recorded range, set to its ends: {counts} (of {rows:,})")
+        counts = ", ".join(f"{name} in {count:,}" for name, count in tables.clipped.items())
+        print_message(f"values beyond the recorded range, set to its ends: {counts} of {rows:,} rows")
     if as_json:
         facts = {"run": str(run), "rows": rows, "seed": seed, "out": None if out is None else str(out)}
         click.echo(json.dumps(facts if kept is None else facts | {"columns": kept.columns}))

@@ -27,6 +27,17 @@ def test_shares_sums_copies_and_multiples_are_named() -> None:
 def test_rounded_columns_still_depend_on_each_other() -> None:
     shares = np.random.default_rng(1).dirichlet([2, 3, 4], 500).round(7)
     assert relations(shares) == ["c2 = 1 - c0 - c1"]
+    assert relations(shares.astype(np.float32).astype(float)) == ["c2 = 1 - c0 - c1"]
+
+
+def test_what_rounding_does_not_explain_is_no_relation(tmp_path: Path) -> None:
+    """Start and end of events within two years: their difference is small, and matters."""
+    rng = np.random.default_rng(0)
+    start = 1.6e9 + 6e7 * rng.random(500)
+    np.savetxt(tmp_path / "t.csv", np.column_stack([start, start + rng.exponential(60.0, 500)]), "%.3f", ",")
+    assert not [note for note in load(tmp_path / "t.csv").notes if "dependence" in note]
+    np.savetxt(tmp_path / "s.csv", rng.dirichlet([2, 3, 4], 500).astype(np.float32), "%.7g", ",")
+    assert [note for note in load(tmp_path / "s.csv").notes if "dependence" in note]
 
 
 def test_columns_that_are_nearly_or_not_linearly_dependent_are_none() -> None:

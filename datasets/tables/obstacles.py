@@ -16,7 +16,7 @@ from pushforward.datasets.tables.read import ENCODE, Columns, Numbers
 MIN_ROWS = 3
 """Rows of the smallest table: one each for training, validation and test."""
 
-_MOST_LINES = 10
+_MOST_LINES = 40
 # More columns than this are not listed in a command if those to keep are shorter.
 _MANY = 10
 # A column with a larger share of missing cells costs more rows than it is worth.

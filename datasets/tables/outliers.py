@@ -100,8 +100,13 @@ def outlier_notes(names: Sequence[str], matrix: Array) -> list[str]:
         if index > HEAVY_INDEX and reach > HEAVY_REACH:
             heavy[name] = reach, spread.unit
         elif outside.any():
-            notes.append(_about_outliers(name, rest[outside], distances[outside], spread.unit))
-    notes = [*(_about_code(value, columns) for value, columns in codes.items()), *notes]
+            others = matrix[:, [other != name for other in names]]
+            notes.append(_about_outliers(name, rest[outside], distances[outside], spread.unit, others))
+    about_codes = [
+        _about_code(value, columns, matrix[:, [name not in columns for name in names]])
+        for value, columns in codes.items()
+    ]
+    notes = [*about_codes, *notes]
     return [*notes, _about_heavy_tails(heavy)] if heavy else notes
 
 
@@ -168,17 +173,21 @@ def _tail(distances: Array) -> tuple[float, float]:
     return index, max(FAR, float(tail[skipped] * ((skipped + 1) / _FALSE_ALARM) ** index))
 
 
-def _about_code(value: float, columns: dict[str, int]) -> str:
+def _remedy(values: Sequence[float], others: Array) -> str:
+    """What to do about wrong values of some columns; ``data.missing_values`` would apply to the others as well."""
+    if np.isin(others, values).any():
+        return "empty its cells in the file and set data.missing=drop (other columns hold this number as a value)"
+    return f"set data.missing_values={','.join(map(number_text, values))} data.missing=drop"
+
+
+def _about_code(value: float, columns: dict[str, int], others: Array) -> str:
     rows = [f"{count:,} row{'s' if count > 1 else ''}" for count in columns.values()]
     code = number_text(value)
     where = f"column {next(iter(columns))!r}: {code} in {rows[0]}"
     if len(columns) > 1:
         counts = [f"{name!r} ({count})" for name, count in zip(columns, rows, strict=True)]
         where = f"columns {listed(counts)}: {code}"
-    return (
-        f"{where}, far outside the rest; if it stands for a missing value, set data.missing_values={code} "
-        f"data.missing=drop"
-    )
+    return f"{where}, far outside the rest; if it stands for a missing value, {_remedy([value], others)}"
 
 
 def _about_heavy_tails(columns: dict[str, tuple[float, str]]) -> str:
@@ -190,7 +199,7 @@ def _about_heavy_tails(columns: dict[str, tuple[float, str]]) -> str:
     return f"columns {names} are heavy-tailed: their values reach up to {reach} from the median"
 
 
-def _about_outliers(name: str, outside: Array, distances: Array, unit: str) -> str:
+def _about_outliers(name: str, outside: Array, distances: Array, unit: str, others: Array) -> str:
     reach = _rounded(distances.max())
     levels = np.unique(outside)
     if len(levels) > _MOST_LISTED:
@@ -201,7 +210,7 @@ def _about_outliers(name: str, outside: Array, distances: Array, unit: str) -> s
         it, are = ("it", "is") if len(outside) == 1 else ("they", "are")
         count = "one value" if len(outside) == 1 else f"{len(outside)} values"
         what = f"{count}, {' and '.join(values)}, {are} {'' if len(levels) == 1 else 'up to '}{reach} {unit}"
-        remedy = f"if {it} {are} wrong, set data.missing_values={','.join(values)} data.missing=drop"
+        remedy = f"if {it} {are} wrong, {_remedy(levels.tolist(), others)}"
     return f"column {name!r}: {what} from the median; {remedy}"
 
 

@@ -223,11 +223,11 @@ def test_one_report_names_every_obstacle(tmp_path: Path) -> None:
 
 
 def test_a_long_report_is_cut_and_names_the_columns_to_keep(tmp_path: Path) -> None:
-    texts = {f"t{k}": ["x", "y", "z", "w"] for k in range(40)}
+    texts = {f"t{k}": ["x", "y", "z", "w"] for k in range(60)}
     write_file(tmp_path / "t.csv", as_csv(texts | {"a": [1, 2, 4, 5], "b": [3, 1, 4, 2]}))
     lines = str(error := refused("t.csv", context=["b"])).splitlines()
-    assert lines[0] == "t.csv: 40 of 42 columns cannot be used as they are"
-    assert (len(lines), lines[-3]) == (13, "  and 31 more")
+    assert lines[0] == "t.csv: 60 of 62 columns cannot be used as they are"
+    assert (len(lines), lines[-3]) == (43, "  and 21 more")
     assert lines[-1] == "  pushforward fit t.csv data.columns=a data.context=b"
     _, dataset = follow(error)
     assert (dataset.schema.names, dataset.schema.context_names) == (("a",), ("b",))

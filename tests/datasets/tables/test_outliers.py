@@ -91,6 +91,17 @@ def test_columns_with_the_same_finding_share_a_note() -> None:
     assert note.startswith("columns 'a', 'b' are heavy-tailed: their values reach up to ")
 
 
+def test_a_code_that_other_columns_hold_as_a_value_is_not_declared_for_all() -> None:
+    random = np.random.default_rng(0)
+    rows = np.stack([random.normal(40, 5, 1500).round(), random.normal(100, 9, 1500).round()], axis=1)
+    rows[::70, 0] = 999
+    assert "set data.missing_values=999 data.missing=drop" in outlier_notes(["age", "price"], rows)[0]
+    rows[3, 1] = 999
+    rows[::2, 1] += 899
+    (note,) = [note for note in outlier_notes(["age", "price"], rows) if "'age'" in note]
+    assert note.endswith("set data.missing=drop (other columns hold this number as a value)")
+
+
 def test_a_far_value_of_a_design_is_no_code() -> None:
     """A column of few values, each in many rows, may have one far from the others."""
     assert notes(np.repeat([-2.6, -2.3, 0.1, 60.0], 60)) == []

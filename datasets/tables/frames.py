@@ -1,6 +1,6 @@
-"""Read rows from objects with named columns: pandas, polars and Arrow tables, and NumPy's structured arrays."""
+"""Read rows from objects with named columns: pandas, polars and Arrow tables, dicts, and NumPy's structured arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def is_frame(rows: Any) -> bool:
     """Whether an object has columns with names."""
     dtype = getattr(rows, "dtype", None)
     names = getattr(dtype, "names", None) is not None
-    return names or hasattr(rows, "__arrow_c_stream__") or (hasattr(rows, "columns") and hasattr(rows, "to_numpy"))
+    return names or isinstance(rows, Mapping) or hasattr(rows, "__arrow_c_stream__") or (hasattr(rows, "columns") and hasattr(rows, "to_numpy"))
 
 
 def _columns(rows: Any, where: str, names: Sequence[str], missing_values: Sequence[float]) -> Array:

@@ -23,6 +23,7 @@ STRUCTURED = np.array([(5.0, 3.0, 1.0), (6.0, 4.0, 2.0)], dtype=[("c", float), (
 KINDS: dict[str, Callable[[], Any]] = {
     "pandas": lambda: pd.DataFrame(COLUMNS, index=[7, 3]),
     "Arrow": lambda: pa.table(COLUMNS),
+    "dict": lambda: COLUMNS,
     "structured array": lambda: STRUCTURED,
 }
 

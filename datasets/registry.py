@@ -38,7 +38,7 @@ from pushforward.datasets.tables.read import (
     read_content,
     select_columns,
 )
-from pushforward.datasets.tables.spellings import understood_notes
+from pushforward.datasets.tables.spellings import Spelling, understood_notes
 from pushforward.datasets.tables.splits import Indices, Splits
 from pushforward.datasets.targets.names import PREFIX, TARGETS, targets
 from pushforward.datasets.toys.toy import CURVES, TOYS
@@ -101,6 +101,7 @@ class _Source(NamedTuple):
     left_out: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     row_numbers: Indices | None = None
     is_file: bool = False
+    spellings: Mapping[str, Spelling] = MappingProxyType({})
 
 
 def load(
@@ -199,7 +200,7 @@ def _dataset(found: _Source, asked: Request) -> Dataset:
         notes = (*notes, *protocol_notes)
     features, given, schema, column_notes = features_and_context(found.where, numbers, asked.context)
     schema = dataclasses.replace(
-        schema,
+        schema.with_spellings(found.spellings),
         file_columns=found.file_columns,
         places=tuple(found.places[name] for name in schema.order) if found.places else (),
         missing_values=tuple(map(float, asked.missing_values)),
@@ -313,10 +314,11 @@ def _load_table(
         file.name,
         file.source,
         read_columns(content.table, chosen_names, missing_values),
-        (*content.notes, *left_out, *understood_notes(content.understood, chosen_names)),
+        (*content.notes, *left_out, *understood_notes(content.spellings, chosen_names)),
         file.checksum(),
         content.table.num_columns - len(index),
         is_file=True,
+        spellings=content.spellings,
     )
 
 

@@ -13,7 +13,7 @@ from pushforward.common.errors import DamagedError, DataError
 from pushforward.datasets.sources.data_folder import find_copy
 from pushforward.datasets.sources.uci import UciFile, UciSet
 from pushforward.datasets.tables.read import NotNumbersError, Numbers, column_numbers
-from pushforward.datasets.tables.text.delimited import open_text, read_delimited
+from pushforward.datasets.tables.text.delimited import TextFile, open_text, read_text
 
 Array = NDArray[np.float64]
 
@@ -105,7 +105,7 @@ def _read(file: UciFile, path: Path) -> tuple[tuple[str, ...], tuple[str, ...], 
     used = [(k, name) for k, name in enumerate(file.columns) if name]
     names = tuple(name for _, name in used)
     if file.layout == "delimited":
-        table = read_delimited(path)
+        table = read_text(TextFile(path)).table
         if table.num_columns != len(file.columns):
             raise NotNumbersError(f"expected {len(file.columns)} columns; got {table.num_columns}")
         columns = [column_numbers(table.column(k)) for k, _ in used]

@@ -33,9 +33,10 @@ def context_rows(rows: Any, context: Any, schema: Schema) -> Array | None:
 
 def is_frame(rows: Any) -> bool:
     """Whether an object has columns with names."""
-    dtype = getattr(rows, "dtype", None)
-    names = getattr(dtype, "names", None) is not None
-    return names or isinstance(rows, Mapping) or hasattr(rows, "__arrow_c_stream__") or (hasattr(rows, "columns") and hasattr(rows, "to_numpy"))
+    if isinstance(rows, Mapping) or hasattr(rows, "__arrow_c_stream__"):
+        return True
+    has_fields = getattr(getattr(rows, "dtype", None), "names", None) is not None
+    return has_fields or (hasattr(rows, "columns") and hasattr(rows, "to_numpy"))
 
 
 def _columns(rows: Any, where: str, names: Sequence[str], missing_values: Sequence[float]) -> Array:

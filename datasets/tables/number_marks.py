@@ -5,10 +5,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-MISSING = ("?", "None", "none", "NAN", "-", ".")
-"""Spellings of a missing value in addition to those of pyarrow (empty, NA, N/A, NaN, NULL, #N/A, ...)."""
+ERRORS = ("#DIV/0!", "#REF!", "#VALUE!", "#NUM!", "#NAME?", "#NULL!", "#N/A")
+"""What spreadsheets write for a value that cannot be computed."""
 
-MISSING_LOWER = frozenset({*MISSING, "", "na", "n/a", "nan", "null", "#n/a", "#na"})
+MISSING = ("?", "None", "none", "NAN", "-", ".", *ERRORS)
+"""Spellings of a missing value in addition to those of pyarrow (empty, NA, N/A, NaN, NULL, #NA, ...)."""
+
+MISSING_LOWER = frozenset({*(word.lower() for word in MISSING), "", "na", "n/a", "nan", "null", "#na"})
 """Missing values in lower case, also those of pyarrow."""
 
 BLANKS = " \u00a0\u202f\u2009"
@@ -16,10 +19,11 @@ APOSTROPHES = "'\u2019"
 MINUS = "\u2212"
 _CURRENCY = "(?:[$€£¥₹₽₩₺₴₪]|US\\$|R\\$|USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|BRL|Fr\\.|kr|zł)"
 _SIGN = rf"[+\-{MINUS}]?"
+_LEADING_SIGN = rf"[^\d]*[+\-{MINUS}].*\d"
 # Any spelling of a number; which of comma and point is the decimal mark is left open.
 _BODY = rf"\d{{1,3}}(?:[.,{APOSTROPHES}{BLANKS}]\d{{3}})+(?:[.,]\d*)?|\d+(?:[.,]\d*)?|[.,]\d+"
 _NUMBER = re.compile(
-    rf"{_SIGN}(?P<before>{_CURRENCY})?[{BLANKS}]?{_SIGN}(?P<body>{_BODY})(?:(?P<e>[eEdD]){_SIGN}\d+)?"
+    rf"{_SIGN}(?P<before>{_CURRENCY})?[{BLANKS}]?{_SIGN}(?P<body>{_BODY})(?:(?P<e>[eEdD]){_SIGN}\d+)?(?P<trailing>(?<=\d)-)?"
     rf"[{BLANKS}]?(?P<after>%|{_CURRENCY})?"
 )
 _PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|infinity)", re.IGNORECASE)
@@ -34,7 +38,7 @@ def number_kind(cell: str) -> str:
         return "number"
     if cell.lower() in MISSING_LOWER or cell.strip("#-").lower() in MISSING_LOWER:
         return "missing"
-    match = _NUMBER.fullmatch(cell)
+    match = _match(cell)
     if match is None:
         return "text"
     if match["after"] == "%":
@@ -47,8 +51,9 @@ class Evidence:
 
     Attributes:
         marks: For ``decimal``, ``thousands``, ``either`` (a comma or point as in ``1,234``), ``currency``, ``percent``,
-            ``fortran`` and ``minus``: how many cells show which sign.
+            ``fortran``, ``minus`` and ``trailing`` (a minus sign after the number): how many cells show which sign.
         examples: The first cell for each of these and each sign.
+        largest: The largest number without any sign but digits; -1 if there is none.
         numbers: How many cells are numbers.
         cells: How many cells there are.
     """
@@ -56,24 +61,29 @@ class Evidence:
     def __init__(self) -> None:
         self.marks: dict[str, Counter[str]] = defaultdict(Counter)
         self.examples: dict[tuple[str, str], str] = {}
+        self.largest = -1.0
         self.numbers = 0
         self.cells = 0
 
     def add(self, cell: str, count: int = 1) -> None:
         """Take in a cell that is not a missing value, and that occurs this many times."""
         self.cells += count
-        match = _NUMBER.fullmatch(cell)
-        shown = None if match is None else _separators(match["body"])
+        match = _match(cell)
+        shown = None if match is None else _separators(match["body"], exponent=bool(match["e"]))
         if match is None or shown is None:
             self.numbers += count * bool(_PLAIN.fullmatch(cell))  # infinite
             return
         self.numbers += count
+        if match["body"].isdecimal() and not match["e"]:
+            self.largest = max(self.largest, float(match["body"]))
         if sign := (match["before"] or match["after"] or "").rstrip("%"):
             shown.append(("currency", sign))
         if match["after"] == "%":
             shown.append(("percent", "%"))
         if match["e"] in {"D", "d"}:
             shown.append(("fortran", "D"))
+        if match["trailing"]:
+            shown.append(("trailing", "-"))
         if MINUS in cell:
             shown.append(("minus", MINUS))
         for what, sign in shown:
@@ -85,8 +95,18 @@ class Evidence:
         return max(self.marks[what], key=self.marks[what].__getitem__, default="")
 
 
-def _separators(body: str) -> list[tuple[str, str]] | None:
-    """Return what the digits of a number show about its separators; None if it is no number."""
+def _match(cell: str) -> "re.Match[str] | None":
+    match = _NUMBER.fullmatch(cell)
+    return None if match and match["trailing"] and re.match(_LEADING_SIGN, cell) else match
+
+
+def _separators(body: str, *, exponent: bool) -> list[tuple[str, str]] | None:
+    """Return what the digits of a number show about its separators; None if it is no number.
+
+    Args:
+        body: The digits and their separators.
+        exponent: Whether an exponent follows. Such numbers have no separators of thousands as a rule.
+    """
     if body.isdecimal():
         return []
     shown = []
@@ -103,7 +123,7 @@ def _separators(body: str) -> list[tuple[str, str]] | None:
         return [*shown, ("thousands", last)]
     whole, fraction = body.split(last)
     grouped = len(fraction) == 3 and 1 <= len(whole) <= 3 and not whole.startswith("0")
-    return [*shown, ("either" if grouped and len(groups) == 1 else "decimal", last)]
+    return [*shown, ("either" if grouped and len(groups) == 1 and not exponent else "decimal", last)]
 
 
 def examine(column: Any) -> Evidence | None:
@@ -118,6 +138,11 @@ def examine(column: Any) -> Evidence | None:
         if evidence.numbers < _SHARE * evidence.cells:
             return None
     return evidence if evidence.cells else None
+
+
+def is_empty(column: Any) -> bool:
+    """Whether all cells of a column of strings are missing."""
+    return all((cell or "").strip().lower() in MISSING_LOWER for cell in column.unique().to_pylist())
 
 
 def decimal_mark(columns: Iterable[Evidence]) -> str | None:

@@ -21,6 +21,7 @@ from pushforward.datasets.tables.files.plain_reader import PlainReader
 from pushforward.datasets.tables.files.table_reader import INTEGERS, StoredTable
 from pushforward.datasets.tables.index import find_index
 from pushforward.datasets.tables.number_marks import MISSING_LOWER
+from pushforward.datasets.tables.spellings import Spelling
 from pushforward.datasets.tables.text.delimited import TextFile, read_text
 
 if TYPE_CHECKING:
@@ -74,13 +75,13 @@ class TableContent:
         table: All columns, unchanged.
         notes: Notes for the user.
         index: Columns that are an index of the rows and not data.
-        understood: What was understood of the cells of columns of text, by name.
+        spellings: How the numbers in columns of text are written, by name, unless they are plain.
     """
 
     table: "pa.Table"
     notes: tuple[str, ...] = ()
     index: tuple[str, ...] = ()
-    understood: Mapping[str, str] = field(default_factory=dict)
+    spellings: Mapping[str, Spelling] = field(default_factory=dict)
 
 
 def read_table(path: str | Path) -> "pa.Table":
@@ -108,22 +109,26 @@ def read_content(file: LocalFile) -> TableContent:
     with file.explaining():
         if file.kind == "text":
             text = TextFile(file.path)
-            table, understood = read_text(text)
+            table, spellings = read_text(text)
             index = find_index(table, text.dialect.unnamed)
-            content = TableContent(table, text.dialect.notes, index, understood)
+            content = TableContent(table, (*text.dialect.notes, *text.findings), index, spellings)
         else:
             reader = open_arrow_reader(file)
             table = reader.read()
             index = find_index(table, declared=reader.index)
-            content = TableContent(table, reader.notes, index, reader.understood)
+            content = TableContent(table, reader.notes, index, reader.spellings)
         check_columns(file.name, content.table.column_names)
         if not content.table.num_rows:
             raise DataError(f"{file.name}: has no rows; nothing to learn from")
     return replace(content, notes=(*file.notes, *content.notes))
 
 
-def open_arrow_reader(file: LocalFile) -> PlainReader:
+def open_arrow_reader(file: LocalFile, fitted: Mapping[str, Spelling] | None = None) -> PlainReader:
     """Open a table that is not delimited text.
+
+    Args:
+        file: The table.
+        fitted: How the numbers of columns were written at the fit of a model, by name.
 
     Raises:
         DataError: If it is damaged.
@@ -134,7 +139,7 @@ def open_arrow_reader(file: LocalFile) -> PlainReader:
         "feather": FeatherReader,
         "npy": NpyReader,
     }
-    return PlainReader(readers[file.kind](file.path))
+    return PlainReader(readers[file.kind](file.path), fitted)
 
 
 def check_columns(where: str, names: Sequence[str]) -> None:

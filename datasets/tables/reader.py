@@ -1,6 +1,6 @@
 """Read tables chunk by chunk, in memory that does not grow with the number of rows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ from pushforward.datasets.tables.files.compression import compression_of
 from pushforward.datasets.tables.files.local_file import LocalFile
 from pushforward.datasets.tables.files.table_reader import TableReader
 from pushforward.datasets.tables.read import NotNumbersError, check_columns, column_numbers, open_arrow_reader
-from pushforward.datasets.tables.spellings import Spelling
+from pushforward.datasets.tables.spellings import Spelling, find_spellings, understood_notes
 from pushforward.datasets.tables.text.delimited import Block, TextFile, parse
 
 if TYPE_CHECKING:
@@ -19,14 +19,19 @@ BLOCK_BYTES = 1 << 22
 """Bytes of text parsed at a time: large enough that starting the parser costs nothing."""
 
 
-def open_reader(file: LocalFile) -> TableReader:
+def open_reader(file: LocalFile, fitted: Mapping[str, Spelling] | None = None) -> TableReader:
     """Open a table for reading in chunks; the file must outlive the reader.
+
+    Args:
+        file: The table.
+        fitted: How the numbers of columns were written at the fit of a model, by name.
 
     Raises:
         DataError: If the file is damaged, of an unknown kind, or has no columns or rows.
     """
     with file.explaining():
-        reader: TableReader = TextReader(file.path) if file.kind == "text" else open_arrow_reader(file)
+        is_text = file.kind == "text"
+        reader: TableReader = TextReader(file.path, fitted) if is_text else open_arrow_reader(file, fitted)
         check_columns(file.name, reader.names)
         if reader.rows == 0:
             raise DataError(f"{file.name}: has no rows; nothing to learn from")
@@ -38,34 +43,37 @@ class TextReader:
 
     Args:
         path: The file.
+        fitted: How the numbers of columns were written at the fit of a model, by name.
 
     Attributes:
         notes: Notes for the user on how the file is read.
-        understood: What was understood of the cells of columns, by name.
+        spellings: How the numbers in columns are written, by name, unless they are plain.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = TextFile(path)
+    def __init__(self, path: Path, fitted: Mapping[str, Spelling] | None = None) -> None:
+        self._file = TextFile(path, fitted)
+        self._fitted = fitted
         self.dialect = self._file.dialect
         self.names = self.dialect.names
         self.named = self.dialect.header
         self.rows: int | None = None
         self.notes = self.dialect.notes
-        self.understood = self.dialect.understood
+        self.spellings = dict(self.dialect.spellings)
+        self._late: dict[str, Spelling] = {}
 
     def tables(self, names: Sequence[str]) -> Iterator["pa.Table"]:
         import pyarrow as pa
 
-        types = {name: pa.string() if name in self.dialect.spelled else pa.float64() for name in names}
         size, read = self._size(), 0
         for block in self._file.blocks(BLOCK_BYTES):
+            types = {name: pa.string() if self._is_spelled(name) else pa.float64() for name in names}
             try:
                 table = self._parse(block, types)
             except pa.ArrowInvalid:
                 table = pa.table([self._column(block, name) for name in names], names=list(names))
             for k, name in enumerate(names):
                 if pa.types.is_string(table.column(k).type):
-                    table = table.set_column(k, name, self._spelling(name).read(table.column(k)))
+                    table = table.set_column(k, name, self._spelling(name, table.column(k)).read(table.column(k)))
             read += table.num_rows
             self.rows = round(read / min(1.0, block.read / size)) if size else None
             if table.num_rows:
@@ -76,7 +84,7 @@ class TextReader:
     def holds_integers(self, name: str) -> bool:
         import pyarrow as pa
 
-        if name in self.dialect.spelled:
+        if self._is_spelled(name):
             return all(pa.types.is_integer(table.column(0).type) for table in self.tables([name]))
         return self._first_table(name, pa.int64()) is not None
 
@@ -98,8 +106,22 @@ class TextReader:
         known = self._file.encoding == "utf-8" and compression_of(self._file.path) is None
         return self._file.path.stat().st_size if known else None
 
-    def _spelling(self, name: str) -> Spelling:
-        return self.dialect.spellings.get(name, Spelling(decimal=self.dialect.decimal))
+    @property
+    def findings(self) -> tuple[str, ...]:
+        return (*self._file.findings, *understood_notes(self._late, self._late))
+
+    def _is_spelled(self, name: str) -> bool:
+        return name in self.dialect.spelled or name in self._late
+
+    def _spelling(self, name: str, column: Any) -> Spelling:
+        """Return the spelling of a column of strings, found now if the beginning of the file has no value of it."""
+        import pyarrow as pa
+
+        if name in self.dialect.empty and name not in self._late:
+            mark, delimiter = self.dialect.mark, self.dialect.delimiter
+            self._late |= find_spellings(pa.table({name: column}), [name], delimiter, mark, self._fitted)[1]
+        plain = Spelling(decimal=self.dialect.decimal)
+        return self._late.get(name) or self.spellings.get(name, plain)
 
     def _parse(self, block: Block, types: "dict[str, pa.DataType]") -> "pa.Table":
         return parse(block.content, self.dialect, skip_lines=block.skip_lines, types=types)
@@ -109,7 +131,7 @@ class TextReader:
         import pyarrow as pa
 
         for kind in (pa.float64(), pa.string()):
-            if kind == pa.float64() and name in self.dialect.spelled:
+            if kind == pa.float64() and self._is_spelled(name):
                 continue
             try:
                 return self._parse(block, {name: kind}).column(name)

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pushforward.common.errors import DataError
+from pushforward.datasets.tables.spellings import Spelling
 
 # A column counts as tied if more than this fraction of its rows repeat an earlier value.
 TIED = 0.01
@@ -26,6 +28,7 @@ class Column:
         distinct: Number of different values.
         ties: Fraction of rows whose value repeats an earlier one. Whole rows that are repeated do not count, unless the
             table has one column only.
+        spelling: How its numbers were written in the file, which decides what another file leaves open; None if plain.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Column:
     offset: float | None
     distinct: int
     ties: float
+    spelling: Spelling | None = None
 
     @property
     def integer(self) -> bool:
@@ -99,11 +103,31 @@ class Schema:
         """Names of the conditioning columns."""
         return tuple(column.name for column in self.context)
 
+    @property
+    def spellings(self) -> dict[str, Spelling]:
+        """How the numbers of columns were written, by name, unless they were plain."""
+        both = (*self.columns, *self.context)
+        return {column.name: column.spelling for column in both if column.spelling is not None}
+
+    def with_spellings(self, spellings: Mapping[str, Spelling]) -> "Schema":
+        """Return a schema that says how the numbers of columns were written."""
+        # A guess that points are decimal tells nothing of commas in another file. Examples and doubts belong to a file.
+        kept = {
+            name: Spelling.from_dict(spelling.to_dict())
+            for name, spelling in spellings.items()
+            if not (spelling.doubt and spelling.is_plain("."))
+        }
+        columns, context = (
+            tuple(dataclasses.replace(column, spelling=kept.get(column.name)) for column in columns)
+            for columns in (self.columns, self.context)
+        )
+        return dataclasses.replace(self, columns=columns, context=context)
+
     def to_dict(self) -> dict[str, Any]:
         """Return lists, strings and numbers that JSON can hold."""
         content = {
-            "columns": [dataclasses.asdict(column) for column in self.columns],
-            "context": [dataclasses.asdict(column) for column in self.context],
+            "columns": [_column_dict(column) for column in self.columns],
+            "context": [_column_dict(column) for column in self.context],
             "order": list(self.order),
             "file_columns": self.file_columns,
         }
@@ -148,16 +172,26 @@ _FIELD_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+def _column_dict(column: Column) -> dict[str, Any]:
+    content = {key: getattr(column, key) for key in _FIELD_TYPES}
+    return content if column.spelling is None else {**content, "spelling": column.spelling.to_dict()}
+
+
 def _columns(items: Any) -> tuple[Column, ...]:
     if not isinstance(items, list):
         raise DataError(f"schema: expected a list of columns; got {type(items).__name__}")
     columns = []
     for item in items:
-        _expect_keys("schema: column", item, set(_FIELD_TYPES))
+        written = item.get("spelling") if isinstance(item, dict) else None
+        _expect_keys("schema: column", item, {*_FIELD_TYPES, *(["spelling"] if written is not None else [])})
         for key, allowed in _FIELD_TYPES.items():
             if not isinstance(item[key], allowed) or isinstance(item[key], bool):
                 raise DataError(f"schema: column {item['name']!r} has {key}={item[key]!r}; the file is damaged")
-        columns.append(Column(**item))
+        try:
+            spelling = None if written is None else Spelling.from_dict(written)
+        except ValueError as error:
+            raise DataError(f"schema: column {item['name']!r} has a damaged spelling ({error})") from error
+        columns.append(Column(**{**item, "spelling": spelling}))
     return tuple(columns)
 
 

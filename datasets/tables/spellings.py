@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _WORDS = ({"true": 1, "false": 0, "1": 1, "0": 0}, {"t": 1, "f": 0})
+_KEPT: dict[str, type] = dict.fromkeys(("decimal", "thousands", "currency"), str)
+_KEPT |= dict.fromkeys(("percent", "fortran", "minus", "trailing"), bool)
 _SEPARATOR_NAMES = {",": "commas", ".": "points", " ": "blanks", "'": "apostrophes"}
 
 
@@ -37,9 +39,11 @@ class Spelling:
         percent: Whether a percent sign follows every number.
         fortran: Whether exponents may be written with a ``D``.
         minus: Whether there are typographic minus signs.
+        trailing: Whether a minus sign may follow a number, as SAP writes it.
         words: The words and their values, for a column of true and false.
         example: A cell of this spelling.
         doubt: Whether no cell shows which of comma and point is the decimal mark.
+        as_fitted: Whether the column's spelling at the fit decides this, because no cell does.
     """
 
     decimal: str = "."
@@ -48,9 +52,11 @@ class Spelling:
     percent: bool = False
     fortran: bool = False
     minus: bool = False
+    trailing: bool = False
     words: Mapping[str, int] | None = None
     example: str = ""
     doubt: bool = False
+    as_fitted: bool = False
 
     def read(self, column: Any) -> Any:
         """Convert a chunked array of strings to numbers.
@@ -76,7 +82,7 @@ class Spelling:
 
     def is_plain(self, decimal: str) -> bool:
         """Whether the numbers have nothing special but this decimal mark."""
-        special = (self.thousands, self.currency, self.percent, self.fortran, self.minus, self.words)
+        special = (self.thousands, self.currency, self.percent, self.fortran, self.minus, self.trailing, self.words)
         return not any(special) and self.decimal == decimal
 
     def fits(self, cell: str) -> bool:
@@ -89,6 +95,30 @@ class Spelling:
 
         return float(self.read(pa.chunked_array([[cell]]))[0].as_py())
 
+    @property
+    def unit(self) -> str:
+        """The percent sign or the sign of a currency beside the numbers; empty if there is none."""
+        return "%" if self.percent else self.currency
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a schema keeps: the decimal mark, and what else differs from plain numbers."""
+        kept = {key: getattr(self, key) for key in _KEPT if getattr(self, key)}
+        return kept if self.words is None else {**kept, "words": dict(self.words)}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Spelling":
+        """Rebuild a spelling from the result of ``to_dict``.
+
+        Raises:
+            ValueError: If a key is missing or unknown, or a value has the wrong type.
+        """
+        if not isinstance(content, dict) or content.get("decimal") not in (".", ","):
+            raise ValueError("no decimal mark")
+        for key, value in content.items():
+            if not (value in _WORDS if key == "words" else type(value) is _KEPT.get(key)):
+                raise ValueError(key)
+        return cls(**content)
+
     def understood(self) -> str:
         """Say what was understood, for a note."""
         if self.words is not None:
@@ -100,12 +130,14 @@ class Spelling:
         if self.thousands:
             parts.append(f"{_SEPARATOR_NAMES[self.thousands]} between thousands")
         parts += ["exponents with D"] * self.fortran + ["typographic minus signs"] * self.minus
+        parts += ["minus signs after numbers"] * self.trailing
         text = f"{', '.join(parts) or 'decimal points'} ({self.example} is read as {self.value(self.example):.12g}"
-        if self.doubt:
+        if self.doubt or self.as_fitted:
             mark = self.thousands or self.decimal
             other = Spelling(decimal=mark) if self.thousands else Spelling(thousands=mark, decimal=".")
             kept = re.sub(rf"[^\d{mark}]", "", self.example)
-            text += f"; no cell shows that it is not {other.value(kept):.12g}"
+            why = "as at the fit, not" if self.as_fitted else "no cell shows that it is not"
+            text += f"; {why} {other.value(kept):.12g}"
         return f"{text})"
 
     def _pattern(self) -> str:
@@ -115,13 +147,20 @@ class Spelling:
         currency = f"(?:{re.escape(self.currency)})?" if self.currency else ""
         mark = re.escape(self.decimal)
         whole = r"\d+"
+        exponent = f"(?:[eE{'dD' if self.fortran else ''}]{sign}\\d+)?"
+        number = rf"(?:\d+(?:{mark}\d*)?|{mark}\d+){exponent}"
         if self.thousands:
-            separator = f"[{re.escape(self._thousands())}]"
-            whole = rf"(?:\d{{1,3}}(?:{separator}\d{{3}})+|\d+)"
-        number = rf"(?:{whole}(?:{mark}\d*)?|{mark}\d+)(?:[eE{'dD' if self.fortran else ''}]{sign}\d+)?"
+            grouped = rf"\d{{1,3}}(?:[{re.escape(self._thousands())}]\d{{3}})+"
+            whole = rf"(?:{grouped}|\d+)"
+            # The comma of "3,456e-01" is never one between thousands.
+            number = rf"(?:{number}|{grouped}(?:{mark}\d*{exponent})?)"
+        # A digit stands before a minus sign: the price "5,-" is not negative.
+        negative = rf"(?:{whole}(?:{mark}\d+)?|{mark}\d+){exponent}-"
         before = f"{sign}{currency}{blank}{sign}" if self.currency else sign
         number = f"(?:{number}|(?i:inf|infinity))"
-        return f"{before}{number}{f'{blank}%' if self.percent else f'{blank}{currency}'}"
+        after = f"{blank}%" if self.percent else f"{blank}{currency}"
+        pattern = f"{before}{number}{after}"
+        return f"{pattern}|{currency}{blank}{negative}{after}" if self.trailing else pattern
 
     def _thousands(self) -> str:
         return {" ": BLANKS, "'": APOSTROPHES}.get(self.thousands, self.thousands)
@@ -142,7 +181,7 @@ class Spelling:
         for text, by in ((self.decimal, "."), (MINUS, "-"), ("D", "e"), ("d", "e")):
             if text != by and (text not in "Dd" or self.fortran):
                 cells = pc.replace_substring(cells, text, by)
-        return cells
+        return pc.replace_substring_regex(cells, "^(.*)-$", r"-\1") if self.trailing else cells
 
     def _merge(self, cell: str | None, plain: str | None) -> str | None:
         if plain is not None or cell is None:
@@ -153,37 +192,45 @@ class Spelling:
         return f"{cell} (unlike {unlike})" if unlike and is_number else cell
 
 
-def find_spelling(evidence: Evidence, mark: str | None, delimiter: str) -> Spelling:
+TRUE_FALSE = Spelling(words=_WORDS[0], example="true")
+"""The spelling of a column of true and false."""
+
+
+def find_spelling(evidence: Evidence, mark: str | None, delimiter: str, fitted: Spelling | None = None) -> Spelling:
     """Choose the spelling of a column from what most of its cells show.
 
     Args:
         evidence: What they show.
         mark: The decimal mark of the file, which decides where the cells of the column do not; None if unknown.
         delimiter: The delimiter. Files with semicolons are written where commas are decimal.
+        fitted: The spelling at the fit, which decides what this file leaves open; None if unknown.
     """
     marks, examples = evidence.marks, evidence.examples
-    doubt = False
+    doubt = as_fitted = False
     decimal = evidence.most("decimal") or {",": ".", ".": ","}.get(evidence.most("thousands"), "") or mark
-    if decimal is None:
+    if decimal is None and fitted is not None and not (delimiter == "," and marks["either"]["."]):
+        decimal, as_fitted = fitted.decimal, bool(marks["either"])
+    elif decimal is None:
         doubt = "," in marks["either"] or (delimiter == ";" and bool(marks["either"]))
-        decimal = "," if doubt and delimiter == ";" and "." not in marks["either"] else "."
+        # Were "371" beside "1.932" no integer, it would have decimals, or other numbers fewer than three of them.
+        grouped_by = "." if 100 <= evidence.largest < 1000 else ","
+        decimal = "," if doubt and delimiter == ";" and set(marks["either"]) == {grouped_by} else "."
     grouped = marks["thousands"] + marks["either"]
     del grouped[decimal]
-    thousands = max(grouped, key=grouped.__getitem__, default="")
-    currency, fortran, minus = (evidence.most(what) for what in ("currency", "fortran", "minus"))
+    kept = fitted.thousands if fitted is not None and fitted.thousands != decimal else ""
+    thousands = max(grouped, key=grouped.__getitem__, default=kept)
+    currency = evidence.most("currency")
+    fortran, minus, trailing = (
+        bool(evidence.most(what) or getattr(fitted, what, False)) for what in ("fortran", "minus", "trailing")
+    )
     percent = "%" if 2 * marks["percent"]["%"] > evidence.numbers else ""
-    spelling = Spelling(decimal, thousands, currency, bool(percent), bool(fortran), bool(minus), doubt=doubt)
-    shown = [("either", thousands or decimal)] if doubt else []
+    spelling = Spelling(decimal, thousands, currency, bool(percent), fortran, minus, trailing)
+    spelling = replace(spelling, doubt=doubt, as_fitted=as_fitted)
+    shown = [("either", thousands or decimal), ("either", decimal)] if doubt or as_fitted else []
     shown += [("currency", currency), ("percent", percent), ("thousands", thousands), ("either", thousands)]
-    shown += [("fortran", fortran), ("minus", minus), ("decimal", decimal), ("either", decimal)]
+    shown += [("fortran", "D"), ("minus", MINUS), ("trailing", "-"), ("decimal", decimal), ("either", decimal)]
     candidates = (examples[key] for key in shown if key in examples)
     return replace(spelling, example=next((cell for cell in candidates if spelling.fits(cell)), ""))
-
-
-def find_column_spelling(column: Any, mark: str | None, delimiter: str) -> Spelling | None:
-    """Choose the spelling of a column of strings; None if it holds text."""
-    evidence = examine(column)
-    return None if evidence is None else find_spelling(evidence, mark, delimiter)
 
 
 def find_words(cells: Iterable[str | None]) -> Spelling | None:
@@ -202,19 +249,28 @@ def find_words(cells: Iterable[str | None]) -> Spelling | None:
 
 
 def find_spellings(
-    cells: "pa.Table", odd: Sequence[str], delimiter: str
-) -> tuple[str | None, str, dict[str, Spelling]]:
+    cells: "pa.Table",
+    odd: Sequence[str],
+    delimiter: str,
+    mark: str | None = None,
+    fitted: Mapping[str, Spelling] | None = None,
+) -> tuple[str | None, dict[str, Spelling]]:
     """Find how the numbers of a table are written.
 
     Args:
-        cells: A sample of its rows, as strings.
-        odd: The columns that are not numbers with decimal points.
+        cells: Its rows or a sample of them, as strings.
+        odd: The columns that may not be numbers with decimal points. Without any, none is looked at.
         delimiter: The delimiter of the file.
+        mark: The decimal mark of the file, if it is known.
+        fitted: How columns were written at the fit, by name.
 
     Returns:
-        The decimal mark of the file if cells show it, else None; the mark to read with; and the spellings of the
-        columns that have one to speak of.
+        The decimal mark of the file if cells show it, else None; and the spellings of the columns of numbers.
     """
+    fitted = {name: spelling for name, spelling in (fitted or {}).items() if spelling.words is None}
+    # A file has one decimal mark as a rule, also in columns where the fit saw none.
+    marks = {spelling.decimal for spelling in fitted.values()}
+    other = Spelling(decimal=marks.pop()) if len(marks) == 1 else None
     found: dict[str, Spelling] = {}
     evidence: dict[str, Evidence] = {}
     for name in odd:
@@ -223,34 +279,61 @@ def find_spellings(
         elif shown := examine(cells.column(name)):
             evidence[name] = shown
     if not evidence:
-        return None, ".", found
+        return mark, found
     for name in cells.column_names:
         if name not in odd and (shown := examine(cells.column(name))):
             evidence[name] = shown
-    mark = decimal_mark(evidence.values())
-    spellings = {name: find_spelling(shown, mark, delimiter) for name, shown in evidence.items()}
+    mark = mark or decimal_mark(evidence.values())
+    for name, shown in evidence.items():
+        found[name] = find_spelling(shown, mark, delimiter, fitted.get(name, other))
+    return mark, found
+
+
+def unusual_spellings(mark: str | None, spellings: Mapping[str, Spelling]) -> tuple[str, dict[str, Spelling]]:
+    """Return the mark to read a file with, and the spellings that are to speak of."""
     decimal = mark or ("," if any(spelling.decimal == "," for spelling in spellings.values()) else ".")
     unusual = {
         name: spelling
         for name, spelling in spellings.items()
-        if spelling.example and (spelling.doubt or decimal != "." or not spelling.is_plain("."))
+        if not spelling.is_plain(".") or (spelling.example and (spelling.doubt or spelling.as_fitted or decimal != "."))
     }
-    return mark, decimal, found | unusual
+    return decimal, unusual
 
 
-def understood_notes(understood: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
+def understood_notes(spellings: Mapping[str, Spelling], names: Iterable[str]) -> tuple[str, ...]:
     """Return notes on how columns were understood, one for all columns of the same spelling.
 
     Args:
-        understood: What was understood, by column.
+        spellings: The spellings of columns, by name.
         names: The columns to speak of.
     """
+    understood = {name: spelling.understood() for name, spelling in spellings.items() if spelling.example}
     alike: dict[str, list[str]] = {}
     for name in names:
         if name in understood:
             alike.setdefault(understood[name].split("(")[0], []).append(name)
     return tuple(
         f"column{'s' if len(same) > 1 else ''} {_listed(same)}: {understood[same[0]]}" for same in alike.values()
+    )
+
+
+def unit_notes(
+    fitted: Mapping[str, Spelling], found: Mapping[str, Spelling], names: Iterable[tuple[str, str]]
+) -> tuple[str, ...]:
+    """Return notes on columns whose percent or currency sign is not that of the fit.
+
+    Args:
+        fitted: How columns were written at the fit.
+        found: How they are written in a file.
+        names: The name of each column at the fit and in the file.
+    """
+    plain = Spelling()
+    pairs = [(name, fitted.get(name, plain).unit, found.get(in_file, plain).unit) for name, in_file in names]
+    return tuple(
+        f"column {name!r}: has {unit or 'no sign'} beside its numbers, and had {before or 'no sign'} at the fit; they "
+        "are taken as they stand, so see that the units are the same"
+        for name, before, unit in pairs
+        if unit != before
     )
 
 

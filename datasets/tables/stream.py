@@ -15,7 +15,7 @@ from pushforward.datasets.tables.range import ContextRange
 from pushforward.datasets.tables.read import ENCODE, NotNumbersError, column_numbers, mark_missing
 from pushforward.datasets.tables.reader import open_reader
 from pushforward.datasets.tables.schema import Schema
-from pushforward.datasets.tables.spellings import understood_notes
+from pushforward.datasets.tables.spellings import understood_notes, unit_notes
 
 Array = NDArray[np.float64]
 
@@ -53,12 +53,14 @@ class RowStream:
         self._missing_values = schema.missing_values
         self._left_out = 0
         self._range = ContextRange(schema.context)
-        self._reader = open_reader(self._file)
+        self._reader = open_reader(self._file, schema.spellings)
         self._features = len(schema.columns)
         self._names = (*schema.names, *schema.context_names)
         self._in_file, notes = _match(self._where, self._reader, self._names, schema)
-        understood = understood_notes(self._reader.understood, self._in_file)
-        self.notes = (*self._file.notes, *self._reader.notes, *understood, *notes)
+        found = self._reader.spellings
+        understood = understood_notes(found, self._in_file)
+        units = unit_notes(schema.spellings, found, zip(self._names, self._in_file, strict=True))
+        self.notes = (*self._file.notes, *self._reader.notes, *understood, *units, *notes)
 
     @property
     def rows(self) -> int | None:
@@ -67,9 +69,9 @@ class RowStream:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Notes for the user on the rows read so far: rows left out, and context outside the recorded range."""
+        """Notes for the user on what was read so far: lines and rows left out, context outside the recorded range."""
         left_out = rows_left_out(self._where, self._left_out, self._left_out + self._range.rows)
-        return (*left_out, *self._range.notes(self._where))
+        return (*self._reader.findings, *left_out, *self._range.notes(self._where))
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         pending: list[Array] = []
@@ -163,7 +165,7 @@ def read_rows(path: str | Path, schema: Schema) -> tuple[Array, Array, tuple[str
     """
     stream = RowStream(path, schema)
     features, contexts = zip(*stream, strict=True)
-    return np.concatenate(features), np.concatenate(contexts), stream.notes
+    return np.concatenate(features), np.concatenate(contexts), (*stream.notes, *stream.findings)
 
 
 def _match(

@@ -89,11 +89,6 @@ def table_stem(name: str) -> str:
     return name.removesuffix("".join(_endings(name))) or name
 
 
-def has_known_ending(name: str) -> bool:
-    """Whether the name of a file ends as those of tables do."""
-    return any(_endings(name))
-
-
 def understood(name: str, kind: Kind, compression: str | None) -> str:
     """Return a note on what a file holds, if its name says otherwise; else an empty string."""
     claimed, parts = kind_by_name(name), []

@@ -1,11 +1,17 @@
 """Read numbers that a table with types keeps as text or as true and false, as they are read from delimited text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pushforward.datasets.tables.files.table_reader import StoredTable
-from pushforward.datasets.tables.number_marks import examine
-from pushforward.datasets.tables.spellings import Spelling, find_spellings
+from pushforward.datasets.tables.number_marks import is_empty
+from pushforward.datasets.tables.spellings import (
+    TRUE_FALSE,
+    Spelling,
+    find_spellings,
+    understood_notes,
+    unusual_spellings,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,22 +25,32 @@ class PlainReader:
 
     Args:
         reader: Reads the columns as they are stored.
-
-    Attributes:
-        understood: What was understood of the cells of columns, by name.
+        fitted: How the numbers of columns were written at the fit of a model, by name.
     """
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, reader: StoredTable) -> None:
-        self._reader = reader
+    def __init__(self, reader: StoredTable, fitted: Mapping[str, Spelling] | None = None) -> None:
+        self._reader, self._fitted = reader, fitted
         self.names, self.named, self.index = reader.names, reader.named, reader.index
         self.rows: int | None = reader.rows
-        self._spellings, self._booleans = self._look()
-        self.understood: dict[str, str] = {
-            name: how.understood() for name, how in self._spellings.items() if how.example
-        }
-        self.understood |= dict.fromkeys(self._booleans, "true and false are read as 1 and 0")
+        self._mark: str | None = None
+        self._spellings: dict[str, Spelling] = {}
+        self._booleans: frozenset[str] = frozenset()
+        self._empty: frozenset[str] = frozenset()
+        self._look()
+        self._late: dict[str, Spelling] = {}
+
+    @property
+    def spellings(self) -> Mapping[str, Spelling]:
+        """How the numbers in columns of text are written, by name, unless they are plain."""
+        _, unusual = unusual_spellings(self._mark, self._spellings)
+        return unusual | dict.fromkeys(self._booleans, TRUE_FALSE)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Notes for the user on columns without a value in the beginning of the table."""
+        return understood_notes(unusual_spellings(self._mark, self._late)[1], self._late)
 
     def tables(self, names: Sequence[str]) -> Iterator["pa.Table"]:
         """Yield the named columns, some rows at a time."""
@@ -42,7 +58,11 @@ class PlainReader:
 
     def read(self) -> "pa.Table":
         """Read all columns and rows."""
-        return self._plain(self._reader.read())
+        table = self._reader.read()
+        # What the beginning did not settle, a cell after it may.
+        settled = {name for name, spelling in self._spellings.items() if spelling.example and not spelling.doubt}
+        self._find({name: column for name, column in self._texts(table).items() if name not in settled})
+        return self._plain(table)
 
     def holds_integers(self, name: str) -> bool:
         """Whether all cells of a column are 64-bit integers."""
@@ -56,26 +76,40 @@ class PlainReader:
         """Return None: the first cell that is no number describes a column."""
         return None
 
-    def _look(self) -> tuple[dict[str, Spelling], tuple[str, ...]]:
-        """Return how the numbers in columns of text are written, and the columns of true and false."""
+    def _look(self) -> None:
+        """Find how the numbers in columns of text are written, and the columns of true and false."""
         import pyarrow as pa
 
         unique = [name for name in self.names if self.names.count(name) == 1]
         first = next(self._reader.tables(unique), None) if unique else None
         if first is None:
-            return {}, ()
+            return
         sample = first.slice(0, SAMPLE_ROWS)
-        texts = {name: _as_text(sample.column(name)) for name in unique if _is_text(sample.column(name).type)}
-        _, decimal, spellings = find_spellings(pa.table(texts), list(texts), ",")
-        for name, column in texts.items():
-            if name not in spellings and examine(column):
-                spellings[name] = Spelling(decimal=decimal)
-        return spellings, tuple(name for name in unique if pa.types.is_boolean(sample.column(name).type))
+        texts = self._texts(sample)
+        self._mark = self._find(texts)
+        self._empty = frozenset(name for name, column in texts.items() if is_empty(column))
+        self._booleans = frozenset(name for name in unique if pa.types.is_boolean(sample.column(name).type))
+
+    def _texts(self, table: "pa.Table") -> dict[str, Any]:
+        """Return the columns of text with a name of their own."""
+        unique = [name for name in table.column_names if self.names.count(name) == 1]
+        return {name: _as_text(table.column(name)) for name in unique if _is_text(table.column(name).type)}
+
+    def _find(self, texts: Mapping[str, Any]) -> str | None:
+        """Find how the numbers in columns of text are written; return the decimal mark if cells show it."""
+        import pyarrow as pa
+
+        mark, found = find_spellings(pa.table(dict(texts)), list(texts), ",", self._mark, self._fitted)
+        self._spellings |= found
+        return mark
 
     def _plain(self, table: "pa.Table") -> "pa.Table":
         import pyarrow as pa
 
         for k, name in enumerate(table.column_names):
+            if name in self._empty and name not in self._spellings:
+                self._find({name: _as_text(table.column(k))})
+                self._late |= {name: self._spellings[name]} if name in self._spellings else {}
             if name in self._spellings:
                 table = table.set_column(k, name, self._spellings[name].read(_as_text(table.column(k))))
             elif name in self._booleans:

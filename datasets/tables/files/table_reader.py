@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from pushforward.datasets.tables.spellings import Spelling
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -29,8 +31,13 @@ class TableReader(Protocol):
     notes: tuple[str, ...]
 
     @property
-    def understood(self) -> Mapping[str, str]:
-        """What was understood of the cells of columns of text, by name."""
+    def spellings(self) -> Mapping[str, Spelling]:
+        """How the numbers in columns of text are written, by name, unless they are plain."""
+        ...
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Notes for the user on what was read so far, beyond what the beginning of the file showed."""
         ...
 
     def tables(self, names: Sequence[str]) -> Iterator["pa.Table"]:

@@ -11,7 +11,12 @@ from pushforward.common.errors import DataError
 from pushforward.common.text import one_line, shorten
 from pushforward.datasets.tables.files.compression import open_decompressed
 from pushforward.datasets.tables.number_marks import MISSING
-from pushforward.datasets.tables.spellings import find_column_spelling, find_spellings
+from pushforward.datasets.tables.spellings import (
+    TRUE_FALSE,
+    Spelling,
+    find_spellings,
+    unusual_spellings,
+)
 from pushforward.datasets.tables.text.dialect import Dialect, find_dialect
 from pushforward.datasets.tables.text.lines import AsUtf8, count_lines, encoding_of, last_line_end
 
@@ -41,18 +46,21 @@ class TextFile:
 
     Args:
         path: The file.
+        fitted: How the numbers of columns were written at the fit of a model, by name.
 
     Attributes:
         path: The file.
         encoding: Its encoding.
         dialect: Its format, detected from its first megabyte.
+        comments: How many comment lines were removed after the first megabyte, so far.
 
     Raises:
         DataError: If the file is empty, damaged, or not text.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fitted: Mapping[str, Spelling] | None = None) -> None:
         self.path = path
+        self.comments = 0
         self.encoding = "utf-8"
         with self._open() as stream:
             sample = stream.read(SNIFFED_BYTES)
@@ -63,14 +71,15 @@ class TextFile:
                 sample = stream.read(SNIFFED_BYTES)
                 whole = not stream.read(1)
         sample = sample if whole else sample[: last_line_end(sample)] or sample
-        self.dialect = self._with_spellings(find_dialect(path.name, sample), sample)
+        self._sampled = len(sample)
+        self.dialect = self._with_spellings(find_dialect(path.name, sample), sample, fitted or {})
         if self.encoding == "cp1252":
             note = f"{path.name}: not UTF-8; read as Windows-1252"
             self.dialect = dataclasses.replace(self.dialect, notes=(note, *self.dialect.notes))
 
     def blocks(self, size: int = -1) -> Iterator[Block]:
         """Yield the lines of the file in blocks of whole rows, of about ``size`` bytes; by default in one block."""
-        skip_lines, read, rest = self.dialect.skip_lines, 0, b""
+        skip_lines, read, rest, comments = self.dialect.skip_lines, 0, b"", 0
         with self._open() as stream:
             while True:
                 fresh = stream.read(size)
@@ -79,6 +88,8 @@ class TextFile:
                 # The line end of Windows is two characters, of which the second may not have been read yet.
                 cut = len(block) if last else last_line_end(block, len(block) - block.endswith(b"\r"))
                 content, rest = (block, b"") if cut == len(block) else (block[:cut], block[cut:])
+                comments += sum(read + at >= self._sampled for at in self.dialect.lines.comments(content))
+                self.comments = max(self.comments, comments)
                 read += cut
                 if content and not content.isspace():
                     if skip_lines and not content.endswith((b"\n", b"\r")):
@@ -88,6 +99,16 @@ class TextFile:
                 if last:
                     return
 
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Notes for the user on what was read after the first megabyte."""
+        if not self.comments:
+            return ()
+        what = "1 line after the first megabyte skipped as a comment"
+        if self.comments > 1:
+            what = f"{self.comments:,} lines after the first megabyte skipped as comments"
+        return (f"{self.path.name}: {what}",)
+
     def error(self, error: Exception) -> DataError:
         """Return an error that names the row with the wrong number of cells, or else quotes the parser."""
         return DataError(f"{self.path.name}: {self._ragged_row() or shorten(one_line(error), 200)}")
@@ -96,7 +117,7 @@ class TextFile:
         stream = open_text(self.path)
         return stream if self.encoding == "utf-8" else io.BufferedReader(AsUtf8(stream, self.encoding))
 
-    def _with_spellings(self, dialect: Dialect, sample: bytes) -> Dialect:
+    def _with_spellings(self, dialect: Dialect, sample: bytes, fitted: Mapping[str, Spelling]) -> Dialect:
         """Add how the numbers of the columns are written, as far as a sample shows it."""
         import pyarrow as pa
 
@@ -105,20 +126,27 @@ class TextFile:
         plain = dialect.lines.plain(sample)
         # Where semicolons separate cells, commas are often decimal, and points may stand between thousands.
         suspect = dialect.delimiter == ";"
+        known = {str(k): fitted[name] for k, name in enumerate(dialect.names) if name in fitted}
         try:
             table = parse(plain, numbered, skip_lines=dialect.skip_lines)
             odd = [
                 name
                 for name, kind in zip(table.column_names, table.schema.types, strict=True)
-                if pa.types.is_string(kind) or pa.types.is_boolean(kind) or (suspect and pa.types.is_floating(kind))
+                if pa.types.is_string(kind)
+                or pa.types.is_boolean(kind)
+                or (suspect and pa.types.is_floating(kind))
+                or (name in known and not pa.types.is_null(kind))
             ]
+            empty = {dialect.names[k] for k, kind in enumerate(table.schema.types) if pa.types.is_null(kind)}
+            dialect = dataclasses.replace(dialect, empty=frozenset(empty))
             if not odd:
                 return dialect
             texts = dict.fromkeys(numbered.names, pa.string())
             cells = parse(plain, numbered, skip_lines=dialect.skip_lines, types=texts)
         except pa.ArrowInvalid:
             return dialect
-        mark, decimal, found = find_spellings(cells, odd, dialect.delimiter)
+        mark, found = find_spellings(cells, odd, dialect.delimiter, fitted=known)
+        decimal, found = unusual_spellings(mark, found)
         named = {dialect.names[int(k)]: spelling for k, spelling in found.items()}
         spellings = {name: spelling for name, spelling in named.items() if dialect.names.count(name) == 1}
         return dataclasses.replace(dialect, mark=mark, decimal=decimal, spellings=spellings)
@@ -145,15 +173,10 @@ class TextFile:
 
 
 class TextTable(NamedTuple):
-    """A text file as a table, and what was understood of the cells of its columns, as ``decimal commas``."""
+    """A text file as a table, and how the numbers of its columns are written, unless they are plain."""
 
     table: "pa.Table"
-    understood: Mapping[str, str]
-
-
-def read_delimited(path: Path) -> "pa.Table":
-    """Read a text file as :func:`read_text` does; return only the table."""
-    return read_text(TextFile(path)).table
+    spellings: Mapping[str, Spelling]
 
 
 def read_text(file: TextFile) -> TextTable:
@@ -175,20 +198,21 @@ def read_text(file: TextFile) -> TextTable:
     if not table.num_rows:
         raise DataError(f"{file.path.name}: has a header and no rows; nothing to learn from")
     spellings = dict(dialect.spellings)
-    for k, name in enumerate(table.column_names):
-        column = table.column(k)
-        if not pa.types.is_string(column.type):
-            continue
-        if name not in spellings or spellings[name].doubt:
-            # The sample did not settle it, but a cell after it may.
-            found = find_column_spelling(column, dialect.mark, dialect.delimiter)
-            if found is None:
-                continue
-            spellings[name] = found
-        numbers = spellings[name].read(column)
-        if not (pa.types.is_string(numbers.type) and spellings[name].is_plain(".")):
-            table = table.set_column(k, name, numbers)
-    return TextTable(table, {name: spelling.understood() for name, spelling in spellings.items() if spelling.example})
+    strings = [k for k, kind in enumerate(table.schema.types) if pa.types.is_string(kind)]
+    # What the sample did not settle, a cell after it may. By number, because two columns may have the same name.
+    settled = {name for name, spelling in spellings.items() if spelling.example and not spelling.doubt}
+    left = {str(k): table.column(k) for k in strings if dialect.names[k] not in settled}
+    _, found = find_spellings(pa.table(left), list(left), dialect.delimiter, dialect.mark)
+    for k, name in enumerate(dialect.names):
+        if pa.types.is_boolean(table.column(k).type):
+            spellings[name] = TRUE_FALSE
+            table = table.set_column(k, name, table.column(k).cast(pa.int64()))
+        elif k in strings and (spelling := found.get(str(k), spellings.get(name))):
+            numbers = spelling.read(table.column(k))
+            if not (pa.types.is_string(numbers.type) and spelling.is_plain(".")):
+                spellings[name] = spelling
+                table = table.set_column(k, name, numbers)
+    return TextTable(table, spellings)
 
 
 def parse(

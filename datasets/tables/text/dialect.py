@@ -12,14 +12,24 @@ from typing import NamedTuple
 from pushforward.common.errors import DataError
 from pushforward.common.text import shorten
 from pushforward.datasets.tables.files.kind import READABLE
-from pushforward.datasets.tables.number_marks import number_kind
+from pushforward.datasets.tables.number_marks import ERRORS, number_kind
 from pushforward.datasets.tables.spellings import Spelling
-from pushforward.datasets.tables.text.header import NUMBERS, counts_up, is_data, is_default_header, is_units
+from pushforward.datasets.tables.text.header import (
+    NUMBERS,
+    counts_up,
+    is_data,
+    is_default_header,
+    is_header_of_numbers,
+    is_units,
+)
 from pushforward.datasets.tables.text.lines import COMMENTS, RULE, Layout, Lines, count_lines, last_line_end
 
 _DELIMITERS = ("\t", ";", "|", ",")
+_ERRORS = tuple(error.encode() for error in ERRORS)
 _SAMPLE_ROWS = 200
 _HEAD_BYTES = 1 << 16
+# A quote in a cell, as in 5" pipe, does not open one.
+_FIRST_RECORD = re.compile(rb'(?:(?<![^,;\t| ])"(?:[^"]|"")*"|[^\r\n])*')
 _SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?\s*")
 
 
@@ -36,6 +46,7 @@ class Dialect:
         mark: The decimal mark as cells show it; None if they do not.
         decimal: The decimal mark to read with.
         spellings: How the numbers of columns are written that are not plain, by name.
+        empty: Columns without a value in the beginning, whose spelling is still to be found.
         notes: Notes for the user.
     """
 
@@ -47,6 +58,7 @@ class Dialect:
     mark: str | None = None
     decimal: str = "."
     spellings: Mapping[str, Spelling] = field(default_factory=lambda: MappingProxyType({}))
+    empty: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     @property
@@ -58,11 +70,6 @@ class Dialect:
     def spelled(self) -> tuple[str, ...]:
         """Columns whose cells are read as strings first, because of how their numbers are written."""
         return tuple(name for name, spelling in self.spellings.items() if not spelling.is_plain(self.decimal))
-
-    @property
-    def understood(self) -> dict[str, str]:
-        """What was understood of the cells of columns, by name."""
-        return {name: spelling.understood() for name, spelling in self.spellings.items()}
 
 
 class _Row(NamedTuple):
@@ -123,12 +130,15 @@ def _find_head(rows: Sequence[_Row], in_comment: list[str]) -> _Head:
     first, below, notes = rows[0].cells, [row.cells for row in rows[1:]], []
     if in_comment and is_data(first, below):
         return _Head(in_comment, 0)
+    is_header = not is_data(first, below)
     if counts_up(first):
-        is_header = is_default_header(first, below)
+        like_names: bool | None = is_default_header(first, below)
+    else:
+        like_names = None if is_header else is_header_of_numbers(first, below)
+    if like_names is not None:
+        is_header = like_names
         what = "column names" if is_header else "a row of data"
         notes.append(f"first line {shorten(','.join(first), 30)} taken as {what}")
-    else:
-        is_header = not is_data(first, below)
     if not is_header:
         return _Head([], 0, tuple(notes))
     end = rows[0].end
@@ -161,7 +171,7 @@ def _lines_above(sample: bytes) -> _Above:
     for lines, line in enumerate(sample.splitlines(keepends=True)):
         bare = line.strip()
         mark = next((mark for mark in COMMENTS if bare.startswith(mark)), b"")
-        if mark:
+        if mark and not bare.startswith(_ERRORS):
             comment, names = mark, bare.lstrip(mark)
         elif found := _SEPARATOR_LINE.fullmatch(bare.decode("utf-8", "replace")):
             delimiter = found[1]
@@ -179,7 +189,8 @@ def _find_layout(body: bytes, delimiter: str) -> tuple[Layout, str, bool]:
     Returns:
         Both, and whether the first line has one cell fewer than all other rows, as R writes names above row names.
     """
-    outside_quotes = re.sub(rb'"[^"]*"', b"q", body.splitlines()[0]).decode("utf-8", "replace")
+    record = _FIRST_RECORD.match(body, 0, _HEAD_BYTES)
+    outside_quotes = re.sub(rb'"[^"]*"', b"q", record[0] if record else b"").decode("utf-8", "replace")
     present = [mark for mark in _DELIMITERS if mark in outside_quotes]
     candidates: list[tuple[Layout, str]] = [
         (_layout_between(mark, body), mark) for mark in ([delimiter] if delimiter else present)

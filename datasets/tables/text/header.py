@@ -66,6 +66,35 @@ def is_default_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> b
     return likelihood < (_RARE_THREE if len(first) == 3 else _RARE)
 
 
+def is_header_of_numbers(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool | None:
+    """Whether a first row of numbers holds names, such as years, and no data; None if it does not look like names.
+
+    It looks like names if its first cell is empty and the others are different numbers, as pandas writes them above an
+    index: it is a header if no cell below the first is empty. It also does if all cells are different whole numbers
+    above numbers with decimals: it is a header if most cells of every column have decimals.
+
+    Args:
+        first: Cells of the first row.
+        below: Rows below it.
+    """
+    columns = list(zip(*(row for row in below if len(row) == len(first)), strict=True))
+    names = first[1:] if not first[0] else first
+    if not columns or len(set(names)) < len(names) or not all(number_kind(name) in NUMBERS for name in names):
+        return None
+    if not first[0]:
+        return all(columns[0])
+    if len(first) == 1 or not all(name.isdecimal() for name in names):
+        return None
+    present = [[cell for cell in column if number_kind(cell) != "missing"] for column in columns]
+    decimals = [sum(number_kind(cell) in NUMBERS and not _is_integer(cell) for cell in cells) for cells in present]
+    if not any(decimals):
+        return None
+    if len(first) == 2:
+        # As with "0,1", two may well be the first row of a curve.
+        return len(columns[0]) >= _FEW_ROWS and decimals == [len(cells) for cells in present]
+    return all(2 * count > len(cells) for count, cells in zip(decimals, present, strict=True))
+
+
 def is_units(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     """Whether a row under the names holds units: text without a digit in front or nothing, above numbers.
 

@@ -1,12 +1,14 @@
 """Bytes of a text file as plain lines: UTF-8, one delimiter between cells, no comments; lines keep their numbers."""
 
+import csv
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pushforward.datasets.tables.number_marks import number_kind
+from pushforward.datasets.tables.number_marks import MISSING_LOWER, number_kind
+from pushforward.datasets.tables.text.header import NUMBERS
 
 Layout = Literal["plain", "spaced", "blanks", "pipes"]
 """``plain`` needs no change; ``spaced`` has blanks before quotes; ``blanks`` has any number of blanks between cells;
@@ -32,7 +34,7 @@ class Lines:
         width: Number of cells of a row.
         comment: Mark of a comment line, beside ``#``; empty if no line of the file is a comment.
         text_first: Whether the first column holds text. Then a line that begins with a comment mark and has the right
-            number of cells is a row.
+            number of cells is a row, also if none of them is a number.
     """
 
     layout: Layout
@@ -43,10 +45,8 @@ class Lines:
 
     def plain(self, content: bytes) -> bytes:
         """Return whole lines made plain. A comment becomes an empty line."""
-        for mark in {b"#", self.comment} if self.comment else ():
-            # The search for one character is ten times as fast as that for two.
-            if mark[:1] in content and (content.startswith(mark) or b"\n" + mark in content or b"\r" + mark in content):
-                content = self._without_comments(content, mark)
+        for mark in self._marks(content):
+            content = self._without_comments(content, mark)
         if self.layout == "spaced":
             return re.sub(_QUOTED + rb"|(?<=[,;\t|]) +(?=\")", _kept_if_quoted, content)
         if self.layout == "plain":
@@ -58,10 +58,19 @@ class Lines:
 
     def comments(self, content: bytes) -> Iterator[int]:
         """Yield the positions of the comment lines in a text."""
-        for mark in {b"#", self.comment} if self.comment else ():
+        for mark in self._marks(content):
             for match in self._candidates(content, mark):
                 if self._is_comment(match[1], mark):
                     yield match.start(1)
+
+    def _marks(self, content: bytes) -> list[bytes]:
+        """Return the comment marks that begin a line of a text."""
+        return [
+            mark
+            for mark in ({b"#", self.comment} if self.comment else ())
+            # The search for one character is ten times as fast as that for two.
+            if mark[:1] in content and (content.startswith(mark) or b"\n" + mark in content or b"\r" + mark in content)
+        ]
 
     def _without_comments(self, content: bytes, mark: bytes) -> bytes:
         parts, kept = [], 0
@@ -85,10 +94,21 @@ class Lines:
             yield from (match for match in re.finditer(_QUOTED + rb"|" + others, content) if match[1] is not None)
 
     def _is_comment(self, line: bytes, mark: bytes) -> bool:
-        cells = line.split() if self.layout == "blanks" else line.split(self.delimiter.encode())
+        """Whether a line that begins with a comment mark is no row: a row is as wide as the table and has a number."""
+        text = line.decode("utf-8", "replace")
+        if self.layout == "blanks":
+            cells = text.split()
+        else:
+            split = next(csv.reader([text], delimiter=self.delimiter)) if '"' in text else text.split(self.delimiter)
+            cells = [cell.strip() for cell in split]
         if len(cells) != self.width:
             return True
-        return not self.text_first and number_kind(cells[0].decode("utf-8", "replace")) != "missing"
+        if cells[0].lower() in MISSING_LOWER:
+            return False
+        # In "# step 5", blanks stand between words.
+        if self.width == 1 or (self.layout == "blanks" and cells[0].encode() == mark and not self.text_first):
+            return True
+        return not self.text_first and not any(number_kind(cell) in NUMBERS for cell in cells[1:])
 
     def _with_quotes(self, content: bytes) -> bytes:
         content = re.sub(_QUOTED + rb"|" + _LINE_START + rb"[ \t]+|[ \t]+(?![^\r\n])", _kept_if_quoted, content)

@@ -10,14 +10,19 @@ import pytest
 
 from pushforward.common.errors import DataError
 from pushforward.datasets import Schema
+from pushforward.datasets.tables.spellings import TRUE_FALSE, Spelling
 from tests.fixtures.tables import load_mixed_table
 
 
 def test_schema_round_trip_through_json(tmp_path: Path) -> None:
     schema = load_mixed_table(tmp_path).schema
+    written = {"tenths": Spelling(decimal=",", percent=True, example="1,5%"), "flag": TRUE_FALSE}
+    spelled = schema.with_spellings(written)
+    assert spelled.to_dict()["columns"][0]["spelling"] == {"decimal": ",", "percent": True}
+    assert "spelling" not in schema.to_dict()["columns"][0]
     declared = dataclasses.replace(schema, missing_values=(-9999.0, 3.4028234663852886e38))
-    for written in (schema, declared):
-        assert Schema.from_dict(json.loads(json.dumps(written.to_dict(), allow_nan=False))) == written
+    for kept in (schema, declared, spelled):
+        assert Schema.from_dict(json.loads(json.dumps(kept.to_dict(), allow_nan=False))) == kept
 
 
 BAD_SCHEMAS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -25,6 +30,9 @@ BAD_SCHEMAS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown key": (lambda d: d.update(more=1), "schema: expected the keys"),
     "unknown column key": (lambda d: d["columns"][0].update(more=1), "schema: column: expected the keys"),
     "text for a number": (lambda d: d["columns"][0].update(minimum="0"), "column 'tenths' has minimum='0'"),
+    "unknown mark": (lambda d: d["columns"][0].update(spelling={"decimal": ";"}), "column 'tenths' has a damaged"),
+    "text for a mark": (lambda d: d["columns"][0].update(spelling={"decimal": ",", "percent": "no"}), "damaged"),
+    "other words": (lambda d: d["columns"][0].update(spelling={"decimal": ".", "words": {"a": 1}}), "damaged"),
     "not a list": (lambda d: d.update(columns={}), "expected a list of columns; got dict"),
     "order without a column": (lambda d: d["order"].pop(), "does not list the columns"),
     "missing values": (lambda d: d.update(missing_values=["-1"]), "'missing_values' is not a list of numbers"),

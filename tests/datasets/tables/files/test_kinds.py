@@ -11,6 +11,7 @@ import tarfile
 import threading
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -384,6 +385,25 @@ def test_a_named_pipe(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pipe.csv: no data came through the pipe$"):
         read_table(pipe)
     writer.join()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_text_that_a_late_cell_settles(kind: str, tmp_path: Path) -> None:
+    content: dict[str, list[Any]] = {
+        "x": ["7,315", "2,123", "3,456"] * 5000 + ["1,5"],
+        "k": [k % 7 for k in range(15_001)],
+    }
+    content["flag"] = [None] * 15_000 + ["true"]
+    encode = parquet_bytes if kind == "parquet" else feather_bytes
+    path = write_file(tmp_path / f"t.{kind}", encode(pa.table(content)))
+    dataset = load(path, drop=["flag"])
+    assert dataset.rows[:, 0].tolist() == [7.315, 2.123, 3.456] * 5000 + [1.5]
+    assert "column 'x': decimal commas (1,5 is read as 1.5)" in dataset.notes
+    np.testing.assert_array_equal(read_rows(path, dataset.schema)[0], dataset.rows)
+    other = write_file(tmp_path / f"o.{kind}", encode(pa.table({key: cells[:9] for key, cells in content.items()})))
+    assert read_rows(other, dataset.schema)[0][:, 0].tolist() == [7.315, 2.123, 3.456] * 3
+    flag = read_table(path).column("flag")
+    assert (flag.null_count, flag[-1].as_py()) == (15_000, 1)
 
 
 def test_devices_and_folders_are_no_tables(tmp_path: Path) -> None:

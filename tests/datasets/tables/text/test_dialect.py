@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pushforward.common.errors import DataError
-from pushforward.datasets import RowStream, load, read_rows
+from pushforward.datasets import RowStream, load, read_rows, read_table
 from tests.fixtures.dialects import Style, two_decimals
 from tests.fixtures.streams import small_chunks as small_chunks
 from tests.fixtures.tables import write_file
@@ -34,7 +34,8 @@ STYLES = {
     "percent comments": Style("\t", above="% from a logger", between="% paused"),
     "slashes": Style(above="// from a logger"),
     "names in a comment": Style(header=False, above="# written by a program\n# alpha,beta,gamma"),
-    "commented-out row": Style(between="#1.0,2.0,3.0"),
+    "commented-out row": Style(between="#1.0,2.0"),
+    "words between commas": Style(between="# stopped, restarted, went on"),
     "sep": Style(";", above="sep=;"),
     "units": Style(units="degC,,mg/l"),
     "units in brackets": Style(";", decimal=",", units="[m];[s];[-]"),
@@ -108,6 +109,13 @@ PIXELS = "".join(f"{k * 7 % 17},{k * 5 % 17},{k * 3 % 17},{k * 11 % 17}\n" for k
         ("".join(f"{k},{k + 1},{k + 2}\n" for k in range(99)), ("x1", "x2", "x3"), "0,1,2 taken as a row of data"),
         (FLOATS, ("x1", "x2", "x3"), ""),
         ("0.5,1,2\n" + FLOATS, ("x1", "x2", "x3"), ""),
+        ("2019,2020,2021\n" + FLOATS, ("2019", "2020", "2021"), "first line 2019,2020,2021 taken as column names"),
+        ("2019,2020,2021\n" + FLOATS.replace("-3.25", "5"), ("2019", "2020", "2021"), "taken as column names"),
+        ("7,2,9\n" + COUNTS + "1,1,0.5\n", ("x1", "x2", "x3"), "first line 7,2,9 taken as a row of data"),
+        ("7,2,9\n" + COUNTS, ("x1", "x2", "x3"), ""),
+        ("7,7,9\n" + FLOATS, ("x1", "x2", "x3"), ""),
+        ("3,7\n" + "".join(f"{k / 7:.3f},{k / 9:.3f}\n" for k in range(1, 40)), ("3", "7"), "taken as column names"),
+        ("3,7\n" + "".join(f"{k / 7:.3f},{k / 9:.3f}\n" for k in range(1, 8)), ("x1", "x2"), "as a row of data"),
         ("5%,50%,95%\n" + FLOATS, ("5%", "50%", "95%"), ""),
     ],
 )
@@ -127,6 +135,19 @@ def test_an_index_above_default_names(tmp_path: Path) -> None:
     assert names == ("0", "1", "2")
     assert rows == [[float(cell) for cell in line.split(",")] for line in FLOATS.splitlines()]
     assert any("first line ,0,1,2 taken as column names" in note for note in notes)
+
+
+def test_an_index_above_years(tmp_path: Path) -> None:
+    lines = [f"{k},{line}" for k, line in enumerate(FLOATS.splitlines())]
+    rows, names, notes = rows_of("\n".join([",2019,2020,2021", *lines, ""]), tmp_path / "t.csv")
+    assert names == ("2019", "2020", "2021")
+    assert rows == [[float(cell) for cell in line.split(",")] for line in FLOATS.splitlines()]
+    assert any("first line ,2019,2020,2021 taken as column names" in note for note in notes)
+    # With an empty cell below, the first row has a missing value.
+    path = write_file(tmp_path / "o.csv", "\n".join([",2019,2020,2021", *lines, ",1.5,2,3", ""]))
+    dataset = load(path, drop=["x1"])
+    assert (dataset.schema.names, len(dataset.rows)) == (("x2", "x3", "x4"), 5)
+    assert "o.csv: first line ,2019,2020,2021 taken as a row of data" in dataset.notes
 
 
 @pytest.mark.parametrize(
@@ -209,12 +230,58 @@ def test_a_first_column_of_text_that_begins_like_a_comment(tmp_path: Path) -> No
     assert notes == []
 
 
+ERRORS = ("#DIV/0!", "#REF!", "#VALUE!", "#NUM!", "#NAME?", "#NULL!", "#N/A")
+
+
+@pytest.mark.parametrize(
+    ("text", "first_column"),
+    [
+        ("b,a,c\n0.1,100,1\n#DIV/0!,99,2\n0.3,101,2\n", [0.1, None, 0.3]),
+        ("b;a\n0,1;1\n" + "".join(f"{error};2\n" for error in ERRORS), [0.1, *[None] * 7]),
+        ("b\ta\n#N/A\t#N/A\n.5\t2\n", [None, 0.5]),
+        ("#NUM!,1\n.5,2\n.25,3\n", [None, 0.5, 0.25]),
+        ("b a\n.5 2\n#DIV/0! 1\n# 7\n#note 8\n", [".5", None, "#note"]),
+        ("x\n#28\n1.5\n#DIV/0!\n#\n2.5\n", [1.5, None, 2.5]),
+        ("id,w\n#0,.5\n7,1.5\n14,2.5\n21,3.5\n#28,4.5\n# see, below\n", ["#0", "7", "14", "21", "#28"]),
+        ('id,w\n7,"1,5"\n#28,"2,5"\n14,"3,5"\n', ["7", "#28", "14"]),
+        ("x y z\n1 2 3\n# step 5\n4 5 6\n", [1, 4]),
+    ],
+)
+def test_a_row_that_begins_like_a_comment_is_told_from_one(
+    text: str, first_column: list[float | str | None], tmp_path: Path
+) -> None:
+    assert read_table(write_file(tmp_path / "t.csv", text)).column(0).to_pylist() == first_column
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_names_may_hold_line_ends(delimiter: str, end: str, tmp_path: Path) -> None:
+    lines = [f'"len{end}(cm)"', f'"w, 5"" {end}each"{end}0.35', f"0.82{end}-0.54", f"0.58{end}-0.75", f"-0.25{end}"]
+    rows, names, _ = rows_of(delimiter.join(lines), tmp_path / "t.csv")
+    assert names == (f"len{end}(cm)", f'w, 5" {end}each')
+    assert rows == [[0.35, 0.82], [-0.54, 0.58], [-0.75, -0.25]]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_comments_between_rows_are_said_and_those_above_are_not(end: str, tmp_path: Path) -> None:
-    lines = ["# above", "a,b", "1,2", "#2,2", "3,5", "# end", "5,4", ""]
+    lines = ["# above", "a,b", "1,2", "#2", "3,5", "# end, at last", "5,4", ""]
     rows, _, notes = rows_of(end.join(lines), tmp_path / "t.csv")
     assert rows == [[1, 2], [3, 5], [5, 4]]
     assert notes == ["t.csv: line 4 and 1 more skipped as comments"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_comments_after_the_first_megabyte_are_counted(encoding: str, tmp_path: Path) -> None:
+    lines = [f"{k % 97},{k % 1009}.25" for k in range(160_000)]
+    late = ["#1.5", *lines[150_000:], "# end", "# of file"]
+    text = "\n".join(["# above", "a,b", "#2", *lines[:150_000], *late, ""])
+    path = write_file(tmp_path / "t.csv", text.encode(encoding))
+    dataset = load(path)
+    said = ["t.csv: line 3 skipped as a comment", "t.csv: 3 lines after the first megabyte skipped as comments"]
+    assert [note for note in dataset.notes if "comment" in note] == said
+    rows, _, notes = read_rows(path, dataset.schema)
+    np.testing.assert_array_equal(rows, dataset.rows)
+    assert [note for note in notes if "comment" in note] == said
 
 
 def test_units_are_said(tmp_path: Path) -> None:

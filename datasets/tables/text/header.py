@@ -12,6 +12,7 @@ _RARE = 1e-4
 # Three may well be the first edge of a graph, with its weight.
 _RARE_THREE = 1e-6
 _FEW_ROWS = 10
+_UNKNOWN = frozenset({"unknown", "missing", "n.d.", "nd", "not available", "no data"})
 
 
 def is_data(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
@@ -71,13 +72,20 @@ def is_header_of_numbers(first: Sequence[str], below: Sequence[Sequence[str]]) -
 
     It looks like names if its first cell is empty and the others are different numbers, as pandas writes them above an
     index: it is a header if no cell below the first is empty. It also does if all cells are different whole numbers
-    above numbers with decimals: it is a header if most cells of every column have decimals.
+    above numbers with decimals: it is a header if most cells of every column have decimals. As in a pivot table, some
+    cells may be text, above other text.
 
     Args:
         first: Cells of the first row.
         below: Rows below it.
     """
     columns = list(zip(*(row for row in below if len(row) == len(first)), strict=True))
+    texts = [k for k, name in enumerate(first) if name and number_kind(name) == "text"]
+    if texts and len(texts) < len(first) - 1 and len(columns) == len(first):
+        if any(first[k] in columns[k] or number_kind(columns[k][0]) != "text" for k in texts):
+            return None
+        keep = [k for k in range(len(first)) if k not in texts]
+        return is_header_of_numbers([first[k] for k in keep], list(zip(*(columns[k] for k in keep), strict=True)))
     names = first[1:] if not first[0] else first
     if not columns or len(set(names)) < len(names) or not all(number_kind(name) in NUMBERS for name in names):
         return None
@@ -102,7 +110,7 @@ def is_units(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
         row: The first row under the names.
         below: The rows below it.
     """
-    if any(number_kind(cell) in NUMBERS or cell[:1].isdigit() for cell in row):
+    if any(number_kind(cell) in NUMBERS or cell[:1].isdigit() or cell.lower() in _UNKNOWN for cell in row):
         return False
     columns = zip(*(other for other in below if len(other) == len(row)), strict=True)
     return any(

@@ -19,6 +19,8 @@ INDICES = {
     "sorted": frame(),
     "shuffled": frame().sample(frac=1, random_state=1),
     "subset": frame().sample(n=20, random_state=1),
+    "bootstrap": frame().sample(frac=1, replace=True, random_state=1),
+    "joined": pd.concat([frame(), frame() + 1]),
     "from one": frame().set_axis(range(1, 51)),
     "texts": frame().set_axis([f"row {k}" for k in range(50)]),
     "dates": frame().set_axis(pd.date_range("2020-01-01", periods=50)),

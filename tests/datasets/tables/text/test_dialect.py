@@ -317,3 +317,21 @@ def test_the_stream_reads_numbers_of_a_large_file_by_its_beginning(tmp_path: Pat
 def test_a_file_without_cells_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^t.csv: no row with a cell is found in its beginning; expected"):
         load(write_file(tmp_path / "t.csv", text))
+
+
+def test_the_header_of_a_pivot_table_is_no_row(tmp_path: Path) -> None:
+    lines = [f"land {k},{k + 0.5},{2 * k + 0.25},{3 * k + 0.75}" for k in range(20)]
+    write_file(tmp_path / "t.csv", "\n".join(["country,1990,2000,2010", *lines, ""]))
+    dataset = load(tmp_path / "t.csv", drop=["country"])
+    assert (dataset.schema.names, len(dataset.rows)) == (("1990", "2000", "2010"), 20)
+    assert "first line country,1990,2000,2010 taken as column names" in dataset.notes[0]
+    # A first row with text that comes again, or without decimals below, is data.
+    write_file(tmp_path / "r.csv", "\n".join(["land 3,1990,2000,2010", *lines, ""]))
+    assert len(load(tmp_path / "r.csv", drop=["x1"]).rows) == 21
+
+
+def test_words_for_unknown_values_are_no_units(tmp_path: Path) -> None:
+    lines = [f"{k}.5,{k * k},{k % 7}.25" for k in range(20)]
+    write_file(tmp_path / "t.csv", "\n".join(["x,y,z", "unknown,missing,n.d.", *lines, ""]))
+    with pytest.raises(DataError, match="holds text \\('unknown' in row 1\\)"):
+        load(tmp_path / "t.csv")

@@ -33,6 +33,8 @@ from pushforward.datasets.tables.protocols import apply_protocol, find_protocol
 from pushforward.datasets.tables.read import (
     Columns,
     Numbers,
+    check_has,
+    ignored_columns,
     mark_missing,
     read_columns,
     read_content,
@@ -252,12 +254,8 @@ def load_columns(
 
 def _column_indices(name: str, columns: Sequence[str], has: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
     """Return the indices of columns, and a note on the columns that are not used."""
-    if missing := [column for column in columns if column not in has]:
-        raise DataError(f"{name}: lacks the columns {', '.join(missing)}; it has {', '.join(has)}")
-    indices = [has.index(column) for column in columns]
-    if extra := [column for column in has if column not in columns]:
-        return indices, (f"{name}: ignored {', '.join(extra)}, which the model does not use",)
-    return indices, ()
+    check_has(name, columns, has)
+    return [has.index(column) for column in columns], ignored_columns(name, columns, has)
 
 
 def _load_toy(

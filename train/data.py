@@ -141,9 +141,10 @@ class Prepared:
         return standardized.clamp(-LARGEST, LARGEST).float().to(device)
 
     def _context(self, context: Array | None, device: torch.device) -> torch.Tensor | None:
-        if context is None or self.scale_context is None:
+        scale = self.scale_context
+        if context is None or scale is None:
             return None
-        standardized: torch.Tensor = self.scale_context(torch.from_numpy(context))[0]
+        standardized: torch.Tensor = scale(torch.from_numpy(context))[0]
         return standardized.float().to(device)
 
 

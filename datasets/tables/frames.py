@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pushforward.common.errors import DataError, TableError
 from pushforward.common.text import one_line
 from pushforward.datasets.tables.obstacles import report
-from pushforward.datasets.tables.read import read_columns
+from pushforward.datasets.tables.read import check_has, read_columns
 from pushforward.datasets.tables.schema import Schema
 
 Array = NDArray[np.float64]
@@ -51,8 +51,7 @@ def _columns(rows: Any, where: str, names: Sequence[str], missing_values: Sequen
         table = pa.table({name: rows[name] for name in fields} if fields else rows)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"{where}: expected a table of columns with names; got {one_line(error)}") from error
-    if missing := [name for name in names if name not in table.column_names]:
-        raise DataError(f"{where}: lacks the columns {', '.join(missing)}; it has {', '.join(table.column_names)}")
+    check_has(where, names, table.column_names)
     columns = read_columns(table, names, missing_values)
     if columns.obstacles:
         raise TableError(report(where, columns.obstacles, len(names)), "the density needs a number in each cell")

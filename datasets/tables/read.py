@@ -187,6 +187,18 @@ def check_names(where: str, option: str, wanted: Sequence[str], names: Sequence[
             raise DataError(f"{where}: {option} names {name!r}; {did_you_mean(name, names)}the columns are: {known}")
 
 
+def check_has(where: str, wanted: Sequence[str], has: Sequence[str]) -> None:
+    """Raise if a table lacks columns of a model."""
+    if missing := [name for name in wanted if name not in has]:
+        raise DataError(f"{where}: lacks the columns {', '.join(missing)}; it has {', '.join(has)}")
+
+
+def ignored_columns(where: str, wanted: Sequence[str], has: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on the columns of a table that a model does not use; empty if there are none."""
+    extra = [name for name in has if name not in wanted]
+    return (f"{where}: ignored {', '.join(extra)}, which the model does not use",) if extra else ()
+
+
 def read_columns(table: "pa.Table", names: Sequence[str], missing_values: Sequence[float] = ()) -> Columns:
     """Convert columns of a table to numbers, and list what cannot be used.
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pushforward.common.text import listed
 from pushforward.datasets.tables.number_marks import (
     APOSTROPHES,
     BLANKS,
@@ -313,7 +314,8 @@ def understood_notes(spellings: Mapping[str, Spelling], names: Iterable[str]) ->
         if name in understood:
             alike.setdefault(understood[name].split("(")[0], []).append(name)
     return tuple(
-        f"column{'s' if len(same) > 1 else ''} {_listed(same)}: {understood[same[0]]}" for same in alike.values()
+        f"column{'s' if len(same) > 1 else ''} {listed([repr(name) for name in same], 3)}: {understood[same[0]]}"
+        for same in alike.values()
     )
 
 
@@ -335,11 +337,6 @@ def unit_notes(
         for name, before, unit in pairs
         if unit != before
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _cast(plain: Any) -> "pa.ChunkedArray":

@@ -12,7 +12,14 @@ from pushforward.datasets.tables.files.local_file import LocalFile
 from pushforward.datasets.tables.files.table_reader import TableReader
 from pushforward.datasets.tables.obstacles import Missing, report, rows_left_out
 from pushforward.datasets.tables.range import ContextRange
-from pushforward.datasets.tables.read import ENCODE, NotNumbersError, column_numbers, mark_missing
+from pushforward.datasets.tables.read import (
+    ENCODE,
+    NotNumbersError,
+    check_has,
+    column_numbers,
+    ignored_columns,
+    mark_missing,
+)
 from pushforward.datasets.tables.reader import open_reader
 from pushforward.datasets.tables.schema import Schema
 from pushforward.datasets.tables.spellings import understood_notes, unit_notes
@@ -195,9 +202,5 @@ def _match(
         raise DataError(
             f"{where}: column {twice[0]!r} appears {has.count(twice[0])} times; give every column its own name"
         )
-    missing = [name for name in wanted if name not in name_in_file]
-    if missing:
-        raise DataError(f"{where}: lacks the columns {', '.join(missing)}; it has {', '.join(name_in_file)}")
-    extra = [name for name in name_in_file if name not in wanted]
-    notes = (f"{where}: ignored {', '.join(extra)}, which the model does not use",) if extra else ()
-    return tuple(name_in_file[name] for name in wanted), notes
+    check_has(where, wanted, list(name_in_file))
+    return tuple(name_in_file[name] for name in wanted), ignored_columns(where, wanted, list(name_in_file))

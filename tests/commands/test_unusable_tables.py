@@ -14,6 +14,7 @@ from pushforward.common.text import as_argument
 from pushforward.config.read import load_config
 from pushforward.config.schema import DataConfig
 from pushforward.datasets import Dataset, load
+from pushforward.train.data import load_data
 from tests.fixtures.paths import DATA
 from tests.fixtures.tables import parquet_bytes, write_file
 
@@ -43,19 +44,7 @@ def follow(error: TableError) -> tuple[DataConfig, Dataset]:
     program, verb, source, *overrides = done.stdout.split("\0")[:-1]
     assert (program, verb) == ("pushforward", "fit")
     config = load_config(source, overrides=overrides)
-    data = config.data
-    return data, load(
-        data.source,
-        rows=None if data.rows == "auto" else data.rows,
-        seed=config.data_seed,
-        columns=None if data.columns == "all" else data.columns,
-        drop=data.drop,
-        context=data.context,
-        missing=data.missing,
-        missing_values=data.missing_values,
-        protocol=None if data.protocol == "none" else data.protocol,
-        fold=data.fold,
-    )
+    return config.data, load_data(config)
 
 
 # name of the file -> (content, what follows the name of the file in the message)

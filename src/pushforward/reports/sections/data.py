@@ -2,6 +2,7 @@
 
 from pushforward.common.markup import Child, join, tag
 from pushforward.common.numbers import NOTHING, count, plain
+from pushforward.common.text import listed
 from pushforward.datasets.tables.files.local_file import STDIN
 from pushforward.reports.page import details, facts, figure, notes, table
 from pushforward.runs.record import RunRecord, group, items, number
@@ -58,8 +59,7 @@ def _dequantization(record: RunRecord) -> str:
     names = [str(column.get("name")) for column, width in zip(columns, bin_widths, strict=True) if width]
     if not names:
         return ""
-    listed = ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
-    where = "in every column" if len(names) == len(columns) else f"in {listed}"
+    where = "in every column" if len(names) == len(columns) else f"in {listed(names, _MAX_NAMES)}"
     return (
         f"values repeat {where}. Uniform noise of one bin width was added, so that a density exists (dequantization); "
         "samples are rounded back to recorded values"

@@ -79,7 +79,7 @@ def features_and_context(
     Raises:
         DataError: If a column is constant, a context column does not exist, or there are too few rows.
     """
-    check_names(where, "data.context", context, numbers.names)
+    check_names(where, "data.given", context, numbers.names)
     matrix = numbers.matrix
     n, width = matrix.shape
     features = [k for k, name in enumerate(numbers.names) if name not in context]

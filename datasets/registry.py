@@ -150,7 +150,7 @@ def load(
         raise DataError(f"data.rows: expected at least 1; got {rows}")
     clash = [name for name in context if name in drop]
     if clash:
-        raise DataError(f"data.context: column {clash[0]!r} is also in data.drop; take it out of one of them")
+        raise DataError(f"data.given: column {clash[0]!r} is also in data.drop; take it out of one of them")
     if protocol is not None:
         find_protocol(protocol, fold)
     if isinstance(source, str) and source.startswith(PREFIX):

@@ -244,7 +244,7 @@ def load_data(config: Config) -> Dataset:
         seed=config.data_seed,
         columns=None if data.columns == "all" else data.columns,
         drop=data.drop,
-        context=data.context,
+        context=data.given,
         missing=data.missing,
         missing_values=data.missing_values,
         protocol=None if data.protocol == "none" else data.protocol,

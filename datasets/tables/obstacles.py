@@ -57,14 +57,14 @@ class Request:
     def named(self) -> dict[str, str]:
         """The columns that the user asked for by name, each with the option that names it."""
         columns = dict.fromkeys(self.columns or (), "data.columns")
-        return columns | dict.fromkeys(self.context, "data.context")
+        return columns | dict.fromkeys(self.context, "data.given")
 
     def command(self) -> str:
         """Return the command line of a fit, for a shell."""
         source = f"./{self.source}" if self.source.startswith("-") and self.source != "-" else self.source
         options = {
             "columns": as_argument(self.columns) if self.columns is not None else "",
-            "context": as_argument(self.context) if self.context else "",
+            "given": as_argument(self.context) if self.context else "",
             "drop": as_argument(self.drop) if self.drop else "",
             "missing": "" if self.missing == "refuse" else self.missing,
             "missing_values": ",".join(map(number_text, self.missing_values)),

@@ -169,7 +169,7 @@ def select_columns(
     Raises:
         DataError: If a column that is named does not exist, or no column is left.
     """
-    check_names(where, "data.context", context, names)
+    check_names(where, "data.given", context, names)
     check_names(where, "data.columns", columns or (), names)
     check_names(where, "data.drop", drop, names)
     wanted = [name for name in names if name not in index] if columns is None else columns

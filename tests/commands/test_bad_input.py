@@ -48,7 +48,7 @@ FILES = {
 
 FLOWS = "realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian"
 
-# Arguments may name {RUN} (a fitted run), {CONDITIONAL} (one fitted with data.context=x2) and the files above.
+# Arguments may name {RUN} (a fitted run), {CONDITIONAL} (one fitted with data.given=x2) and the files above.
 MISTAKES: dict[str, tuple[str, int, str]] = {
     # the configuration
     "no data": ("fit", 2, "fit: data.source: expected the name of a data set, or a file; got nothing"),
@@ -200,7 +200,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         "fit: moons: data.drop names 'x3'; the columns are: x1, x2",
     ),
     "context only": (
-        "fit moons data.context=x1,x2",
+        "fit moons data.given=x1,x2",
         3,
         "fit: moons: every column is context; leave at least one to model",
     ),
@@ -256,13 +256,13 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "given without context": (
         "sample {RUN} -n 3 --given x1=1",
         2,
-        "sample: --given: 'x1' is not a context column of this run; it has no context columns (data.context)",
+        "sample: --given: 'x1' is not a context column of this run; it has no context columns (data.given)",
     ),
     "given nothing": ("sample {CONDITIONAL} -n 3", 2, "sample: --given: this run needs --given x2=..."),
     "given another": (
         "sample {CONDITIONAL} -n 3 --given x1=1",
         2,
-        "sample: --given: 'x1' is not a context column of this run; its context columns are x2 (data.context)",
+        "sample: --given: 'x1' is not a context column of this run; its context columns are x2 (data.given)",
     ),
     "given no number": (
         "sample {CONDITIONAL} -n 3 --given x2=much",
@@ -287,7 +287,7 @@ def invoke(arguments: str | list[str]) -> Result:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run and a conditional run."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, more in (("plain", []), ("conditional", ["data.context=x2"])):
+    for name, more in (("plain", []), ("conditional", ["data.given=x2"])):
         done = invoke(["fit", "moons", "--out", str(folder / name), *TINY, *more])
         assert done.exit_code == 0, done.output
     return folder

@@ -278,7 +278,7 @@ def test_samples_can_be_piped_into_score(folder: Path) -> None:
 
 def test_given_sets_the_context_columns(folder: Path, tmp_path: Path) -> None:
     arguments = ("fit", folder / "table.parquet", "--out", tmp_path / "run", *TINY)
-    invoke(*arguments, "data.context=[count, 'price, net']", "data.drop=single")
+    invoke(*arguments, "data.given=[count, 'price, net']", "data.drop=single")
     given = ("--given", "count=12", "--given", "price, net=49.5")
     invoke("sample", tmp_path / "run", "-n", "5", *given, "--out", tmp_path / "s.parquet")
     drawn = parquet.read_table(tmp_path / "s.parquet")

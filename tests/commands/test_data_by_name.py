@@ -15,7 +15,7 @@ def of_iris(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run fitted to a set by its name, conditioned on one column."""
     tiny = ("train.steps=3", "flow=maf", "flow.layers=1", "flow.hidden=8", "train.evaluate=false", "wandb=off")
     run = tmp_path_factory.mktemp("iris") / "run"
-    invoke("fit", "iris", "data.context=petal width (cm)", *tiny, "--out", str(run), "--json")
+    invoke("fit", "iris", "data.given=petal width (cm)", *tiny, "--out", str(run), "--json")
     return run
 
 

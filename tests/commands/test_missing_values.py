@@ -43,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fit without the rows that have missing values, conditioned on the city."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    options = ("data.missing=drop", "data.missing_values=-999", "data.context=city", "data.test_fraction=0.5")
+    options = ("data.missing=drop", "data.missing_values=-999", "data.given=city", "data.test_fraction=0.5")
     done = invoke("fit", data, *options, *TINY, "--out", folder)
     assert "t.csv: 7 of 300 rows have missing values and are left out (data.missing=drop)" in done.stderr
     return folder

@@ -217,7 +217,7 @@ def test_a_long_report_is_cut_and_names_the_columns_to_keep(tmp_path: Path) -> N
     lines = str(error := refused("t.csv", context=["b"])).splitlines()
     assert lines[0] == "t.csv: 60 of 62 columns cannot be used as they are"
     assert (len(lines), lines[-3]) == (43, "  and 21 more")
-    assert lines[-1] == "  pushforward fit t.csv data.columns=a data.context=b"
+    assert lines[-1] == "  pushforward fit t.csv data.columns=a data.given=b"
     _, dataset = follow(error)
     assert (dataset.schema.names, dataset.schema.context_names) == (("a",), ("b",))
 
@@ -225,10 +225,10 @@ def test_a_long_report_is_cut_and_names_the_columns_to_keep(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ({"context": ["kind"]}, "data.context names 'kind': encode it as numbers, or take it out there"),
+        ({"context": ["kind"]}, "data.given names 'kind': encode it as numbers, or take it out there"),
         ({"columns": ["kind", "a"]}, "data.columns names 'kind': encode it as numbers, or take it out there"),
         ({"columns": ["a", "same"]}, "data.columns names 'same': take it out there"),
-        ({"context": ["none"]}, "data.context names 'none': fill it, or take it out there"),
+        ({"context": ["none"]}, "data.given names 'none': fill it, or take it out there"),
     ],
 )
 def test_a_column_that_the_user_named_is_never_left_out(options: Any, advice: str, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_the_command_keeps_what_was_asked(tmp_path: Path) -> None:
     asked = {"drop": ["d"], "context": ["c"], "rows": 50, "seed": 3, "missing_values": [-9999.0]}
     error = refused("-t.csv", **asked)
     assert str(error).splitlines()[-1] == (
-        "  pushforward fit ./-t.csv data.context=c data.drop=d,t data.missing=drop data.missing_values=-9999 "
+        "  pushforward fit ./-t.csv data.given=c data.drop=d,t data.missing=drop data.missing_values=-9999 "
         "data.rows=50 data.seed=3"
     )
     _, dataset = follow(error)

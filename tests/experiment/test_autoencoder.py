@@ -198,7 +198,7 @@ def test_the_decoder_follows_from_the_columns(tmp_path: Path) -> None:
     [
         (("iris", "vae.decoder=categorical"), r"vae.decoder=categorical is for whole numbers", 3),
         (("digits", "vae.decoder=bernoulli"), r"is for 0 and 1.*take vae.decoder=logistic", 3),
-        (("iris", "data.context=petal length (cm)"), r"not conditioned on columns", 2),
+        (("iris", "data.given=petal length (cm)"), r"not conditioned on columns", 2),
         (("iris", "train.gradient=score-function"), r"expected auto, path or path-wise", 2),
         (("iris", "vae.prior=flow"), r"vae.prior: expected gaussian, realnvp", 2),
     ],

@@ -218,7 +218,7 @@ def test_a_conditional_fit(tmp_path: Path) -> None:
     c = normals(1500, 1)[:, 0]
     columns = {"c": c, "y": 3 * c + 0.2 * normals(1500, 1, seed=1)[:, 0]}
     path = table(tmp_path / "xy.csv", columns)
-    done = tiny(path, tmp_path / "run", "data.context=c", "train.steps=200", "train.learning_rate=0.02")
+    done = tiny(path, tmp_path / "run", "data.given=c", "train.steps=200", "train.learning_rate=0.02")
     truth = 0.5 * math.log(2 * math.pi * math.e * 0.04)
     assert done.results["features"] == 1
     assert done.results["test_nll"] == pytest.approx(truth, abs=0.4)

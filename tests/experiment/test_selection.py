@@ -377,7 +377,7 @@ def test_auto_with_a_context(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((900, 2))
     x[:, 1] = 3.0 * x[:, 0] + 0.2 * x[:, 1]
     source = str(write_csv(tmp_path / "xy.csv", x, "cy"))
-    keys = ("data.context=c", "flow.members=2", "flow.dropout=0", "flow.hidden=16")
+    keys = ("data.given=c", "flow.members=2", "flow.dropout=0", "flow.hidden=16")
     done = fitted(source, tmp_path / "run", *keys, "train.steps=150", "train.learning_rate=0.02")
     model = done.density.flow
     assert isinstance(model, Mixture)
@@ -403,7 +403,7 @@ def test_idle_keys_are_reported(source: str, tmp_path: Path) -> None:
     assert plan(config).notes == ("flow.bins: has no effect on flow=made-mog",)
     run = fit(config, out=tmp_path / "run", quiet=True).run
     assert "flow.bins: has no effect on flow=made-mog" in (run.path / "log.txt").read_text()
-    keys = ["flow=nsf-ar", "flow.stacking=true", "data.context=[a]"]
+    keys = ["flow=nsf-ar", "flow.stacking=true", "data.given=[a]"]
     line = CliRunner().invoke(main, ["fit", source, *keys, "--dry-run"], prog_name="pushforward")
     assert line.exit_code == 2
-    assert "flow.stacking: averages densities of rows, and data.context asks for conditional ones" in line.stderr
+    assert "flow.stacking: averages densities of rows, and data.given asks for conditional ones" in line.stderr

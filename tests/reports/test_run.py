@@ -194,7 +194,7 @@ def test_averaged_densities_are_listed_with_their_weights(tmp_path: Path) -> Non
 
 def test_a_single_flow_is_described_in_a_sentence(tmp_path: Path) -> None:
     run = small_fit(tmp_path, "flow=maf", "flow.layers=2", "flow.base=student-t", "flow.stacking=false",
-                    "train.evaluate=false", "data.context=kind of row")  # fmt: skip
+                    "train.evaluate=false", "data.given=kind of row")  # fmt: skip
     page = check(run_page(read_run(run)))
     assert "A masked affine autoregressive flow (base: independent Student t distributions)." in page.text
     assert "Averaged densities" not in page.text

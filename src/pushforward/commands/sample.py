@@ -50,7 +50,7 @@ def sample(
     The rows are drawn and written in parts, with constant memory; --out is created when it is complete. Equal seeds
     draw equal rows, whatever --out is; without --seed it is 0. Values of columns with a grid are rounded to it; those
     of columns with repeated values, such as counts and grades, are kept within the recorded range. --given sets the
-    context columns of a run with data.context. (--json without --out keeps all rows in memory.)
+    context columns of a run with data.given. (--json without --out keeps all rows in memory.)
     """
     from pushforward.datasets.tables.write import RowTables
 
@@ -92,7 +92,7 @@ def _given(density: "FittedDensity", given: tuple[str, ...]) -> Any:
             raise ConfigError(f"--given: expected COL=VALUE; got '{text}'")
         if name not in names:
             known = f"its context columns are {', '.join(names)}" if names else "it has no context columns"
-            raise ConfigError(f"--given: '{name}' is not a context column of this run; {known} (data.context)")
+            raise ConfigError(f"--given: '{name}' is not a context column of this run; {known} (data.given)")
         if name in values:
             raise ConfigError(f"--given: '{name}' is given twice")
         try:

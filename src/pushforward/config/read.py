@@ -32,6 +32,8 @@ _SYNONYMS = {
     "num_bins": "flow.bins",
     "tail_bound": "flow.bound",
     "warmup_steps": "train.warmup",
+    "context": "data.given",
+    "condition": "data.given",
 }
 
 

@@ -168,7 +168,7 @@ class DataConfig(Section):
     rows: Count | Auto = Field(default="auto", description="rows to draw from a toy, or to keep from a file")
     columns: Literal["all"] | Names = Field(default="all", description="columns to model")
     drop: Names = Field(default=(), description="columns to leave out")
-    context: Names = Field(default=(), description="columns to condition on")
+    given: Names = Field(default=(), description="columns to condition on")
     missing: Literal["refuse", "drop"] = Field(
         default="refuse",
         description="rows with missing or infinite values: refuse the table, or drop these rows",

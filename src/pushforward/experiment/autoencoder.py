@@ -104,7 +104,7 @@ def plan_autoencoder(config: Config) -> AutoencoderPlan:
     _estimator(config)
     dataset = load_data(config)
     if dataset.context.shape[1]:
-        raise ConfigError("data.context: an autoencoder is not conditioned on columns; leave data.context out")
+        raise ConfigError("data.given: an autoencoder is not conditioned on columns; leave data.given out")
     # No dequantization: decoders of whole numbers are discrete distributions.
     data = with_absolute_source(config.data, dataset).model_copy(update={"dequantize": "off"})
     prepared = prepare(dataset, data, config.data_seed)

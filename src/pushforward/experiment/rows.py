@@ -98,7 +98,7 @@ def plan(config: Config) -> RowsPlan:
     config = config.model_copy(update={"data": with_absolute_source(config.data, dataset)})
     undecided = config if is_open(config, is_toy=is_toy) else None
     if config.flow.stacking is True and dataset.context.shape[1]:
-        raise ConfigError("flow.stacking: averages densities of rows, and data.context asks for conditional ones")
+        raise ConfigError("flow.stacking: averages densities of rows, and data.given asks for conditional ones")
     given = config.flow
     config = resolve(config, rows=rows, features=features, is_toy=is_toy)
     if config.train.objective in ("energy", "mle+energy"):

@@ -89,7 +89,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "drop": ({"drop": ["B2"]}, "t.csv: data.drop names 'B2'; did you mean 'b'\\? the columns are: a, b"),
     "columns": ({"columns": ["zzz"]}, "t.csv: data.columns names 'zzz'; the columns are: a, b"),
     "all dropped": ({"drop": ["a", "b"]}, "t.csv: no column is left"),
-    "context": ({"context": ["q"]}, "t.csv: data.context names 'q'; the columns are: a, b"),
+    "context": ({"context": ["q"]}, "t.csv: data.given names 'q'; the columns are: a, b"),
     "all context": ({"context": ["a", "b"]}, "t.csv: every column is context"),
     "context dropped": ({"context": ["a"], "drop": ["a"]}, "column 'a' is also in data.drop"),
     "no rows": ({"rows": 0}, "data.rows: expected at least 1; got 0"),

@@ -30,7 +30,7 @@ def ordered(tmp_path: Path, n: int = 2000) -> Path:
 
 
 def prepared(path: Path, *context: str, seed: int = 0) -> Prepared:
-    return prepare(load(path, context=context), DataConfig(source=str(path), context=context), seed)
+    return prepare(load(path, context=context), DataConfig(source=str(path), given=context), seed)
 
 
 def test_many_validation_rows_are_drawn_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

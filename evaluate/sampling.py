@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, Density, as_tensor, device_of, evaluation_mode
+from pushforward.flows.random_state import RandomState, seeded
 
 
 class LatentDensity(Density, Protocol):
@@ -44,28 +45,16 @@ def sample_batches(
         Samples ``(batch, D)`` in float64.
     """
     device = device_of(flow) or torch.device("cpu")
-    devices = [device] if device.type == "cuda" else []
-    states: list[Tensor] | None = None
+    random_state = RandomState(seed, device)
     for start in range(0, n, batch_size):
         count = min(batch_size, n - start)
-        with torch.random.fork_rng(devices=devices), evaluation_mode(flow):
-            if states is None:
-                torch.manual_seed(seed)
-            else:
-                _set_random_state(states, devices)
+        with random_state.active(), evaluation_mode(flow):
             if context is None:
                 samples = flow.sample(count)
             else:
                 rows = as_tensor(context if len(context) == 1 else context[start : start + count])
                 samples = flow.sample((), rows.expand(count, -1).to(device))
-            states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
         yield samples.double().cpu().numpy()
-
-
-def _set_random_state(states: list[Tensor], devices: list[torch.device]) -> None:
-    torch.set_rng_state(states[0])
-    for state, device in zip(states[1:], devices, strict=True):
-        torch.cuda.set_rng_state(state, device)
 
 
 def latents(flow: LatentDensity, x: Tensor | Array, context: Tensor | Array | None = None) -> Array:
@@ -73,8 +62,7 @@ def latents(flow: LatentDensity, x: Tensor | Array, context: Tensor | Array | No
     device = device_of(flow) or torch.device("cpu")
     out = []
     # A mixture draws the member that each row is attributed to.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), evaluation_mode(flow):
-        torch.manual_seed(0)
+    with seeded(0, device), evaluation_mode(flow):
         for start in range(0, len(x), BATCH_SIZE):
             batch = slice(start, start + BATCH_SIZE)
             context_batch = None if context is None else as_tensor(context[batch]).to(device)

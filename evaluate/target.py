@@ -10,6 +10,7 @@ from pushforward.datasets.targets.base import Target, TargetError, evaluate
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.importance import forward_ess, log_z_estimate, pareto_k, reverse_ess
 from pushforward.flows import Flow
+from pushforward.flows.random_state import seeded
 
 BATCH_SIZE = 5_000
 """Samples a batch."""
@@ -26,9 +27,7 @@ def weighted_sample(flow: Flow, target: Target, n: int, seed: int) -> tuple[Tens
 @torch.no_grad()
 def sample_and_log_prob(flow: Flow, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Draw samples ``(n, D)`` of a flow with their log-densities, on the CPU; torch's random state stays unchanged."""
-    devices = [flow.base.device] if flow.base.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with seeded(seed, flow.base.device):
         batches = [flow.sample_and_log_prob(min(BATCH_SIZE, n - start)) for start in range(0, n, BATCH_SIZE)]
     return torch.cat([x.cpu() for x, _ in batches]), torch.cat([log_q.cpu() for _, log_q in batches])
 

@@ -18,6 +18,7 @@ from pushforward.common.text import shorten
 from pushforward.flows.description import DescriptionError, build, check_fit, describe
 from pushforward.flows.flow import Flow
 from pushforward.flows.mixture import Mixture, Model
+from pushforward.flows.random_state import kept
 from pushforward.flows.state import records_of, weights_of
 from pushforward.flows.vae.autoencoder import Autoencoder
 
@@ -114,7 +115,7 @@ def load_model(
         raise ModelFileError(f"{folder / _WEIGHTS}: damaged: {str(error).splitlines()[0]}") from error
     try:
         # Constructors draw initial weights; loading must not change the random numbers that follow.
-        with torch.random.fork_rng(devices=[]):
+        with kept():
             model = _build(body["flow"], weights, folder, expected).to(_DTYPES[body["dtype"]])
     except RecursionError as error:
         raise ModelFileError(f"{folder / _CONFIG}: damaged: nested too deeply") from error

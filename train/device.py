@@ -18,6 +18,7 @@ from pushforward.config.schema import Config
 from pushforward.flows import AutoregressiveMixture, Coupling, Elementwise, MaskedAutoregressive, Model
 from pushforward.flows.bijections import fused
 from pushforward.flows.kernels import native
+from pushforward.flows.random_state import kept
 from pushforward.train.options import TrainOptions
 
 T = TypeVar("T")
@@ -178,7 +179,7 @@ def is_long_budget(options: TrainOptions) -> bool:
 def _has_kernel(layer: Any) -> bool:
     """Whether a kernel in C computes the layer: try it with a single row."""
     weight = next(layer.parameters())
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), kept():
         row = torch.zeros(1, layer.features, dtype=weight.dtype)
         context = torch.zeros(1, layer.context, dtype=weight.dtype) if layer.context else None
         identity, transformed = (getattr(layer, f"{part}_features", None) for part in ("identity", "transformed"))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pushforward.flows.bases.base import Base, LocationScale
 from pushforward.flows.bijections.base import Bijection
+from pushforward.flows.random_state import seeded
 
 _DRAWS = 2**14
 """Number of samples for estimates of mean and standard deviation, accurate to about one percent."""
@@ -57,9 +58,7 @@ class TransformedDistribution(LocationScale):
 
     @torch.no_grad()
     def standard_moments(self) -> tuple[Tensor, Tensor]:
-        device = self.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
+        with seeded(0, self.device):
             y = self.distribution.transformed_rsample(self.bijection, _DRAWS).double()
         return y.mean(0), y.std(0)
 

@@ -16,6 +16,7 @@ from pushforward.flows.checks import ANY_CONTEXT, check_shape
 from pushforward.flows.flow import Flow
 from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.presets import build
+from pushforward.flows.random_state import seeded
 from pushforward.flows.state import Part
 from pushforward.flows.vae.decoders import (
     BernoulliDecoder,
@@ -176,8 +177,7 @@ class Autoencoder(Part):
             size, generator = base.features + base.rank, torch.Generator().manual_seed(0)
             noise = torch.randn(SCORE_SAMPLES, 1, size, generator=generator, dtype=torch.float64)
             return self._streamed_bound(x, SCORE_SAMPLES, beta=1.0, noise=noise.to(base.device, base.dtype))
-        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-            torch.manual_seed(0)
+        with seeded(0, x.device):
             return self.log_prob_bound(x)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.evaluate.likelihood import nll_from
+from pushforward.flows.random_state import seeded
 from pushforward.flows.vae.autoencoder import Autoencoder, Estimator
 from pushforward.train.objectives.base import Metrics, Validation
 from pushforward.train.objectives.likelihood import Likelihood, RowTensors
@@ -98,8 +99,7 @@ class BoundObjective:
     def validate(self, flow: Any) -> Validation:
         """Minus the mean importance-weighted bound of the validation rows."""
         assert isinstance(flow, Autoencoder)
-        with torch.random.fork_rng(devices=[self.validation.device] if self.validation.is_cuda else []):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed, self.validation.device):
             bounds = flow.log_prob_bound(self.validation, self.validation_samples)
         bound = nll_from(bounds.double().cpu().numpy())
         return Validation(bound.nll, {"val/bound_se": bound.se})

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.flows import Flow
+from pushforward.flows.random_state import seeded
 from pushforward.train.objectives.base import Metrics, Validation
 from pushforward.train.objectives.likelihood import Likelihood, RowTensors
 
@@ -130,9 +131,7 @@ class Energy:
             chosen = torch.from_numpy(evenly_spaced(len(x), MOST_ENERGY_ROWS)).to(x.device)
             x, context = x[chosen], None if context is None else context[chosen]
         features = flow.features + (0 if context is None else context.shape[1])
-        devices = [x.device] if x.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.seed)
+        with torch.no_grad(), seeded(self.seed, x.device):
             energy = float(self._distance(flow, x, context, unit_vectors(features, 4 * _PROJECTIONS, x)))
         loss = nll.loss + self.weight * energy if self.likelihood else energy
         return Validation(loss, {"val/nll": nll.loss, "val/energy": energy} | nll.metrics)

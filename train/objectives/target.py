@@ -11,6 +11,7 @@ from pushforward.config.schema import TrainConfig
 from pushforward.datasets.targets.base import Target, TargetError, evaluate, show_point, value_and_gradient
 from pushforward.evaluate.importance import forward_ess, log_z_estimate, reverse_ess
 from pushforward.flows import Flow
+from pushforward.flows.random_state import seeded
 from pushforward.train.objectives.base import Metrics, Validation
 from pushforward.train.objectives.gradient_estimators import (
     GradientEstimator,
@@ -118,8 +119,7 @@ class TargetObjective:
     @torch.no_grad()
     def validate(self, flow: Flow) -> Validation:
         """The objective on the same noise every time, with log Z and both effective sample sizes."""
-        with torch.random.fork_rng(devices=[flow.base.device] if flow.base.device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed, flow.base.device):
             x, log_q = flow.sample_and_log_prob(self.validation_samples)
         log_p = evaluate(self.target, x)
         if bool(log_p.isnan().any()):  # the first batch was checked; the flow has moved since

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows import Flow, Gaussian
+from pushforward.flows.random_state import seeded
 from pushforward.train.layer_metrics import named_layers
 from pushforward.train.objectives.gradient_estimators import LogDensity, alpha_divergence
 
@@ -142,7 +143,7 @@ def measure(
     milliseconds: dict[str, list[float]] = {name: [] for name in estimators}
     losses = torch.empty(replicates, dtype=torch.float64)
     seeds = torch.randint(2**62, (replicates,), generator=torch.Generator().manual_seed(seed)).tolist()
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+    with seeded(seed, device):  # the state of each gradient follows
         for replicate in range(-_WARM_UPS, replicates):
             first = replicate % len(estimators)
             for name in (*estimators[first:], *estimators[:first]):

@@ -1,0 +1,82 @@
+"""Torch's random state: a state of its own for every computation, and the caller's left as it was.
+
+Torch draws most random numbers (initial weights, dropout, samples of base distributions) from one generator of the
+process. Everything here that draws from it does so within one of these blocks, which restore it. Other threads wait for
+the end of a block, so that fits in two threads each draw the numbers that they would draw alone.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Reentrant: a block within a block only restores the state of the outer one.
+_LOCK = threading.RLock()
+
+
+class RandomState:
+    """A random state that goes on from one block to the next.
+
+    Args:
+        seed: Seed of the first block.
+        device: The device of the computation; the state of the CPU is kept in any case.
+
+    Example:
+        >>> outside = torch.get_rng_state()
+        >>> state = RandomState(0)
+        >>> with state.active():
+        ...     first = torch.rand(2)
+        >>> with state.active():
+        ...     second = torch.rand(2)
+        >>> bool(torch.equal(torch.get_rng_state(), outside)), bool(torch.equal(first, second))
+        (True, False)
+    """
+
+    def __init__(self, seed: int, device: torch.device | None = None) -> None:
+        self.device = torch.device("cpu") if device is None else device
+        with _kept(self.device):
+            torch.manual_seed(seed)
+            self.states = _read(self.device)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Context in which torch draws from this state. Cost: about 20 microseconds."""
+        with _kept(self.device):
+            _write(self.states, self.device)
+            try:
+                yield
+            finally:
+                self.states = _read(self.device)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Context with the random state of a seed, on the CPU and on a device."""
+    with _kept(torch.device("cpu") if device is None else device):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Context whose draws from the CPU's generator are undone at its end."""
+    with _kept(torch.device("cpu")):
+        yield
+
+
+@contextlib.contextmanager
+def _kept(device: torch.device) -> Iterator[None]:
+    with _LOCK, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def _read(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _write(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    for state in states[1:]:
+        torch.cuda.set_rng_state(state, device)

@@ -22,6 +22,7 @@ the column ``ended`` has the actual time. Scores are mean test log-likelihoods i
 import argparse
 import contextlib
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -239,35 +240,33 @@ def _fit(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
     """Train as ``pushforward fit`` does, from the split rows to the best weights."""
     clock = Clock()
     from pushforward.config.schema import Config
-    from pushforward.flows import build
-    from pushforward.train.defaults import resolve, train_options
+    from pushforward.train.architecture import build_model
+    from pushforward.train.callbacks import Callback
+    from pushforward.train.defaults import resolve
     from pushforward.train.gaussian import initialize_base
     from pushforward.train.maximize import maximize_likelihood
     from pushforward.train.objectives.likelihood import RowTensors
-    from pushforward.train.trainer import start as start_state
+    from pushforward.train.state import State, start as start_state
 
     # The source is not read: `auto` depends on the numbers of rows and columns only.
-    config = resolve(
-        Config.model_validate({"data": {"source": "table"}, "train": {"seconds": seconds}, "seed": seed}),
-        rows=len(table.train),
-        features=table.features,
-        is_toy=False,
-    )
+    asked = Config.model_validate({"data": {"source": "table"}, "train": {"seconds": seconds}, "seed": seed})
+    options = resolve(asked.model_dump(), rows=len(table.train), features=table.features, is_toy=False)
+    flow = build_model(options.flow, table.features, seed=seed)
     torch.manual_seed(seed)
-    flow = build(config.flow.name, table.features, **config.flow.model_dump(exclude={"name"}))
     initialize_base(flow, table.train[torch.randperm(len(table.train))[:20_000]])
-    state = start_state(flow, train_options(config.train))
+    state = start_state(flow, options.train, seed=seed)
     # The time before the loop counts in the budget; at least a step or two remain.
-    left = max(0.1, seconds - clock.seconds())
-    config = config.model_copy(update={"train": config.train.model_copy(update={"seconds": left})})
+    left = dataclasses.replace(options.train, seconds=max(0.1, seconds - clock.seconds()))
     curve: list[tuple[float, float]] = []
 
-    def log(kind: str, step: int, spent: float, metrics: dict[str, float]) -> None:
-        if kind == "validation":
+    class Curve(Callback):
+        """Keeps the validation scores with the time of the clock."""
+
+        def on_validation(self, state: State, metrics: dict[str, float]) -> None:
             curve.append((clock.seconds(), -metrics["val/nll"]))
 
     points = RowTensors(table.train), RowTensors(table.validation[:VALIDATION_ROWS])
-    state = maximize_likelihood(state, *points, train_options(config.train), log=log)
+    state = maximize_likelihood(state, *points, left, callbacks=[Curve()], seed=seed)
     ended = clock.seconds()
     with torch.no_grad():
         test = float(torch.cat([flow.log_prob(rows) for rows in table.test.split(4096)]).double().mean())

@@ -83,42 +83,49 @@ def measure_recipe(name: str, device: torch.device, arguments: argparse.Namespac
     """Measure a recipe; None if the shape of its data is unknown."""
     from pushforward.config.read import load_config
     from pushforward.train.architecture import build_model
+    from pushforward.train.callbacks import Callback
     from pushforward.train.data import MAX_VALIDATION_ROWS
-    from pushforward.train.defaults import resolve, train_options
+    from pushforward.train.defaults import resolve
     from pushforward.train.gaussian import initialize_base
     from pushforward.train.objectives.likelihood import Likelihood, RowTensors
-    from pushforward.train.trainer import minimize, start
+    from pushforward.train.options import VALIDATIONS
+    from pushforward.train.state import State, start
+    from pushforward.train.trainer import Trainer
 
     config = load_config(files=[f"recipe:{name}"])
     if config.data.source not in SHAPES:
         return None
     rows, features = SHAPES[config.data.source]
-    config = resolve(config, rows=rows, features=features, is_toy=False)
+    resolved = resolve(config.model_dump(), rows=rows, features=features, is_toy=False)
     rows = min(rows, arguments.rows or rows)
-    resolved = train_options(config.train)
     # As in a fit, but validated only at start and end: validations are timed separately.
-    options = replace(resolved, log_every=arguments.steps, validate_every=10**9)
-    core = build_model(config.flow, features, seed=config.seed).to(device)
-    torch.manual_seed(config.seed)
+    options = replace(resolved.train, log_every=arguments.steps, validate_every=10**9)
+    core = build_model(resolved.flow, features, seed=resolved.seed).to(device)
     points = _mixture(rows + MAX_VALIDATION_ROWS, features).to(device)
     train, validation = RowTensors(points[:rows]), RowTensors(points[rows:])
     initialize_base(core, train.x[:20_000], None)
-    state = start(core, options)
-    objective = Likelihood(train, validation, options.batch_size, 0)
+    state = start(core, options, seed=resolved.seed)
+    objective = Likelihood(train, validation, options.batch_size, seed=resolved.seed)
     times = Times()
     ends: list[float] = []
     began = time.perf_counter()
 
-    def log(kind: str, step: int, seconds: float, metrics: dict[str, float]) -> None:
-        if kind == "train":  # the metrics have been read, so a GPU has finished the steps
+    class Rounds(Callback):
+        """Notes when each round of steps ended, and ends the fit after enough of them."""
+
+        def on_log(self, state: State, metrics: dict[str, float]) -> None:
+            # The metrics have been read, so a GPU has finished the steps.
             ends.append(time.perf_counter())
 
-    def stop() -> str:
-        counted = len(ends) - arguments.warmup
-        late = bool(ends) and time.perf_counter() - began > arguments.seconds_each
-        return "measured" if counted >= arguments.repeats or (late and counted >= 3) else ""
+        def should_stop(self, state: State) -> str:
+            counted = len(ends) - arguments.warmup
+            late = bool(ends) and time.perf_counter() - began > arguments.seconds_each
+            return "measured" if counted >= arguments.repeats or (late and counted >= 3) else ""
 
-    minimize(state, objective, options, log=log, stop=stop, warn=print)
+        def on_warning(self, text: str) -> None:
+            print(text)
+
+    Trainer(options, callbacks=[Rounds()]).run(state, objective)
     times.warmup_seconds = ends[arguments.warmup - 1] - began if arguments.warmup else 0.0
     kept = ends[max(0, arguments.warmup - 1) :]
     times.seconds = [(after - before) / arguments.steps for before, after in itertools.pairwise(kept)]
@@ -129,9 +136,9 @@ def measure_recipe(name: str, device: torch.device, arguments: argparse.Namespac
     validation_seconds = time.perf_counter() - before
     low, high = times.quartiles
     hours = None
-    if resolved.steps:
-        validations = resolved.steps / (resolved.validate_every or max(1, resolved.steps // 40))
-        hours = (resolved.steps * times.median + validations * validation_seconds) / 3600
+    if steps := resolved.train.steps:
+        validations = steps / (resolved.train.validate_every or max(1, steps // VALIDATIONS))
+        hours = (steps * times.median + validations * validation_seconds) / 3600
     return {
         "recipe": name,
         "parameters": sum(p.numel() for p in core.parameters()),
@@ -145,7 +152,7 @@ def measure_recipe(name: str, device: torch.device, arguments: argparse.Namespac
         "steps_a_round": arguments.steps,
         "points_per_second": options.batch_size / times.median,
         "validation_seconds": validation_seconds,
-        "steps": resolved.steps,
+        "steps": resolved.train.steps,
         "hours": hours,
         "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }

@@ -1,8 +1,9 @@
 """Data sets and unnormalised target densities.
 
-``load`` takes the name of a toy or a data set, or the path of a file, and returns a ``Dataset``: a float64 matrix, a
-``Schema`` of its columns, and notes for the user. ``load_target`` returns an unnormalised log-density, a ``Target``, by
-name or from a Python module. Data that cannot be used raise ``DataError`` with one line that says what to do.
+``load`` takes the name of a toy or a data set, the path of a file, or rows in memory, and returns a ``Dataset``: a
+float64 matrix, a ``Schema`` of its columns, and notes for the user. ``load_target`` returns an unnormalised
+log-density, a ``Target``, by name or from a Python module. Data that cannot be used raise ``DataError`` with one line
+that says what to do.
 """
 
 from typing import TYPE_CHECKING
@@ -11,15 +12,21 @@ from pushforward.common.lazy import lazy
 
 if TYPE_CHECKING:
     from pushforward.datasets.dataset import Dataset as Dataset
+    from pushforward.datasets.loading import load as load
     from pushforward.datasets.named_rows import open_rows as open_rows
-    from pushforward.datasets.registry import DatasetEntry as DatasetEntry, load as load, names as names
+    from pushforward.datasets.registry import (
+        DatasetEntry as DatasetEntry,
+        names as names,
+        register_dataset as register_dataset,
+    )
     from pushforward.datasets.tables.dequantize import Dequantizer as Dequantizer
+    from pushforward.datasets.tables.frame_kind import FrameKind as FrameKind
     from pushforward.datasets.tables.grid import Grid as Grid, find_resolution as find_resolution
     from pushforward.datasets.tables.read import read_table as read_table
     from pushforward.datasets.tables.schema import Column as Column, Schema as Schema
     from pushforward.datasets.tables.splits import Splits as Splits, split as split
     from pushforward.datasets.tables.stream import RowStream as RowStream, read_rows as read_rows
-    from pushforward.datasets.tables.write import write_table as write_table
+    from pushforward.datasets.tables.write import rows_table as rows_table, write_table as write_table
     from pushforward.datasets.targets.base import (
         FunctionTarget as FunctionTarget,
         Target as Target,
@@ -34,15 +41,17 @@ __getattr__, __dir__ = lazy(
     "pushforward.datasets",
     {
         "dataset": "Dataset",
+        "loading": "load",
         "named_rows": "open_rows",
-        "registry": "DatasetEntry load names",
+        "registry": "DatasetEntry names register_dataset",
         "tables.dequantize": "Dequantizer",
+        "tables.frame_kind": "FrameKind",
         "tables.grid": "Grid find_resolution",
         "tables.read": "read_table",
         "tables.schema": "Column Schema",
         "tables.splits": "Splits split",
         "tables.stream": "RowStream read_rows",
-        "tables.write": "write_table",
+        "tables.write": "rows_table write_table",
         "targets.base": "FunctionTarget Target TargetError",
         "targets.check": "check_target",
         "targets.load": "load_target",

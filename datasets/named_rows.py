@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
-from pushforward.datasets.registry import load_columns, stored_name
+from pushforward.datasets.origin import load_columns
+from pushforward.datasets.registry import stored_name
 from pushforward.datasets.tables.cells import complete_rows
-from pushforward.datasets.tables.obstacles import Missing, rows_left_out
+from pushforward.datasets.tables.obstacles import rows_left_out
 from pushforward.datasets.tables.range import ContextRange
 from pushforward.datasets.tables.read import mark_missing
+from pushforward.datasets.tables.request import Missing
 from pushforward.datasets.tables.schema import Schema
 from pushforward.datasets.tables.stream import CHUNK_ROWS, RowStream
 from pushforward.datasets.toys.toy import TOYS

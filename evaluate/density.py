@@ -1,14 +1,19 @@
 """A density fitted to a table: the model, the columns, and the bin widths of dequantized columns."""
 
-from collections.abc import Iterator, Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
+from pushforward.common.errors import DataError
 from pushforward.common.text import shorten
 from pushforward.datasets import Dequantizer, Schema
+from pushforward.datasets.tables.frame_kind import FrameKind
 from pushforward.datasets.tables.frames import context_rows, feature_rows
+from pushforward.datasets.tables.write import RowTables
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, UndefinedDensityError, check_defined, log_prob
 from pushforward.evaluate.sampling import draw_samples, sample_batches
 from pushforward.flows import Autoencoder, Flow, Mixture, Model, ModelFileError, load_model, read_extra, save
@@ -27,44 +32,62 @@ class FittedDensity:
             in float64, because log-densities are reported and not differentiated.
         schema: The columns.
         bin_widths: Bin width of each column in data units ``(D,)``, 0 for columns that are scored as they are.
+        kind: The kind of object that samples are returned as.
+        apart: Whether samples are returned without the columns that they are conditioned on.
+
+    Attributes:
+        flow: The model, in float64.
+        results: The final numbers of its fit, such as ``test_nll``; empty if they are not known.
     """
 
-    def __init__(self, flow: Model, schema: Schema, bin_widths: Sequence[float]) -> None:
+    def __init__(
+        self,
+        flow: Model,
+        schema: Schema,
+        bin_widths: Sequence[float],
+        kind: FrameKind | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
         self.flow = flow.double().eval()
         self.schema = schema
         self.dequantizer = Dequantizer(np.asarray(bin_widths, dtype=np.float64))
+        self.kind, self.apart = FrameKind() if kind is None else kind, apart
+        self.results: Mapping[str, Any] = {}
 
     def log_prob(
         self,
         rows: Any,
-        context: Any = None,
+        given: Any = None,
         *,
         draws: int = 1,
         batch_size: int = BATCH_SIZE,
         first_row: int = 0,
-    ) -> Array:
+    ) -> Any:
         """Compute log-densities of rows in nats.
 
         Args:
-            rows: Rows ``(n, D)`` as recorded: an array with the columns of the schema, or a pandas, polars or Arrow
-                table or structured array, whose columns are found by name, in any order.
-            context: Context rows ``(n, C)``, for a conditional density; by default the columns of such a table.
+            rows: Rows ``(n, D)`` as recorded: an array, a tensor or a list with the columns of the schema in order; or
+                a pandas, polars or Arrow table or a dict of columns, which are found by name, in any order.
+            given: Context rows ``(n, C)`` or ``(1, C)``, for a conditional density; by default the columns of such a
+                table.
             draws: Number of places in each row's bins over which the density is averaged; more reduce the noise, at
                 ``draws`` times the cost. Always 1 without dequantized columns.
             batch_size: Rows a batch.
             first_row: Number of rows of the table before these, for the error message.
 
         Returns:
-            ``(n,)`` in float64.
+            ``(n,)`` in float64; a tensor if the rows are one.
 
         Raises:
             UndefinedDensityError: If a row of finite values has no log-density.
-            DataError: If a table lacks columns, or has cells that are not numbers.
+            DataError: If rows or context lack columns, or have cells that are not finite numbers.
         """
         if draws < 1:
             raise ValueError(f"log_prob: expected draws of at least 1; got {draws}")
-        context = context_rows(rows, context, self.schema)
-        rows = feature_rows(rows, self.schema)
+        is_tensor = isinstance(rows, torch.Tensor)
+        context = self._context(rows, given)
+        rows = feature_rows(rows, self.schema, alone=given is not None)
         if not self.dequantizer.bin_widths.any():
             draws = 1
         log_probs = np.stack(
@@ -75,21 +98,50 @@ class FittedDensity:
         )
         mean: Array = log_probs[0] if draws == 1 else np.logaddexp.reduce(log_probs, axis=0) - np.log(draws)
         check_defined(mean, rows, context, first_row + np.arange(len(mean)))
-        return mean
+        return torch.from_numpy(mean) if is_tensor else mean
 
-    def sample(self, n: int, context: Any = None, *, seed: int = 0) -> Array:
+    def sample(self, n: int = 1, given: Any = None, *, seed: int | None = None) -> Any:
+        """Draw rows with the types, the resolution and the range of the recorded ones.
+
+        Args:
+            n: Number of rows.
+            given: What they are conditioned on, for a conditional density: a row for all, such as ``{"quality": 7}``,
+                or ``n`` rows.
+            seed: Equal seeds draw equal rows; by default every call draws others.
+
+        Returns:
+            ``n`` rows of the kind that the density was fitted to: a pandas, polars or Arrow table, an array or a
+            tensor; an Arrow table for files.
+
+        Raises:
+            DataError: If ``given`` lacks a column, or is not one row or ``n`` rows.
+            UndefinedDensityError: If a sample is not a number.
+        """
+        if n < 1:
+            raise ValueError(f"sample: expected n of at least 1; got {n}")
+        if isinstance(given, Mapping):
+            given = {name: np.atleast_1d(value) for name, value in given.items()}
+        context = context_rows(None, given, self.schema)
+        if context is not None and len(context) not in (1, n):
+            raise DataError(f"given: expected 1 row or {n}; got {len(context)}")
+        rows = self.draw(n, context, seed=secrets.randbits(62) if seed is None else seed)
+        shown = None if context is None else np.broadcast_to(context, (n, context.shape[1]))
+        table = RowTables(self.schema).table(rows, shown)
+        return self.kind.build(table.select(self.schema.names) if self.apart else table)
+
+    def draw(self, n: int, context: Any = None, *, seed: int = 0) -> Array:
         """Draw rows ``(n, D)``, not yet rounded to the resolution of the columns; equal seeds draw equal rows.
 
         Raises:
             UndefinedDensityError: If a sample is not a number.
+            DataError: If there is no context and the density is conditional, or the context cannot be used.
         """
-        given = context_rows(None, context, self.schema)
-        return _numbers(draw_samples(self.flow, n, given, seed=seed))
+        return _numbers(draw_samples(self.flow, n, self._context(None, context), seed=seed))
 
     def sample_parts(
         self, n: int, context: Array | None = None, *, seed: int = 0
     ) -> Iterator[tuple[Array, Array | None]]:
-        """Draw the rows of :meth:`sample` part by part, with one row of context ``(1, C)`` for all; constant memory.
+        """Draw the rows of :meth:`draw` part by part, with one row of context ``(1, C)`` for all; constant memory.
 
         Yields:
             Rows ``(k, D)`` and, with context, its repeated row ``(k, C)``.
@@ -97,12 +149,23 @@ class FittedDensity:
         for rows in sample_batches(self.flow, n, context, seed=seed):
             yield _numbers(rows), None if context is None else np.repeat(context, len(rows), axis=0)
 
+    def _context(self, rows: Any, context: Any) -> Array | None:
+        if context is None and not self.flow.context:
+            return None  # also of a table with context, which a model may ignore
+        given = context_rows(rows, context, self.schema)
+        return given if self.flow.context else None
+
     def save(self, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
         """Write the density to a folder for ``load``; weights are stored in float32."""
         # The weights were trained in float32: this loses nothing.
         self.flow.float()
         try:
-            description = {"schema": self.schema.to_dict(), "bin_widths": self.dequantizer.bin_widths.tolist()}
+            description = {
+                "schema": self.schema.to_dict(),
+                "bin_widths": self.dequantizer.bin_widths.tolist(),
+                "kind": self.kind.to_dict(),
+                "apart": self.apart,
+            }
             save(self.flow, folder, extra=(extra or {}) | description)
         finally:
             self.flow.double()
@@ -118,6 +181,7 @@ class FittedDensity:
         extra = read_extra(folder)
         try:
             schema = Schema.from_dict(extra["schema"])
+            kind, apart = FrameKind.from_dict(extra["kind"]), bool(extra["apart"])
             widths = np.asarray(extra["bin_widths"], dtype=np.float64)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(
@@ -132,7 +196,7 @@ class FittedDensity:
             raise ModelFileError(
                 f"{folder}: expected {flow.features} bin widths of at least 0; got {shorten(str(widths.tolist()), 60)}"
             )
-        return cls(flow, schema, widths.tolist())
+        return cls(flow, schema, widths.tolist(), kind, apart=apart)
 
 
 def _numbers(samples: Array) -> Array:

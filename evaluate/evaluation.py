@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pushforward.common.files import json_safe
 from pushforward.evaluate.baselines import Baseline, fit_baselines
@@ -57,12 +58,30 @@ class SplitRows:
         validation: Validation rows ``(m, D)``.
         test: Test rows ``(k, D)``.
         contexts: Contexts ``(n, C)``, ``(m, C)``, ``(k, C)`` of the three parts, for a conditional density.
+        weights: Weights ``(n,)``, ``(m,)``, ``(k,)`` of the rows of the three parts; None for equal ones.
     """
 
     train: Array
     validation: Array
     test: Array
     contexts: Contexts | None = None
+    weights: Contexts | None = None
+
+    def scored(self, seed: int) -> NDArray[np.intp]:
+        """Which training rows are scored, at most ``TRAIN_ROWS_SCORED``."""
+        return np.sort(np.random.default_rng(seed).permutation(len(self.train))[:TRAIN_ROWS_SCORED])
+
+    def nlls(self, scores: "SplitScores", seed: int) -> tuple[Nll, Nll, Nll]:
+        """The NLL of each part, by the weights of its rows."""
+        parts = scores.train, scores.validation, scores.test
+        if self.weights is None:
+            train, validation, test = (nll_from(part) if len(part) else Nll(math.nan, math.nan, 0) for part in parts)
+            return train, validation, test
+        weights = self.weights[0][self.scored(seed)], *self.weights[1:]
+        train, validation, test = (
+            nll_from(part, w) if w.any() else Nll(math.nan, math.nan, 0) for part, w in zip(parts, weights, strict=True)
+        )
+        return train, validation, test
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +110,7 @@ def score_split(flow: Density, rows: SplitRows, *, seed: int) -> SplitScores:
     Raises:
         UndefinedDensityError: If a row has no log-density.
     """
-    scored = np.sort(np.random.default_rng(seed).permutation(len(rows.train))[:TRAIN_ROWS_SCORED])
+    scored = rows.scored(seed)
     contexts = (None, None, None) if rows.contexts is None else (rows.contexts[0][scored], *rows.contexts[1:])
 
     def scores(name: str, part: Array, context: Array | None, numbers: Array | None = None) -> Array:
@@ -128,6 +147,8 @@ class EvaluationReport:
         seconds: Wall-clock time of the evaluation.
         evaluated: What the test rows are: ``test rows`` of the split, or the name of another table.
         conditional: Whether the density has a context; there are no baselines for such densities.
+        weighted: Whether the rows have weights; there are no baselines for such rows, and samples, latents and
+            calibration are compared with rows drawn by their weights.
     """
 
     columns: list[str]
@@ -147,6 +168,7 @@ class EvaluationReport:
     seconds: float
     evaluated: str = "test rows"
     conditional: bool = False
+    weighted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts, safe for JSON: NaN and infinity become null; baselines without their log-densities."""
@@ -175,6 +197,8 @@ class EvaluationReport:
         out += [head, "-" * len(head), self._score("flow", self.test, shift, "", width)]
         if self.conditional:
             out.append("there are no baselines for a density that is conditioned on other columns")
+        elif self.weighted:
+            out.append("there are no baselines for weighted rows; comparisons use rows drawn by their weights")
         for baseline in self.baselines:
             gain, se = self.gains[baseline.name]
             out.append(self._score(baseline.label, baseline.nll, shift, with_error(gain, se, 4), width))
@@ -274,14 +298,14 @@ def evaluate_flow(
     if scores is None:
         scores = score_split(flow, SplitRows(train, validation, test, contexts), seed=seed)
     log_probs = scores.test
-    test_nll = nll_from(log_probs)
-    if baselines and contexts is None:
+    train_nll, validation_nll, test_nll = SplitRows(train, validation, test, contexts, rows.weights).nlls(scores, seed)
+    fitted_baselines = []
+    if baselines and contexts is None and rows.weights is None:
         notify("evaluating: baselines")
-    fitted_baselines = (
-        fit_baselines(train, validation, test, seed=seed, seconds=baseline_seconds)
-        if baselines and contexts is None
-        else []
-    )
+        fitted_baselines = fit_baselines(train, validation, test, seed=seed, seconds=baseline_seconds)
+    if rows.weights is not None:  # what is compared with samples is drawn by the weights
+        train, test = (by_weight(part, rows.weights[k], seed) for k, part in ((0, train), (2, test)))
+        test_context = None if test_context is None else by_weight(test_context, rows.weights[2], seed)
     notify("evaluating: samples and latents")
     if isinstance(samples, int):
         drawn = draw_samples(flow, samples if contexts is None else len(test), test_context, seed=seed)
@@ -297,8 +321,8 @@ def evaluate_flow(
     return EvaluationReport(
         columns=names,
         rows={"train": len(train), "validation": len(validation), "test": len(test)},
-        train=nll_from(scores.train),
-        validation=nll_from(scores.validation),
+        train=train_nll,
+        validation=validation_nll,
         test=test_nll,
         test_nll_standardized=test_nll.nll - standardize_log_det,
         baselines=fitted_baselines,
@@ -318,7 +342,14 @@ def evaluate_flow(
         seconds=time.perf_counter() - start_time,
         evaluated=evaluated,
         conditional=contexts is not None,
+        weighted=rows.weights is not None,
     )
+
+
+def by_weight(rows: Array, weights: Array, seed: int) -> Array:
+    """Draw as many rows ``(n, D)``, with replacement, by their weights ``(n,)``."""
+    chosen: Array = rows[np.random.default_rng(seed).choice(len(rows), len(rows), p=weights / weights.sum())]
+    return chosen
 
 
 def _invertible_members(flow: LatentDensity, context: Array | None) -> list[tuple[HasBijection, Array | None]]:

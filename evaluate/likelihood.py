@@ -135,8 +135,9 @@ def log_prob(
         # Without rows there is still one pass: it decides the dtype of the result.
         for start in range(0, max(len(rows), 1), batch_size):
             batch = slice(start, start + batch_size)
-            context_batch = None if contexts is None else contexts[batch].to(device)
-            out.append(flow.log_prob(rows[batch].to(device), context_batch).to(x.device))
+            # Modules of others may take no context at all.
+            given = () if contexts is None else (contexts[batch].to(device),)
+            out.append(flow.log_prob(rows[batch].to(device), *given).to(x.device))
     return torch.cat(out).reshape(leading)
 
 
@@ -184,11 +185,12 @@ def nll(
     return nll_from(log_prob(flow, x, context, batch_size=batch_size))
 
 
-def nll_from(log_probs: Tensor | Array) -> Nll:
+def nll_from(log_probs: Tensor | Array, weights: Tensor | Array | None = None) -> Nll:
     """Compute the mean negative log-likelihood from log-densities, summed in float64.
 
     Args:
         log_probs: Log-densities, any shape, in nats.
+        weights: Weights of the rows, the same shape; None for equal ones.
 
     Raises:
         ValueError: Without any row.
@@ -198,7 +200,7 @@ def nll_from(log_probs: Tensor | Array) -> Nll:
         Nll(nll=2.0, se=1.0, rows=2, non_finite=0)
     """
     values = _float64(log_probs)
-    mean, se = mean_and_se(-values, where="nll_from")
+    mean, se = mean_and_se(-values, None if weights is None else _float64(weights), where="nll_from")
     return Nll(mean, se, len(values), int(np.count_nonzero(~np.isfinite(values))))
 
 
@@ -259,7 +261,9 @@ class RunningNll:
         return Nll(self._mean, se, self._rows)
 
 
-def paired_difference(log_p: Tensor | Array, log_q: Tensor | Array) -> tuple[float, float]:
+def paired_difference(
+    log_p: Tensor | Array, log_q: Tensor | Array, weights: Tensor | Array | None = None
+) -> tuple[float, float]:
     """Compute the mean of log p - log q over the same rows, and its paired standard error, both in nats.
 
     Log-densities of the same rows are correlated, so the paired standard error is far smaller than that of either mean.
@@ -267,6 +271,7 @@ def paired_difference(log_p: Tensor | Array, log_q: Tensor | Array) -> tuple[flo
     Args:
         log_p: Log-densities ``(n,)``; the result is positive if these are larger.
         log_q: Log-densities ``(n,)`` of the same rows.
+        weights: Weights of the rows ``(n,)``; None for equal ones.
 
     Raises:
         ValueError: If lengths differ, or without any row.
@@ -275,7 +280,7 @@ def paired_difference(log_p: Tensor | Array, log_q: Tensor | Array) -> tuple[flo
     if p.shape != q.shape:
         raise ValueError(f"paired_difference: expected as many rows on both sides; got {len(p)} and {len(q)}")
     with np.errstate(invalid="ignore"):  # -inf - -inf = nan where both densities are zero
-        return mean_and_se(p - q, where="paired_difference")
+        return mean_and_se(p - q, None if weights is None else _float64(weights), where="paired_difference")
 
 
 def kl_to_truth(log_p_true: Tensor | Array, log_q: Tensor | Array) -> tuple[float, float]:

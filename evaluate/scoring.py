@@ -55,7 +55,7 @@ def score_parts(
             elif number == 2 and timed_parts.seconds > _BUSY_SHARE * (time.perf_counter() - start_time):
                 # A thread on the core that reads would delay every parallel loop.
                 torch.set_num_threads(max(1, threads - 1))
-            context = given if density.flow.context else None
+            context = given if density.schema.context else None
             for start in range(0, len(rows), BATCH_SIZE):
                 batch = slice(start, start + BATCH_SIZE)
                 given_batch = None if context is None else context[batch]

@@ -8,11 +8,13 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def mean_and_se(values: Array, *, where: str) -> tuple[float, float]:
+def mean_and_se(values: Array, weights: Array | None = None, *, where: str) -> tuple[float, float]:
     """Return the mean of values that may be infinite, and its standard error with ``n - 1`` degrees of freedom.
 
     Args:
         values: Values ``(n,)``.
+        weights: Weights ``(n,)``, at least 0 and not all 0; None for equal ones. Values of weight 0 do not count, and
+            the standard error is that of a ratio of means.
         where: Name of the caller, for the error message.
 
     Returns:
@@ -27,11 +29,23 @@ def mean_and_se(values: Array, *, where: str) -> tuple[float, float]:
     """
     if len(values) == 0:
         raise ValueError(f"{where}: expected at least one row; got none")
+    if weights is not None:
+        return _weighted(values[weights > 0], weights[weights > 0])
     with np.errstate(invalid="ignore"):  # inf and -inf together have no mean
         mean = float(values.mean())
     if not math.isfinite(mean):
         return mean, math.nan if math.isnan(mean) else math.inf
     return mean, float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _weighted(values: Array, weights: Array) -> tuple[float, float]:
+    n, shares = len(values), weights / weights.sum()
+    with np.errstate(invalid="ignore"):
+        mean = float((shares * values).sum())
+    if not math.isfinite(mean):
+        return mean, math.nan if math.isnan(mean) else math.inf
+    squares = float((np.square(shares) * np.square(values - mean)).sum())
+    return mean, math.sqrt(squares * n / (n - 1)) if n > 1 else math.nan
 
 
 def rolling_mean(values: Array) -> Array:

@@ -102,7 +102,8 @@ def accept_float64(target: Target, flow: Flow, device: torch.device) -> Target:
         device: Where the target was evaluated in training.
     """
     with torch.no_grad():
-        x = flow.sample(8).cpu().double()
+        with seeded(0, flow.base.device):
+            x = flow.sample(8).cpu().double()
         try:
             evaluate(target, x)
         except TargetError:

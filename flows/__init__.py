@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pushforward.common.lazy import lazy
 
 if TYPE_CHECKING:
+    from pushforward.flows.architectures import Build as Build, register_flow as register_flow
     from pushforward.flows.bases.base import Base as Base, LocationScale as LocationScale
     from pushforward.flows.bases.bounded import Beta as Beta, Gamma as Gamma, Uniform as Uniform
     from pushforward.flows.bases.gaussian import Gaussian as Gaussian
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from pushforward.flows.bases.heavy_tailed import Laplace as Laplace, Logistic as Logistic
     from pushforward.flows.bases.kernel_density import KernelDensity as KernelDensity
     from pushforward.flows.bases.made_mog import AutoregressiveMixture as AutoregressiveMixture
-    from pushforward.flows.bases.named import BASES as BASES, make_base as make_base
     from pushforward.flows.bases.student_t import StudentT as StudentT
     from pushforward.flows.bases.transformed import TransformedDistribution as TransformedDistribution
     from pushforward.flows.bijections.autoregressive import MaskedAutoregressive as MaskedAutoregressive
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pushforward.flows.bijections.tails import LogTails as LogTails
     from pushforward.flows.flow import Flow as Flow
     from pushforward.flows.mixture import Mixture as Mixture, Model as Model, members_of as members_of
+    from pushforward.flows.named_bases import NAMED as NAMED, make_base as make_base
     from pushforward.flows.networks.incremental import Incremental as Incremental, IncrementalPass as IncrementalPass
     from pushforward.flows.networks.masked import (
         MaskedConditioner as MaskedConditioner,
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
     from pushforward.flows.networks.transformer import MaskedTransformer as MaskedTransformer
     from pushforward.flows.parts import register_part as register_part
     from pushforward.flows.presets import NAMES as NAMES, build as build, build_mixture as build_mixture
+    from pushforward.flows.registries import (
+        register_base as register_base,
+        register_network as register_network,
+        register_univariate as register_univariate,
+    )
     from pushforward.flows.storage import (
         ModelFileError as ModelFileError,
         load as load,
@@ -75,7 +81,8 @@ __getattr__, __dir__ = lazy(
         "bases.heavy_tailed": "Laplace Logistic",
         "bases.kernel_density": "KernelDensity",
         "bases.made_mog": "AutoregressiveMixture",
-        "bases.named": "BASES make_base",
+        "architectures": "Build register_flow",
+        "named_bases": "NAMED make_base",
         "bases.student_t": "StudentT",
         "bases.transformed": "TransformedDistribution",
         "bijections.autoregressive": "MaskedAutoregressive",
@@ -95,6 +102,7 @@ __getattr__, __dir__ = lazy(
         "networks.transformer": "MaskedTransformer",
         "parts": "register_part",
         "presets": "NAMES build build_mixture",
+        "registries": "register_base register_network register_univariate",
         "storage": "ModelFileError load load_model read_extra save",
         "testing": "check_bijection",
         "univariate.affine": "Affine",

@@ -82,7 +82,7 @@ def _build(description: Any) -> Any:
     try:
         kind = PARTS[str(name)]
     except UnknownNameError as error:
-        raise DescriptionError(f"{error}; import the module that registers it before loading") from None
+        raise DescriptionError(f"{error}; import the module that registers it first (--plugin MODULE)") from None
     try:
         return kind(**arguments)
     except RecursionError:

@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from pushforward.flows.bases.base import Base
 from pushforward.flows.bijections.base import Bijection, as_bijection, is_transform, pull_back, without_dropout
-from pushforward.flows.checks import ANY_CONTEXT, as_dtype, check_context, check_shape
+from pushforward.flows.checks import ANY_CONTEXT, as_input, check_context, check_rows, check_shape, sample_shape
 from pushforward.flows.kernels import cuda_graphs as graphs
 from pushforward.flows.state import Part
 
@@ -28,9 +28,14 @@ class Flow(Part):
             parameters are trained too.
 
     Shape:
-        points ``(..., D)`` in the dtype of the parameters, context ``(..., C)`` broadcasting against them,
-        log-densities ``(...)`` in nats. The attribute ``context`` is ``C``; it is -1 where only an embedding that is
-        not a bijection knows it.
+        points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats. The
+        attribute ``context`` is ``C``; it is -1 where only an embedding that is not a bijection knows it. Results have
+        the dtype of the parameters. Points and context of another dtype are converted to it, integers too; so float64
+        points are rounded if the flow is in float32: ``flow.double()`` keeps all their digits.
+
+    Raises:
+        TypeError: From every method, if points or context are no tensors, or complex.
+        ValueError: From every method, if points or context have a shape that does not fit, or are on another device.
 
     Example:
         >>> from pushforward.flows import build
@@ -74,13 +79,13 @@ class Flow(Part):
 
     def log_prob_terms(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The two terms of the log-density: the base's log-density at ``f(x)``, and the log-determinant."""
-        x, context = as_dtype("Flow", "points", x, self.base.dtype), self.embed(context)
+        x, context = self._inputs(x, context)
         z, log_det = self.bijection(x, context)
         return self.base.log_prob(z, context), log_det
 
     def transform_to_base(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Map points ``(..., D)`` to the space of the base."""
-        z: Tensor = self.bijection(as_dtype("Flow", "points", x, self.base.dtype), self.embed(context))[0]
+        z: Tensor = self.bijection(*self._inputs(x, context))[0]
         return z
 
     def latents(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -89,8 +94,8 @@ class Flow(Part):
         The latents are standard normal if the points are samples of this flow. They equal ``transform_to_base`` only
         where the base is a standard Gaussian.
         """
-        context = self.embed(context)
-        z: Tensor = self.bijection(as_dtype("Flow", "points", x, self.base.dtype), context)[0]
+        x, context = self._inputs(x, context)
+        z: Tensor = self.bijection(x, context)[0]
         return self.base.latents(z, context)
 
     @torch.no_grad()
@@ -149,7 +154,7 @@ class Flow(Part):
             - Vaitl et al. (2024), https://arxiv.org/abs/2403.15881.
         """
         context = self.embed(context)
-        lead = (n,) if isinstance(n, int) else tuple(n)
+        lead = sample_shape("Flow", n)
         if self.context and not self.base.context and context is not None:
             lead = (*lead, *context.shape[:-1])  # the base ignores the context, so it does not expand by it
         z = self.base.rsample(lead, context)
@@ -168,6 +173,7 @@ class Flow(Part):
         For samples of this flow, ``rsample_and_log_prob(..., path=True)`` gives the same without a second pass.
         Second derivatives raise an error, and no dropout is applied.
         """
+        x = as_input("Flow", "points", x, self.base.like)
         frozen: Tensor = _LogProbWithGradient.apply(x, *self._log_prob_and_score(x, context))  # type: ignore[no-untyped-call]
         return frozen
 
@@ -179,6 +185,8 @@ class Flow(Part):
         return self._log_prob_and_score(x, context)[1]
 
     def _log_prob_and_score(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = as_input("Flow", "points", x, self.base.like)
+        check_context("Flow", context, self.context)
         # With detached parameters, no layer computes gradients by them.
         constants = {name: parameter.detach() for name, parameter in self.named_parameters()}
         with without_dropout(self):
@@ -193,15 +201,24 @@ class Flow(Part):
         check_context("Flow", context, self.context)
         if context is None:
             return None
-        dtype = self.base.dtype
+        like = self.base.like
         if self.embedding is None or isinstance(self.embedding, Bijection):
-            context = as_dtype("Flow", "context", context, dtype)
+            context = as_input("Flow", "context", context, like)
             return context if self.embedding is None else self.embedding(context)[0]
         # One leading dimension, which modules such as BatchNorm1d need.
         rows = self.embedding(context.reshape(-1, context.shape[-1]))
-        rows = as_dtype("Flow", "output of the embedding", rows, dtype)
+        rows = as_input("Flow", "output of the embedding", rows, like)
         check_shape("Flow", "output of the embedding", rows, self._embedded)
         return rows.reshape(*context.shape[:-1], self._embedded)
+
+    def _inputs(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Check points and context; return them in the dtype of the parameters, the context embedded."""
+        x = as_input("Flow", "points", x, self.base.like)
+        check_shape("Flow", "points", x, self.features)
+        context = self.embed(context)
+        if context is not None:
+            check_rows("Flow", x, context)
+        return x, context
 
 
 def _log_prob_and_gradient(

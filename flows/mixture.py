@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows.checks import ANY_CONTEXT, check_context
+from pushforward.flows.checks import ANY_CONTEXT, check_context, check_rows, check_shape, sample_shape
 from pushforward.flows.flow import Flow
 from pushforward.flows.state import Part
 
@@ -25,7 +25,8 @@ class Mixture(Part):
             gradients.
 
     Shape:
-        points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats.
+        points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats. Dtypes are
+        converted, and wrong input is refused, as by a ``Flow``.
 
     Cost:
         ``log_prob``: one pass of every member. ``sample``: as much as a single member, because each sample is drawn
@@ -85,7 +86,10 @@ class Mixture(Part):
 
     def joint_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log of each member's weight times its density, ``(..., members)``."""
+        check_shape("Mixture", "points", x, self.features)
         self._check_context(context)
+        if context is not None:
+            check_rows("Mixture", x, context)
         each = [m.log_prob(x, context if m.context else None) for m in self.members]
         joint = torch.stack(torch.broadcast_tensors(*each), dim=-1)  # members without context have fewer dimensions
         return joint + joint.new_tensor(self.weights).log()
@@ -125,7 +129,7 @@ class Mixture(Part):
             Samples ``(n, ..., D)``.
         """
         self._check_context(context)
-        lead = (n,) if isinstance(n, int) else tuple(n)
+        lead = sample_shape("Mixture", n)
         contexts = None
         if context is not None:
             lead = (*lead, *context.shape[:-1])

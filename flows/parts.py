@@ -45,6 +45,7 @@ PARTS: Registry[type[Any]] = Registry(
             "mixture": "mixture:Mixture",
             "permutation": "bijections.linear:Permutation",
             "probit": "bijections.probit:Probit",
+            "scaled-embedding": "embedding:ScaledEmbedding",
             "rational-quadratic-spline": "univariate.rational_quadratic:RationalQuadraticSpline",
             "residual-net": "networks.residual:ResidualNet",
             "standardize": "bijections.normalization:Standardize",

@@ -6,6 +6,7 @@ the end of a block, so that fits in two threads each draw the numbers that they 
 """
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +15,16 @@ from torch import Tensor
 
 # Reentrant: a block within a block only restores the state of the outer one.
 _LOCK = threading.RLock()
+
+
+def _renew_lock() -> None:
+    """Take a new lock: in a forked process, the thread that held the old one is gone."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class RandomState:

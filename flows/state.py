@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.common.text import shorten
+from pushforward.flows.constants import Constants
 from pushforward.flows.parts import PARTS
 from pushforward.flows.univariate.base import Univariate
 
 _RECORD = "_extra_state"  # torch's name for what get_extra_state returns
 
 
-class Part(nn.Module):
+class Part(Constants):
     """A module whose state dict also holds its kind and the arguments of its ``config``.
 
     Weights of the same shapes can be those of different densities: with another order of the features, another bound of

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as save_tensors
 from torch import Tensor, nn
 
-from pushforward import __version__
 from pushforward.common.errors import UserError
 from pushforward.common.files import atomic_write
 from pushforward.common.text import shorten
+from pushforward.common.version import __version__
 from pushforward.flows.description import DescriptionError, build, check_fit, describe
 from pushforward.flows.flow import Flow
 from pushforward.flows.mixture import Mixture, Model

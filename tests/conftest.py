@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Module = TypeVar("Module", bound="nn.Module")
 
+collect_ignore = ["fixtures/plugin.py"]  # importing it registers what no other test expects
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:

@@ -1,68 +1,86 @@
 """Build the model that a configuration asks for, and initialise it from the training rows."""
 
+import copy
+
 import torch
+from torch import nn
 
 from pushforward.common.errors import ConfigError
-from pushforward.config.schema import FlowConfig
-from pushforward.flows import Model, build, build_mixture
+from pushforward.flows import Flow, Mixture, Model, build, build_mixture, members_of
+from pushforward.flows.architectures import SPLINE_OPTIONS, map_options
+from pushforward.flows.random_state import seeded
+from pushforward.flows.registries import FLOWS
 from pushforward.train.data import Prepared
 from pushforward.train.gaussian import initialize_base
+from pushforward.train.options import FlowOptions
 
 _INITIAL_ROWS = 20_000
 
+NEUTRAL = ("tails", "linear", "unconditional", "conditioner", "univariate")
+"""Keys whose defaults say that there is nothing special, which is true of any flow."""
 
-def build_model(flow: FlowConfig, features: int, context: int = 0, *, seed: int) -> Model:
-    """Build the model of a resolved ``flow`` section; the seed alone decides its initial weights.
+
+def build_model(
+    flow: FlowOptions, features: int, context: int = 0, *, seed: int, embedding: nn.Module | None = None
+) -> Model:
+    """Build the model of the options of a flow; the seed alone decides its initial weights.
 
     Args:
-        flow: The section, without ``auto``.
+        flow: The options of the flow.
         features: Columns that are modelled.
         context: Columns that are conditioned on.
         seed: Seed of the weights and of the column orders.
+        embedding: A module from context rows ``(n, context)`` to those that the flow takes; each member gets a copy.
 
     Raises:
         ConfigError: If the keys do not go together.
     """
-    options = flow.model_dump(exclude={"name", "members", "stacking"})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    if embedding is not None:
+        with torch.no_grad():
+            embedded = copy.deepcopy(embedding).eval()(torch.zeros(2, context))
+        if embedded.dim() != 2 or len(embedded) != 2:
+            raise ConfigError(
+                f"embedding: expected a module from (n, {context}) to (n, E); got {tuple(embedded.shape)}"
+            )
+        context = embedded.shape[1]
+    options = {key: value for key, value in vars(flow).items() if key not in ("name", "members", "stacking")}
+    with seeded(seed):
         try:
             if flow.members == 1:
-                return build(flow.name, features, context, **options)
-            assert flow.members != "auto"  # resolve has decided it
-            return build_mixture(flow.name, features, context, members=flow.members, **options)
+                model: Model = build(flow.name, features, context, **options)
+            else:
+                model = build_mixture(flow.name, features, context, members=flow.members, **options)
         except ValueError as error:
             raise ConfigError(f"flow: {error}") from None
+    if embedding is None:
+        return model
+    members = [Flow(m.base, m.bijection, embedding=copy.deepcopy(embedding)) for m in members_of(model)]
+    return Mixture(members, model.weights) if isinstance(model, Mixture) else members[0]
 
 
-def describe(flow: FlowConfig) -> str:
+def describe(flow: FlowOptions) -> str:
     """Name a flow and its number of members, as in ``made-mog x 8``."""
     name = f"{flow.name} + made-mog" if flow.base == "made-mog" else flow.name
-    return name if flow.members in (1, "auto") else f"{name} x {flow.members}"
+    return name if flow.members == 1 else f"{name} x {flow.members}"
 
 
-def describe_in_words(flow: FlowConfig) -> str:
+def describe_in_words(flow: FlowOptions) -> str:
     """Describe a flow for readers who do not know the names, as in ``an average of 8 flows (made-mog)``."""
     kind = f"{flow.name} with a made-mog base" if flow.base == "made-mog" else flow.name
-    return f"one flow ({kind})" if flow.members in (1, "auto") else f"an average of {flow.members} flows ({kind})"
+    return f"one flow ({kind})" if flow.members == 1 else f"an average of {flow.members} flows ({kind})"
 
 
-def idle_keys(flow: FlowConfig) -> tuple[str, ...]:
-    """List the keys that have a value but no effect with this name and base, such as bins without splines."""
-    is_layered = flow.name not in ("made-mog", "gaussian")
-    is_mixture = "made-mog" in (flow.name, flow.base)
-    has_splines = flow.name in ("nsf-ar", "nsf-c") or flow.elementwise is True or flow.unconditional == "spline"
-    used = {
-        ("layers", "linear"): is_layered,
-        ("bins", "bound", "tails"): has_splines,
-        ("components",): is_mixture,
-        ("hidden", "blocks", "dropout"): is_layered or is_mixture,
-        # Gaussians with equal initial weights stay equal.
-        ("members",): flow.name != "gaussian" or flow.base in ("low-rank", "mixture", "made-mog"),
-        ("conditioner",): is_mixture or flow.name in ("maf", "iaf", "nsf-ar"),
-    }
-    idle = [key for keys, is_used in used.items() if not is_used for key in keys if getattr(flow, key) != "auto"]
-    return tuple(key for key in idle if key != "members" or flow.members != 1)
+def uses_key(flow: FlowOptions, key: str) -> bool:
+    """Whether a key of ``flow``, such as ``bins``, has an effect on a flow of these options."""
+    architecture = FLOWS[flow.name]
+    if key in SPLINE_OPTIONS:
+        has_spline = flow.elementwise or flow.unconditional == "spline"
+        univariate = flow.univariate if architecture.univariate and flow.univariate else architecture.univariate
+        return has_spline or (bool(univariate) and key in map_options(univariate))
+    if key == "members":  # Gaussians with equal initial weights stay equal
+        return flow.members == 1 or flow.name != "gaussian" or flow.base in ("low-rank", "mixture", "made-mog")
+    network = {"hidden", "blocks", "dropout", "conditioner", "components"} if flow.base == "made-mog" else set[str]()
+    return key in ("name", "base", "elementwise", "stacking") or key in architecture.uses | network
 
 
 def sizes_of(prepared: Prepared) -> tuple[int, int]:
@@ -70,11 +88,11 @@ def sizes_of(prepared: Prepared) -> tuple[int, int]:
     return prepared.dataset.rows.shape[1], prepared.dataset.context.shape[1]
 
 
-def initialize(model: Model, prepared: Prepared, device: torch.device, *, seed: int) -> Model:
+def initialize(model: Model, prepared: Prepared, device: torch.device) -> Model:
     """Move a new model to its device and make it the Gaussian that fits the training rows."""
-    torch.manual_seed(seed)
     train = prepared.training_rows(device)
     model = prepared.with_tails(model).to(device)
     rows = torch.randperm(len(train), device=device)[:_INITIAL_ROWS]
-    initialize_base(model, train.noised()[rows], None if train.context is None else train.context[rows])
+    context, weights = (None if part is None else part[rows] for part in (train.context, train.weights))
+    initialize_base(model, train.noised()[rows], context, weights)
     return model

@@ -11,7 +11,7 @@ import torch
 
 from pushforward.common.errors import UserError
 from pushforward.common.files import atomic_write
-from pushforward.train.trainer import State, TrainingProgress
+from pushforward.train.state import State, TrainingProgress
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -26,15 +26,13 @@ def save_checkpoint(state: State, path: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    device = state.average[0].device
     content = {
         "flow": state.flow.state_dict(),
         "average": state.average,
         "optimizer": state.optimizer.state_dict(),
         "best": state.best,
         "progress": asdict(state.progress),
-        "rng": torch.get_rng_state(),
-        "rng_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "random": state.random.states,
     }
     # In memory first: torch raises its own error for a full disk, and does not check its checksums when it reads.
     buffer = io.BytesIO()
@@ -70,8 +68,7 @@ def load_checkpoint(state: State, path: Path) -> State:
 
 
 def _restore(state: State, body: bytes) -> None:
-    device = state.average[0].device
-    content: dict[str, Any] = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+    content: dict[str, Any] = torch.load(io.BytesIO(body), map_location=state.device, weights_only=True)
     state.flow.load_state_dict(content["flow"])
     state.optimizer.load_state_dict(content["optimizer"])
     with torch.no_grad():
@@ -80,6 +77,6 @@ def _restore(state: State, body: bytes) -> None:
     state.best = content["best"]
     known = {field.name for field in fields(TrainingProgress)}
     state.progress = TrainingProgress(**{key: value for key, value in content["progress"].items() if key in known})
-    torch.set_rng_state(content["rng"].cpu())
-    if device.type == "cuda" and content["rng_cuda"] is not None:
-        torch.cuda.set_rng_state(content["rng_cuda"].cpu(), device)
+    saved = [random_state.cpu() for random_state in content["random"]]
+    # On another kind of device the fit goes on with that device's own state.
+    state.random.states = saved + state.random.states[len(saved) :] if state.device.type != "cpu" else saved[:1]

@@ -1,6 +1,7 @@
 """Prepare a data set for training: load, split, dequantize, standardise."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,13 +9,14 @@ import torch
 
 from pushforward.common.errors import ConfigError, DataError, TableError
 from pushforward.common.text import leave_out, listed
-from pushforward.config.schema import Config, DataConfig
 from pushforward.datasets import Dataset, Dequantizer, Splits, load as load_dataset, split
 from pushforward.datasets.tables.cells import Obstacle
 from pushforward.datasets.tables.obstacles import report
 from pushforward.datasets.tables.repeated_rows import Repeats, find_repeats
 from pushforward.flows import Bijection, Chain, Flow, LogTails, Mixture, Model, Standardize
+from pushforward.flows.embedding import ScaledEmbedding
 from pushforward.train.objectives.likelihood import RowTensors
+from pushforward.train.options import DataOptions
 from pushforward.train.scaling import in_one, scale_columns
 
 Array = npt.NDArray[np.float64]
@@ -28,10 +30,14 @@ LARGEST = 1e30
 
 @dataclass(frozen=True)
 class SplitPart:
-    """One part of a split in data units: features ``(n, D)`` with noise added, context ``(n, C)`` or None."""
+    """One part of a split in data units: features ``(n, D)`` with noise added, context ``(n, C)``, weights ``(n,)``.
+
+    Context and weights are None where there are none.
+    """
 
     rows: Array
     context: Array | None
+    weights: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -97,13 +103,27 @@ class Prepared:
             return f"columns with repeated values, not dequantized: {names}; their likelihoods are overstated"
         return f"columns with repeated values, dequantized by uniform noise of one bin width: {names}"
 
+    def schema(self) -> dict[str, Any]:
+        """JSON values that describe the rows: their source, the sizes of the parts, the columns."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "dataset": self.dataset.name,
+            "source": self.dataset.source,
+            "sha256": self.dataset.sha256,
+            "rows": {name: len(part.rows) for name, part in parts.items()},
+            "notes": list(self.notes),
+            "bin_widths": self.bin_widths.tolist(),
+            **self.dataset.schema.to_dict(),
+        }
+
     def training_rows(self, device: torch.device) -> RowTensors:
         """The training rows, standardised, with their bin widths."""
         scale = np.asarray(self.standardize.config()["scale"])
         widths = None
         if self.bin_widths.any():
             widths = torch.tensor(self.bin_widths / scale, dtype=torch.float32, device=device)
-        return RowTensors(self._standardized(self.recorded, device), self._context(self.train.context, device), widths)
+        context, weights = self._context(self.train.context, device), _tensor(self.train.weights, device)
+        return RowTensors(self._standardized(self.recorded, device), context, widths, weights)
 
     def validation_rows(self, device: torch.device) -> RowTensors:
         """The validation rows, standardised, with noise added; a random part of them if there are many.
@@ -111,12 +131,13 @@ class Prepared:
         The part depends on the number of rows alone, so that a resumed fit and all compared flows use the same rows.
         The first rows will not do: a part of a split keeps the order of the file, which may be that of time.
         """
-        rows, context = self.validation.rows, self.validation.context
+        rows, context, weights = self.validation.rows, self.validation.context, self.validation.weights
         n = len(rows)
         if n > MAX_VALIDATION_ROWS:
             chosen = np.sort(np.random.default_rng(n).choice(n, MAX_VALIDATION_ROWS, replace=False))
-            rows, context = rows[chosen], None if context is None else context[chosen]
-        return RowTensors(self._standardized(rows, device), self._context(context, device))
+            rows, context, weights = rows[chosen], *(None if x is None else x[chosen] for x in (context, weights))
+        standardized, context_rows = self._standardized(rows, device), self._context(context, device)
+        return RowTensors(standardized, context_rows, weights=_tensor(weights, device))
 
     @property
     def scale_context(self) -> Bijection | None:
@@ -148,7 +169,7 @@ class Prepared:
         return standardized.float().to(device)
 
 
-def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
+def prepare(dataset: Dataset, options: DataOptions) -> Prepared:
     """Split a data set, decide which columns are dequantized, and standardise by the training part.
 
     A data set that comes with a split keeps it; seed and fractions then have no effect. The data set returned has an
@@ -159,7 +180,7 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
     """
     splits = dataset.splits
     if splits is None:
-        splits = split(len(dataset.rows), seed, config.validation_fraction, config.test_fraction)
+        splits = split(len(dataset.rows), options.seed, options.validation_fraction, options.test_fraction)
     if len(splits.train) < 2:
         raise DataError(
             f"{dataset.name}: {len(dataset.rows)} rows leave {len(splits.train)} to train on; at least 2 are needed: "
@@ -169,18 +190,22 @@ def prepare(dataset: Dataset, config: DataConfig, seed: int) -> Prepared:
     if repeats:
         dataset = replace(dataset, notes=(*dataset.notes, f"{dataset.name}: {repeats.note}"))
     dequantizer = Dequantizer.of(dataset.schema)
-    if config.dequantize == "off":
+    if not options.dequantize:
         dequantizer = Dequantizer(np.zeros(dataset.rows.shape[1]))
     has_context = dataset.context.shape[1] > 0
 
     def part(numbers: npt.NDArray[np.int64], draw: int = 0) -> SplitPart:
         context = dataset.context[numbers] if has_context else None
-        return SplitPart(dequantizer.fixed(dataset.rows[numbers], draw), context)
+        weights = None if dataset.weights is None else dataset.weights[numbers]
+        return SplitPart(dequantizer.fixed(dataset.rows[numbers], draw), context, weights)
 
     # Not the noise of the scored rows: a row that is in both parts must not get the same noise.
     train = part(splits.train, draw=1)
     _refuse_constants(dataset, train)
     validation = part(splits.validation)
+    for name, weights in (("training", train.weights), ("validation", validation.weights)):
+        if weights is not None and not weights.any():
+            raise DataError(f"data.weight: all {name} rows have weight 0; give more rows, or try another seed")
     standardize, tails = scale_columns(train.rows, validation.rows)
     standardize_context, context_tails = None, None
     if train.context is not None and validation.context is not None:
@@ -217,6 +242,10 @@ def _refuse_constants(dataset: Dataset, train: SplitPart) -> None:
     raise TableError(report(dataset.name, obstacles, len(names)), advice, constant if can_go else ())
 
 
+def _tensor(values: Array | None, device: torch.device) -> torch.Tensor | None:
+    return None if values is None else torch.from_numpy(values).float().to(device)
+
+
 def _prepend(bijection: Bijection, model: Model, embedding: Bijection | None = None) -> Model:
     """Apply a bijection before a flow, or before each member of a mixture, and an embedding to its context."""
     if isinstance(model, Mixture):
@@ -227,31 +256,41 @@ def _prepend(bijection: Bijection, model: Model, embedding: Bijection | None = N
 def _before(bijection: Bijection, flow: Flow, embedding: Bijection | None) -> Flow:
     members = flow.bijection.bijections if isinstance(flow.bijection, Chain) else [flow.bijection]
     chain = Chain([bijection, *members], features=flow.features, context=flow.bijection.context)
-    return Flow(flow.base, chain, embedding=embedding if flow.context else None)
+    if embedding is not None and flow.embedding is not None:
+        return Flow(flow.base, chain, embedding=ScaledEmbedding(embedding, flow.embedding))
+    return Flow(flow.base, chain, embedding=embedding if embedding is not None and flow.context else flow.embedding)
 
 
-def load_data(config: Config) -> Dataset:
-    """Load the data set that a configuration names.
+def load_data(data: DataOptions, *, source: Any = None, given: Any = None, weight: Any = None) -> Dataset:
+    """Load the data set that options name, or rows in memory.
+
+    Args:
+        data: The options.
+        source: Rows in memory, or a path; by default the source of the options.
+        given: Context rows in memory.
+        weight: Weights in memory.
 
     Raises:
         DataError: If there is no such data set, or it cannot be used.
         ConfigError: If fractions are given for a data set that comes with a split.
     """
-    data = config.data
     dataset = load_dataset(
-        data.source,
-        rows=None if data.rows == "auto" else data.rows,
-        seed=config.data_seed,
-        columns=None if data.columns == "all" else data.columns,
+        data.source if source is None else source,
+        rows=data.rows,
+        seed=data.seed,
+        columns=data.columns,
         drop=data.drop,
         context=data.given,
+        response=data.response,
+        given=given,
+        weight=data.weight if weight is None else weight,
         missing=data.missing,
         missing_values=data.missing_values,
-        protocol=None if data.protocol == "none" else data.protocol,
+        protocol=data.protocol,
         fold=data.fold,
     )
     if dataset.splits is not None:
         for key in ("validation_fraction", "test_fraction"):
-            if getattr(data, key) != DataConfig.model_fields[key].default:
+            if getattr(data, key) != getattr(DataOptions, key):
                 raise ConfigError(f"data.{key}: has no effect, as {dataset.name} comes in fixed parts; leave it out")
     return dataset

@@ -1,9 +1,20 @@
 """What ``auto`` means: sizes, regularisation and schedule from the numbers of rows and columns."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-from pushforward.config.schema import Config, FlowConfig, TrainConfig
-from pushforward.train.options import WARMUP_STEPS, TrainOptions
+from pushforward.train.options import (
+    DataOptions,
+    FlowOptions,
+    ObjectiveOptions,
+    Options,
+    TargetOptions,
+    TrainOptions,
+)
+
+Asked = Mapping[str, Any]
+"""The keys that were asked for, by group (``data``, ``flow``, ``train``, ...), all of them; a value may be ``auto``."""
 
 # Keys that only flows made of layers have: setting one of them asks for such a flow.
 _LAYER_KEYS = ("layers", "bins", "bound", "tails", "linear", "unconditional", "elementwise")
@@ -25,24 +36,23 @@ _MOST_ROWS_TO_STACK = 6_000
 _SMALL, _LARGE = 600, 6_000
 
 
-def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config:
+def resolve(asked: Asked, *, rows: int, features: int, is_toy: bool, objective: str = "mle") -> Options:
     """Replace every ``auto`` whose meaning depends on the data.
 
     Args:
-        config: The configuration as the user gave it.
+        asked: The keys as they were asked for.
         rows: Training rows.
         features: Columns that are modelled.
         is_toy: Whether the data are drawn from a known distribution, so that their number is unlimited.
+        objective: What ``train.objective=auto`` means.
 
     Returns:
-        A configuration without ``auto`` in ``flow`` and ``train``, except for the unused budget, for
-        ``train.validate_every``, which follows from the budget, and for ``train.compile`` and ``train.precision``,
-        which depend on the device: a resumed fit may run on another one.
+        The options of a fit of a flow.
     """
-    flow, train = config.flow, config.train
+    flow, train = asked["flow"], asked["train"]
     # Capacity and dropout follow the amount of data; weight decay regularises the rest.
     tier = "toy" if is_toy else "tiny" if rows < _SMALL else "small" if rows < _LARGE else "large"
-    kind = _kind(config, tier)
+    kind = _kind(asked, tier)
     sizes: dict[str, dict[str, Any]] = {
         "toy": {"layers": 6, "hidden": 64, "blocks": 2, "dropout": 0.0},
         "tiny": {"layers": 2, "hidden": 32, "blocks": 1, "dropout": 0.3},
@@ -56,29 +66,19 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
         "small": {"layers": 1, "hidden": 128, "blocks": 2},
         "large": {"hidden": 256, "blocks": 4, "components": 20},
     }
-    base = kind.get("base", flow.base)
+    base = kind.get("base", flow["base"])
     wide = kind["name"] == "made-mog" or (base == "made-mog" and tier in ("tiny", "small"))
-    flow_defaults = sizes[tier] | (mixture_sizes[tier] if wide else {})
     flow_defaults = (
         {
-            "name": "nsf-ar",
-            "bins": 8,
-            "bound": 5.0,
-            "tails": "linear",
-            "linear": "between",
-            "unconditional": "none",
-            "elementwise": False,
-            "conditioner": "residual",
-            "components": 10,
             "stacking": "members" in kind and rows < _MOST_ROWS_TO_STACK,
-            "members": 1,
             # A full covariance has features^2 parameters; beyond a few hundred columns that is the larger risk.
             "base": "full" if features <= 256 else "diagonal",
         }
-        | flow_defaults
+        | sizes[tier]
+        | (mixture_sizes[tier] if wide else {})
         | kind
     )
-    section = FlowConfig.model_validate(_filled(flow, flow_defaults))
+    section = FlowOptions(**_filled(FlowOptions, flow, flow_defaults))
     # A mixture behind at most one layer tolerates a learning rate at which deeper flows and transformers diverge.
     is_shallow = wide and (section.name == "made-mog" or section.layers == 1) and section.conditioner == "residual"
     has_large_rate = is_shallow and tier in ("tiny", "small")
@@ -87,46 +87,64 @@ def resolve(config: Config, *, rows: int, features: int, is_toy: bool) -> Config
     train_defaults = {
         "batch_size": _batch_size(rows, is_toy),
         "learning_rate": 1.2e-2 if has_large_rate else 5e-3 if is_toy else 4e-3,
-        "weight_decay": _weight_decay(train, tier, rows, features),
-        "warmup": WARMUP_STEPS,
-        "ema_decay": 0.99,
+        "weight_decay": _weight_decay(train["objective"], tier, rows, features),
         "patience": 1.0 if is_toy or tier == "large" else 0.3,
-        "log_every": 25,
-        "seconds": "auto" if train.steps != "auto" else seconds,
+        "seconds": None if train["steps"] != "auto" else seconds,
     }
-    return config.model_copy(
-        update={
-            "flow": section,
-            "train": TrainConfig.model_validate(_filled(train, train_defaults)),
-        }
+    return Options(
+        seed=asked["seed"],
+        device=asked["device"],
+        data=data_options(asked),
+        flow=section,
+        train=TrainOptions(**_filled(TrainOptions, train, train_defaults)),
+        objective=objective_options(train, objective),
+        target=TargetOptions(**_filled(TargetOptions, asked["target"], {})),
     )
 
 
-def _kind(config: Config, tier: str) -> dict[str, Any]:
+def data_options(asked: Asked) -> DataOptions:
+    """The options of the data, which depend on nothing else."""
+    data = asked["data"]
+    special = {
+        "columns": None if data["columns"] == "all" else data["columns"],
+        "protocol": None if data["protocol"] == "none" else data["protocol"],
+        "dequantize": data["dequantize"] != "off",
+        "seed": asked["seed"] if data["seed"] == "auto" else data["seed"],
+    }
+    return DataOptions(**_filled(DataOptions, data, {}) | special)
+
+
+def objective_options(train: Mapping[str, Any], default: str = "mle") -> ObjectiveOptions:
+    """The objective of the keys of ``train``; ``auto`` is the default of the kind of fit, and the path gradient."""
+    name = default if train["objective"] == "auto" else train["objective"]
+    return ObjectiveOptions(name=name, **_filled(ObjectiveOptions, train, {}))
+
+
+def _kind(asked: Asked, tier: str) -> dict[str, Any]:
     """Return the kind of flow and the number of members that ``auto`` means; given keys are kept."""
-    flow = config.flow
-    if flow.name != "auto":
-        return {"name": flow.name} | ({"base": flow.base} if flow.base != "auto" else {})
-    if tier == "toy" or not _leaves_kind_open(config):
+    flow = asked["flow"]
+    if flow["name"] != "auto":
+        return {"name": flow["name"]} | ({"base": flow["base"]} if flow["base"] != "auto" else {})
+    if tier == "toy" or not _leaves_kind_open(asked):
         return {"name": "nsf-ar"}
-    if tier == "large" or flow.base != "auto":
+    if tier == "large" or flow["base"] != "auto":
         return {"name": "made-mog", "members": 1 if tier == "large" else 2 * _MEMBERS_IN_STEPS}
     return _HYBRID | {"members": _MEMBERS_IN_STEPS}
 
 
-def _leaves_kind_open(config: Config) -> bool:
+def _leaves_kind_open(asked: Asked) -> bool:
     """Whether any kind of flow may be selected: no key belongs to some kinds only, and the likelihood is maximised."""
-    flow = config.flow
+    flow = asked["flow"]
     return (
-        config.train.objective in ("auto", "mle")
-        and flow.base in ("auto", "full", "diagonal")
-        and all(getattr(flow, key) == "auto" for key in _LAYER_KEYS)
+        asked["train"]["objective"] in ("auto", "mle")
+        and flow["base"] in ("auto", "full", "diagonal")
+        and all(flow[key] == "auto" for key in _LAYER_KEYS)
     )
 
 
-def is_open(config: Config, *, is_toy: bool) -> bool:
-    """Whether the fit itself selects the model: the budget is in seconds, and the user has not chosen a flow."""
-    return config.flow.name == "auto" and not is_toy and config.train.steps == "auto" and _leaves_kind_open(config)
+def is_open(asked: Asked, *, is_toy: bool) -> bool:
+    """Whether the fit itself selects the model: the user has not chosen a flow, and the rows are those of a table."""
+    return asked["flow"]["name"] == "auto" and not is_toy and _leaves_kind_open(asked)
 
 
 def members_for(rows: int, step_seconds: float, seconds: float) -> int:
@@ -142,55 +160,50 @@ def members_for(rows: int, step_seconds: float, seconds: float) -> int:
     return max(1, min(_MOST_MEMBERS, int(seconds / (steps * step_seconds))))
 
 
-def candidates(config: Config, members: int, *, rows: int, features: int) -> list[Config]:
+def candidates(asked: Asked, members: int, *, rows: int, features: int) -> list[Options]:
     """Resolved candidates of ``flow=auto``; the first one is used where there is no time to compare.
 
     Args:
-        config: A configuration that leaves the kind of flow open.
+        asked: Keys that leave the kind of flow open.
         members: Members of the first candidate.
         rows: Training rows.
         features: Columns that are modelled.
     """
+    flow = asked["flow"]
     mixture: dict[str, Any] = {"name": "made-mog"}
     kinds: list[tuple[dict[str, Any], int]]
-    if config.flow.base != "auto":
+    if flow["base"] != "auto":
         kinds = [(mixture, members)]
     elif rows < _LARGE:
         kinds = [(_HYBRID, members), (mixture, min(_MOST_MEMBERS, 2 * members))]
     else:
         kinds = [(mixture, members), ({"name": "nsf-ar"}, max(1, members // 2))]
-    sizes_are_open = all(getattr(config.flow, key) == "auto" for key in ("base", "conditioner", "hidden", "blocks"))
+    sizes_are_open = all(flow[key] == "auto" for key in ("base", "conditioner", "hidden", "blocks"))
     if _MANY_FEATURES <= features <= _TOO_MANY_FEATURES and sizes_are_open:
         kinds.append((_TRANSFORMER, 1))
     out = []
     for kind, count in kinds:
         choices = kind | {"members": count, "stacking": rows < _MOST_ROWS_TO_STACK}
-        open_choices = {key: value for key, value in choices.items() if getattr(config.flow, key) == "auto"}
-        changed = config.model_copy(update={"flow": config.flow.model_copy(update=open_choices)})
+        open_choices = {key: value for key, value in choices.items() if flow[key] == "auto"}
+        changed = dict(asked) | {"flow": dict(flow) | open_choices}
         out.append(resolve(changed, rows=rows, features=features, is_toy=False))
     return out
 
 
-def train_options(train: TrainConfig) -> TrainOptions:
-    """Options of the training loop from a resolved configuration."""
-    not_of_loop = {"objective", "gradient", "alpha", "annealing", "importance_samples", "energy_weight", "evaluate"}
-    values = train.model_dump(exclude=not_of_loop)
-    budget = {key: None if values[key] == "auto" else values[key] for key in ("steps", "seconds", "validate_every")}
-    return TrainOptions(**(values | budget))
+def _filled(options: type, section: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of options that a section has; where it says ``auto``, its default, or that of the class."""
+    names = {field.name for field in fields(options)}
+    given = {key: value for key, value in section.items() if key in names and value != "auto"}
+    return {key: value for key, value in defaults.items() if key in names} | given
 
 
-def _filled(section: FlowConfig | TrainConfig, defaults: dict[str, Any]) -> dict[str, Any]:
-    values = section.model_dump()
-    return {key: defaults.get(key, value) if value == "auto" else value for key, value in values.items()}
-
-
-def _weight_decay(train: TrainConfig, tier: str, rows: int, features: int) -> float:
+def _weight_decay(objective: str, tier: str, rows: int, features: int) -> float:
     """Weight decay that grows with the number of columns per row.
 
     At equal steps, 1 was the best of 0 to 10 on most tables of 4 to 61 columns with 78 to 1,437 rows, by 0.1 to 2.4
     nats; 0.1 was the best on most of 4 to 14 columns with 1,300 to 37,000 rows. With more rows it matters less.
     """
-    if train.objective in ("elbo", "iwae"):  # measured for the networks of autoencoders
+    if objective in ("elbo", "iwae"):  # measured for the networks of autoencoders
         return {"tiny": 1e-2, "small": 1e-3}.get(tier, 0.0)
     if tier == "toy":
         return 0.0

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from pushforward.common.errors import ConfigError
 from pushforward.common.text import shorten
-from pushforward.config.schema import Config
 from pushforward.flows import AutoregressiveMixture, Coupling, Elementwise, MaskedAutoregressive, Model
 from pushforward.flows.bijections import fused
 from pushforward.flows.kernels import native
 from pushforward.flows.random_state import kept
-from pushforward.train.options import TrainOptions
+from pushforward.train.options import FlowOptions, TrainOptions
 
 T = TypeVar("T")
 LayerFunction = Callable[[nn.Module, Tensor, Tensor | None], tuple[Tensor, Tensor]]
@@ -75,7 +74,7 @@ class StepExecutor:
         self.device = next(flow.parameters()).device
         on_cuda = self.device.type == "cuda"
         automatic = "tf32" if on_cuda else "float32"
-        self.precision = automatic if options.precision == "auto" else options.precision
+        self.precision = options.precision or automatic
         layers = [m for m in flow.modules() if isinstance(m, Coupling | MaskedAutoregressive)]
         # A mixture is a base: its network runs in half precision like those of layers, and is not compiled.
         nets = [m.conditioner for m in (*layers, *(m for m in flow.modules() if isinstance(m, AutoregressiveMixture)))]
@@ -83,7 +82,7 @@ class StepExecutor:
         self._half_precision = list(conditioners.values()) if self.precision == "bf16" else []
         self._with_kernels = options.compile != "off"
         self._compiled: list[nn.Module] = []
-        if options.compile == "on" or (options.compile == "auto" and on_cuda and is_long_budget(options)):
+        if options.compile == "on" or (options.compile is None and on_cuda and is_long_budget(options)):
             # On a CPU the kernels support the maps of an elementwise layer.
             elementwise = [m for m in flow.modules() if isinstance(m, Elementwise)] if on_cuda else []
             # Layers that the user has compiled stay as they are.
@@ -253,12 +252,14 @@ def _reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def threads_for(config: Config, features: int) -> Iterator[None]:
-    """Use a single thread within a block if the matrix products are so small that more threads only wait."""
-    flow, rows = config.flow, config.train.batch_size
-    assert flow.hidden != "auto"  # resolve has decided all three
-    assert flow.bins != "auto"
-    assert rows != "auto"
+def threads_for(flow: FlowOptions, rows: int, features: int) -> Iterator[None]:
+    """Use a single thread within a block if the matrix products are so small that more threads only wait.
+
+    Args:
+        flow: The sizes of the networks.
+        rows: Rows in a step.
+        features: Columns that are modelled.
+    """
     multiplications = rows * flow.hidden * (4 * flow.hidden + 3 * flow.bins * features)
     if flow.conditioner == "transformer":  # a pass through the network for every column
         multiplications *= features

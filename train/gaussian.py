@@ -9,7 +9,7 @@ from torch import Tensor
 from pushforward.evaluate.likelihood import log_prob, paired_difference, with_error
 from pushforward.flows import Chain, Flow, Gaussian, Model, members_of
 from pushforward.train.data import Prepared
-from pushforward.train.trainer import State
+from pushforward.train.state import State
 
 # Trained bases are not given the smallest: a step of the optimizer would leave so narrow a Gaussian.
 SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 0.6)
@@ -17,7 +17,9 @@ FINAL_SHRINKAGES = (1e-10, 1e-8, *SHRINKAGES)
 FOLDS = 5
 
 
-def fit_gaussian(rows: Tensor, shrinkages: Sequence[float] = SHRINKAGES) -> tuple[Tensor, Tensor]:
+def fit_gaussian(
+    rows: Tensor, shrinkages: Sequence[float] = SHRINKAGES, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Estimate mean and covariance, shrunk towards the diagonal by the amount that cross-validation selects.
 
     With a hundred rows the maximum-likelihood covariance overfits, while columns that nearly determine each other need
@@ -26,6 +28,7 @@ def fit_gaussian(rows: Tensor, shrinkages: Sequence[float] = SHRINKAGES) -> tupl
     Args:
         rows: ``(n, D)``.
         shrinkages: The amounts to choose from, in ascending order.
+        weights: Weights of the rows ``(n,)``; None for equal ones.
 
     Returns:
         The mean ``(D,)`` and the covariance ``(D, D)``, in float64.
@@ -35,21 +38,24 @@ def fit_gaussian(rows: Tensor, shrinkages: Sequence[float] = SHRINKAGES) -> tupl
     """
     x = rows.double()
     n = len(x)
+    w = None if weights is None else weights.double().to(x.device)
     fold = torch.arange(n, device=x.device) % FOLDS
     scores = torch.zeros(len(shrinkages), dtype=torch.float64)
     if n >= 2 * FOLDS:
         for k in range(FOLDS):
             kept, left = x[fold != k], x[fold == k]
+            kept_weights, left_weights = (None, None) if w is None else (w[fold != k], w[fold == k])
             for i, shrinkage in enumerate(shrinkages):
-                scores[i] += _log_likelihood(left, kept.mean(0), _covariance(kept, shrinkage))
+                mean, covariance = _moments(kept, shrinkage, kept_weights)
+                scores[i] += _log_likelihood(left, mean, covariance, left_weights)
         shrinkage = shrinkages[int(scores.argmax())]
     else:
         shrinkage = shrinkages[-1]
-    return x.mean(0), _covariance(x, shrinkage)
+    return _moments(x, shrinkage, w)
 
 
 @torch.no_grad()
-def initialize_base(model: Model, x: Tensor, context: Tensor | None = None) -> None:
+def initialize_base(model: Model, x: Tensor, context: Tensor | None = None, weights: Tensor | None = None) -> None:
     """Make a new flow, or each member of a mixture, the Gaussian that fits the rows, by initialising its base.
 
     Layers that initialise themselves from data do so, too.
@@ -58,32 +64,43 @@ def initialize_base(model: Model, x: Tensor, context: Tensor | None = None) -> N
         model: Flows that start as the identity up to the order of features.
         x: Training rows ``(n, D)`` in the units of the flow.
         context: Their context ``(n, C)``.
+        weights: Their weights ``(n,)``; None for equal ones.
     """
     for flow in members_of(model):
         z = flow.train().transform_to_base(x, context)
-        flow.base.initialize(*fit_gaussian(z))
+        flow.base.initialize(*fit_gaussian(z, weights=weights))
 
 
-def gaussian_flow(x: Tensor, context: int = 0) -> Flow:
-    """A flow without layers: the Gaussian that fits the rows ``(n, D)``."""
+def gaussian_flow(x: Tensor, context: int = 0, weights: Tensor | None = None) -> Flow:
+    """A flow without layers: the Gaussian that fits the rows ``(n, D)``, of weights ``(n,)``."""
     flow = Flow(Gaussian(x.shape[1], context, covariance="full"), Chain([], features=x.shape[1]))
-    flow.base.initialize(*fit_gaussian(x, FINAL_SHRINKAGES))
+    flow.base.initialize(*fit_gaussian(x, FINAL_SHRINKAGES, weights))
     return flow.to(x.device)
 
 
-def _covariance(x: Tensor, shrinkage: float) -> Tensor:
-    centred = x - x.mean(0)
-    covariance = centred.T @ centred / len(x)
+def _moments(x: Tensor, shrinkage: float, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and covariance, shrunk towards the diagonal."""
+    if weights is None:
+        mean = x.mean(0)
+        centred = x - mean
+        covariance = centred.T @ centred / len(x)
+    else:
+        shares = (weights / weights.sum())[:, None]
+        mean = (shares * x).sum(0)
+        centred = x - mean
+        covariance = (shares * centred).T @ centred
     variances = covariance.diagonal().clamp_min(1e-12)
-    return (1.0 - shrinkage) * covariance + shrinkage * torch.diag(variances)
+    return mean, (1.0 - shrinkage) * covariance + shrinkage * torch.diag(variances)
 
 
-def _log_likelihood(x: Tensor, mean: Tensor, covariance: Tensor) -> float:
+def _log_likelihood(x: Tensor, mean: Tensor, covariance: Tensor, weights: Tensor | None) -> float:
     factor, info = torch.linalg.cholesky_ex(covariance)
     if int(info):
         return -torch.inf
     whitened = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False)
-    return float(-0.5 * whitened.square().sum() - len(x) * factor.diagonal().log().sum())
+    if weights is None:
+        return float(-0.5 * whitened.square().sum() - len(x) * factor.diagonal().log().sum())
+    return float(-0.5 * (weights * whitened.square().sum(0)).sum() - weights.sum() * factor.diagonal().log().sum())
 
 
 def better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Model, str]:
@@ -104,8 +121,9 @@ def better_of_flow_and_gaussian(prepared: Prepared, state: State) -> tuple[Model
         return flow, ""
     cpu = torch.device("cpu")
     train, validation = prepared.training_rows(cpu), prepared.validation_rows(cpu)
-    gaussian = prepared.with_tails(gaussian_flow(prepared.map_tails(train.noised())))
-    gain, se = paired_difference(log_prob(flow, validation.x), log_prob(gaussian, validation.x))
+    gaussian = prepared.with_tails(gaussian_flow(prepared.map_tails(train.noised()), weights=train.weights))
+    own, other = (log_prob(model, validation.x) for model in (flow, gaussian))
+    gain, se = paired_difference(own, other, validation.weights)
     if gain > 2.0 * se or (math.isnan(se) and gain > 0):
         return flow, ""
     parameters = sum(p.numel() for p in gaussian.parameters())

@@ -1,20 +1,27 @@
 """Fit a model to rows in memory: a flow by maximum likelihood, an autoencoder by a bound on the likelihood."""
 
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from pushforward.flows import Flow
 from pushforward.flows.vae.autoencoder import Autoencoder
+from pushforward.train.callbacks import Callback
 from pushforward.train.objectives.bound import BoundObjective
 from pushforward.train.objectives.likelihood import Likelihood, RowTensors
 from pushforward.train.options import TrainOptions
-from pushforward.train.trainer import State, minimize, start
+from pushforward.train.state import State, start
+from pushforward.train.trainer import Trainer
 
 
 def maximize_likelihood(
-    state: State, train: RowTensors, validation: RowTensors, options: TrainOptions, **callbacks: Any
+    state: State,
+    train: RowTensors,
+    validation: RowTensors,
+    options: TrainOptions,
+    *,
+    callbacks: Iterable[Callback] = (),
+    seed: int | None = None,
 ) -> State:
     """Fit a flow to rows by maximum likelihood.
 
@@ -23,15 +30,11 @@ def maximize_likelihood(
         train: Training rows.
         validation: Validation rows, already dequantized.
         options: The budget and all other options.
-        **callbacks: ``log``, ``checkpoint``, ``stop`` and ``warn`` of :func:`minimize`.
+        callbacks: Called around the steps.
+        seed: Seed of the order of the rows; torch's initial seed by default.
     """
-    likelihood = Likelihood(train, validation, options.batch_size, state.progress.step)
-    return minimize(state, likelihood, options, **callbacks)
-
-
-def start_autoencoder(model: Autoencoder, options: TrainOptions) -> State:
-    """Make the state of a new run of an autoencoder; the loop uses nothing of a flow but its parameters."""
-    return start(cast(Flow, model), options)
+    likelihood = Likelihood(train, validation, options.batch_size, state.progress.step, seed=seed)
+    return Trainer(options, callbacks=callbacks).run(state, likelihood)
 
 
 def maximize_bound(
@@ -41,7 +44,7 @@ def maximize_bound(
     options: TrainOptions,
     *,
     seed: int = 0,
-    callbacks: dict[str, Any] | None = None,
+    callbacks: Iterable[Callback] = (),
     **bound_options: Any,
 ) -> State:
     """Fit an autoencoder to rows by maximising a lower bound on the likelihood.
@@ -52,7 +55,7 @@ def maximize_bound(
         validation: Validation rows, likewise.
         options: The budget and all other options.
         seed: Seed of batches, noise and dropout; the global random state is left as it was.
-        callbacks: ``log``, ``checkpoint``, ``stop`` and ``warn`` of :func:`minimize`.
+        callbacks: Called around the steps.
         **bound_options: Options of :class:`BoundObjective`.
 
     Returns:
@@ -63,6 +66,4 @@ def maximize_bound(
         DivergedError: If the bound does not stay finite.
     """
     objective = BoundObjective(train, validation, options.batch_size, seed=seed, **bound_options)
-    with torch.random.fork_rng(devices=[train.device] if train.is_cuda else []):
-        torch.manual_seed(seed)
-        return minimize(start_autoencoder(model, options), objective, options, **(callbacks or {}))
+    return Trainer(options, callbacks=callbacks).run(start(model, options, seed=seed), objective)

@@ -1,14 +1,98 @@
-"""The resolved options of the training loop; only the kernels and the precision may still be ``auto``."""
+"""The resolved options of a fit: plain dataclasses, in which nothing is ``auto`` any more.
 
+None means that there is none (no limit, no bounds), or a choice that depends on the device of each fit.
+"""
+
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 WARMUP_STEPS = 100
+
+VALIDATIONS = 40
+"""Validations over the budget, unless their interval is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which rows are read, how they are split, and how they are prepared; as the keys ``data.*``."""
+
+    source: str
+    rows: int | None = None
+    columns: tuple[str, ...] | None = None
+    drop: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    response: tuple[str, ...] = ()
+    weight: str | None = None
+    missing: Literal["refuse", "drop"] = "refuse"
+    missing_values: tuple[float, ...] = ()
+    protocol: str | None = None
+    fold: int = 0
+    dequantize: bool = True
+    seed: int = 0
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOptions:
+    """The flow; as the keys ``flow.*``."""
+
+    name: str
+    layers: int = 5
+    hidden: int = 128
+    blocks: int = 2
+    bins: int = 8
+    bound: float = 5.0
+    tails: Literal["linear", "learned"] = "linear"
+    linear: Literal["between", "around"] = "between"
+    unconditional: Literal["none", "spline"] = "none"
+    elementwise: bool = False
+    dropout: float = 0.0
+    conditioner: str = "residual"
+    univariate: str = ""
+    components: int = 10
+    base: str = "full"
+    members: int = 1
+    """Flows averaged in probability."""
+    stacking: bool = False
+    """Whether the flow is averaged with a Gaussian and a kernel density."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """The target that is fitted instead of rows; as the keys ``target.*``."""
+
+    features: int | None = None
+    bounds: tuple[float, float] | None = None
+    spread: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeOptions:
+    """The variational autoencoder; as the keys ``vae.*``."""
+
+    latent: int
+    decoder: str
+    prior: str
+    posterior: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """The objective and its gradient estimator; as the keys of ``train`` with these names, ``name`` for its own."""
+
+    name: str = "mle"
+    gradient: str = "path"
+    alpha: float = 2.0
+    annealing: float = 0.4
+    importance_samples: int = 16
+    energy_weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Options of the training loop."""
+    """Options of the training loop; as the keys ``train.*``."""
 
     steps: int | None = None
     """Stop after this many steps; None for no limit on steps."""
@@ -30,10 +114,10 @@ class TrainOptions:
     """Early-stopping patience: share of the budget without a better validation loss; 1 never stops early."""
     validate_every: int | None = None
     """Steps between validations; None spreads the validations evenly over the budget."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """How layers are computed; ``train.device.StepExecutor`` resolves ``auto`` from the device and the budget."""
-    precision: Literal["auto", "float32", "tf32", "bf16"] = "auto"
-    """Precision of matrix products; ``auto`` is ``tf32`` on CUDA, else ``float32``."""
+    compile: Literal["on", "off"] | None = None
+    """How layers are computed; None is decided by ``train.device.StepExecutor`` from the device and the budget."""
+    precision: Literal["float32", "tf32", "bf16"] | None = None
+    """Precision of matrix products; None is ``tf32`` on CUDA, else ``float32``."""
     checkpoint_seconds: float = 30.0
     """Time between checkpoints."""
     log_every: int = 25
@@ -42,3 +126,36 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if self.steps is None and self.seconds is None:
             raise ValueError("TrainOptions: expected steps or seconds; got neither")
+
+    def share(self, steps: int, seconds: float) -> float:
+        """The larger share of the budget that so many steps and seconds are, at most 1."""
+        by_steps = steps / self.steps if self.steps else 0.0
+        by_time = seconds / self.seconds if self.seconds else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def budget(self) -> str:
+        """The budget in words, as in ``2,000 steps or 30 s``."""
+        steps = [] if self.steps is None else [f"{self.steps:,} steps"]
+        return " or ".join(steps + ([] if self.seconds is None else [f"{self.seconds:g} s"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything that decides a fit; a kind of fit that does not use a group has its defaults there."""
+
+    seed: int
+    device: str
+    data: DataOptions
+    flow: FlowOptions
+    train: TrainOptions
+    objective: ObjectiveOptions = ObjectiveOptions()
+    target: TargetOptions = TargetOptions()
+    vae: VaeOptions | None = None
+
+    def replace(self, **groups: Any) -> "Options":
+        """Return options with other values of whole groups, or of the fields of a group that are given as a dict."""
+        changed = {
+            name: dataclasses.replace(getattr(self, name), **value) if isinstance(value, dict) else value
+            for name, value in groups.items()
+        }
+        return dataclasses.replace(self, **changed)

@@ -1,21 +1,26 @@
-"""Model selection within the time of a fit: the number of flows in a mixture, and the best kind of flow."""
+"""Model selection within the budget of a fit: the number of flows in a mixture, and the best kind of flow."""
 
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from torch import nn
 
-from pushforward.config.schema import Config
+from pushforward.flows.random_state import RandomState
 from pushforward.train.architecture import build_model, describe, describe_in_words, initialize, sizes_of
+from pushforward.train.callbacks import Callback
 from pushforward.train.data import Prepared
-from pushforward.train.defaults import candidates, members_for, train_options
+from pushforward.train.defaults import Asked, candidates, members_for, resolve
 from pushforward.train.device import StepExecutor, threads_for
-from pushforward.train.objectives.likelihood import Likelihood, RowTensors
-from pushforward.train.trainer import DivergedError, State, differentiate, minimize, start
+from pushforward.train.divergence import DivergedError
+from pushforward.train.objectives.likelihood import Likelihood
+from pushforward.train.options import Options, TrainOptions
+from pushforward.train.state import State, start
+from pushforward.train.trainer import Trainer
 
 COMPARISON_SHARE = 0.08
 """Share of the budget in which all candidates together are compared; training continues from the selected one.
@@ -44,21 +49,22 @@ class Selection:
     """The result of model selection.
 
     Attributes:
-        config: The selected configuration.
-        state: Its state to continue training from; its clock has the time that the selection took.
-        step_seconds: Time of a step of a single flow.
+        options: The selected options.
+        state: Its state to continue training from; its clock has the time that the selection took, or its counter the
+            steps of all candidates if the budget is in steps.
+        step_seconds: Time of a step of a single flow; None if the budget is in steps.
         results: The results of the candidates, the best first; empty if none were compared.
     """
 
-    config: Config
+    options: Options
     state: State
-    step_seconds: float
+    step_seconds: float | None
     results: tuple[CandidateResult, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON values."""
         return {
-            "flow": describe(self.config.flow),
+            "flow": describe(self.options.flow),
             "step_seconds": self.step_seconds,
             "seconds": self.state.progress.seconds,
             "candidates": [asdict(result) for result in self.results],
@@ -67,136 +73,202 @@ class Selection:
 
 def select_model(
     prepared: Prepared,
-    config: Config,
+    asked: Asked,
     device: torch.device,
     *,
-    stop: Callable[[], str],
-    notify: Callable[[str], object],
+    callbacks: Sequence[Callback] = (),
+    embedding: nn.Module | None = None,
 ) -> Selection:
     """Select how many flows to average by the time of a step, and the kind of flow if there is time to compare.
 
+    A budget in steps fixes the number of flows; everything then depends on the seed alone.
+
     Args:
         prepared: The data.
-        config: A configuration that leaves both open.
+        asked: Keys that leave both open.
         device: The device to train on.
-        stop: Returns a reason to stop, or an empty string; if it stops, the results so far decide.
-        notify: Called with one line about the selection, and about a candidate that diverged.
+        callbacks: Their ``should_stop`` ends the selection, so that the results so far decide; ``on_message`` is called
+            with one line about the selection, and about a candidate that diverged.
+        embedding: As for ``build_model``.
 
     Raises:
         DivergedError: If all candidates diverged.
     """
-    rows, features = prepared.recorded.shape
-    single = _with_one_member(candidates(config, 1, rows=rows, features=features)[0])  # also if more are configured
-    budget = single.train.seconds
-    assert budget != "auto"  # resolve has decided it
-    data = prepared.training_rows(device), prepared.validation_rows(device)
-    # Before the clock starts: the first optimizer of a process imports for a second.
-    state = _start(prepared, single, device)
-    began = time.perf_counter()
-    longest = min(_TIMED_SECONDS, _TIMED_SHARE * budget)
-    step_seconds = _measure_step_seconds(state, data, single, longest)
-    first, *others = candidates(config, members_for(rows, step_seconds, budget), rows=rows, features=features)
+    choice = _Choice(prepared, asked, device, callbacks, embedding)
+    first = resolve(asked, rows=choice.rows, features=choice.features, is_toy=False)
+    return choice.by_steps(first) if first.train.seconds is None else choice.by_time(first.train.seconds)
 
-    def has_time(candidate: Config) -> bool:
-        members = candidate.flow.members
-        assert members != "auto"  # resolve has decided it
-        most = COMPARISON_SHARE * budget / (1 + len(others)) / LEAST_STEPS / members
-        one = _with_one_member(candidate)
-        if one == single:
-            return step_seconds <= most
-        return _measure_step_seconds(_start(prepared, one, device), data, one, longest, most) <= most
 
-    # If there is no time for the first candidate nothing is compared, and the others need not be timed.
-    compared = [first] if others and has_time(first) else []
-    compared += [candidate for candidate in others if compared and not stop() and has_time(candidate)]
-    if len(compared) < 2:
-        why = f"; no time to compare it with others ({1e3 * step_seconds:.1f} ms a step of one flow)" if others else ""
-        notify(f"model: {describe_in_words(first.flow)}{why}")
-        selection = Selection(first, _start(prepared, first, device), step_seconds)
-    else:
-        kinds = " with ".join(describe_in_words(candidate.flow) for candidate in compared)
-        notify(f"model: comparing {kinds}, for {COMPARISON_SHARE * budget:.0f} of {budget:g} s")
-        results, best, state = _compare(prepared, data, compared, device, stop, notify)
-        selection = Selection(best, state, step_seconds, results)
+class _Choice:
+    """One call of :func:`select_model`."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        asked: Asked,
+        device: torch.device,
+        callbacks: Sequence[Callback],
+        embedding: nn.Module | None,
+    ) -> None:
+        self.prepared, self.asked, self.device, self.callbacks = prepared, asked, device, callbacks
+        self.embedding = embedding
+        self.rows, self.features = prepared.recorded.shape
+        self.data = prepared.training_rows(device), prepared.validation_rows(device)
+
+    def by_steps(self, first: Options) -> Selection:
+        """Select within a budget in steps."""
+        found = self.candidates(first.flow.members)
+        share = COMPARISON_SHARE * (first.train.steps or 0) / len(found)
+        if len(found) == 1 or share < LEAST_STEPS:
+            self.notify(f"model: {describe_in_words(found[0].flow)}")
+            return Selection(found[0], self.start(found[0]), None)
+        selection = self.compare(found, {"steps": int(share)}, f"{int(share):,} of {first.train.steps:,} steps each")
+        progress = selection.state.progress
+        # Steps of all candidates count, as their time does where the budget is in seconds.
+        others = sum(result.steps for result in selection.results) - progress.step
+        progress.step, progress.best_step = progress.step + others, progress.step + others
+        progress.validated_step = progress.step
+        progress.stop_reason = ""
+        return selection
+
+    def by_time(self, budget: float) -> Selection:
+        """Select within a budget in seconds."""
+        single = _with_one_member(self.candidates(1)[0])  # also if more are configured
+        # Before the clock starts: the first optimizer of a process imports for a second.
+        state = self.start(single)
+        began = time.perf_counter()
+        step_seconds = self.measure(state, single, min(_TIMED_SECONDS, _TIMED_SHARE * budget))
+        first, *others = self.candidates(members_for(self.rows, step_seconds, budget))
+
+        def has_time(candidate: Options) -> bool:
+            most = COMPARISON_SHARE * budget / (1 + len(others)) / LEAST_STEPS / candidate.flow.members
+            one = _with_one_member(candidate)
+            if one == single:
+                return step_seconds <= most
+            longest = min(_TIMED_SECONDS, _TIMED_SHARE * budget)
+            return self.measure(self.start(one), one, longest, most) <= most
+
+        # If there is no time for the first candidate nothing is compared, and the others need not be timed.
+        compared = [first] if others and has_time(first) else []
+        compared += [candidate for candidate in others if compared and not self.stops(state) and has_time(candidate)]
+        if len(compared) < 2:
+            cost = f"{1e3 * step_seconds:.1f} ms a step of one flow"
+            words = describe_in_words(first.flow)
+            self.notify(f"model: {words}" + (f"; no time to compare it with others ({cost})" if others else ""))
+            selection = Selection(first, self.start(first), step_seconds)
+        else:
+            share = COMPARISON_SHARE * budget
+            selection = self.compare(
+                compared, {"seconds": share / len(compared)}, f"{share:.0f} of {budget:g} s", step_seconds
+            )
+        progress = selection.state.progress
+        progress.seconds, progress.stop_reason = time.perf_counter() - began, ""
+        progress.best_seconds = progress.seconds
+        return selection
+
+    def candidates(self, members: int) -> list[Options]:
+        """The candidates, the first with so many members."""
+        return candidates(self.asked, members, rows=self.rows, features=self.features)
+
+    def start(self, options: Options) -> State:
+        """Build and initialise a candidate."""
+        return start_rows(self.prepared, options, self.device, self.embedding)
+
+    def measure(self, state: State, options: Options, seconds: float, most: float = math.inf) -> float:
+        """Median time of a few steps, without the first ones, which may compile something.
+
+        Args:
+            state: A new state, which takes the steps.
+            options: Its options.
+            seconds: No further step begins after this time.
+            most: Measuring ends early once all steps took longer than this.
+        """
+        train = options.train
+        objective = Likelihood(*self.data, train.batch_size, seed=options.seed)
+        parameters = list(state.flow.parameters())
+        # A few steps do not gain from compilation.
+        executor = StepExecutor(state.flow, _uncompiled(train), lambda text: None)
+        times: list[float] = []
+        with threads_of(options, self.features):
+            while len(times) < 2 or (len(times) < _TIMED_STEPS and sum(times) < seconds and min(times) <= most):
+                began = time.perf_counter()
+                with state.random.active():
+                    executor.run(objective.differentiate, state.flow, state.optimizer, objective.draw(0.0))
+                with executor.exact():
+                    norm = state.optimizer.clipped_step(parameters, train.gradient_clip, state.average, train.ema_decay)
+                float(norm)  # waits for the device
+                times.append(time.perf_counter() - began)
+        return statistics.median(times[(len(times) + 1) // 3 :])
+
+    def compare(
+        self, found: list[Options], budget: dict[str, Any], in_words: str, step_seconds: float | None = None
+    ) -> Selection:
+        """Train each candidate for its share of the budget, on a schedule of that length; continue with the best."""
+        kinds = " with ".join(describe_in_words(candidate.flow) for candidate in found)
+        self.notify(f"model: comparing {kinds}, for {in_words}")
+        trained: list[tuple[Options, State]] = []
+        for options in found:
+            if trained and self.stops(trained[-1][1]):
+                break
+            train = replace(options.train, **budget, warmup=min(options.train.warmup, 20), patience=1.0)
+            state = self.start(options)
+            objective = Likelihood(*self.data, train.batch_size, seed=options.seed)
+            try:
+                with threads_of(options, self.features):
+                    Trainer(train, callbacks=[_Stops(self.callbacks)]).run(state, objective)
+            except DivergedError as error:
+                self.notify(f"{describe(options.flow)} diverged: {error}")
+                if options is found[-1] and not trained:
+                    raise
+                continue
+            trained.append((options, state))
+        trained.sort(key=lambda candidate: candidate[1].progress.best_loss)
+        results = [
+            CandidateResult(describe(c.flow), state.progress.best_loss, state.progress.step) for c, state in trained
+        ]
+        best, state = trained[0]
         scores = ", ".join(f"{result.flow} {result.val_nll:.3f}" for result in results)
-        notify(f"model: {describe_in_words(best.flow)}; validation NLL so far, in standardised units: {scores}")
-    progress = selection.state.progress
-    progress.seconds, progress.stop_reason = time.perf_counter() - began, ""
-    progress.best_seconds = progress.seconds
-    selection.state.flow.train()
-    return selection
+        self.notify(f"model: {describe_in_words(best.flow)}; validation NLL so far, in standardised units: {scores}")
+        state.flow.train()
+        return Selection(best, state, step_seconds, tuple(results))
+
+    def stops(self, state: State) -> bool:
+        """Whether a callback asks to stop."""
+        return any(callback.should_stop(state) for callback in self.callbacks)
+
+    def notify(self, text: str) -> None:
+        """Pass a line to the callbacks."""
+        for callback in self.callbacks:
+            callback.on_message(text)
 
 
-def _with_one_member(config: Config) -> Config:
-    return config.model_copy(update={"flow": config.flow.model_copy(update={"members": 1})})
+class _Stops(Callback):
+    """Ends the training of a candidate if a callback of the fit asks to stop; these see nothing else of it."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self.callbacks = callbacks
+
+    def should_stop(self, state: State) -> str:
+        return next((reason for callback in self.callbacks if (reason := callback.should_stop(state))), "")
 
 
-def _start(prepared: Prepared, config: Config, device: torch.device) -> State:
-    """Build and initialise a candidate."""
-    model = build_model(config.flow, *sizes_of(prepared), seed=config.seed)
-    return start(initialize(model, prepared, device, seed=config.seed), train_options(config.train))
+def start_rows(prepared: Prepared, options: Options, device: torch.device, embedding: nn.Module | None = None) -> State:
+    """Build the flow of options, and start it as the Gaussian that fits the training rows."""
+    random = RandomState(options.seed, device)
+    model = build_model(options.flow, *sizes_of(prepared), seed=options.seed, embedding=embedding)
+    with random.active():
+        initialize(model, prepared, device)
+    return start(model, options.train, random=random)
 
 
-def _uncompiled(config: Config) -> Literal["auto", "off"]:
-    """How layers are computed while steps are timed: a few steps do not gain from compilation."""
-    return "off" if config.train.compile == "off" else "auto"
+def threads_of(options: Options, features: int) -> Any:
+    """Context with the number of threads for the steps of a fit."""
+    return threads_for(options.flow, options.train.batch_size, features)
 
 
-def _measure_step_seconds(
-    state: State, data: tuple[RowTensors, RowTensors], config: Config, seconds: float, most: float = math.inf
-) -> float:
-    """Median time of a few steps, without the first ones, which may compile something.
-
-    Args:
-        state: A new state, which takes the steps.
-        data: Training and validation rows.
-        config: Its configuration.
-        seconds: No further step begins after this time.
-        most: Measuring ends early once all steps took longer than this.
-    """
-    objective = Likelihood(*data, train_options(config.train).batch_size)
-    parameters = list(state.flow.parameters())
-    options = replace(train_options(config.train), compile=_uncompiled(config))
-    executor = StepExecutor(state.flow, options, lambda text: None)
-    times: list[float] = []
-    with threads_for(config, state.flow.features):
-        while len(times) < 2 or (len(times) < _TIMED_STEPS and sum(times) < seconds and min(times) <= most):
-            began = time.perf_counter()
-            executor.run(differentiate, objective, state.flow, state.optimizer, objective.draw(0.0))
-            with executor.exact():
-                norm = state.optimizer.clipped_step(parameters, options.gradient_clip, state.average, options.ema_decay)
-            float(norm)  # waits for the device
-            times.append(time.perf_counter() - began)
-    return statistics.median(times[(len(times) + 1) // 3 :])
+def _with_one_member(options: Options) -> Options:
+    return options.replace(flow={"members": 1})
 
 
-def _compare(
-    prepared: Prepared,
-    data: tuple[RowTensors, RowTensors],
-    candidates: list[Config],
-    device: torch.device,
-    stop: Callable[[], str],
-    notify: Callable[[str], object],
-) -> tuple[tuple[CandidateResult, ...], Config, State]:
-    """Train each candidate for its share of the time, on a schedule of that length; the best result comes first."""
-    trained: list[tuple[Config, State]] = []
-    for config in candidates:
-        if stop() and trained:
-            break
-        options = train_options(config.train)
-        assert options.seconds is not None  # candidates are compared only for budgets in seconds
-        share = options.seconds * COMPARISON_SHARE / len(candidates)
-        options = replace(options, seconds=share, warmup=min(options.warmup, 20), patience=1.0)
-        state = _start(prepared, config, device)
-        try:
-            with threads_for(config, state.flow.features):
-                state = minimize(state, Likelihood(*data, options.batch_size), options, stop=stop)
-        except DivergedError as error:
-            notify(f"{describe(config.flow)} diverged: {error}")
-            if config is candidates[-1] and not trained:
-                raise
-            continue
-        trained.append((config, state))
-    trained.sort(key=lambda candidate: candidate[1].progress.best_loss)
-    results = (CandidateResult(describe(c.flow), state.progress.best_loss, state.progress.step) for c, state in trained)
-    return tuple(results), *trained[0]
+def _uncompiled(train: TrainOptions) -> TrainOptions:
+    return replace(train, compile="off" if train.compile == "off" else None)

@@ -43,11 +43,15 @@ def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
     if flow.context:
         return flow, {FLOW: 1.0}
     cpu = torch.device("cpu")
-    rows, validation = prepared.map_tails(prepared.training_rows(cpu).noised()), prepared.validation_rows(cpu).x
-    simple = {GAUSSIAN: gaussian_flow(rows), KERNEL: kernel_flow(rows)}
+    train, validation = prepared.training_rows(cpu), prepared.validation_rows(cpu)
+    rows = prepared.map_tails(train.noised())
+    simple = {GAUSSIAN: gaussian_flow(rows, weights=train.weights)}
+    if train.weights is None:  # the kernels of a kernel density weigh the same
+        simple[KERNEL] = kernel_flow(rows)
     parts: dict[str, Model] = {FLOW: flow} | {name: prepared.with_tails(part) for name, part in simple.items()}
-    log_probs = np.stack([log_prob(part, validation).double().numpy() for part in parts.values()], axis=1)
-    weights = dict(zip(parts, stacking_weights(log_probs).tolist(), strict=True))
+    log_probs = np.stack([log_prob(part, validation.x).double().numpy() for part in parts.values()], axis=1)
+    row_weights = None if validation.weights is None else validation.weights.double().numpy()
+    weights = dict(zip(parts, stacking_weights(log_probs, row_weights).tolist(), strict=True))
     kept = {name: weight for name, weight in weights.items() if weight >= LEAST_WEIGHT}
     if len(kept) == 1:
         (name,) = kept
@@ -62,7 +66,7 @@ def stack(prepared: Prepared, flow: Model) -> tuple[Model, dict[str, float]]:
     return Mixture(members, shares).eval(), {name: weight / total for name, weight in kept.items()}
 
 
-def stacking_weights(log_probs: Array) -> Array:
+def stacking_weights(log_probs: Array, row_weights: Array | None = None) -> Array:
     """Weights ``(k,)`` that maximise the likelihood of an average, by expectation maximisation.
 
     A prior of one row, shared equally by the parts, keeps all weights above zero.
@@ -70,13 +74,19 @@ def stacking_weights(log_probs: Array) -> Array:
     Args:
         log_probs: Log-densities ``(n, k)`` of held-out rows under each part. A row that is impossible under all parts,
             such as one with a missing value coded as 1e20, has no information about the weights and is left out.
+        row_weights: Weights of the rows ``(n,)``; None for equal ones.
     """
-    log_probs = log_probs[np.isfinite(log_probs.max(axis=1, initial=-np.inf))]
+    is_possible = np.isfinite(log_probs.max(axis=1, initial=-np.inf))
+    log_probs = log_probs[is_possible]
     n, k = log_probs.shape
+    each = None
+    if row_weights is not None and row_weights[is_possible].sum() > 0:
+        each = row_weights[is_possible, None] / row_weights[is_possible].mean()
     weights = np.full(k, 1.0 / k)
     for _ in range(500):
         joint = log_probs + np.log(weights)
         shares = np.exp(joint - np.logaddexp.reduce(joint, axis=1, keepdims=True))
+        shares = shares if each is None else each * shares
         weights = (shares.sum(axis=0) + _PRIOR_ROWS / k) / (n + _PRIOR_ROWS)
     return weights
 

@@ -26,6 +26,7 @@ from pushforward.datasets.sources.data_folder import find_copy
 from pushforward.datasets.sources.literature_sets import ARCHIVE, LITERATURE, LiteratureSet, check_counts, finite
 from pushforward.datasets.sources.uci_files import checksum
 from pushforward.datasets.tables.read import select_columns
+from pushforward.datasets.tables.request import Request
 from pushforward.datasets.tables.schema import Column, Schema
 from pushforward.datasets.tables.splits import Splits
 
@@ -57,16 +58,7 @@ def is_available(literature: LiteratureSet, folder: Path) -> bool:
     return _read_about(literature, folder) is not None or _find_files(literature, folder) is not None
 
 
-def load_literature(
-    name: str,
-    folder: Path,
-    *,
-    rows: int | None = None,
-    seed: int = 0,
-    columns: Sequence[str] | None = None,
-    drop: Sequence[str] = (),
-    context: Sequence[str] = (),
-) -> Dataset:
+def load_literature(name: str, folder: Path, asked: Request) -> Dataset:
     """Load one of the five sets with its published split.
 
     Columns have no grid: values are used as in the published models, however often they repeat. With ``rows``, a random
@@ -78,16 +70,16 @@ def load_literature(
         DataError: If the set is not available, or cannot be prepared from the files found.
     """
     stored = open_literature(LITERATURE[name], folder)
-    names = tuple(stored.about["columns"])
-    chosen = select_columns(name, names, columns, drop, context)
+    names, rows = tuple(stored.about["columns"]), asked.rows
+    chosen = select_columns(name, names, asked)
+    asked.check_sides(name, chosen)
+    context = asked.context_of(chosen)
     features = [column for column in chosen if column not in context]
     given = [column for column in chosen if column in context]
-    if not features:
-        raise DataError(f"{name}: every column is context; leave at least one to model")
     counts = [len(part) for part in stored.parts]
     ends = np.cumsum([0, *counts])
     n = int(ends[-1])
-    sampled = _sample_rows(n, rows, seed)
+    sampled = _sample_rows(n, rows, asked.seed)
     notes = [f"{name}: {note}" for note in stored.about["notes"]]
     if sampled is not None:
         notes.append(f"{name}: a random subset, {len(sampled)} of {n:,} rows")

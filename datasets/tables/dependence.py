@@ -1,12 +1,11 @@
 """Find columns that others determine exactly by a linear relation: then the rows have no density."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.text import leave_out
 from pushforward.datasets.tables.spread import is_usual
 
 Array = NDArray[np.float64]
@@ -137,12 +136,13 @@ def _tidy(value: float, scale: float | None = None) -> float:
     return short if abs(short - value) <= EXACT * size else float(value)
 
 
-def dependence_note(relations: Sequence[Relation], dequantized: Sequence[str] = ()) -> str:
+def dependence_note(relations: Sequence[Relation], dequantized: Sequence[str], leave_out: Callable[..., str]) -> str:
     """Say in one line which columns depend on others, and what to do; empty without relations.
 
     Args:
         relations: The relations.
         dequantized: Names of the columns that are dequantized: with noise of a bin width, their density is bounded.
+        leave_out: Returns the option that leaves out the columns with some names.
     """
     if not relations:
         return ""

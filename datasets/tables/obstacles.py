@@ -1,17 +1,16 @@
 """Find everything in a table that a density cannot use, and say so in one report with a command line that works."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import TableError
-from pushforward.common.text import as_argument, number_text, shorten
+from pushforward.common.text import number_text, shorten
 from pushforward.datasets.tables.cells import Obstacle, complete_rows, constant_value
 from pushforward.datasets.tables.read import ENCODE, Columns, Numbers
+from pushforward.datasets.tables.request import Request
 
 MIN_ROWS = 3
 """Rows of the smallest table: one each for training, validation and test."""
@@ -21,61 +20,6 @@ _MOST_LINES = 40
 _MANY = 10
 # A column with a larger share of missing cells costs more rows than it is worth.
 _MOSTLY = 0.5
-
-Missing = Literal["refuse", "drop"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked of a table: its source and the options of ``data``.
-
-    Args:
-        source: As the user named it.
-        columns: Columns to use, or None for all.
-        drop: Columns to leave out.
-        context: Columns to condition on.
-        missing: What becomes of rows with missing or infinite cells.
-        missing_values: Numbers that stand for a missing cell.
-        rows: Size of a random subset, or None.
-        seed: Its seed.
-        protocol: Name of a protocol, or None.
-        fold: Its fold.
-    """
-
-    source: str
-    columns: Sequence[str] | None = None
-    drop: Sequence[str] = ()
-    context: Sequence[str] = ()
-    missing: Missing = "refuse"
-    missing_values: Sequence[float] = ()
-    rows: int | None = None
-    seed: int = 0
-    protocol: str | None = None
-    fold: int = 0
-
-    @property
-    def named(self) -> dict[str, str]:
-        """The columns that the user asked for by name, each with the option that names it."""
-        columns = dict.fromkeys(self.columns or (), "data.columns")
-        return columns | dict.fromkeys(self.context, "data.given")
-
-    def command(self) -> str:
-        """Return the command line of a fit, for a shell."""
-        source = f"./{self.source}" if self.source.startswith("-") and self.source != "-" else self.source
-        options = {
-            "columns": as_argument(self.columns) if self.columns is not None else "",
-            "given": as_argument(self.context) if self.context else "",
-            "drop": as_argument(self.drop) if self.drop else "",
-            "missing": "" if self.missing == "refuse" else self.missing,
-            "missing_values": ",".join(map(number_text, self.missing_values)),
-            "rows": "" if self.rows is None else str(self.rows),
-            "seed": str(self.seed) if self.rows is not None and self.seed else "",
-            "protocol": self.protocol or "",
-            "fold": str(self.fold or ""),
-        }
-        return shlex.join(
-            ["pushforward", "fit", source, *(f"data.{key}={text}" for key, text in options.items() if text)]
-        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +45,7 @@ def find_obstacles(table: Columns, asked: Request) -> list[Obstacle]:
     """
     numbers, found = table.numbers, {obstacle.column: obstacle for obstacle in table.obstacles}
     complete = complete_rows(numbers.matrix)
-    can_drop = asked.missing == "drop" and complete.sum() >= max(len(numbers.names), MIN_ROWS)
+    can_drop = asked.missing == "drop" and complete.sum() >= max(len(asked.features_of(numbers.names)), MIN_ROWS)
     if can_drop:
         found = {name: obstacle for name, obstacle in found.items() if not obstacle.in_rows}
     if asked.protocol is None and len(complete) >= MIN_ROWS:
@@ -134,14 +78,16 @@ def find_remedy(table: Columns, obstacles: Sequence[Obstacle], asked: Request) -
         keep = [k for k in keep if constant_value(numbers.matrix[rows, k]) is None]
     kept = [numbers.names[k] for k in keep]
     complete = int(complete_rows(numbers.matrix[:, keep]).sum())
-    if not set(named) <= {*kept, *asked.drop} or not _features(kept, asked) or complete < max(len(keep), MIN_ROWS):
+    needed = max(len(asked.features_of(kept)), MIN_ROWS)
+    if not set(named) <= {*kept, *asked.drop} or not asked.is_enough(kept) or complete < needed:
         return None
     options = replace(asked, missing="refuse" if complete == len(holes) else "drop")
     out = [name for name in dict.fromkeys(table.names) if name not in kept]
     drop = (*asked.drop, *out)
-    features = _features(kept, asked)
-    if asked.columns is None and len(drop) > max(_MANY, len(features)):
-        return Remedy(replace(options, columns=features, drop=()), complete, drop)
+    # The context is added to these; all but a response is context.
+    columns = kept if asked.response else asked.features_of(kept)
+    if asked.columns is None and len(drop) > max(_MANY, len(columns)):
+        return Remedy(replace(options, columns=columns, drop=()), complete, drop)
     return Remedy(replace(options, drop=drop), complete, drop)
 
 
@@ -152,15 +98,11 @@ def _with_few_holes(numbers: Numbers, holes: NDArray[np.bool_], keep: Sequence[i
         share, complete = holes[:, k].mean(), int((incomplete == 0).sum())
         if not share or (share <= _MOSTLY and complete >= max(len(holes) / 2, len(kept), MIN_ROWS)):
             break
-        others = _features([numbers.names[j] for j in kept if j != k], asked)
-        if numbers.names[k] not in asked.named and others:
+        others = [numbers.names[j] for j in kept if j != k]
+        if numbers.names[k] not in asked.named and asked.is_enough(others):
             kept.remove(k)
             incomplete -= holes[:, k]
     return kept
-
-
-def _features(names: Sequence[str], asked: Request) -> list[str]:
-    return [name for name in names if name not in asked.context]
 
 
 def report(where: str, obstacles: Sequence[Obstacle], columns: int) -> str:
@@ -201,13 +143,20 @@ def refuse(
     """
     listed = report(where, obstacles, len(set(table.names)))
     if remedy is None:
-        return TableError(listed, failure or _what_to_do(table, obstacles, asked))
+        advice = failure or _what_to_do(table, obstacles, asked)
+        return TableError(listed, advice, separator=separator_of(asked, listed, advice))
     rows = len(table.numbers.matrix)
     count = "" if remedy.rows == rows else f", with {remedy.rows:,} of {rows:,} rows"
     texts = sum(obstacle.remedy == ENCODE for obstacle in obstacles)
     hint = f" (only numbers are modelled: to keep {'the' if texts == 1 else 'a'} column, {ENCODE})" if texts else ""
-    advice = f"this works{count}{hint}:\n  {remedy.options.command()}"
-    return TableError(listed, advice, remedy.drop, incomplete=remedy.options.missing == "drop")
+    advice = f"this works{count}{hint}:" + (" " if asked.in_python else "\n  ") + remedy.options.command()
+    incomplete, separator = remedy.options.missing == "drop", separator_of(asked, listed, advice)
+    return TableError(listed, advice, remedy.drop, incomplete=incomplete, separator=separator)
+
+
+def separator_of(asked: Request, listed: str, advice: str) -> str:
+    """Return what stands between the report and the advice, which are one line for objects with one obstacle."""
+    return "; " if asked.in_python and "\n" not in listed + advice else "\n"
 
 
 def _what_to_do(table: Columns, obstacles: Sequence[Obstacle], asked: Request) -> str:
@@ -221,9 +170,11 @@ def _what_to_do(table: Columns, obstacles: Sequence[Obstacle], asked: Request) -
         )
     hopeless = {obstacle.column for obstacle in obstacles if not obstacle.in_rows}
     usable = [k for k, name in enumerate(table.numbers.names) if name not in hopeless]
-    if not _features([table.numbers.names[k] for k in usable], asked):
+    names = [table.numbers.names[k] for k in usable]
+    if not asked.is_enough(names):
         remedies = dict.fromkeys(obstacle.remedy for obstacle in obstacles if obstacle.remedy)
-        return "no column is left to model" + (f"; to keep one, {' or '.join(remedies)}" if remedies else "")
+        what = "condition on" if asked.features_of(names) else "model"
+        return f"no column is left to {what}" + (f"; to keep one, {' or '.join(remedies)}" if remedies else "")
     rows = len(table.numbers.matrix)
     complete = int(complete_rows(table.numbers.matrix[:, usable]).sum())
     if complete < rows:

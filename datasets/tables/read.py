@@ -21,6 +21,7 @@ from pushforward.datasets.tables.files.plain_reader import PlainReader
 from pushforward.datasets.tables.files.table_reader import INTEGERS, StoredTable
 from pushforward.datasets.tables.index import find_index
 from pushforward.datasets.tables.number_marks import MISSING_LOWER
+from pushforward.datasets.tables.request import Request
 from pushforward.datasets.tables.spellings import Spelling
 from pushforward.datasets.tables.text.delimited import TextFile, read_text
 
@@ -148,32 +149,25 @@ def check_columns(where: str, names: Sequence[str]) -> None:
         raise DataError(f"{where}: has no columns; nothing to learn from")
 
 
-def select_columns(
-    where: str,
-    names: Sequence[str],
-    columns: Sequence[str] | None,
-    drop: Sequence[str],
-    context: Sequence[str],
-    index: Sequence[str] = (),
-) -> list[str]:
+def select_columns(where: str, names: Sequence[str], asked: Request, index: Sequence[str] = ()) -> list[str]:
     """Return the names of the columns to use, in the order of the file.
 
     Args:
         where: Name of the table, for messages.
         names: All columns of the table.
-        columns: Columns to use, to which those of the context are added; all if None.
-        drop: Columns to leave out.
-        context: Conditioning columns.
-        index: Columns that are left out if neither ``columns`` nor ``context`` names them.
+        asked: What was asked: ``columns``, to which the context, the response and the weights are added, and ``drop``.
+        index: Columns that are left out unless they are asked for by name.
 
     Raises:
         DataError: If a column that is named does not exist, or no column is left.
     """
-    check_names(where, "data.given", context, names)
-    check_names(where, "data.columns", columns or (), names)
-    check_names(where, "data.drop", drop, names)
-    wanted = [name for name in names if name not in index] if columns is None else columns
-    chosen = [name for name in names if (name in wanted or name in context) and name not in drop]
+    for option, named in asked.roles.items():
+        check_names(where, option, named, names)
+    check_names(where, "data.columns", asked.columns or (), names)
+    check_names(where, "data.drop", asked.drop, names)
+    wanted = {*([name for name in names if name not in index] if asked.columns is None else asked.columns)}
+    wanted |= {*asked.given, *(name for named in asked.roles.values() for name in named)}
+    chosen = [name for name in names if name in wanted and name not in asked.drop]
     if not chosen:
         raise DataError(f"{where}: no column is left; name fewer in data.drop or more in data.columns")
     return chosen
@@ -260,7 +254,9 @@ def column_numbers(column: Any, before: int = 0) -> tuple[Array, str]:
     kind = column.type
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan), "double"
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+    if any(is_text(kind) for is_text in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        return _numbers_in_text(column, before)
+    if pa.types.is_binary(kind):
         return _numbers_in_text(column, before)
     if pa.types.is_boolean(kind):
         raise NotNumbersError("holds true and false")

@@ -10,7 +10,7 @@ from pushforward.common.errors import DataError, TableError
 from pushforward.datasets.tables.cells import LARGEST_INTEGER, Cells, Obstacle, complete_rows
 from pushforward.datasets.tables.files.local_file import LocalFile
 from pushforward.datasets.tables.files.table_reader import TableReader
-from pushforward.datasets.tables.obstacles import Missing, report, rows_left_out
+from pushforward.datasets.tables.obstacles import report, rows_left_out
 from pushforward.datasets.tables.range import ContextRange
 from pushforward.datasets.tables.read import (
     ENCODE,
@@ -21,6 +21,7 @@ from pushforward.datasets.tables.read import (
     mark_missing,
 )
 from pushforward.datasets.tables.reader import open_reader
+from pushforward.datasets.tables.request import Missing
 from pushforward.datasets.tables.schema import Schema
 from pushforward.datasets.tables.spellings import understood_notes, unit_notes
 

@@ -32,9 +32,20 @@ def write_table(path: str | Path, rows: Array, context: Array | None, schema: Sc
         DataError: If the file has another suffix.
         RunError: If the file cannot be written.
     """
-    tables = RowTables(schema)
-    with TableFile(Path(path), tables.schema) as file:
-        file.write(tables.table(rows, context))
+    table = rows_table(rows, context, schema)
+    with TableFile(Path(path), table.schema) as file:
+        file.write(table)
+
+
+def rows_table(rows: Array, context: Array | None, schema: Schema) -> "pa.Table":
+    """Return rows with the names, order, number types and resolutions of a schema, as ``write_table`` writes them.
+
+    Args:
+        rows: Features, shape (n, D).
+        context: Conditioning columns, shape (n, C); None if the schema has none.
+        schema: The columns.
+    """
+    return RowTables(schema).table(rows, context)
 
 
 class RowTables:

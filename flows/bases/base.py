@@ -1,11 +1,12 @@
 r"""The contract of base distributions, and the part that those with a location and a scale share."""
 
+import itertools
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows.checks import check_shape
+from pushforward.flows.checks import check_dtype, check_shape, check_tensor, sample_shape
 from pushforward.flows.state import Part
 
 
@@ -21,7 +22,7 @@ class Base(Part):
 
     Shape:
         points ``(..., D)``, context ``(..., C)`` broadcasting against them, log-densities ``(...)`` in nats; any number
-        of leading dimensions, also none, also empty.
+        of leading dimensions, also none, also empty. Points and context have the dtype of the parameters.
     """
 
     def __init__(self, features: int, context: int = 0) -> None:
@@ -36,12 +37,19 @@ class Base(Part):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the parameters and of the samples."""
-        return self._any_tensor().dtype
+        return self.like.dtype
 
     @property
     def device(self) -> torch.device:
         """The device of the parameters and of the samples."""
-        return self._any_tensor().device
+        return self.like.device
+
+    @property
+    def like(self) -> Tensor:
+        """A parameter or buffer, which gives dtype and device."""
+        own = (tensor for tensors in (self._parameters, self._buffers) for tensor in tensors.values())  # the fast way
+        tensors = itertools.chain(own, self.parameters(), self.buffers())
+        return next(tensor for tensor in tensors if tensor is not None and tensor.is_floating_point())
 
     @property
     def support(self) -> list[tuple[float, float]] | None:
@@ -109,11 +117,15 @@ class Base(Part):
         return samples
 
     def check_points(self, z: Tensor) -> None:
-        """Raise a ``ValueError`` that names both shapes if points do not fit."""
-        check_shape(type(self).__name__, "points", z, self.features)
+        """Raise an error unless points have the shape ``(..., D)`` and the dtype of the parameters."""
+        name = type(self).__name__
+        check_shape(name, "points", z, self.features)
+        check_dtype(name, "points", z, self.dtype)
 
     def check_moments(self, mean: Tensor, covariance: Tensor) -> None:
         """Raise a ``ValueError`` unless a mean and a covariance are finite and the variances positive."""
+        for what, moment in (("mean", mean), ("covariance", covariance)):
+            check_tensor(type(self).__name__, what, moment)
         variances = covariance.diagonal()
         if not bool(mean.isfinite().all() & covariance.isfinite().all() & (variances > 0).all()):
             raise ValueError(
@@ -123,7 +135,7 @@ class Base(Part):
 
     def lead(self, n: int | tuple[int, ...], context: Tensor | None) -> tuple[int, ...]:
         """Leading dimensions of samples: those of ``n``, then those of the context."""
-        lead = (n,) if isinstance(n, int) else tuple(n)
+        lead = sample_shape(type(self).__name__, n)
         return (*lead, *context.shape[:-1]) if self.context and context is not None else lead
 
     def add_tensor(self, name: str, value: Tensor, trainable: bool) -> None:
@@ -132,9 +144,6 @@ class Base(Part):
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)
-
-    def _any_tensor(self) -> Tensor:
-        return next(t for tensors in (self.parameters(), self.buffers()) for t in tensors if t.is_floating_point())
 
 
 class LocationScale(Base):

@@ -16,6 +16,7 @@ from pushforward.flows.bases.base import Base, LocationScale
 from pushforward.flows.bases.normal import normal_from_tail
 from pushforward.flows.bases.sampling import log_gamma_rsample, uniform_sample
 from pushforward.flows.bijections.support import Log, Logit
+from pushforward.flows.checks import at_least_single
 
 
 class Uniform(LocationScale):
@@ -221,7 +222,7 @@ class Beta(Base):
         from scipy import special
 
         self.check_points(z)
-        a, b, x = (t.detach().cpu().numpy() for t in (self.log_a.exp(), self.log_b.exp(), z))
+        a, b, x = (at_least_single(t).detach().cpu().numpy() for t in (self.log_a.exp(), self.log_b.exp(), z))
         x = x.clip(0.0, 1.0)
         lower, upper = special.betainc(a, b, x), special.betainc(b, a, 1.0 - x)
         return normal_from_tail(torch.from_numpy(np.minimum(lower, upper)).to(z), torch.from_numpy(lower - upper).to(z))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pushforward.flows.bases.base import LocationScale
 from pushforward.flows.bijections.base import saturate
+from pushforward.flows.checks import at_least_single
 
 _LOG_2PI = math.log(2.0 * math.pi)
 _LEAST_OWN_VARIANCE = 1e-3
@@ -112,7 +113,8 @@ class Gaussian(LocationScale):
         if self.covariance != "low-rank":
             return self.latents_and_log_scale(z, context)[0]
         y, _ = self._to_standard(z, context)
-        _, singular, right = torch.linalg.svd(self.factors, full_matrices=False)
+        _, singular, right = torch.linalg.svd(at_least_single(self.factors), full_matrices=False)
+        singular, right = singular.to(y.dtype), right.to(y.dtype)
         # With W = Q S R': (I + W W')^(-1/2) = I + W R diag(((1 + S²)^(-1/2) - 1) / S²) R' W'.
         root = (1.0 + singular.square()).sqrt()
         shrink = -1.0 / (root * (1.0 + root))
@@ -127,17 +129,18 @@ class Gaussian(LocationScale):
             return -0.5 * (latents.square().sum(-1) + self.features * _LOG_2PI) - log_scale.sum(-1)
         y, log_scale = self._to_standard(z, context)
         y = saturate(y)
+        factors = at_least_single(self.factors)
         factor = torch.linalg.cholesky(
-            self.factors.transpose(-1, -2) @ self.factors
-            + torch.eye(self.rank, dtype=self.factors.dtype, device=self.factors.device)
+            factors.transpose(-1, -2) @ factors + torch.eye(self.rank, dtype=factors.dtype, device=factors.device)
         )
         # y' (I + W W')^-1 y is the minimum over c of |y - W c|² + |c|²: a sum of squares does not cancel, as the
         # difference of two large numbers in the Woodbury identity would.
-        solved = torch.cholesky_solve(self.factors.transpose(-1, -2), factor)
+        solved = torch.cholesky_solve(factors.transpose(-1, -2), factor).to(y.dtype)
         common = y @ solved.transpose(-1, -2)
         rest = y - common @ self.factors.transpose(-1, -2)
         squares = rest.square().sum(-1) + common.square().sum(-1)
-        log_norm: Tensor = -log_scale.sum(-1) - factor.diagonal().log().sum() - 0.5 * self.features * _LOG_2PI
+        log_diagonal = factor.diagonal().log().sum().to(y.dtype)
+        log_norm: Tensor = -log_scale.sum(-1) - log_diagonal - 0.5 * self.features * _LOG_2PI
         return log_norm - 0.5 * squares
 
     def rsample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
@@ -161,9 +164,10 @@ class Gaussian(LocationScale):
         centred = z - location
         if self.covariance == "full":
             # One small triangular solve for the matrix, then one matrix product for all points.
-            eye = torch.eye(self.features, dtype=z.dtype, device=z.device)
-            inverse = torch.linalg.solve_triangular(self.lower.tril(-1) + eye, eye, upper=False, unitriangular=True)
-            centred = saturate(centred) @ inverse.transpose(-1, -2)
+            lower = at_least_single(self.lower.tril(-1))
+            eye = torch.eye(self.features, dtype=lower.dtype, device=z.device)
+            inverse = torch.linalg.solve_triangular(lower + eye, eye, upper=False, unitriangular=True)
+            centred = saturate(centred) @ inverse.to(centred.dtype).transpose(-1, -2)
         return centred * (-log_scale).exp(), log_scale
 
 

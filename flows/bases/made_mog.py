@@ -14,7 +14,7 @@ from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bases.normal import normal_cdf, normal_from_tails
 from pushforward.flows.bijections import fused
 from pushforward.flows.bijections.base import saturate
-from pushforward.flows.checks import check_shape
+from pushforward.flows.checks import at_least_single, check_shape
 from pushforward.flows.kernels import native
 from pushforward.flows.networks.masked import MaskedConditioner
 from pushforward.flows.univariate.base import Univariate
@@ -76,7 +76,7 @@ class MixtureConditional(Univariate):
         eps = torch.finfo(z.dtype).eps
         least = (0.25 * eps / weight).clamp(max=0.5)
         quantile = torch.maximum((z - start) / weight, least).clamp(max=1.0 - 0.5 * eps)
-        noise = ndtri(quantile)
+        noise = ndtri(at_least_single(quantile)).to(z.dtype)
         x = (locations.gather(-1, chosen) + scales.gather(-1, chosen) * noise).squeeze(-1)
         return x, -self.forward(x, parameters)[1]
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.special import erfc, ndtri
 
+from pushforward.flows.checks import at_least_single
+
 
 def normal_cdf(value: Tensor) -> Tensor:
     """Distribution function ``(...)`` of the standard normal; unlike torch's ``ndtr``, accurate far below the mean."""
@@ -13,7 +15,7 @@ def normal_cdf(value: Tensor) -> Tensor:
 
 def normal_from_tail(tail: Tensor, sign: Tensor) -> Tensor:
     """Standard normal value ``(...)`` with a probability ``tail`` beyond it, on the side that a sign gives."""
-    return torch.copysign(-ndtri(tail.clamp(max=0.5)), sign)
+    return torch.copysign(-ndtri(at_least_single(tail.clamp(max=0.5))).to(tail.dtype), sign)
 
 
 def normal_from_tails(below: Tensor, above: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows.bases.base import Base
+from pushforward.flows.checks import at_least_single
 
 
 def log_gamma_rsample(concentration: Tensor, lead: tuple[int, ...]) -> Tensor:
@@ -20,9 +21,10 @@ def log_gamma_rsample(concentration: Tensor, lead: tuple[int, ...]) -> Tensor:
     A variate of ``k`` is one of ``k + 1`` times ``U**(1 / k)``: in logarithms nothing underflows, however small ``k``.
     """
     concentration = concentration.expand(*lead, *concentration.shape)
-    above = torch.distributions.Gamma(concentration + 1.0, torch.ones_like(concentration), validate_args=False)
+    shape = at_least_single(concentration + 1.0)
+    above = torch.distributions.Gamma(shape, torch.ones_like(shape), validate_args=False)
     uniform = torch.rand_like(concentration).clamp(min=0.5 * torch.finfo(concentration.dtype).eps)
-    return above.rsample().log() + uniform.log() / concentration
+    return above.rsample().log().to(concentration.dtype) + uniform.log() / concentration
 
 
 def uniform_sample(base: Base, lead: tuple[int, ...]) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 from pushforward.flows.bases.base import LocationScale
 from pushforward.flows.bases.normal import normal_from_tail
 from pushforward.flows.bases.sampling import log_gamma_rsample
+from pushforward.flows.checks import at_least_single
 
 _LEAST_DEGREES = 0.5
 """Below half a degree of freedom, samples overflow float32."""
@@ -62,7 +63,7 @@ class StudentT(LocationScale):
     def standard_latents(self, y: Tensor) -> Tensor:
         from scipy import special
 
-        degrees, values = (t.detach().cpu().numpy() for t in (self.degrees, y))
+        degrees, values = (at_least_single(t).detach().cpu().numpy() for t in (self.degrees, y))
         tail = special.stdtr(degrees, -np.abs(values))
         return normal_from_tail(torch.from_numpy(tail).to(y), y)
 

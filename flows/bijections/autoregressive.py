@@ -49,6 +49,7 @@ class MaskedAutoregressive(Bijection):
         x, context = saturate(x), context if self.context else None
         if done := fused.layer(self.conditioner, self.univariate, x, context):
             return done[0], done[1]
+        self.check_dtypes(next(self.parameters(), None), x, context)
         # Under autocast the conditioner may return half precision; the map keeps the precision of the points.
         parameters = self.conditioner(x, context).to(x.dtype)
         z, log_derivative = self.univariate.forward(x, parameters)
@@ -59,6 +60,7 @@ class MaskedAutoregressive(Bijection):
         z, context = saturate(z), context if self.context else None
         if done := fused.layer(self.conditioner, self.univariate, z, context, inverse=True):
             return done[0], done[1]
+        self.check_dtypes(next(self.parameters(), None), z, context)
         lead = z.shape[:-1]
         if context is not None:
             lead = torch.broadcast_shapes(lead, context.shape[:-1])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows.checks import check_shape
+from pushforward.flows.checks import check_dtype, check_floating, check_rows, check_shape
 from pushforward.flows.state import Part
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ class Bijection(Part, Transform):
 
     It subclasses ``nflows.transforms.Transform``, so nflows accepts it as a transform.
 
-    A subclass implements ``forward`` and ``inverse``, calls ``self.check_points`` first in both, and returns from
-    ``config`` the arguments that rebuild it. The code has no data-dependent Python branching, no boolean-mask indexing
-    and no ``.item()``, so it compiles without a graph break and works under ``torch.func.vmap``.
+    A subclass implements ``forward`` and ``inverse``, calls ``self.check_points`` first in both (and ``check_dtypes``
+    if it has parameters), and returns from ``config`` the arguments that rebuild it. The code has no data-dependent
+    Python branching, no boolean-mask indexing and no ``.item()``, so it compiles without a graph break and works under
+    ``torch.func.vmap``.
 
     Args:
         features: Number of features :math:`D` of a point.
@@ -62,6 +63,7 @@ class Bijection(Part, Transform):
 
         Raises:
             ValueError: If a shape does not fit, or a needed context is missing.
+            TypeError: If points or context do not have the dtype of the parameters. A ``Flow`` converts them.
         """
         raise NotImplementedError
 
@@ -115,12 +117,22 @@ class Bijection(Part, Transform):
         raise NotImplementedError(f"{type(self).__name__} does not say how to rebuild it: override config()")
 
     def check_points(self, points: Tensor, context: Tensor | None) -> None:
-        """Raise a ``ValueError`` with the expected and the given shape if points or context do not fit."""
-        check_shape(type(self).__name__, "points", points, self.features)
+        """Raise an error with what is expected and what was given if points or context do not fit."""
+        name = type(self).__name__
+        check_shape(name, "points", points, self.features)
+        check_floating(name, "points", points)
         if self.context:
             if context is None:
-                raise ValueError(f"{type(self).__name__}: expected context of shape (..., {self.context}); got none")
-            check_shape(type(self).__name__, "context", context, self.context)
+                raise ValueError(f"{name}: expected context of shape (..., {self.context}); got none")
+            check_shape(name, "context", context, self.context)
+            check_rows(name, points, context)
+
+    def check_dtypes(self, like: Tensor | None, points: Tensor, context: Tensor | None = None) -> None:
+        """Raise a ``TypeError`` unless points and context have the dtype of a parameter ``like``, if there is one."""
+        if like is not None:
+            check_dtype(type(self).__name__, "points", points, like.dtype)
+            if self.context and context is not None:
+                check_dtype(type(self).__name__, "context", context, like.dtype)
 
 
 def saturate(points: Tensor) -> Tensor:

@@ -43,13 +43,6 @@ class Coupling(Bijection):
         super().__init__(len(transformed), conditioner.context)
         self.conditioner = conditioner
         self.univariate = univariate
-        count = sum(map(bool, transformed))
-        for name, size in (
-            ("_identity_index", self.features - count),
-            ("_transformed_index", count),
-            ("_merge", self.features),
-        ):
-            self.register_buffer(name, torch.empty(size, dtype=torch.long), persistent=False)
         self.adopt(transformed=transformed)
 
     def adopt(self, **arguments: Any) -> None:
@@ -66,9 +59,9 @@ class Coupling(Bijection):
             )
         self.transformed = transformed
         self.identity_features, self.transformed_features = tuple(a), tuple(b)
-        self._identity_index.copy_(torch.tensor(a, dtype=torch.long))
-        self._transformed_index.copy_(torch.tensor(b, dtype=torch.long))
-        self._merge.copy_(torch.argsort(torch.tensor(a + b)))
+        self.set_constant("_identity_index", torch.tensor(a, dtype=torch.long, device="cpu"))
+        self.set_constant("_transformed_index", torch.tensor(b, device="cpu"))
+        self.set_constant("_merge", torch.tensor(a + b, device="cpu").argsort())
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, inverse=False)
@@ -98,6 +91,7 @@ class Coupling(Bijection):
         points, context = saturate(points), context if self.context else None
         if done := self._fused(points, context, inverse):
             return done[0], done[1]
+        self.check_dtypes(next(self.parameters(), None), points, context)
         a, b = points[..., self._identity_index], points[..., self._transformed_index]
         apply = self.univariate.inverse if inverse else self.univariate.forward
         value, log_derivative = apply(b, self._parameters_of(a, context))
@@ -110,6 +104,7 @@ class Coupling(Bijection):
         context = context if self.context else None
         if done := self._fused(points, context, inverse, score):
             return done[0], done[1], done[2]
+        self.check_dtypes(next(self.parameters(), None), points, context)
         forward, back = self.univariate.forward, self.univariate.inverse
         apply, undo = (back, forward) if inverse else (forward, back)
         a, b = points[..., self._identity_index], points[..., self._transformed_index]

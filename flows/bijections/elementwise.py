@@ -47,8 +47,6 @@ class Elementwise(Bijection):
         self.univariate = univariate
         self.raw = nn.Parameter(univariate.identity(sum(map(bool, mapped))))
         """Parameters of the maps ``(mapped features, univariate.size)``."""
-        for name, size in (("_mapped", len(self.raw)), ("_merge", features)):
-            self.register_buffer(name, torch.empty(size, dtype=torch.long), persistent=False)
         self.adopt(mapped=mapped)
 
     def adopt(self, **arguments: Any) -> None:
@@ -61,10 +59,11 @@ class Elementwise(Bijection):
         if len(indices) != len(self.raw):
             raise ValueError(f"Elementwise: expected {len(self.raw)} mapped features; got {mapped}")
         self.mapped = mapped
-        self._mapped.copy_(torch.tensor(indices))
+        self.set_constant("_mapped", torch.tensor(indices, device="cpu"))
         # Positions of the output's features in the concatenation of all inputs and the mapped features.
         places = {i: self.features + place for place, i in enumerate(indices)}
-        self._merge.copy_(torch.tensor([places.get(i, i) for i in range(self.features)]))
+        merge = [places.get(i, i) for i in range(self.features)]
+        self.set_constant("_merge", torch.tensor(merge, device="cpu"))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._transform(x, context, inverse=False)
@@ -77,6 +76,7 @@ class Elementwise(Bijection):
 
     def _transform(self, points: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         self.check_points(points, context)
+        self.check_dtypes(self.raw, points)
         apply = self.univariate.inverse if inverse else self.univariate.forward
         if all(self.mapped):
             value, log_derivative = apply(points, self.raw)

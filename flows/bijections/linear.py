@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.bijections.base import Bijection, saturate
+from pushforward.flows.checks import at_least_single
 from pushforward.flows.kernels.elementwise import differentiate, needs_formula, usable
 
 
@@ -30,9 +31,6 @@ class Permutation(Bijection):
 
     def __init__(self, order: Sequence[int]) -> None:
         super().__init__(len(order))
-        # Not saved as weights: config() carries the order.
-        for name in ("_order", "_back"):
-            self.register_buffer(name, torch.empty(len(order), dtype=torch.long), persistent=False)
         self.adopt(order=order)
 
     def adopt(self, **arguments: Any) -> None:
@@ -40,8 +38,9 @@ class Permutation(Bijection):
         if sorted(order) != list(range(self.features)):
             raise ValueError(f"Permutation: expected an order of 0 .. {self.features - 1}; got {order}")
         self.order = order
-        self._order.copy_(torch.tensor(order))
-        self._back.copy_(torch.argsort(torch.tensor(order)))
+        positions = torch.tensor(order, device="cpu")
+        self.set_constant("_order", positions)
+        self.set_constant("_back", positions.argsort())
 
     @classmethod
     def reverse(cls, features: int) -> "Permutation":
@@ -51,10 +50,15 @@ class Permutation(Bijection):
     @classmethod
     def random(cls, features: int) -> "Permutation":
         """A random order from torch's global generator; never the identity if there are two features or more."""
-        order = torch.randperm(features)
-        while features > 1 and bool((order == torch.arange(features)).all()):
-            order = torch.randperm(features)
-        return cls(order.tolist())
+
+        def draw() -> list[int]:
+            order: list[int] = torch.randperm(features, device="cpu").tolist()  # the default device may be meta
+            return order
+
+        order = draw()
+        while features > 1 and order == list(range(features)):
+            order = draw()
+        return cls(order)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
@@ -103,6 +107,7 @@ class LULinear(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
+        self.check_dtypes(self.bias, x)
         x = saturate(x)
         tensors = self.lower, self.upper, self.log_diagonal, self.bias
         if torch.is_grad_enabled() and usable(x, *tensors):
@@ -113,23 +118,25 @@ class LULinear(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
+        self.check_dtypes(self.bias, z)
         z = saturate(z)
-        lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
+        lower, upper = map(at_least_single, _factors(self.lower, self.upper, self.log_diagonal))
         # All points in one matrix: a batch of one-row systems would copy the factors for each point.
-        y = (z - self.bias).reshape(-1, self.features)
+        y = at_least_single(z - self.bias).reshape(-1, self.features)
         # y = x U^T L^T, solved from the right: first for x U^T, then for x.
         y = torch.linalg.solve_triangular(lower.transpose(-1, -2), y, upper=True, left=False, unitriangular=True)
         x = torch.linalg.solve_triangular(upper.transpose(-1, -2), y, upper=False, left=False)
-        return x.reshape(z.shape), (-self.log_diagonal.sum()).expand(z.shape[:-1])
+        return x.reshape(z.shape).to(z.dtype), (-self.log_diagonal.sum()).expand(z.shape[:-1])
 
     def forward_and_score(
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.no_grad():  # score of z = score of x times the inverse matrix
-            lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
-            rows = torch.linalg.solve_triangular(upper, score.reshape(-1, self.features), upper=True, left=False)
+            lower, upper = map(at_least_single, _factors(self.lower, self.upper, self.log_diagonal))
+            rows = at_least_single(score).reshape(-1, self.features)
+            rows = torch.linalg.solve_triangular(upper, rows, upper=True, left=False)
             rows = torch.linalg.solve_triangular(lower, rows, upper=False, left=False, unitriangular=True)
-        return *self.forward(x), rows.reshape(score.shape)
+        return *self.forward(x), rows.reshape(score.shape).to(score.dtype)
 
     def inverse_and_score(
         self, z: Tensor, score: Tensor, context: Tensor | None = None
@@ -168,14 +175,17 @@ class LowRankLinear(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
+        self.check_dtypes(self.left, x)
         x = saturate(x)
         core = self._core()
         # The Woodbury identity: (I + U V')^-1 = I - U (I + V'U)^-1 V'
-        shared = torch.linalg.solve(core, (x @ self.right).unsqueeze(-1)).squeeze(-1)
+        shared = torch.linalg.solve(at_least_single(core), at_least_single(x @ self.right).unsqueeze(-1)).squeeze(-1)
+        shared = shared.to(x.dtype)
         return x - shared @ self.left.T, -self._log_det(core).expand(x.shape[:-1])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
+        self.check_dtypes(self.left, z)
         z = saturate(z)
         return z + (z @ self.right) @ self.left.T, self._log_det(self._core()).expand(z.shape[:-1])
 
@@ -188,7 +198,7 @@ class LowRankLinear(Bijection):
 
     def _log_det(self, core: Tensor) -> Tensor:
         # The determinant lemma: det(I + U V') = det(I + V'U).
-        log_det: Tensor = torch.linalg.slogdet(core).logabsdet
+        log_det: Tensor = torch.linalg.slogdet(at_least_single(core)).logabsdet.to(core.dtype)
         return log_det
 
 

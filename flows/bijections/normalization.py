@@ -36,9 +36,9 @@ class Standardize(Bijection):
             raise ValueError(f"Standardize: expected finite means; got {list(mean)}")
         if len(mean) != self.features:
             raise ValueError(f"Standardize: expected {self.features} means; got {len(mean)}")
-        # Plain attributes, not buffers: .float() on the flow must not round them.
-        self._mean = torch.tensor([float(m) for m in mean], dtype=torch.float64)
-        self._scale = torch.tensor([float(s) for s in scale], dtype=torch.float64)
+        # Plain attributes, not buffers: .float() on the flow must not round them. The default device may be meta.
+        self._mean = torch.tensor([float(m) for m in mean], dtype=torch.float64, device="cpu")
+        self._scale = torch.tensor([float(s) for s in scale], dtype=torch.float64, device="cpu")
         self._log_det = -float(self._scale.log().sum())
 
     @property
@@ -130,6 +130,7 @@ class ActNorm(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
+        self.check_dtypes(self.shift, x)
         if self.training and not self._is_initialized:
             self.initialize(x)
         if torch.is_grad_enabled() and usable(x, self.shift, self.log_scale):
@@ -141,6 +142,7 @@ class ActNorm(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
+        self.check_dtypes(self.shift, z)
         x = z * torch.exp(self.log_scale) + self.shift
         return x, self.log_scale.sum().expand(z.shape[:-1])
 
@@ -160,7 +162,8 @@ class ActNorm(Bijection):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._is_initialized = bool(self.initialized.item())
+        if not self.initialized.is_meta:
+            self._is_initialized = bool(self.initialized.item())
 
 
 def _normalize(x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:

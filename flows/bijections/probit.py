@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pushforward.flows.bijections.support import Box, above
+from pushforward.flows.checks import at_least_single
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -27,7 +28,8 @@ class Probit(Box):
         x = torch.where(inside, x, 0.5 * low + 0.5 * high)
         # The distance to the nearer end keeps its digits.
         upper = x > 0.5 * low + 0.5 * high
-        tail = torch.special.ndtri(torch.where(upper, high - x, x - low) / (high - low))
+        share = torch.where(upper, high - x, x - low) / (high - low)
+        tail = torch.special.ndtri(at_least_single(share)).to(x.dtype)
         z = torch.where(upper, -tail, tail)
         log_det = torch.where(inside, 0.5 * z.square() + _LOG_SQRT_2PI - (high - low).log(), -torch.inf)
         return torch.where(inside, z, 0.0), log_det.sum(-1)

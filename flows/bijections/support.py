@@ -34,8 +34,8 @@ class Box(Bijection):
         lows, highs = (ends(name, which, arguments[which], self.features) for which in self.adopted)
         if not all(a < b for a, b in zip(lows, highs, strict=True)):
             raise ValueError(f"{name}: expected every low below its high; got {lows} and {highs}")
-        # Plain attributes, not buffers: .float() on the flow must not round them.
-        self._low, self._high = (torch.tensor(e, dtype=torch.float64) for e in (lows, highs))
+        # Plain attributes, not buffers: .float() on the flow must not round them. The default device may be meta.
+        self._low, self._high = (torch.tensor(e, dtype=torch.float64, device="cpu") for e in (lows, highs))
 
     @property
     def domain(self) -> list[tuple[float, float]]:
@@ -90,7 +90,8 @@ class Log(Bijection):
         self.adopt(low=low)
 
     def adopt(self, **arguments: Any) -> None:
-        self._low = torch.tensor(ends("Log", "low", arguments["low"], self.features), dtype=torch.float64)
+        lows = ends("Log", "low", arguments["low"], self.features)
+        self._low = torch.tensor(lows, dtype=torch.float64, device="cpu")
 
     @property
     def domain(self) -> list[tuple[float, float]]:

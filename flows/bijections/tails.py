@@ -37,7 +37,7 @@ class LogTails(Bijection):
         self.bound = float(bound)
         self.mapped = mapped
         # Plain attribute, not a buffer: it follows from the configuration.
-        self._is_mapped = torch.tensor(mapped)
+        self._is_mapped = torch.tensor(mapped, device="cpu")
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)

@@ -30,6 +30,10 @@ class BufferPool:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with no unused tensors and a new lock, whatever another thread was doing with the old one."""
         self.nbytes = 0
         """Total size of the unused tensors in bytes."""
         self._free: dict[tuple[int, torch.dtype], list[Tensor]] = {}

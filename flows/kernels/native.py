@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pushforward.flows.kernels import buffers
 from pushforward.flows.kernels.build import build, cache_folder
 
 KINDS = {torch.float32: "f32", torch.float64: "f64"}
@@ -92,6 +93,22 @@ def library() -> ctypes.CDLL | None:
 
 
 _loading = threading.Lock()  # only one thread builds, and warns
+
+
+def _after_fork() -> None:
+    """Prepare the child of a fork, where only the thread that forked lives on.
+
+    A computation that called on the other threads of OpenMP, torch's own too, would wait for ever, and so would one for
+    a lock that another thread held.
+    """
+    global _loading
+    torch.set_num_threads(1)
+    _loading = threading.Lock()
+    buffers.POOL.restart()
+
+
+if hasattr(os, "register_at_fork"):  # there are no forks on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _loaded() -> ctypes.CDLL | None:

@@ -83,8 +83,8 @@ class MaskedResidualNet(Part):
         self.features, self.outputs_per_feature, self.context = features, outputs_per_feature, context
         self.hidden, self.blocks, self.dropout = hidden, blocks, dropout
         degrees = _hidden_degrees(features, hidden, context)
-        inputs = torch.arange(1, features + 1)
-        outputs = torch.arange(1, features + 1).repeat_interleave(outputs_per_feature)
+        inputs = torch.arange(1, features + 1, device="cpu")  # with values, also if the default device is meta
+        outputs = inputs.repeat_interleave(outputs_per_feature)
         self.first = MaskedLinear(features, hidden, degrees[:, None] >= inputs)
         self.first_context = nn.Linear(context, hidden, bias=False) if context else None
         within = degrees[:, None] >= degrees
@@ -162,7 +162,7 @@ def _hidden_degrees(features: int, hidden: int, context: int) -> Tensor:
     """Ascending degrees of the hidden units, spread evenly."""
     lowest = _lowest_degree(features, context)
     count = features - lowest  # degrees lowest .. features - 1; a unit of degree D would reach no output
-    return lowest + torch.arange(hidden) * count // hidden
+    return lowest + torch.arange(hidden, device="cpu") * count // hidden
 
 
 def _known_units(features: int, hidden: int, context: int) -> tuple[int, ...]:

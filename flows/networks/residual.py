@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pushforward.flows.checks import check_at_least, check_dropout
+from pushforward.flows.constants import Constants
 from pushforward.flows.state import Part
 
 
@@ -155,7 +156,7 @@ def _shrink(linear: nn.Linear) -> None:
         nn.init.zeros_(linear.bias)
 
 
-class MaskedLinear(nn.Linear):
+class MaskedLinear(Constants, nn.Linear):
     """A linear layer with some weights fixed at zero.
 
     Args:
@@ -168,8 +169,7 @@ class MaskedLinear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, mask: Tensor) -> None:
         super().__init__(inputs, outputs)
-        # Not saved, because the sizes of the network determine it.
-        self.register_buffer("mask", mask.to(self.weight.dtype), persistent=False)
+        self.set_constant("mask", mask.to(self.weight.dtype))
 
     def masked_weight(self) -> Tensor:
         """The weight ``(outputs, inputs)``, zero where the mask is."""

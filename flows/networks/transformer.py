@@ -101,8 +101,7 @@ class MaskedTransformer(Part):
         self.body = nn.ModuleList(TransformerBlock(hidden, heads, dropout, branches=2 * blocks) for _ in range(blocks))
         self.norm = nn.LayerNorm(hidden)
         self.last = _Heads(features, hidden, outputs_per_feature)
-        # Not saved, because the number of features determines it.
-        self.register_buffer("mask", torch.full((features, features), -math.inf).triu(1), persistent=False)
+        self.set_constant("mask", torch.full((features, features), -math.inf, device="cpu").triu(1))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         check_shape(type(self).__name__, "points", x, self.features)

@@ -12,7 +12,7 @@ from pushforward.flows.bases.base import LocationScale
 from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bijections.base import Bijection, Chain
 from pushforward.flows.bijections.normalization import ActNorm
-from pushforward.flows.checks import ANY_CONTEXT, check_shape
+from pushforward.flows.checks import ANY_CONTEXT, as_input, check_context, check_shape
 from pushforward.flows.flow import Flow
 from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.presets import build
@@ -55,7 +55,8 @@ class Autoencoder(Part):
             takes one pass of its inverse.
 
     Shape:
-        rows ``(..., D)``, latent vectors ``(..., L)``, bounds ``(...)`` in nats.
+        rows ``(..., D)``, latent vectors ``(..., L)``, bounds ``(...)`` in nats. Dtypes are converted, and wrong input
+        is refused, as by a ``Flow``.
 
     References:
         - Kingma & Welling (2014), https://arxiv.org/abs/1312.6114; Rezende & Mohamed (2015),
@@ -169,13 +170,14 @@ class Autoencoder(Part):
         Raises:
             ValueError: If there is a context.
         """
-        if context is not None:
-            raise ValueError(f"Autoencoder: expected no context; got one of shape {tuple(context.shape)}")
+        check_context("Autoencoder", context, 0)
+        x = self._cast(x)
         base = self.posterior.base
         if isinstance(base, Gaussian):
             # Drawn at once on the CPU: the same noise on every device and for every chunk size.
-            size, generator = base.features + base.rank, torch.Generator().manual_seed(0)
-            noise = torch.randn(SCORE_SAMPLES, 1, size, generator=generator, dtype=torch.float64)
+            size, generator = base.features + base.rank, torch.Generator("cpu").manual_seed(0)
+            shape = SCORE_SAMPLES, 1, size
+            noise = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
             return self._streamed_bound(x, SCORE_SAMPLES, beta=1.0, noise=noise.to(base.device, base.dtype))
         with seeded(0, x.device):
             return self.log_prob_bound(x)
@@ -183,8 +185,7 @@ class Autoencoder(Part):
     @torch.no_grad()
     def sample(self, n: int | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
         """Draw rows ``(n, D)``: latent vectors from the prior, and for each a row from the decoder."""
-        if context is not None:
-            raise ValueError(f"Autoencoder: expected no context; got one of shape {tuple(context.shape)}")
+        check_context("Autoencoder", context, 0)
         return self.decoder.sample(self.prior.sample(n))
 
     @torch.no_grad()
@@ -238,9 +239,9 @@ class Autoencoder(Part):
 
     def _streamed_bound(self, x: Tensor, samples: int, beta: float, noise: Tensor | None = None) -> Tensor:
         """The importance-weighted bound in chunks of rows and samples, by given noise or by fresh samples."""
-        check_shape("Autoencoder", "rows", x, self.features)
+        x = self._cast(x)
         lead = x.shape[:-1]
-        rows = self.decoder.observe(self._cast(x)).reshape(math.prod(lead), self.features)
+        rows = self.decoder.observe(x).reshape(math.prod(lead), self.features)
         bounds = []
         for chunk in rows.split(CHUNK):
             context = self._context(chunk)
@@ -264,8 +265,10 @@ class Autoencoder(Part):
         return context
 
     def _cast(self, x: Tensor) -> Tensor:
-        """Rows in the dtype of the latent vectors; integers are allowed as input."""
-        return x.to(self.prior.base.dtype)
+        """Check rows; return them in the dtype of the latent vectors."""
+        x = as_input("Autoencoder", "rows", x, self.prior.base.like)
+        check_shape("Autoencoder", "rows", x, self.features)
+        return x
 
 
 def build_autoencoder(

@@ -12,12 +12,13 @@ from typing import Any
 
 import click
 
-from pushforward import __version__
 from pushforward.commands.common import print_message
 from pushforward.commands.group import COMMAND, CommandGroup
 from pushforward.common.errors import MAKE_ROOM, TableError, UserError, is_disk_full
+from pushforward.common.plugins import name_plugins
+from pushforward.common.signals import exit_on_signal
 from pushforward.common.streams import STDOUT, prepare_streams
-from pushforward.experiment.signals import exit_on_signal
+from pushforward.common.version import __version__
 
 # Module in pushforward.commands, and the description in the list of commands.
 _COMMANDS = {
@@ -83,8 +84,16 @@ class _Commands(CommandGroup):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pushforward")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def main(debug: bool) -> None:
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="MODULE",
+    help="Module, or file of Python, that registers flows, maps, objectives or problems of yours.",
+)
+def main(debug: bool, plugins: tuple[str, ...]) -> None:
     """Fit, score, sample and evaluate densities with normalizing flows."""
+    name_plugins(plugins)
     # Imports create a million objects that stay. Garbage collections during imports and at exit take over a second.
     if gc.get_threshold()[0] < 100_000:
         gc.set_threshold(100_000, 20, 20)

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from pushforward.benchmark.methods import parse_methods
-from pushforward.benchmark.peers import FEW_ROWS, PEER_VALIDATIONS, build_peer, peer_config, train_peer
+from pushforward.benchmark.peers import FEW_ROWS, PEER_VALIDATIONS, Peer, build_peer, peer_options, train_peer
 from pushforward.common.errors import ConfigError
 from pushforward.config.read import load_config
-from pushforward.config.schema import Config
 from pushforward.train.defaults import resolve
 from pushforward.train.objectives.likelihood import RowTensors
+from pushforward.train.options import Options
 
 
-def peer_of(spec: str, rows: int, features: int, *more: str) -> tuple[Any, Config]:
+def peer_of(spec: str, rows: int, features: int, *more: str) -> tuple[Peer, Options]:
     (method,) = parse_methods([spec])
-    config = peer_config(method.config("iris", "", more), method, rows=rows, features=features)
-    return build_peer(method, features, config.flow), config
+    options = peer_options(method.config("iris", "", more), method, rows=rows, features=features)
+    return build_peer(method, features, options.flow), options
 
 
 PEER_SPECS = ["nflows:nsf-ar", "nflows:nsf-c", "nflows:maf", "zuko:nsf", "zuko:maf"]
@@ -50,10 +50,10 @@ def test_peers_keep_the_best_weights() -> None:
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     train, validation = (torch.randn(n, 3, generator=rng) for n in (40, 40))
-    peer, config = peer_of(
+    peer, options = peer_of(
         "nflows:maf flow.layers=3 flow.hidden=32 flow.dropout=0 train.learning_rate=1e-2", 40, 3, "train.steps=150"
     )
-    training = train_peer(peer, RowTensors(train), RowTensors(validation), config.train)
+    training = train_peer(peer, RowTensors(train), RowTensors(validation), options.train)
     scores = [score for _, _, score in training.curve]
     assert (training.steps, training.stop_reason, len(scores)) == (150, "steps", PEER_VALIDATIONS + 1)
     assert training.validation_nll == min(scores) < scores[-1]  # it overfits, and the best weights are restored
@@ -67,22 +67,22 @@ def test_peers_keep_the_best_weights() -> None:
 
 
 def test_peers_stop_by_the_clock_and_when_they_diverge() -> None:
-    from pushforward.train.trainer import DivergedError
+    from pushforward.train.divergence import DivergedError
 
     rows = torch.randn(64, 2)
-    peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.seconds=0.2")
-    training = train_peer(peer, RowTensors(rows), RowTensors(rows), config.train)
+    peer, options = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.seconds=0.2")
+    training = train_peer(peer, RowTensors(rows), RowTensors(rows), options.train)
     assert training.stop_reason == "seconds"
     assert 0.2 <= training.seconds < 2
     broken = rows.clone()
     broken[0] = math.nan
-    peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.steps=5")
-    training = train_peer(peer, RowTensors(broken), RowTensors(rows), config.train)
+    peer, options = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.steps=5")
+    training = train_peer(peer, RowTensors(broken), RowTensors(rows), options.train)
     assert (training.stop_reason, training.steps) == ("diverged", 1)
     assert math.isfinite(training.validation_nll)
-    peer, config = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.steps=5")
+    peer, options = peer_of("nflows:maf flow.layers=1 flow.hidden=8", 64, 2, "train.steps=5")
     with pytest.raises(DivergedError, match="was not finite at step 1"):
-        train_peer(peer, RowTensors(broken), RowTensors(broken), config.train)
+        train_peer(peer, RowTensors(broken), RowTensors(broken), options.train)
 
 
 def test_peers_have_the_sizes_of_the_literature_unless_matched() -> None:
@@ -90,8 +90,8 @@ def test_peers_have_the_sizes_of_the_literature_unless_matched() -> None:
 
     def sizes(spec: str, rows: int) -> tuple[Any, ...]:
         (method,) = parse_methods([spec])
-        config = peer_config(method.config("iris", "", ["train.seconds=9"]), method, rows=rows, features=5)
-        flow, train = config.flow, config.train
+        options = peer_options(method.config("iris", "", ["train.seconds=9"]), method, rows=rows, features=5)
+        flow, train = options.flow, options.train
         return flow.layers, flow.hidden, flow.blocks, flow.bound, flow.dropout, train.learning_rate, train.batch_size
 
     assert sizes("nflows:nsf-ar", FEW_ROWS) == (5, 128, 2, 5.0, 0.0, 1e-3, 512)
@@ -100,7 +100,9 @@ def test_peers_have_the_sizes_of_the_literature_unless_matched() -> None:
     keys = "flow.hidden=32 flow.dropout=0.1 train.learning_rate=5e-4 train.batch_size=64"
     assert sizes(f"nflows:nsf-ar {keys}", 100) == (5, 32, 2, 5.0, 0.1, 5e-4, 64)
     for rows in (100, 1000, 10_000):
-        ours = resolve(load_config("iris", overrides=["flow=nsf-ar"]), rows=rows, features=5, is_toy=False).flow
+        ours = resolve(
+            load_config("iris", overrides=["flow=nsf-ar"]).model_dump(), rows=rows, features=5, is_toy=False
+        ).flow
         wanted = (ours.layers, ours.hidden, ours.blocks, ours.bound, ours.dropout)
         assert sizes("nflows:nsf-ar:matched", rows)[:5] == wanted
 

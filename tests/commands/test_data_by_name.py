@@ -37,4 +37,4 @@ def test_a_set_is_scored_by_its_name(of_iris: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_set_is_evaluated_on_by_its_name(of_iris: Path) -> None:
-    assert "samples (120 against 150 test rows)" in invoke("evaluate", str(of_iris), "iris").stdout
+    assert "samples (120 against 150 rows of iris)" in invoke("evaluate", str(of_iris), "iris").stdout

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from pushforward.cli import main
 from pushforward.config.read import load_config
-from pushforward.experiment.rows import fit
+from pushforward.experiment.run import fit
 
 
 def test_score_and_sample_commands_on_a_run_with_a_mixture(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_score_and_sample_commands_on_a_run_with_a_mixture(tmp_path: Path) -> No
     )
     done = fit(config, out=tmp_path / "run", quiet=True)
     assert done.results["flow"] == "made-mog x 3"
-    rows = done.density.sample(40, seed=3)
+    rows = done.density.draw(40, seed=3)
     names = done.density.schema.names
     np.savetxt(tmp_path / "rows.csv", rows, fmt="%.17g", delimiter=",", header=",".join(names), comments="")
     runner, run = CliRunner(), str(tmp_path / "run")

@@ -15,6 +15,7 @@ from pushforward.config.read import load_config
 from pushforward.config.schema import DataConfig
 from pushforward.datasets import Dataset, load
 from pushforward.train.data import load_data
+from pushforward.train.defaults import data_options
 from tests.fixtures.paths import DATA
 from tests.fixtures.tables import parquet_bytes, write_file
 
@@ -44,7 +45,7 @@ def follow(error: TableError) -> tuple[DataConfig, Dataset]:
     program, verb, source, *overrides = done.stdout.split("\0")[:-1]
     assert (program, verb) == ("pushforward", "fit")
     config = load_config(source, overrides=overrides)
-    return config.data, load_data(config)
+    return config.data, load_data(data_options(config.model_dump()))
 
 
 # name of the file -> (content, what follows the name of the file in the message)

@@ -205,7 +205,7 @@ def test_imports_are_light() -> None:
     code = (
         "import sys\n"
         "import pushforward.config.read, pushforward.runs.folder, pushforward.tracking.base\n"
-        "import pushforward.tracking.progress, pushforward.experiment.signals\n"
+        "import pushforward.tracking.progress, pushforward.common.signals\n"
         "print([name for name in ('torch', 'wandb', 'rich', 'matplotlib') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

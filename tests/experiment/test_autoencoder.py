@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -14,16 +15,17 @@ from pyarrow import parquet
 from pushforward.cli import main
 from pushforward.common.errors import ConfigError
 from pushforward.config.read import load_config
+from pushforward.datasets.tables.fingerprint import rows_fingerprint
 from pushforward.evaluate.density import FittedDensity
-from pushforward.experiment import autoencoder
-from pushforward.experiment.autoencoder import AutoencoderFit, plan_autoencoder
 from pushforward.experiment.result import Fit
-from pushforward.experiment.rows import fit, resume
+from pushforward.experiment.run import fit, plan, resume
 from pushforward.flows import Flow
 from pushforward.runs.folder import RunFolder
-from pushforward.runs.row_scores import rows_fingerprint
 from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.data import load_data
+from pushforward.train.objectives.bound import EvidenceBound
+from pushforward.train.options import DataOptions
+from pushforward.train.problems import autoencoder
 
 SMALL = ("flow.hidden=32", "flow.blocks=1", "flow.dropout=0", "vae.latent=4", "train.batch_size=128", "wandb=off")
 
@@ -40,10 +42,12 @@ def digits(made_once: Callable[..., Path]) -> Fit:
 
     def fill(folder: Path) -> None:
         config = load_config("digits", overrides=(*SMALL, "train.objective=elbo", "train.steps=150"))
-        fit(config, out=folder / "run", quiet=True)
+        lines = fit(config, out=folder / "run", quiet=True).numbers
+        (folder / "lines.json").write_text(json.dumps(lines))
 
-    run = RunFolder.open(made_once("digits-autoencoder", fill) / "run")
-    return AutoencoderFit(run, FittedDensity.load(run.model), json.loads(run.results.read_text()), None)
+    folder = made_once("digits-autoencoder", fill)
+    run, lines = RunFolder.open(folder / "run"), json.loads((folder / "lines.json").read_text())
+    return Fit(run, FittedDensity.load(run.model), json.loads(run.results.read_text()), None, tuple(lines))
 
 
 def test_results_and_record(digits: Fit) -> None:
@@ -105,11 +109,11 @@ def test_a_resumed_fit_removes_the_pictures_of_the_previous_model(tmp_path: Path
     assert not (run.samples / "samples.csv").exists()
 
 
-def test_a_gradient_that_bounds_do_not_have_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_another_gradient_of_a_resumed_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     keys = (*SMALL, "train.objective=elbo", "train.evaluate=false")
     run = fit(load_config("iris", overrides=(*keys, "train.steps=5")), out=tmp_path / "run", quiet=True).run
     before = run.config.read_bytes()
-    with pytest.raises(ConfigError, match="expected auto, path or path-wise"):
+    with pytest.raises(ConfigError, match=r"^train\.gradient: a resumed fit keeps"):
         resume(run.path, ("train.gradient=score-function", "train.steps=10"), quiet=True)
     assert run.config.read_bytes() == before
     assert run.status == "finished"
@@ -122,7 +126,7 @@ def test_the_failure_of_a_resumed_fit_is_recorded(tmp_path: Path, monkeypatch: p
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(autoencoder, "BoundObjective", fails)
+    monkeypatch.setattr(EvidenceBound, "make", fails)
     with pytest.raises(RuntimeError, match="no memory"):
         resume(run.path, ("train.steps=10",), quiet=True)
     assert run.status == "failed"
@@ -138,7 +142,7 @@ def test_some_of_many_rows_are_scored(tmp_path: Path, monkeypatch: pytest.Monkey
     scores = parquet.read_table(done.run.test_scores).to_pydict()
     assert done.results["test_rows_scored"] == len(scores["row"]) == 11
     assert done.results["test_nll"] == pytest.approx(-np.mean(scores["log_prob"]))
-    rows = load_data(load_config("iris")).rows[np.array(scores["row"])]
+    rows = load_data(DataOptions(source="iris")).rows[np.array(scores["row"])]
     np.testing.assert_allclose(done.density.log_prob(rows), scores["log_prob"])
     assert done.results["test_rows_sha256"] == rows_fingerprint(done.density.schema.names, rows)
     assert "11 test rows" in done.run.report.read_text()
@@ -146,37 +150,49 @@ def test_some_of_many_rows_are_scored(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_signal_ends_the_scoring_after_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autoencoder, "ROWS_AT_A_TIME", 4)
-    planned = plan_autoencoder(load_config("iris", overrides=(*SMALL, "train.objective=elbo")))
-    density = FittedDensity(cast(Flow, planned.model), planned.prepared.dataset.schema, [0.0] * 4)
-    numbers = planned.prepared.splits.test
+    problem = plan(load_config("iris", overrides=(*SMALL, "train.objective=elbo")))
+    assert isinstance(problem, autoencoder.AutoencoderProblem)
+    dataset = problem.prepared.dataset
+    density = FittedDensity(cast(Flow, problem.build()), dataset.schema, [0.0] * 4)
+    rows = dataset.rows[problem.prepared.splits.test]
     calls: list[int] = []
 
     def stop() -> str:
         calls.append(1)
         return "sigterm" if len(calls) == 2 else ""
 
-    kept, scores = autoencoder.score_rows(density, planned.prepared, numbers, 12, stop)
+    kept, scores = autoencoder.score_rows(density, rows, 12, stop)
     assert (len(kept), len(scores), len(calls)) == (8, 8, 2)
-    assert kept[0] == numbers[0]
-    assert kept[-1] >= numbers[-3]  # every piece is spread over the whole table
-    np.testing.assert_allclose(density.log_prob(planned.prepared.dataset.rows[kept]), scores)
+    assert kept[0] == 0
+    assert kept[-1] >= len(rows) - 3  # every piece is spread over all rows
+    np.testing.assert_allclose(density.log_prob(rows[kept]), scores)
 
 
-def test_autoencoders_and_targets_are_not_evaluated_like_flows(digits: Fit, tmp_path: Path) -> None:
-    keys = ("flow=nsf-ar", "flow.layers=1", "flow.hidden=16", "train.batch_size=64", "train.evaluate=false")
-    config = load_config("target:u1", overrides=(*keys, "train.steps=3", "wandb=off"))
-    target = fit(config, out=tmp_path / "target", quiet=True)
-    table = tmp_path / "rows.csv"
-    table.write_text("a\n1\n")
-    for done, message in ((digits, "fit of an autoencoder"), (target, "fit to a target")):
-        for data in ((), (table,)):
-            refused = invoke("evaluate", done.run.path, *data, code=2)
-            assert message in refused.stderr
-            assert "pushforward score" in refused.stderr
-            assert len(refused.stderr.strip().splitlines()) == 1
-        page = done.run.report.read_text()
-        assert "pushforward score" in page
-        assert "pushforward evaluate" not in page
+def test_autoencoders_are_evaluated_again(digits: Fit, tmp_path: Path) -> None:
+    """On the own test rows with the numbers of the fit, and on other rows with those of the rows."""
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(digits.run.path, run.path)
+    for path in (*run.pictures.glob("*.png"), run.samples / "samples.csv", run.test_scores):
+        path.unlink()
+    found = json.loads(invoke("evaluate", run.path, "--json").stdout)
+    kept = ("val_nll", "test_nll", "test_nll_se", "test_rows_scored", "test_rows_sha256", "decoder", "latent")
+    assert {key: found[key] for key in kept} == {key: digits.results[key] for key in kept}
+    assert {path.name for path in run.pictures.glob("*.png")} == {
+        "latent-plane.png",
+        "reconstructions.png",
+        "samples.png",
+    }
+    before, after = (parquet.read_table(each.test_scores).to_pydict() for each in (digits.run, run))
+    assert after == before
+    rows = FittedDensity.load(run.model).draw(20, seed=1)
+    np.savetxt(
+        tmp_path / "new.csv", rows, fmt="%d", delimiter=",", header=",".join(digits.density.schema.names), comments=""
+    )
+    done = invoke("evaluate", run.path, tmp_path / "new.csv", "--json")
+    found = json.loads(done.stdout)
+    assert found["test_rows_scored"] == 20
+    assert found["test_nll"] == pytest.approx(-digits.density.log_prob(rows).mean())
+    assert json.loads(run.results.read_text())["test_nll"] == digits.results["test_nll"], "the run keeps its own"
 
 
 def test_the_decoder_follows_from_the_columns(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pushforward.config.read import load_config
-from pushforward.experiment.rows import fit
+from pushforward.experiment.run import fit
 from pushforward.tracking.jsonl import read_metrics
 
 

@@ -8,7 +8,8 @@ import torch
 
 from pushforward.config.read import load_config
 from pushforward.evaluate.likelihood import paired_difference
-from pushforward.experiment.rows import fit, plan
+from pushforward.experiment.run import fit, plan
+from pushforward.train.problems.rows import RowsProblem
 
 
 def heavy_table(path: Path, rows: int, columns: int = 3) -> Path:
@@ -34,7 +35,9 @@ def gain_of_student_t(tmp_path: Path, *overrides: str) -> tuple[float, float]:
             overrides=(f"flow.base={base}", "wandb=off", "train.evaluate=false", *SPLIT, *overrides),
         )
         done = fit(options, out=tmp_path / base, quiet=True)
-        scores.append(torch.from_numpy(done.density.log_prob(plan(options).prepared.test.rows)))
+        problem = plan(options)
+        assert isinstance(problem, RowsProblem)
+        scores.append(torch.from_numpy(done.density.log_prob(problem.prepared.test.rows)))
     return paired_difference(*scores)
 
 

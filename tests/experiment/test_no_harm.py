@@ -20,12 +20,13 @@ from pushforward.common.errors import MAKE_ROOM, RunError
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config
 from pushforward.evaluate.density import FittedDensity
-from pushforward.experiment import evaluation, rows as fitting
 from pushforward.experiment.evaluation import evaluate_run
-from pushforward.experiment.rows import fit as fit_here, resume
+from pushforward.experiment.run import fit as fit_here, resume
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.jsonl import read_metrics
 from pushforward.tracking.wandb.record import read_record
+from pushforward.train.callbacks import Watch
+from pushforward.train.problems.rows import RowsProblem
 from tests.fixtures.wandb_server import WandbServer
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, mounts and locks are POSIX")
@@ -211,15 +212,13 @@ def test_a_disk_that_is_too_small_is_one_line(tmp_path: Path, alone: dict[str, s
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_before_the_first_checkpoint_is_one_line_with_the_file(
-    tmp_path: Path, alone: dict[str, str]
-) -> None:
+def test_a_disk_that_is_full_before_the_first_checkpoint_is_one_line(tmp_path: Path, alone: dict[str, str]) -> None:
     disk = tmp_path / "disk"
-    with small_disk(disk, "20k"):  # for the files that describe the fit, and not for its first weights
+    with small_disk(disk, "20k"):  # for the files that describe the fit, and not for its weights
         fit = RunningFit(alone, disk, "moons", "--wandb", "off")
         assert fit.wait() == 1
-        assert " fit: run/checkpoints/start/" in fit.lines[-1]
-        assert fit.lines[-1].endswith(f": No space left on device; {MAKE_ROOM}\n")
+        assert " fit: run: cannot reserve 4 MB for the model and its report" in fit.lines[-1]
+        assert fit.lines[-1].endswith(f": no space left on device; {MAKE_ROOM}\n")
         found = {path.name for path in fit.run.rglob("*") if path.is_file()}
         assert found == {".lock", "config.yaml", "environment.json", "schema.json", "state.json"}
         assert RunFolder(fit.run).status == "failed"
@@ -242,12 +241,13 @@ def check_killed_fit(folder: Path, environment: Mapping[str, str], generator: ra
     program = (
         "import sys\nfrom pathlib import Path\nfrom pushforward.config import load_config\n"
         "from pushforward.experiment import fit\n"
+        "from pushforward.train.callbacks import Watch\n"
         "seen = open(sys.argv[1], 'ab', buffering=0)\n"
         "def watch(fraction, nll):\n"
         "    seen.write(f'{nll!r}\\n'.encode())\n"
         "    return ''\n"
         "config = load_config('moons', overrides=sys.argv[2:])\n"
-        "fit(config, out=Path('run'), quiet=True, watch=watch)\n"
+        "fit(config, out=Path('run'), quiet=True, callbacks=[Watch(watch)])\n"
     )
     keys = (*KEYS, "train.steps=4000", "train.checkpoint_seconds=0.2", "wandb=offline", "train.evaluate=false")
     process = subprocess.Popen(
@@ -293,10 +293,10 @@ def test_an_evaluation_that_fails_is_one_warning(tmp_path: Path, monkeypatch: py
     def fail(*_: Any, **__: Any) -> Any:
         raise MemoryError("not enough\nof it")
 
-    monkeypatch.setattr(evaluation, "evaluate_prepared", fail)
+    monkeypatch.setattr(RowsProblem, "evaluate", fail)
     done = fit_here(small(tmp_path), out=tmp_path / "run", quiet=True)
     assert done.run.status == "finished"
-    assert done.report is None
+    assert done.evaluation is None
     warned = [line for line in done.run.log.read_text().splitlines() if "warning" in line]
     assert [line.partition("warning: ")[2] for line in warned] == ["no evaluation: MemoryError: not enough of it"]
     assert "finished" in done.run.report.read_text()
@@ -306,7 +306,7 @@ def test_the_report_of_a_failed_fit_shows_the_failure(tmp_path: Path, monkeypatc
     def fail(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(fitting, "score_prepared", fail)
+    monkeypatch.setattr(RowsProblem, "score", fail)
     with pytest.raises(ZeroDivisionError):
         fit_here(small(tmp_path), out=tmp_path / "run", quiet=True)
     page = (tmp_path / "run" / "report.html").read_text()
@@ -349,5 +349,5 @@ def test_a_slow_callback_does_not_reduce_validation(tmp_path: Path) -> None:
         return ""
 
     config = load_config("moons", overrides=(*KEYS, "train.seconds=2", "wandb=off", "train.evaluate=false"))
-    fit_here(config, out=tmp_path / "run", quiet=True, watch=watch)
+    fit_here(config, out=tmp_path / "run", quiet=True, callbacks=[Watch(watch)])
     assert len([fraction for fraction in seen if 0.4 < fraction < 1.0]) > 3

@@ -12,6 +12,8 @@ from pushforward.common.errors import ConfigError, DataError
 from pushforward.config.read import load_config
 from pushforward.datasets import load
 from pushforward.train.data import load_data, prepare
+from pushforward.train.defaults import data_options
+from pushforward.train.options import DataOptions
 from tests.fixtures.power import N, counts, data_folder as data_folder, parts, small_power as small_power
 
 
@@ -21,8 +23,7 @@ def test_no_noise_is_added(small_power: Path) -> None:
     assert all(column.step is None for column in dataset.schema.columns)
     # The time of day is in minutes here; values shared by two rows by chance are not ties.
     assert [column.name for column in dataset.schema.columns if column.tied] == ["time"]
-    config = load_config("power")
-    prepared = prepare(dataset, config.data, 0)
+    prepared = prepare(dataset, DataOptions(source="power"))
     assert not prepared.bin_widths.any()
     assert np.array_equal(prepared.test.rows, parts(dataset)[2])
     assert [len(part) for part in prepared.splits] == list(counts(N))
@@ -48,7 +49,7 @@ def test_options_without_effect_are_refused(
     change: list[str], error: type[Exception], message: str, small_power: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        load_data(load_config("power", (), change))
+        load_data(data_options(load_config("power", (), change).model_dump()))
 
 
 def test_a_fit_and_its_scores(small_power: Path, tmp_path: Path) -> None:
@@ -73,5 +74,5 @@ def test_a_fit_and_its_scores(small_power: Path, tmp_path: Path) -> None:
     config = load_config(None, (run / "config.yaml",), ())
     assert config.data.source == "power"
     schema = json.loads((run / "schema.json").read_text())
-    assert load_data(config).sha256 == schema["sha256"]
+    assert load_data(data_options(config.model_dump())).sha256 == schema["sha256"]
     assert schema["rows"] == dict(zip(("train", "validation", "test"), counts(N), strict=True))

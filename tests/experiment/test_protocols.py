@@ -1,6 +1,7 @@
 """Fits under the protocols of the literature: their rows, their configuration, their scores."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +11,22 @@ from click.testing import CliRunner
 from pushforward.cli import main
 from pushforward.common.errors import ConfigError
 from pushforward.config.read import load_config
-from pushforward.config.schema import DataConfig
-from pushforward.datasets import Dataset, Splits
 from pushforward.datasets.tables.protocols import PROTOCOLS
 from pushforward.train.data import load_data, prepare
+from pushforward.train.options import DataOptions
 from tests.fixtures.protocols import N, correlated_table, write_numbers
-
-
-def prepared_parts(dataset: Dataset, config: DataConfig, seed: int) -> Splits:
-    return prepare(dataset, config, seed).splits
 
 
 def test_fits_use_the_split_of_the_protocol(tmp_path: Path) -> None:
     path = write_numbers(tmp_path / "t.csv", correlated_table())
-    config = load_config(str(path), (), ["data.protocol=rnade", "data.fold=3"])
-    dataset = load_data(config)
+    options = DataOptions(source=str(path), protocol="rnade", fold=3)
+    dataset = load_data(options)
     expected = PROTOCOLS["rnade"].rows(N, 3)
     for seed in (0, 1):
-        found = prepared_parts(dataset, config.data, seed)
+        found = prepare(dataset, replace(options, seed=seed)).splits
         assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-    plain = load_config(str(path))
-    assert not np.array_equal(prepared_parts(load_data(plain), plain.data, 0).test, expected.test)
+    plain = DataOptions(source=str(path))
+    assert not np.array_equal(prepare(load_data(plain), plain).splits.test, expected.test)
 
 
 @pytest.mark.parametrize(

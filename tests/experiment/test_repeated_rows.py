@@ -7,8 +7,9 @@ import pytest
 
 from pushforward.config.read import load_config
 from pushforward.datasets import load
-from pushforward.experiment.rows import fit
+from pushforward.experiment.run import fit
 from pushforward.train.data import prepare
+from pushforward.train.defaults import data_options
 from tests.fixtures.tables import table_with_copies
 
 
@@ -20,7 +21,7 @@ def test_the_likelihood_of_new_rows_is_reported_separately(tmp_path: Path) -> No
         quiet=True,
     )
     config = load_config(files=[done.run.config])
-    again = prepare(load(tmp_path / "d.csv"), config.data, config.data_seed)
+    again = prepare(load(tmp_path / "d.csv"), data_options(config.model_dump()))
     assert again.repeats is not None
     new = ~again.repeats.test
     nll = -done.density.log_prob(again.test.rows[new])

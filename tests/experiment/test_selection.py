@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ from click.testing import CliRunner
 
 from pushforward.cli import main
 from pushforward.config.read import load_config
-from pushforward.config.schema import Config
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment.result import Fit
-from pushforward.experiment.rows import fit, plan, resume
+from pushforward.experiment.run import fit, plan, resume
 from pushforward.flows import (
     AutoregressiveMixture,
     KernelDensity,
@@ -32,23 +32,34 @@ from pushforward.flows import (
 )
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.jsonl import read_metrics
-from pushforward.train import selection, trainer
-from pushforward.train.architecture import describe, describe_in_words
+from pushforward.train import fitting, selection
+from pushforward.train.architecture import describe, describe_in_words, uses_key
+from pushforward.train.callbacks import Watch
 from pushforward.train.defaults import candidates, is_open, resolve
-from pushforward.train.trainer import DivergedError
+from pushforward.train.divergence import DivergedError
+from pushforward.train.options import FlowOptions
+from pushforward.train.problems.rows import RowsProblem
+from pushforward.train.trainer import Trainer
+from tests.fixtures.callbacks import Functions
 from tests.fixtures.tables import bent, write_csv
 
 QUIET = ("wandb=off", "train.evaluate=false")
 
 
-SMALL = ("flow.hidden=8", "flow.blocks=1", "flow.components=3")
+LAYERS = ("flow.hidden=8", "flow.blocks=1")
+SMALL = (*LAYERS, "flow.components=3")
 
 
 ABOUT: dict[str, Any] = {"features": 3, "is_toy": False}
 
 
-def config_of(*overrides: str) -> Config:
-    return load_config("some.csv", overrides=overrides)
+def asked(*overrides: str) -> dict[str, Any]:
+    return load_config("some.csv", overrides=overrides).model_dump()
+
+
+def flow_of(run: RunFolder) -> FlowOptions:
+    """The flow of the configuration that a run has recorded."""
+    return resolve(load_config(files=[run.config]).model_dump(), rows=240, **ABOUT).flow
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +67,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_csv(tmp_path_factory.mktemp("data") / "bent.csv", bent(300)))
 
 
-def fitted(source: str, out: Path, *overrides: str, **options: Any) -> Fit:
-    return fit(load_config(source, overrides=(*QUIET, *SMALL, *overrides)), out=out, quiet=True, **options)
+def fitted(source: str, out: Path, *overrides: str, sizes: tuple[str, ...] = SMALL, **options: Any) -> Fit:
+    return fit(load_config(source, overrides=(*QUIET, *sizes, *overrides)), out=out, quiet=True, **options)
 
 
 @pytest.fixture
@@ -74,7 +85,7 @@ def test_model_selection(source: str, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "run" / "selection.json").read_text())
     assert set(found) == {"flow", "step_seconds", "seconds", "candidates"}
     compared = found["candidates"]
-    names = {describe(c.flow) for c in candidates(config_of(*keys), 1, rows=240, features=3)}
+    names = {describe(c.flow) for c in candidates(asked(*keys), 1, rows=240, features=3)}
     assert {candidate["flow"] for candidate in compared} == names
     scores = [candidate["val_nll"] for candidate in compared]
     assert scores == sorted(scores)
@@ -92,12 +103,13 @@ def test_model_selection(source: str, tmp_path: Path) -> None:
     offset = done.results["test_nll"] - done.results["test_nll_standardized"]
     assert all(row["best/val_nll"] <= scores[0] + offset + 1e-4 for row in rows if row["kind"] == "validation")
     # The recorded configuration is the selected one, so that a fit from it needs no selection.
-    config = load_config(files=[done.run.config])
-    assert describe(config.flow) == found["flow"]
-    assert "auto" not in config.flow.model_dump().values()
-    assert not is_open(config, is_toy=False)
+    config, flow = load_config(files=[done.run.config]), flow_of(done.run)
+    assert describe(flow) == found["flow"]
+    left = {key for key, value in config.flow.model_dump().items() if value == "auto" and uses_key(flow, key)}
+    assert left <= {"univariate"}, "the only key whose auto does not depend on the data"
+    assert not is_open(config.model_dump(), is_toy=False)
     log = done.run.log.read_text()
-    assert f"model: {describe_in_words(config.flow)}; validation NLL so far, in standardised units: " in log
+    assert f"model: {describe_in_words(flow)}; validation NLL so far, in standardised units: " in log
     assert all(name in log for name in names)
     # The run can be resumed.
     again = resume(done.run.path, ("train.seconds=2.6",), quiet=True)
@@ -108,13 +120,12 @@ def test_model_selection(source: str, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_short")
 def test_a_selection_survives_a_later_failure(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint follows the selection, from which a fit that failed afterwards is resumed."""
-    from pushforward.experiment import session
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patched:
-        patched.setattr(session, "minimize", fail)
+        patched.setattr(fitting, "Trainer", fail)
         with pytest.raises(RuntimeError, match="out of luck"):
             fitted(source, tmp_path / "run", "train.seconds=1", "flow.members=1")
     run = RunFolder.open(tmp_path / "run")
@@ -127,7 +138,7 @@ def test_a_selection_survives_a_later_failure(source: str, tmp_path: Path, monke
 
 def test_a_dry_run_says_that_the_fit_selects_the_model(source: str) -> None:
     for keys, flow, is_selected in (
-        (("train.seconds=9",), describe(resolve(config_of(), rows=240, **ABOUT).flow), True),
+        (("train.seconds=9",), describe(resolve(asked(), rows=240, **ABOUT).flow), True),
         (("flow=made-mog", "flow.members=2"), "made-mog x 2", False),
     ):
         arguments = ["fit", source, "--dry-run", *QUIET, *SMALL, *keys]
@@ -139,13 +150,13 @@ def test_a_dry_run_says_that_the_fit_selects_the_model(source: str) -> None:
 
 def selected(source: str, *overrides: str) -> tuple[selection.Selection, list[str]]:
     """The result of model selection, and the lines for the user."""
-    planned = plan(load_config(source, overrides=(*QUIET, *SMALL, *overrides)))
-    assert planned.undecided is not None
+    problem = plan(load_config(source, overrides=(*QUIET, *SMALL, *overrides)))
+    assert problem.is_open
     lines: list[str] = []
-    outcome = selection.select_model(
-        planned.prepared, planned.undecided, torch.device("cpu"), stop=lambda: "", notify=lines.append
-    )
-    return outcome, lines
+    problem.start(torch.device("cpu"), [Functions(message=lines.append)])
+    assert problem.selection is not None
+    assert not problem.is_open
+    return problem.selection, lines
 
 
 def test_without_time_nothing_is_compared(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,24 +165,44 @@ def test_without_time_nothing_is_compared(source: str, monkeypatch: pytest.Monke
     assert outcome.results == ()
     assert outcome.to_dict()["candidates"] == []
     assert outcome.state.progress.step == 0
-    assert outcome.config.flow.model_copy(update={"members": 1}) == (
-        candidates(load_config(source, overrides=SMALL), 1, rows=240, features=3)[0].flow
-    )
+    assert replace(outcome.options.flow, members=1) == candidates(asked(*SMALL), 1, rows=240, features=3)[0].flow
     (line,) = lines
-    members = outcome.config.flow.members
+    members = outcome.options.flow.members
     assert re.fullmatch(
         rf"model: an average of {members} flows \(nsf-ar with a made-mog base\); no time to compare it with others "
         r"\([\d.]+ ms a step of one flow\)",
         line,
     )
-    assert len(members_of(outcome.state.flow)) == outcome.config.flow.members
+    assert len(members_of(outcome.state.flow)) == outcome.options.flow.members
     assert outcome.state.flow.training
+
+
+def test_a_budget_in_steps_selects_too(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the seed alone: all candidates together take a share of the steps, and the fit all of them."""
+    monkeypatch.setattr(selection, "LEAST_STEPS", 4)
+    keys = ("train.steps=100", "flow.members=1", "train.patience=1", "train.log_every=1")
+    done, again = (fitted(source, tmp_path / name, *keys) for name in ("run", "again"))
+    found = json.loads((done.run.path / "selection.json").read_text())
+    assert [candidate["steps"] for candidate in found["candidates"]] == [4, 4]
+    assert found["step_seconds"] is None
+    assert describe(flow_of(done.run)) == found["flow"] == found["candidates"][0]["flow"]
+    assert (done.results["steps"], done.results["stop_reason"]) == (100, "budget")
+    rows = [row["step"] for row in read_metrics(done.run.metrics) if row["kind"] == "train"]
+    assert rows == list(range(9, 101))
+    first, second = (
+        {key: value for key, value in fit.results.items() if key not in ("run", "seconds")} for fit in (done, again)
+    )
+    assert first == second
+    outcome, lines = selected(source, "train.steps=99", "flow.members=1")
+    assert outcome.results == ()
+    assert outcome.state.progress.step == 0
+    assert lines == [f"model: {describe_in_words(outcome.options.flow)}"]
 
 
 @pytest.mark.usefixtures("_short")
 def test_a_given_base_leaves_a_single_candidate(source: str) -> None:
     outcome, lines = selected(source, "train.seconds=30", "flow.base=diagonal", "flow.members=1")
-    assert lines == [f"model: {describe_in_words(outcome.config.flow)}"]
+    assert lines == [f"model: {describe_in_words(outcome.options.flow)}"]
     base = members_of(outcome.state.flow)[0].base
     assert isinstance(base, AutoregressiveMixture)
     assert base.frame.covariance == "diagonal"
@@ -180,19 +211,19 @@ def test_a_given_base_leaves_a_single_candidate(source: str) -> None:
 @pytest.mark.usefixtures("_short")
 def test_a_candidate_that_diverges_is_left_out(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever it is, the other one is selected."""
-    minimize_really = trainer.minimize
+    run_really = Trainer.run
     for bad in (0, 1):
         calls = itertools.count()
 
-        def minimize(*arguments: Any, calls: Any = calls, bad: int = bad, **options: Any) -> Any:
+        def run(*arguments: Any, calls: Any = calls, bad: int = bad) -> Any:
             if next(calls) == bad:
                 raise DivergedError("the loss is not finite")
-            return minimize_really(*arguments, **options)
+            return run_really(*arguments)
 
-        monkeypatch.setattr(selection, "minimize", minimize)
-        outcome, lines = selected(source, "train.seconds=1", "flow.members=1")
-        kinds = [describe(c.flow) for c in candidates(config_of("flow.members=1"), 1, rows=240, features=3)]
-        assert describe(outcome.config.flow) == kinds[1 - bad]
+        monkeypatch.setattr(Trainer, "run", run)
+        outcome, lines = selected(source, "train.seconds=4", "flow.members=1")
+        kinds = [describe(c.flow) for c in candidates(asked("flow.members=1"), 1, rows=240, features=3)]
+        assert describe(outcome.options.flow) == kinds[1 - bad]
         assert [result.flow for result in outcome.results] == [kinds[1 - bad]]
         assert f"{kinds[bad]} diverged: the loss is not finite" in lines
 
@@ -207,9 +238,13 @@ def test_all_candidates_diverge(source: str, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("pushforward fit: the loss is not finite at step")
     run = RunFolder.open(tmp_path / "run")
     assert run.status == "diverged"
-    line = f"pushforward fit: {run.checkpoints / 'last.pt'}: no checkpoint to resume from\n"
-    again = invoke(["fit", "--resume", str(run.path)])
-    assert (again.exit_code, again.stderr) == (1, line)
+    again = invoke(["fit", "--resume", str(run.path)])  # it starts over
+    assert again.exit_code == 4, again.output
+    assert again.stderr.splitlines()[-1].startswith("pushforward fit: the loss is not finite at step")
+    assert run.status == "diverged"
+    fitted_again = resume(run.path, ("train.seconds=0.5", "train.learning_rate=1e-3"), quiet=True)
+    assert (fitted_again.run.status, fitted_again.results["stop_reason"]) == ("finished", "budget")
+    assert json.loads((run.path / "selection.json").read_text())["flow"] == describe(flow_of(run))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
@@ -249,7 +284,7 @@ def test_a_signal_during_model_selection(number: signal.Signals, code: int, sour
     assert run.status == "stopped"
     assert len(json.loads((run.path / "selection.json").read_text())["candidates"]) == 1
     density = FittedDensity.load(run.model)
-    assert np.isfinite(density.log_prob(density.sample(20))).all()
+    assert np.isfinite(density.log_prob(density.draw(20))).all()
     assert "continue with: pushforward fit --resume run" in errors
     again = resume(run.path, ("train.seconds=1e-3",), quiet=True)
     assert again.results["steps"] == results["steps"]
@@ -257,19 +292,24 @@ def test_a_signal_during_model_selection(number: signal.Signals, code: int, sour
 
 def test_a_mixture_of_flows_end_to_end(source: str, tmp_path: Path) -> None:
     """Interrupted and resumed it equals the uninterrupted fit; every member learns and has its own metrics."""
-    sizes = ("flow=nsf-ar", "flow.layers=1", "flow.members=3", "flow.bins=4", "train.steps=60", "train.log_every=20")
     keys = (
-        *sizes,
+        "flow=nsf-ar",
+        "flow.layers=1",
+        "flow.members=3",
+        "flow.bins=4",
+        "train.steps=60",
+        "train.log_every=20",
         "train.patience=1",
         "train.learning_rate=0.02",
         "train.warmup=0",
         "flow.dropout=0",
         "flow.hidden=16",
     )
-    whole = fitted(source, tmp_path / "whole", *keys)
+    whole = fitted(source, tmp_path / "whole", *keys, sizes=LAYERS)
     assert whole.results["flow"] == "nsf-ar x 3"
     validations = itertools.count()
-    cut = fitted(source, tmp_path / "run", *keys, watch=lambda *_: "enough" if next(validations) == 15 else "")
+    watch = Watch(lambda *_: "enough" if next(validations) == 15 else "")
+    cut = fitted(source, tmp_path / "run", *keys, sizes=LAYERS, callbacks=[watch])
     assert cut.results["stop_reason"] == "enough"
     assert cut.results["steps"] < 60
     done = resume(cut.run.path, (), quiet=True)
@@ -301,7 +341,10 @@ def test_a_mixture_of_flows_end_to_end(source: str, tmp_path: Path) -> None:
         (("moons", "flow.stacking=perhaps"), "flow.stacking: expected true or false"),
         (("moons", "flow=made-mog", "flow.base=student-t"), "expected base full or diagonal for made-mog"),
         (("moons", "flow.components=0"), "flow.components: expected a whole number above 0"),
-        (("moons", "flow.conditioner=transformr"), "flow.conditioner: expected residual, transformer"),
+        (
+            ("moons", "flow.conditioner=transformr"),
+            "flow.conditioner: unknown network 'transformr'; did you mean 'transformer'?",
+        ),
     ],
 )
 def test_keys_that_do_not_go_together_are_refused(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
@@ -324,14 +367,15 @@ def test_a_mixture_minimises_objectives_of_samples(objective: str, tmp_path: Pat
 def test_a_stacked_fit_end_to_end(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The model of the run is the stack; it is loaded, scored, evaluated and resumed like any other."""
     done = fitted(source, tmp_path / "run", "train.steps=40", "flow.members=2")
-    kind = describe(load_config(files=[done.run.config]).flow)
+    kind = describe(flow_of(done.run))
     assert done.results["flow"] == f"{kind}, stacked"
     assert json.loads(done.run.state.read_text())["flow"] == done.results["flow"]
     assert done.note.startswith("stacked   by validation likelihood: flow ")
     assert done.note in done.run.log.read_text()
     assert done.lines().count(done.note) == 1
     assert done.note not in capsys.readouterr().err, "it is part of the result, and would be shown twice"
-    assert not (done.run.path / "selection.json").exists()  # a budget in steps
+    found = json.loads((done.run.path / "selection.json").read_text())
+    assert found == {"flow": kind, "step_seconds": None, "seconds": 0.0, "candidates": []}
     loaded = FittedDensity.load(done.run.model)
     assert isinstance(loaded.flow, Mixture)
     bases = [type(member.base) for member in loaded.flow.members]
@@ -339,8 +383,9 @@ def test_a_stacked_fit_end_to_end(source: str, tmp_path: Path, capsys: pytest.Ca
     assert sum(loaded.flow.weights) == pytest.approx(1.0)
     kernel = loaded.flow.weights[bases.index(KernelDensity)]
     assert f"kernel density {kernel:.2f}" in done.note
-    prepared = plan(load_config(files=[done.run.config])).prepared
-    assert -loaded.log_prob(prepared.test.rows).mean() == pytest.approx(done.results["test_nll"], rel=1e-6)
+    problem = plan(load_config(files=[done.run.config]))
+    assert isinstance(problem, RowsProblem)
+    assert -loaded.log_prob(problem.prepared.test.rows).mean() == pytest.approx(done.results["test_nll"], rel=1e-6)
     rows = sum(m.base.points.numel() for m in loaded.flow.members if isinstance(m.base, KernelDensity))
     assert done.results["parameters"] == sum(p.numel() for p in loaded.flow.parameters()) + rows
     again = resume(done.run.path, ("train.steps=45",), quiet=True)
@@ -353,9 +398,9 @@ def test_a_stacked_fit_end_to_end(source: str, tmp_path: Path, capsys: pytest.Ca
 
 def test_the_report_of_a_stack(source: str, tmp_path: Path) -> None:
     done = fitted(source, tmp_path / "run", "train.steps=10", "flow.members=2", "train.evaluate=true")
-    assert done.report is not None
-    assert done.report.log_det.error < 1e-9
-    assert done.report.round_trip.points < 1e-9
+    assert done.evaluation is not None
+    assert done.evaluation.numbers["log_det"]["error"] < 1e-9
+    assert done.evaluation.numbers["round_trip"]["points"] < 1e-9
     assert done.run.report.exists()
     assert {"corner.png", "latent.png", "pit.png", "training.png"} <= {
         path.name for path in done.run.pictures.iterdir()
@@ -366,7 +411,8 @@ def test_the_report_of_a_stack(source: str, tmp_path: Path) -> None:
 
 
 def test_stacking_of_a_named_flow(source: str, tmp_path: Path) -> None:
-    done = fitted(source, tmp_path / "run", "flow=maf", "flow.layers=1", "flow.stacking=true", "train.steps=10")
+    keys = ("flow=maf", "flow.layers=1", "flow.stacking=true", "train.steps=10")
+    done = fitted(source, tmp_path / "run", *keys, sizes=LAYERS)
     assert done.results["flow"].startswith("maf, stacked") or "kernel density" in done.results["flow"]
     assert isinstance(done.density.flow, Mixture)
 
@@ -382,11 +428,11 @@ def test_auto_with_a_context(tmp_path: Path) -> None:
     model = done.density.flow
     assert isinstance(model, Mixture)
     assert (len(model.members), model.context) == (2, 1)
-    assert done.results["flow"] == describe(load_config(files=[done.run.config]).flow)
+    assert done.results["flow"] == describe(flow_of(done.run))
     assert "stacked" not in done.run.log.read_text()
     assert done.results["test_nll"] == pytest.approx(0.5 * math.log(2 * math.pi * math.e * 0.04), abs=0.5)
     for given in (-1.0, 1.0):
-        drawn = done.density.sample(500, np.full((500, 1), given))
+        drawn = done.density.draw(500, np.full((500, 1), given))
         assert drawn.mean() == pytest.approx(3 * given, abs=0.3)
     loaded = FittedDensity.load(done.run.model)
     np.testing.assert_allclose(
@@ -398,11 +444,16 @@ def test_auto_with_a_context(tmp_path: Path) -> None:
     assert lines[0].startswith("model: comparing ")
 
 
-def test_idle_keys_are_reported(source: str, tmp_path: Path) -> None:
-    config = load_config(source, overrides=["flow=made-mog", "flow.bins=16", "flow.hidden=8", "train.steps=2", *QUIET])
-    assert plan(config).notes == ("flow.bins: has no effect on flow=made-mog",)
-    run = fit(config, out=tmp_path / "run", quiet=True).run
-    assert "flow.bins: has no effect on flow=made-mog" in (run.path / "log.txt").read_text()
+def test_keys_without_effect_are_refused(source: str, tmp_path: Path) -> None:
+    keys = ["flow=made-mog", "flow.bins=16", "flow.hidden=8", "train.steps=2", *QUIET]
+    message = "flow.bins: has no effect on flow=made-mog; the nearest key that has one is flow."
+    for more in ((), ("--dry-run",)):
+        refused = CliRunner().invoke(main, ["fit", source, "--out", str(tmp_path / "run"), *keys, *more])
+        assert refused.exit_code == 2, refused.output
+        assert message in refused.stderr
+        assert not (tmp_path / "run").exists()
+    allowed = fit(load_config(source, overrides=keys), out=tmp_path / "run", quiet=True, strict=False)
+    assert load_config(files=[allowed.run.config]).flow.bins == 16
     keys = ["flow=nsf-ar", "flow.stacking=true", "data.given=[a]"]
     line = CliRunner().invoke(main, ["fit", source, *keys, "--dry-run"], prog_name="pushforward")
     assert line.exit_code == 2

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from pyarrow import parquet
 
 from pushforward.cli import main
 from pushforward.common.errors import ConfigError
 from pushforward.config.read import load_config
-from pushforward.config.schema import TrainConfig
 from pushforward.datasets.targets.load import load_target
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment.result import Fit
-from pushforward.experiment.rows import fit, resume
+from pushforward.experiment.run import fit, resume
 from pushforward.flows import build
 from pushforward.reports.run import run_page
 from pushforward.runs.folder import RunFolder
@@ -27,6 +28,7 @@ from pushforward.runs.record import read_run
 from pushforward.tracking.jsonl import read_metrics
 from pushforward.train.objectives.gradient_estimators import ESTIMATORS
 from pushforward.train.objectives.target import TargetObjective
+from pushforward.train.options import ObjectiveOptions
 
 SMALL = ("flow=nsf-ar", "flow.layers=1", "flow.hidden=16", "train.batch_size=128", "wandb=off")
 QUICK = "train.evaluate=false"
@@ -83,7 +85,30 @@ def test_the_density_is_normalised_and_the_run_reads_back(double_well: Fit) -> N
     for text in ("Forward ESS", "log Z", "KL divergence", "Weights"):
         assert text in page
     assert "Calibration" not in page
-    assert "evaluate run" not in page
+    assert "pushforward evaluate run" in page
+
+
+def test_a_fit_is_evaluated_again(double_well: Fit, tmp_path: Path) -> None:
+    """With the numbers of the fit; samples of the target from elsewhere take the place of its exact ones."""
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(double_well.run.path, run.path)
+    for path in (*run.pictures.glob("*.png"), run.samples / "samples.csv", run.test_scores):
+        path.unlink()
+    found = json.loads(invoke("evaluate", run.path, "--json").stdout)
+    del found["run"]
+    assert {key: double_well.results[key] for key in found} == found
+    assert {"log_z", "log_z_se", "elbo", "reverse_ess", "forward_ess", "kl_to_truth", "test_nll"} <= set(found)
+    assert {path.name for path in run.pictures.glob("*.png")} == {"density.png", "weights.png"}
+    before, after = (parquet.read_table(each.test_scores).to_pydict() for each in (double_well.run, run))
+    assert after == before
+    rows = double_well.density.draw(500, seed=5)  # as if a Markov chain had drawn them
+    np.savetxt(tmp_path / "chain.csv", rows, delimiter=",", header="x1,x2", comments="")
+    other = json.loads(invoke("evaluate", run.path, tmp_path / "chain.csv", "--json").stdout)
+    assert other["test_nll"] == pytest.approx(-double_well.density.log_prob(rows).mean())
+    assert (other["log_z"], other["reverse_ess"]) == (found["log_z"], found["reverse_ess"])
+    assert json.loads(run.results.read_text())["test_nll"] == double_well.results["test_nll"]
+    np.savetxt(tmp_path / "wide.csv", np.ones((9, 3)), delimiter=",", header="x1,x3,x4", comments="")
+    invoke("evaluate", run.path, tmp_path / "wide.csv", code=3)
 
 
 def test_samples_and_scores_of_the_run(double_well: Fit, tmp_path: Path) -> None:
@@ -236,11 +261,19 @@ def test_a_resumed_fit_keeps_what_it_minimises(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        (("target:u1", "train.objective=mle"), "is for rows; a target is fitted by reverse-kl", 2),
+        (
+            ("target:u1", "train.objective=mle"),
+            "is for rows; a target is fitted by one of reverse-kl, alpha, forward-kl, iwae",
+            2,
+        ),
         (("moons", "train.objective=reverse-kl"), "needs a target", 2),
         (("target:many-wel",), "did you mean 'many-well'", 3),
         (("target:many-well", "target.features=3"), "even", 3),
-        (("target:u1", "train.objective=elbo"), "is for rows; a target is fitted by reverse-kl", 2),
+        (
+            ("target:u1", "train.objective=elbo"),
+            "is for rows; a target is fitted by one of reverse-kl, alpha, forward-kl, iwae",
+            2,
+        ),
         (
             ("target:u1", "train.objective=alpha", "train.alpha=1", "train.gradient=path-wise"),
             "no path-wise gradient",
@@ -270,7 +303,7 @@ def test_validation_is_deterministic_and_leaves_the_random_state() -> None:
     flow = build("nsf-c", 3, layers=1, hidden=8).eval()
     for name in ("reverse-kl", "alpha", "forward-kl", "iwae"):
         objective = TargetObjective(
-            target, TrainConfig(objective=name), 64, validation_samples=200, device=torch.device("cpu"), seed=1
+            target, ObjectiveOptions(name=name), 64, validation_samples=200, device=torch.device("cpu"), seed=1
         )  # fmt: skip
         before = torch.get_rng_state()
         first, second = objective.validate(flow), objective.validate(flow)
@@ -280,16 +313,15 @@ def test_validation_is_deterministic_and_leaves_the_random_state() -> None:
 
 def test_annealing_ends_at_the_target() -> None:
     target = load_target("target:double-well")
-    config = TrainConfig(annealing=0.5)
-    objective = TargetObjective(target, config, 64, validation_samples=50, device=torch.device("cpu"), seed=0)
+    options = ObjectiveOptions(name="reverse-kl", annealing=0.5)
+    objective = TargetObjective(target, options, 64, validation_samples=50, device=torch.device("cpu"), seed=0)
     powers = [power for spent in (0.0, 0.25, 0.5, 1.0) if isinstance(power := objective.draw(spent), float)]
     assert powers == sorted(powers)
     assert powers[0] < 0.05 < powers[1] < powers[2] == 1.0
     x = torch.randn(5, 2)
     assert torch.equal(objective.log_target(1.0, x), target.log_prob(x))
-    at_once = TargetObjective(
-        target, TrainConfig(annealing=0), 64, validation_samples=50, device=torch.device("cpu"), seed=0
-    )  # fmt: skip
+    options = ObjectiveOptions(name="reverse-kl", annealing=0)
+    at_once = TargetObjective(target, options, 64, validation_samples=50, device=torch.device("cpu"), seed=0)
     assert at_once.draw(0.0) == 1.0
 
 

@@ -204,7 +204,7 @@ BAD: dict[str, tuple[Callable[[Flow], Any], type[Exception], str]] = {
     "tuple": (
         lambda f: Flow(f.base, f.bijection, nn.LSTM(10, 4)).double().log_prob(ones(2), ones(10)),
         TypeError,
-        "Flow: expected output of the embedding as a tensor; got tuple",
+        "Flow: expected output of the embedding as a torch tensor; got tuple$",
     ),
     "no context": (
         lambda f: Flow(f.base, f.bijection, nn.Linear(10, 4)).log_prob(ones(2)),
@@ -231,25 +231,10 @@ BAD: dict[str, tuple[Callable[[Flow], Any], type[Exception], str]] = {
         ValueError,
         r"Flow: expected context of shape \(..., 4\); got \(3,\)",
     ),
-    "numpy": (
-        lambda f: f.log_prob(ones(2).numpy(), ones(4)),  # type: ignore[arg-type]
-        TypeError,
-        "Flow: expected points as a tensor; got ndarray: use torch.as_tensor",
-    ),
-    "dtype of points": (
-        lambda f: f.log_prob(ones(2).float(), ones(4)),
-        TypeError,
-        r"Flow: expected points of torch.float64, the dtype of the parameters; got torch.float32: convert",
-    ),
-    "dtype of context": (
-        lambda f: f.log_prob(ones(2), ones(4).float()),
-        TypeError,
-        "Flow: expected context of torch.float64, the dtype of the parameters; got torch.float32: convert",
-    ),
     "size of points": (
         lambda f: f.log_prob(ones(3), ones(4)),
         ValueError,
-        r"Chain: expected points of shape \(..., 2\); got \(3,\)",
+        r"Flow: expected points of shape \(..., 2\); got \(3,\)",
     ),
 }
 

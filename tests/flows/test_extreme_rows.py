@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pushforward.flows import BASES, NAMES, Mixture, build
+from pushforward.flows import NAMED, NAMES, Mixture, build
 from tests.fixtures.bijections import engine as engine, in_both_engines
 
 Perturb = Callable[[nn.Module], nn.Module]
@@ -33,7 +33,7 @@ def test_no_row_is_undefined(name: str, options: str, dtype: torch.dtype, pertur
     signs = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [0.0, 0.0, -1.0], [-1.0, 1.0, 1e-9]], dtype=dtype)
     rows = (sizes[:, None, None] * signs).reshape(-1, 3)
     every = name == "gaussian" or (name == "nsf-c" and options == "plain")
-    for base in (*BASES, "made-mog") if every else ("diagonal", "full"):
+    for base in (*NAMED, "made-mog") if every else ("diagonal", "full"):
         flow = build(name, 3, layers=2, hidden=8, blocks=1, bins=4, base=base, **OPTIONS[options]).to(dtype).eval()
         perturb(flow)
         with torch.no_grad():

@@ -49,7 +49,7 @@ MESSAGES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "flow: points": (
         lambda: build("gaussian", 3).log_prob(torch.zeros(5, 4)),
-        "Chain: expected points of shape (..., 3); got (5, 4)",
+        "Flow: expected points of shape (..., 3); got (5, 4)",
     ),
     "flow: context missing": (
         lambda: build("maf", 2, 3).log_prob(torch.zeros(5, 2)),

@@ -411,5 +411,5 @@ def test_a_fitted_density_holds_a_mixture(tmp_path: Path, perturb: Perturb) -> N
     exact = mixture.double().log_prob(torch.from_numpy(rows)).detach().numpy()
     np.testing.assert_allclose(loaded.log_prob(rows), exact, rtol=1e-12)
     np.testing.assert_allclose(density.log_prob(rows, batch_size=7), exact, rtol=1e-12)
-    assert np.array_equal(loaded.sample(30, seed=1), density.sample(30, seed=1))
-    assert not np.array_equal(loaded.sample(30, seed=1), loaded.sample(30, seed=2))
+    assert np.array_equal(loaded.draw(30, seed=1), density.draw(30, seed=1))
+    assert not np.array_equal(loaded.draw(30, seed=1), loaded.draw(30, seed=2))

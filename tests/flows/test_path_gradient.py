@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from pushforward.flows import (
-    BASES,
+    NAMED,
     Base,
     Bijection,
     Chain,
@@ -281,9 +281,9 @@ def test_a_map_that_ignores_the_points_gives_a_zero_score_function() -> None:
     assert torch.equal(Constant(3).forward_and_score(x, score)[2], torch.zeros(4, 3))
 
 
-@pytest.mark.parametrize("name", [*BASES, "raw uniform", "constant uniform"])
+@pytest.mark.parametrize("name", [*NAMED, "raw uniform", "constant uniform"])
 def test_path_gradients_with_every_base(name: str, perturb: Perturb) -> None:
-    if "uniform" in name and name not in BASES:
+    if "uniform" in name and name not in NAMED:
         base: Base = Uniform(2, low=-1.0, width=3.0, trainable=name == "raw uniform")
     else:
         base = make_base(name, 2)

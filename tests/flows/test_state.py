@@ -59,6 +59,7 @@ OPTIONS: dict[str, list[Any]] = {
     "dropout": [0.0, 0.5],
     "conditioner": ["residual", "transformer"],
     "components": [2, 3],
+    "univariate": ["", "affine"],
     "base": [
         "diagonal",
         "full",
@@ -241,6 +242,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "probit": BOX,
     "rational-quadratic-spline": {"bins": [4, 5], "bound": [5.0, 3.0], "tails": ["linear", "learned"]},
     "residual-net": {"inputs": [2, 3], "outputs": [3, 2], **NETWORK},
+    "scaled-embedding": {
+        "scale": [Standardize([0.0] * 2, [1.0] * 2), Standardize([1.0] * 2, [2.0] * 2)],
+        "module": [net()],
+    },
     "standardize": {"mean": [[1.0, 2.0], [3.0, 4.0]], "scale": [[1.0, 2.0], [3.0, 4.0]]},
     "student-t": LOCATION_SCALE | {"degrees": [5.0, 3.0]},
     "transformed-distribution": {
@@ -277,7 +282,7 @@ def values(part: Any) -> Any:
             return part(x)
         if isinstance(part, Decoder):
             return part.log_prob(part.observe(x.round()), z)
-        return part(x, context) if part.context else part(x)
+        return part(x, context) if getattr(part, "context", 0) else part(x)
 
 
 PAIRS = [

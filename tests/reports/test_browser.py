@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pushforward.config.read import load_config
-from pushforward.experiment.rows import fit
+from pushforward.experiment.run import fit
 from pushforward.reports.comparison import write_comparison
 from pushforward.reports.run import write_report
 from pushforward.runs.comparison import compare_runs

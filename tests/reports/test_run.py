@@ -20,7 +20,7 @@ from pushforward.common.errors import RunUsageError
 from pushforward.common.markup import Html, tag
 from pushforward.common.numbers import decimals_of, fixed, measured, significant
 from pushforward.config.read import load_config
-from pushforward.experiment.rows import fit
+from pushforward.experiment.run import fit
 from pushforward.reports.page import document
 from pushforward.reports.run import run_page, write_report
 from pushforward.reports.sections.model import FLOW, parts_of
@@ -190,6 +190,12 @@ def test_averaged_densities_are_listed_with_their_weights(tmp_path: Path) -> Non
     assert "Candidates were not compared" not in chosen
     run.write_json("selection.json", {"flow": "made-mog", "step_seconds": 0.0125, "seconds": 2.5, "candidates": []})
     assert "Candidates were not compared" in check(run_page(read_run(run))).text
+    run.write_json("selection.json", {"flow": "made-mog", "step_seconds": None, "seconds": 2.5,
+                                 "candidates": [asdict(one) for one in candidates]})  # fmt: skip
+    by_steps = check(run_page(read_run(run))).text
+    assert "Each candidate was trained for a share of the steps" in by_steps
+    assert "A step of one flow took" not in by_steps
+    assert "Model selection took" not in by_steps
 
 
 def test_a_single_flow_is_described_in_a_sentence(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from pushforward.cli import main
 from pushforward.common.errors import RunError, RunUsageError
 from pushforward.common.numbers import measured
 from pushforward.config.read import load_config
+from pushforward.datasets.tables.fingerprint import rows_fingerprint
 from pushforward.evaluate.likelihood import paired_difference
-from pushforward.experiment.rows import fit
+from pushforward.experiment.run import fit
 from pushforward.reports.comparison import MATRIX, comparison_page, write_comparison
 from pushforward.runs.comparison import compare_runs, labels
 from pushforward.runs.folder import RunFolder
-from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
+from pushforward.runs.row_scores import write_row_scores
 
 Array = npt.NDArray[np.float64]
 

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from pushforward.common.errors import ConfigError
+from pushforward.config.resolved import resolved
 from pushforward.config.schema import Config
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.pruning import Hyperband
 from pushforward.sweeps.space import (
-    ITERATIONS,
     SweepSpace,
     default_space,
     parse_space,
@@ -22,6 +22,7 @@ from pushforward.sweeps.space import (
     with_constants,
 )
 from pushforward.train.defaults import resolve
+from pushforward.train.options import VALIDATIONS
 
 HEAD = "program: pushforward\nmethod: bayes\nparameters:\n  data.source: {value: moons}\n"
 
@@ -219,7 +220,9 @@ def test_the_seed_may_be_searched_if_the_split_is_fixed() -> None:
 def test_the_default_space_contains_the_defaults(rows: int, is_toy: bool) -> None:
     found = parse_space(default_space(rows, is_toy=is_toy), "default").fixed(typed_constants(["data=moons"]))
     found.check()
-    config = resolve(Config(data="moons"), rows=rows, features=8, is_toy=is_toy)  # type: ignore[arg-type]
+    config = Config(data="moons")  # type: ignore[arg-type]
+    options = resolve(config.model_dump(), rows=rows, features=8, is_toy=is_toy)
+    config = resolved(config, options, lambda key: True)
     for searched in found.searched:
         assert searched.raw(config.flat()[searched.key]) is not None, searched.key
     assert found.hyperband is not None
@@ -242,10 +245,10 @@ def test_a_printed_space_reads_back_and_keeps_its_comments() -> None:
 
 
 def test_pruning_bands_are_those_of_wandb() -> None:
-    assert Hyperband.create(min_iter=3, eta=3, most=ITERATIONS).bands == (3, 9, 27)
+    assert Hyperband.create(min_iter=3, eta=3, most=VALIDATIONS).bands == (3, 9, 27)
     assert Hyperband.create(min_iter=4, eta=1.5, most=12).bands == (4, 6, 9)
-    assert Hyperband.create(max_iter=27, s=2, eta=3, most=ITERATIONS).bands == (3, 9)
-    assert Hyperband.create(max_iter=27, s=2, min_iter=1, eta=3, most=ITERATIONS).bands == (3, 9)
+    assert Hyperband.create(max_iter=27, s=2, eta=3, most=VALIDATIONS).bands == (3, 9)
+    assert Hyperband.create(max_iter=27, s=2, min_iter=1, eta=3, most=VALIDATIONS).bands == (3, 9)
 
 
 def test_strict_false_may_be_written_in_the_file() -> None:
@@ -256,7 +259,7 @@ def test_strict_false_may_be_written_in_the_file() -> None:
 
 
 def test_a_trial_is_pruned_unless_it_is_among_the_best_at_its_band() -> None:
-    hyperband = Hyperband.create(min_iter=10, eta=2, most=ITERATIONS)
+    hyperband = Hyperband.create(min_iter=10, eta=2, most=VALIDATIONS)
 
     def pruned(own: list[tuple[int, float]], *others: list[tuple[int, float]]) -> bool:
         return hyperband.should_prune(0, {0: own, **dict(enumerate(others, start=1))})
@@ -273,10 +276,3 @@ def test_a_trial_is_pruned_unless_it_is_among_the_best_at_its_band() -> None:
     # One in eta passes, and one more: W&B takes the value at rank n/eta as the threshold.
     three = [[(10, float(v))] for v in (1, 2, 3)]
     assert [pruned([(10, v)], *three) for v in (0.5, 1.5, 2.5, 3.5)] == [False, False, False, True]
-
-
-def test_iterations_are_the_validations_of_a_fit() -> None:
-    from pushforward.sweeps.space import ITERATIONS
-    from pushforward.train.trainer import VALIDATIONS
-
-    assert ITERATIONS == VALIDATIONS

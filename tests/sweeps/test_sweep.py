@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from pushforward.cli import main
 from pushforward.common.errors import ConfigError, RunError
 from pushforward.config.read import load_config
-from pushforward.experiment.rows import fit
+from pushforward.experiment.run import fit
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.listing import list_runs
 from pushforward.sweeps.parameter import Parameter
@@ -31,6 +31,7 @@ from pushforward.sweeps.sweep import Sweep
 from pushforward.sweeps.worker import Worker
 from pushforward.tracking.jsonl import read_metrics
 from pushforward.tracking.wandb.remote import RUN_VARIABLES, client_environment
+from pushforward.train.callbacks import Watch
 from tests.fixtures.wandb_server import WandbServer
 
 SMALL = ("data.rows=400", "flow.blocks=1", "flow.hidden=8", "flow.layers=1", "train.batch_size=64", "wandb=off")
@@ -103,6 +104,27 @@ def worker_of(process: "subprocess.Popen[str]") -> int:
     found = [int(pid) for pid in children if "sweeps.worker" in Path(f"/proc/{pid}/cmdline").read_text()]
     assert len(found) == 1
     return found[0]
+
+
+def test_a_sweep_of_a_target_compares_the_validation_loss(tmp_path: Path) -> None:
+    """A key that has no effect in some trials, such as one of another objective, is no mistake in a sweep."""
+    keys = ("flow.blocks=1", "flow.hidden=8", "flow.layers=1", "train.steps=10", "train.batch_size=64", "wandb=off")
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "program: pushforward\nmethod: grid\nparameters:\n"
+        "  train.objective: {values: [reverse-kl, alpha]}\n  train.alpha: {value: 2.0}\n"
+        "  flow.name: {value: maf}\n  flow.bins: {value: 4}\n"
+    )
+    folder = tmp_path / "found"
+    invoke("target:u1", "-c", path, *keys, "--out", folder)
+    trials = summary(folder)["trials"]
+    assert {trial["status"] for trial in trials} == {"finished"}
+    for trial in trials:
+        results = json.loads((folder / "trials" / str(trial["number"]) / "results.json").read_text())
+        assert results["val_nll"] is None
+        assert trial["val_nll"] == results["val_loss"]
+    best = min(trials, key=lambda trial: trial["val_nll"])
+    assert os.readlink(folder / "best") == f"trials/{best['number']}"
 
 
 def test_a_sweep_leaves_a_folder_of_runs_with_a_best_no_worse_than_the_defaults(tmp_path: Path) -> None:
@@ -453,7 +475,9 @@ def test_a_target_ends_the_search(tmp_path: Path) -> None:
 
 def test_a_fit_can_be_ended_with_a_reason_after_a_validation(tmp_path: Path) -> None:
     config = load_config("moons", overrides=[*SMALL, "train.steps=80", "train.evaluate=false"])
-    done = fit(config, out=tmp_path / "r", quiet=True, watch=lambda share, nll: "pruned" if share >= 0.5 else "")
+    done = fit(
+        config, out=tmp_path / "r", quiet=True, callbacks=[Watch(lambda share, nll: "pruned" if share >= 0.5 else "")]
+    )
     assert done.results["stop_reason"] == "pruned"
     assert done.results["steps"] == 40
     assert done.run.status == "finished"

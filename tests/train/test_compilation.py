@@ -23,7 +23,7 @@ from pushforward.config.read import load_config
 from pushforward.flows import Affine, Flow, MaskedAutoregressive, build
 from pushforward.flows.kernels import native
 from pushforward.train import device
-from pushforward.train.defaults import resolve, train_options
+from pushforward.train.defaults import resolve
 from pushforward.train.device import StepExecutor
 from pushforward.train.options import TrainOptions
 from tests.fixtures import short_fits
@@ -87,9 +87,9 @@ def test_every_fit_of_a_process_is_compiled() -> None:
 
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize(
-    ("precision", "rtol", "atol"), [pytest.param("auto", 1e-4, 1e-5, marks=pytest.mark.slow), ("bf16", 1e-2, 1e-3)]
+    ("precision", "rtol", "atol"), [pytest.param(None, 1e-4, 1e-5, marks=pytest.mark.slow), ("bf16", 1e-2, 1e-3)]
 )
-def test_between_steps_the_flow_is_unchanged(precision: str, rtol: float, atol: float) -> None:
+def test_between_steps_the_flow_is_unchanged(precision: str | None, rtol: float, atol: float) -> None:
     """Checkpoints, logs, copies, pickles and the result contain nothing compiled or patched."""
     torch.manual_seed(0)
     attributes = {name: set(vars(m)) for name, m in build("nsf-ar", 3, layers=5, hidden=8, blocks=1).named_modules()}
@@ -196,8 +196,8 @@ class Stretched(Affine):
 
 
 @needs_kernels
-@pytest.mark.parametrize("mode", ["auto", "on"])
-def test_kernels_are_preferred_to_the_compiler_on_a_cpu(mode: str) -> None:
+@pytest.mark.parametrize("mode", [None, "on"])
+def test_kernels_are_preferred_to_the_compiler_on_a_cpu(mode: str | None) -> None:
     for name in ("nsf-ar", "nsf-c", "maf", "realnvp"):
         for context in (0, 2):
             flow = build(name, 3, context, layers=2, hidden=8, dropout=0.2)
@@ -221,7 +221,7 @@ def test_off_uses_torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
         run(*arguments)
 
     monkeypatch.setattr(native, "run", spy)
-    kernels, _ = fitted("maf", compile="auto", steps=2)
+    kernels, _ = fitted("maf", compile=None, steps=2)
     assert calls > 0
     calls = 0
     monkeypatch.setattr(short_fits, "initialize_base", lambda *_: None)  # it runs before the loop, with kernels
@@ -300,10 +300,12 @@ def test_with_a_broken_compiler_a_fit_goes_on(tmp_path: Path) -> None:
     assert warnings[0].endswith("); the fit goes on without it")
 
 
-@pytest.mark.parametrize(("compile", "precision"), [("auto", "auto"), ("on", "bf16"), ("off", "tf32")])
-def test_the_configuration_reaches_the_loop(compile: str, precision: str) -> None:
-    config = load_config("moons", overrides=[f"train.compile={compile}", f"train.precision={precision}"])
-    options = train_options(resolve(config, rows=100, features=2, is_toy=True).train)
+@pytest.mark.parametrize(("compile", "precision"), [(None, None), ("on", "bf16"), ("off", "tf32")])
+def test_the_configuration_reaches_the_loop(compile: str | None, precision: str | None) -> None:
+    config = load_config(
+        "moons", overrides=[f"train.compile={compile or 'auto'}", f"train.precision={precision or 'auto'}"]
+    )
+    options = resolve(config.model_dump(), rows=100, features=2, is_toy=True).train
     assert (options.compile, options.precision) == (compile, precision)
 
 
@@ -357,8 +359,8 @@ class TestOnCuda:
     def test_auto_follows_the_budget(self) -> None:
         flow = build("nsf-ar", 3, layers=1, hidden=8).cuda()
         for seconds, mode, compiles in (
-            (60.0, "auto", True),
-            (59.0, "auto", False),
+            (60.0, None, True),
+            (59.0, None, False),
             (1.0, "on", True),
             (99.0, "off", False),
         ):

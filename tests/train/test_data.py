@@ -10,11 +10,11 @@ import torch
 
 from pushforward.common.errors import ConfigError, DataError, TableError
 from pushforward.config.read import load_config
-from pushforward.config.schema import DataConfig
 from pushforward.datasets import Dataset, load
 from pushforward.datasets.tables.protocols import LARGEST_FOLD
 from pushforward.train import data as data_module
 from pushforward.train.data import Prepared, prepare
+from pushforward.train.options import DataOptions
 from tests.fixtures.tables import table_with_copies
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def ordered(tmp_path: Path, n: int = 2000) -> Path:
 
 
 def prepared(path: Path, *context: str, seed: int = 0) -> Prepared:
-    return prepare(load(path, context=context), DataConfig(source=str(path), given=context), seed)
+    return prepare(load(path, context=context), DataOptions(source=str(path), given=context, seed=seed))
 
 
 def test_many_validation_rows_are_drawn_at_random(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,16 +64,16 @@ def test_three_rows_are_too_few_for_three_parts(tmp_path: Path) -> None:
         DataError, match=r"^t: 3 rows leave 1 to train on; at least 2 are needed: give more rows, or hold"
     ):
         prepared(path)
-    assert len(prepare(load(path), DataConfig(source="t", test_fraction=0), 0).splits.train) == 2
+    assert len(prepare(load(path), DataOptions(source="t", test_fraction=0)).splits.train) == 2
 
 
 def test_all_columns_that_are_constant_in_training_are_named_at_once(tmp_path: Path) -> None:
     """Features and context together; the advice does not leave out the context, nor all features."""
     rows = np.random.default_rng(0).normal(size=(20, 4))
-    splits = prepare(loaded(tmp_path, rows), DataConfig(source="t", dequantize="off"), 0).splits
+    splits = prepare(loaded(tmp_path, rows), DataOptions(source="t", dequantize=False)).splits
     rows[splits.train, 1:] = 7
     with pytest.raises(TableError) as caught:
-        prepare(loaded(tmp_path, rows), DataConfig(source="t", dequantize="off"), 0)
+        prepare(loaded(tmp_path, rows), DataOptions(source="t", dequantize=False))
     what = "takes one value in all 16 training rows, so that it has no density"
     assert str(caught.value).splitlines() == [
         "t: 3 of 4 columns cannot be used as they are",
@@ -81,10 +81,10 @@ def test_all_columns_that_are_constant_in_training_are_named_at_once(tmp_path: P
         "leave them out with data.drop=x2,x3,x4, or try another seed of the split",
     ]
     with pytest.raises(TableError, match=r"\ntry another seed of the split$"):
-        prepare(loaded(tmp_path, rows, ["x4"]), DataConfig(source="t", dequantize="off"), 0)
+        prepare(loaded(tmp_path, rows, ["x4"]), DataOptions(source="t", dequantize=False))
     rows[splits.train, 0] = 7
     with pytest.raises(TableError, match=r"\ntry another seed of the split$"):
-        prepare(loaded(tmp_path, rows), DataConfig(source="t", dequantize="off"), 0)
+        prepare(loaded(tmp_path, rows), DataOptions(source="t", dequantize=False))
 
 
 def loaded(folder: Path, rows: np.ndarray[Any, Any], context: Sequence[str] = ()) -> Dataset:

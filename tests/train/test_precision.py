@@ -81,8 +81,8 @@ def test_bf16_learns(name: str) -> None:
     assert not torch.equal(weights(full), weights(half))
 
 
-@pytest.mark.parametrize("precision", ["auto", "float32", "tf32"])
-def test_on_a_cpu_the_others_are_float32(precision: str) -> None:
+@pytest.mark.parametrize("precision", [None, "float32", "tf32"])
+def test_on_a_cpu_the_others_are_float32(precision: str | None) -> None:
     expected, _ = fitted(precision="float32")
     state, warnings = fitted(precision=precision)
     assert not warnings
@@ -133,8 +133,8 @@ def test_settings_of_matrix_products_are_restored(before: Callable[[], None], tf
 class TestOnCuda:
     """What only a GPU can show."""
 
-    @pytest.mark.parametrize("precision", ["auto", "float32", "tf32", "bf16"])
-    def test_precision(self, precision: str) -> None:
+    @pytest.mark.parametrize("precision", [None, "float32", "tf32", "bf16"])
+    def test_precision(self, precision: str | None) -> None:
         before = matmul_settings()
         seen: list[tuple[Any, ...]] = []
         inner = Flow.log_prob_terms
@@ -150,7 +150,7 @@ class TestOnCuda:
             patch.setattr(Flow, "log_prob_terms", watched)
             state, warnings = fitted(where="cuda", precision=precision, steps=150, learning_rate=5e-3)
         assert not warnings
-        assert {found[3] for found in seen} == {"high" if precision in ("auto", "tf32") else "highest"}
+        assert {found[3] for found in seen} == {"high" if precision in (None, "tf32") else "highest"}
         assert matmul_settings() == before
         assert state.progress.start_loss - state.progress.best_loss > 0.2
         assert nll(state.flow, rows(130, seed=1).cuda()).nll == pytest.approx(state.progress.best_loss, abs=1e-4)

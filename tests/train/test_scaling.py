@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from pushforward.config.schema import DataConfig
 from pushforward.datasets import Column, Dataset, Schema
 from pushforward.datasets.tables.spread import robust_std
 from pushforward.evaluate.likelihood import log_prob
 from pushforward.flows import build
 from pushforward.train.data import Prepared, prepare
 from pushforward.train.gaussian import gaussian_flow
+from pushforward.train.options import DataOptions
 from pushforward.train.scaling import scale_columns
 
 NONE = np.empty((0, 2))
@@ -30,7 +30,7 @@ def dataset(rows: np.ndarray, context: int = 0) -> Dataset:
 
 
 def prepared(rows: np.ndarray, context: int = 0) -> Prepared:
-    return prepare(dataset(rows, context), DataConfig(source="t.csv"), 0)
+    return prepare(dataset(rows, context), DataOptions(source="t.csv"))
 
 
 @pytest.mark.parametrize("kind", ["normal", "lognormal", "exponential", "mostly zero", "few levels", "student-t"])

@@ -1,6 +1,7 @@
 """The meaning of ``auto``: candidates, members, defaults; the loss of a mixture; keys without effect."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import pytest
 import torch
 
 from pushforward.config.read import load_config
-from pushforward.config.schema import Config, FlowConfig
 from pushforward.flows import (
     AutoregressiveMixture,
     Mixture,
@@ -17,24 +17,24 @@ from pushforward.flows import (
     members_of,
     save,
 )
-from pushforward.train.architecture import build_model, describe, idle_keys
+from pushforward.train.architecture import build_model, describe, uses_key
 from pushforward.train.defaults import candidates, is_open, members_for, resolve
-from pushforward.train.objectives.likelihood import Likelihood, RowTensors
+from pushforward.train.objectives.likelihood import Batch, Likelihood, RowTensors
+from pushforward.train.options import FlowOptions
 
 ABOUT: dict[str, Any] = {"features": 3, "is_toy": False}
 
 
-def config_of(*overrides: str) -> Config:
-    return load_config("some.csv", overrides=overrides)
+def asked(*overrides: str) -> dict[str, Any]:
+    return load_config("some.csv", overrides=overrides).model_dump()
 
 
 @pytest.mark.parametrize("rows", [100, 3_000, 50_000])
 def test_auto_has_mixtures_on_tables(rows: int) -> None:
-    flow = resolve(config_of(), rows=rows, **ABOUT).flow
+    flow = resolve(asked(), rows=rows, **ABOUT).flow
     assert "made-mog" in (flow.name, flow.base)
-    assert "auto" not in flow.model_dump().values()
+    assert "auto" not in vars(flow).values()
     assert flow.stacking is (rows < 6_000)
-    assert isinstance(flow.members, int)
     assert (flow.members > 1) is (rows < 6_000)
     model = build_model(flow, 3, 2, seed=0)
     assert isinstance(model, Mixture) is (flow.members > 1)
@@ -59,38 +59,38 @@ def test_auto_has_mixtures_on_tables(rows: int) -> None:
     ],
 )
 def test_a_chosen_flow_is_a_single_one(keys: tuple[str, ...]) -> None:
-    config = config_of(*keys)
-    flow = resolve(config, rows=300, **ABOUT).flow
+    chosen = asked(*keys)
+    flow = resolve(chosen, rows=300, **ABOUT).flow
     assert flow.name == ("made-mog" if keys == ("flow=made-mog",) else "nsf-ar")
     assert flow.base != "made-mog"
     assert (flow.members, flow.stacking) == (1, False)
-    assert not is_open(config, is_toy=False)
+    assert not is_open(chosen, is_toy=False)
 
 
 def test_toys_have_a_single_flow() -> None:
-    flow = resolve(config_of(), rows=20_000, features=2, is_toy=True).flow
+    flow = resolve(asked(), rows=20_000, features=2, is_toy=True).flow
     assert (flow.name, flow.members, flow.stacking) == ("nsf-ar", 1, False)
-    assert not is_open(config_of(), is_toy=True)
+    assert not is_open(asked(), is_toy=True)
 
 
 def test_given_keys_are_kept() -> None:
     keys = ("flow.members=3", "flow.stacking=false", "flow.hidden=17", "flow.dropout=0.05", "flow.components=7")
-    config = config_of(*keys)
-    for resolved in (resolve(config, rows=300, **ABOUT), *candidates(config, 8, rows=300, features=3)):
+    given = asked(*keys)
+    for resolved in (resolve(given, rows=300, **ABOUT), *candidates(given, 8, rows=300, features=3)):
         flow = resolved.flow
         assert (flow.members, flow.stacking, flow.hidden, flow.dropout, flow.components) == (3, False, 17, 0.05, 7)
-    named = resolve(config_of("flow=nsf-ar", "flow.members=4", "flow.stacking=true"), rows=300, **ABOUT).flow
+    named = resolve(asked("flow=nsf-ar", "flow.members=4", "flow.stacking=true"), rows=300, **ABOUT).flow
     assert (named.name, named.members, named.stacking) == ("nsf-ar", 4, True)
     for seconds in (None, 7.0):
-        config = config_of(*(() if seconds is None else (f"train.seconds={seconds}",)))
-        assert all(c.train.seconds == (seconds or 15.1125) for c in candidates(config, 2, rows=300, features=3))
+        given = asked(*(() if seconds is None else (f"train.seconds={seconds}",)))
+        assert all(c.train.seconds == (seconds or 15.1125) for c in candidates(given, 2, rows=300, features=3))
 
 
-def test_only_budgets_in_seconds_select_a_model() -> None:
-    assert is_open(config_of(), is_toy=False)
-    assert is_open(config_of("train.seconds=9", "flow.base=full", "flow.members=2", "flow.hidden=64"), is_toy=False)
-    assert not is_open(config_of("train.steps=100"), is_toy=False)
-    assert not is_open(config_of("train.steps=100", "train.seconds=9"), is_toy=False)
+def test_every_budget_selects_a_model() -> None:
+    assert is_open(asked(), is_toy=False)
+    assert is_open(asked("train.seconds=9", "flow.base=full", "flow.members=2", "flow.hidden=64"), is_toy=False)
+    assert is_open(asked("train.steps=100"), is_toy=False)
+    assert is_open(asked("train.steps=100", "train.seconds=9"), is_toy=False)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ def test_only_budgets_in_seconds_select_a_model() -> None:
 )
 def test_weight_decay_follows_rows_and_columns(rows: int, features: int, decay: float) -> None:
     for keys in ((), ("flow=nsf-ar",), ("flow=made-mog",)):
-        assert resolve(config_of(*keys), rows=rows, features=features, is_toy=False).train.weight_decay == decay
-    assert resolve(config_of(), rows=rows, features=features, is_toy=True).train.weight_decay == 0.0
-    given = resolve(config_of("train.weight_decay=0.5"), rows=rows, features=features, is_toy=False)
+        assert resolve(asked(*keys), rows=rows, features=features, is_toy=False).train.weight_decay == decay
+    assert resolve(asked(), rows=rows, features=features, is_toy=True).train.weight_decay == 0.0
+    given = resolve(asked("train.weight_decay=0.5"), rows=rows, features=features, is_toy=False)
     assert given.train.weight_decay == 0.5
-    vae = resolve(config_of("train.objective=elbo"), rows=rows, features=features, is_toy=False)
+    vae = resolve(asked("train.objective=elbo"), rows=rows, features=features, is_toy=False)
     assert vae.train.weight_decay in (1e-2, 1e-3, 0.0)
 
 
@@ -130,31 +130,27 @@ def test_the_number_of_members_follows_the_time() -> None:
 
 @pytest.mark.parametrize(("rows", "features"), [(300, 3), (3_000, 3), (50_000, 3), (3_000, 60)])
 def test_candidates_are_different_and_resolved(rows: int, features: int) -> None:
-    found = candidates(config_of(), 4, rows=rows, features=features)
+    found = candidates(asked(), 4, rows=rows, features=features)
     kinds = [(c.flow.name, c.flow.base, c.flow.conditioner) for c in found]
     assert len(set(kinds)) == len(kinds) >= 2
     assert ("transformer" in {c.flow.conditioner for c in found}) is (features == 60)
-    for config in found:
-        assert "auto" not in config.flow.model_dump().values()
-        assert config.flow.stacking is (rows < 6_000)
-        assert not is_open(config, is_toy=False)
+    for options in found:
+        assert "auto" not in vars(options.flow).values()
+        assert options.flow.stacking is (rows < 6_000)
     assert found[0].flow.members == 4
     # A budget in steps gets the first candidate.
-    first = resolve(config_of(f"flow.members={found[0].flow.members}"), rows=rows, features=features, is_toy=False).flow
+    first = resolve(asked(f"flow.members={found[0].flow.members}"), rows=rows, features=features, is_toy=False).flow
     assert first == found[0].flow
 
 
 def test_descriptions_of_flows() -> None:
-    assert describe(FlowConfig(name="maf")) == "maf"
-    assert describe(FlowConfig(name="maf", members=1)) == "maf"
-    assert describe(FlowConfig(name="made-mog", members=8)) == "made-mog x 8"
-    assert describe(FlowConfig(name="nsf-ar", base="made-mog", members=2)) == "nsf-ar + made-mog x 2"
+    assert describe(FlowOptions(name="maf")) == "maf"
+    assert describe(FlowOptions(name="made-mog", members=8)) == "made-mog x 8"
+    assert describe(FlowOptions(name="nsf-ar", base="made-mog", members=2)) == "nsf-ar + made-mog x 2"
 
 
 def test_the_seed_decides_all_members() -> None:
-    config = FlowConfig(name="maf", members=2, layers=1, hidden=4, stacking=True).model_dump()
-    keys = {key: value for key, value in config.items() if value != "auto"}
-    flow = FlowConfig.model_validate({**resolve(config_of(), rows=9, **ABOUT).flow.model_dump(), **keys})
+    flow = FlowOptions(name="maf", members=2, layers=1, hidden=4, stacking=True)
     flows = [build_model(flow, 3, seed=seed).state_dict() for seed in (5, 5, 6)]
     names = [name for name in flows[0] if name.endswith("weight")]
     assert all(torch.equal(flows[0][name], flows[1][name]) for name in names)
@@ -170,7 +166,7 @@ def test_the_loss_of_a_mixture_is_that_of_its_members() -> None:
         for m, member in enumerate(mixture.members):
             next(member.base.parameters()).add_(0.3 * m)
     likelihood = Likelihood(RowTensors(x), RowTensors(x), 64)
-    loss, numbers = likelihood.loss(mixture, (x, None))
+    loss, numbers = likelihood.loss(mixture, Batch(x))
     loss.backward()
     each = [-member.log_prob(x).mean() for member in mixture.members]
     assert float(numbers.sum()) == pytest.approx(float(torch.stack(each).detach().mean()), rel=1e-5)
@@ -191,10 +187,18 @@ def test_the_loss_of_a_mixture_is_that_of_its_members() -> None:
         ("made-mog", "diagonal"),
     ],
 )
-def test_idle_keys_are_those_that_change_nothing(name: str, base: str, tmp_path: Path) -> None:
+def test_keys_without_effect_are_those_that_change_nothing(name: str, base: str, tmp_path: Path) -> None:
     common: dict[str, Any] = {"layers": 2, "hidden": 8, "blocks": 1, "bins": 4, "bound": 3.0, "tails": "linear"}
     common |= {"linear": "between", "dropout": 0.0, "conditioner": "residual", "components": 3}
-    other = {"layers": 3, "hidden": 12, "blocks": 2, "bins": 5, "bound": 4.0, "tails": "learned", "linear": "around"}
+    other: dict[str, Any] = {
+        "layers": 3,
+        "hidden": 12,
+        "blocks": 2,
+        "bins": 5,
+        "bound": 4.0,
+        "tails": "learned",
+        "linear": "around",
+    }
     other |= {"dropout": 0.5, "conditioner": "transformer", "components": 4}
 
     def made(**changed: Any) -> str:
@@ -203,8 +207,8 @@ def test_idle_keys_are_those_that_change_nothing(name: str, base: str, tmp_path:
         return (tmp_path / "config.json").read_text()  # with the checksum of the weights
 
     idle = {key for key in common if made(**{key: other[key]}) == made()}
-    section = FlowConfig.model_validate({"name": name, "base": base} | common)
-    assert set(idle_keys(section)) == idle
+    flow = FlowOptions(name=name, base=base, **common)
+    assert {key for key in common if not uses_key(replace(flow, **{key: other[key]}), key)} == idle
 
 
 @pytest.mark.parametrize("base", ["diagonal", "full", "low-rank", "student-t", "laplace", "mixture", "made-mog"])
@@ -213,6 +217,5 @@ def test_members_are_idle_if_they_are_equal(name: str, base: str) -> None:
     mixture = build_mixture(name, 3, members=2, base=base, layers=1, hidden=8, components=3)
     # The order of the columns does not change a Gaussian.
     first, second = (torch.nn.utils.parameters_to_vector(member.parameters()) for member in mixture.members)
-    section = FlowConfig.model_validate({"name": name, "base": base, "members": 2})
-    assert ("members" in idle_keys(section)) == torch.equal(first, second)
-    assert not idle_keys(section.model_copy(update={"members": 1}))
+    assert uses_key(FlowOptions(name=name, base=base, members=2), "members") != torch.equal(first, second)
+    assert uses_key(FlowOptions(name=name, base=base), "members")

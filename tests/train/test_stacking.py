@@ -22,6 +22,7 @@ from pushforward.flows import (
 )
 from pushforward.train import stacking
 from pushforward.train.data import Prepared, load_data, prepare
+from pushforward.train.defaults import data_options
 from pushforward.train.stacking import FLOW, GAUSSIAN, KERNEL, MOST_ROWS, kernel_flow, stack, stacking_weights
 from tests.fixtures.tables import bent, write_csv
 
@@ -68,7 +69,8 @@ def test_a_row_impossible_under_all_parts_is_left_out() -> None:
 
 
 def prepared_rows(config: Config) -> Prepared:
-    return prepare(load_data(config), config.data, config.data_seed)
+    options = data_options(config.model_dump())
+    return prepare(load_data(options), options)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_a_single_remaining_part_is_returned_itself(tmp_path: Path, monkeypatch:
     assert list(weights.values()) == [1.0]
     assert isinstance(model, Flow)
     assert model is not hopeless
-    monkeypatch.setattr(stacking, "gaussian_flow", lambda rows: gaussian_at(30.0))
+    monkeypatch.setattr(stacking, "gaussian_flow", lambda *_, **__: gaussian_at(30.0))
     model, weights = stack(prepared, good)
     assert (model, weights) == (good, {FLOW: 1.0})
     mixture = Mixture([good, gaussian_at(0.01)])

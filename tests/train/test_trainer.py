@@ -16,11 +16,13 @@ from torch import Tensor
 from pushforward.evaluate.likelihood import nll
 from pushforward.flows import Flow, build
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from pushforward.train.divergence import DivergedError
 from pushforward.train.gaussian import gaussian_flow, initialize_base
 from pushforward.train.maximize import maximize_likelihood
 from pushforward.train.objectives.likelihood import Batches, RowTensors
 from pushforward.train.options import TrainOptions
-from pushforward.train.trainer import DivergedError, State, start
+from pushforward.train.state import State, start
+from tests.fixtures.callbacks import Functions
 
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]])
 Row = tuple[str, int, float, dict[str, float]]
@@ -40,13 +42,15 @@ def bent_rows(n: int, seed: int = 0) -> Tensor:
 TRAIN, VALIDATION = RowTensors(bent_rows(500)), RowTensors(bent_rows(200, seed=1))
 
 
-def fresh(train: RowTensors = TRAIN, options: TrainOptions | None = None, name: str = "maf", **sizes: Any) -> State:
+def fresh(
+    train: RowTensors = TRAIN, options: TrainOptions | None = None, name: str = "maf", seed: int = 0, **sizes: Any
+) -> State:
     """A new state with the same initial weights each time."""
     torch.manual_seed(3)
     context = 0 if train.context is None else train.context.shape[1]
     flow = build(name, train.x.shape[1], context, layers=1, hidden=8, base="full", **sizes)
     initialize_base(flow, train.x, train.context)
-    return start(flow, options or TrainOptions(steps=10))
+    return start(flow, options or TrainOptions(steps=10), seed=seed)
 
 
 def run(
@@ -59,14 +63,13 @@ def run(
 ) -> tuple[State, list[Row]]:
     state = fresh(train, options) if state is None else state
     rows: list[Row] = []
-    torch.manual_seed(seed)
     state = maximize_likelihood(
         state,
         train,
         validation,
         options,
-        log=lambda kind, step, seconds, metrics: rows.append((kind, step, seconds, metrics)),
-        **callbacks,
+        callbacks=[Functions(log=lambda *row: rows.append(row), **callbacks)],
+        seed=seed,
     )
     return state, rows
 
@@ -277,10 +280,20 @@ def test_the_seed_decides_all_numbers() -> None:
     options = TrainOptions(steps=30, log_every=5)
     first, rows = run(options, state=fresh(dropout=0.2))
     again, rows_again = run(options, state=fresh(dropout=0.2))
-    other, _ = run(options, state=fresh(dropout=0.2), seed=1)
+    other_order, _ = run(options, state=fresh(dropout=0.2), seed=1)
+    other_dropout, _ = run(options, state=fresh(dropout=0.2, seed=1))
     assert torch.equal(weights(first), weights(again))
     assert validations(rows) == validations(rows_again)
-    assert not torch.equal(weights(first), weights(other))
+    assert not torch.equal(weights(first), weights(other_order))
+    assert not torch.equal(weights(first), weights(other_dropout))
+
+
+def test_the_random_state_of_the_process_does_not_change() -> None:
+    before = torch.get_rng_state()
+    state = start(build("maf", 2, hidden=8, dropout=0.2), TrainOptions(steps=5))
+    torch.set_rng_state(before)
+    run(TrainOptions(steps=5), state=state)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(("rows", "size"), [(10, 3), (12, 4), (5, 8), (1, 1), (7, 7)])
@@ -303,7 +316,7 @@ def test_context_follows_its_row() -> None:
     x = torch.arange(20.0)[:, None]
     batches = Batches(RowTensors(x, x + 100), 7, 0)
     for _ in range(6):
-        batch, context = batches.next()
+        batch, context, _ = batches.next()
         assert context is not None
         assert torch.equal(batch + 100, context)
 
@@ -459,7 +472,8 @@ def interrupted(options: TrainOptions, path: Path, at: int, **sizes: Any) -> tup
         TRAIN,
         VALIDATION,
         options,
-        log=lambda kind, step, seconds, metrics: rows.append((kind, step, seconds, metrics)),
+        callbacks=[Functions(log=lambda *row: rows.append(row))],
+        seed=0,
     )
     return resumed, before, rows
 
@@ -485,19 +499,21 @@ def test_a_resumed_fit_equals_the_uninterrupted_one(at: int, dropout: float, tmp
 
 def test_a_checkpoint_restores_the_state(tmp_path: Path) -> None:
     options = TrainOptions(steps=25)
-    state, _ = run(options, state=fresh(options=options))
+    state, _ = run(options, state=fresh(options=options, dropout=0.2))
     save_checkpoint(state, tmp_path / "last.pt")
-    torch.manual_seed(5)
-    save_checkpoint(state, tmp_path / "seeded.pt")
-    expected = torch.randn(3)
-    loaded = load_checkpoint(fresh(options=options), tmp_path / "seeded.pt")
+    loaded = load_checkpoint(fresh(options=options, dropout=0.2), tmp_path / "last.pt")
     assert loaded.progress == state.progress
     assert torch.equal(weights(loaded), weights(state))
     torch.testing.assert_close(loaded.average, state.average)
     torch.testing.assert_close(loaded.best, state.best)
     torch.testing.assert_close(loaded.optimizer.state_dict(), state.optimizer.state_dict())
-    assert torch.equal(torch.randn(3), expected)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "seeded.pt"]
+    with state.random.active():
+        expected = torch.randn(3)
+    with loaded.random.active():
+        assert torch.equal(torch.randn(3), expected)
+    with fresh(options=options).random.active():
+        assert not torch.equal(torch.randn(3), expected), "the steps drew from it"
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_a_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pushforward.common.errors import ConfigError
 from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.evaluate.likelihood import nll_from
 from pushforward.flows.random_state import seeded
 from pushforward.flows.vae.autoencoder import Autoencoder, Estimator
-from pushforward.train.objectives.base import Metrics, Validation
+from pushforward.train.objectives.base import Metrics, Objective, Validation
 from pushforward.train.objectives.likelihood import Likelihood, RowTensors
 
 BoundName = Literal["elbo", "iwae"]
@@ -21,7 +22,7 @@ MOST_VALIDATION_ROWS = 2_000
 """Most validation rows that are used: a bound takes many passes a row."""
 
 
-class BoundObjective:
+class BoundObjective(Objective):
     """Minus the evidence lower bound (ELBO), or the importance-weighted bound (IWAE), of rows under an autoencoder.
 
     The weight of the prior and posterior terms grows from 0 to 1 over the first part of the budget, which prevents
@@ -43,9 +44,6 @@ class BoundObjective:
     Raises:
         ValueError: If the bound is unknown, a number is out of range, or there are no rows.
     """
-
-    loss_key = "loss"
-    loss_name = "loss"
 
     def __init__(
         self,
@@ -70,14 +68,32 @@ class BoundObjective:
                 f"BoundObjective: expected training and validation rows; got {len(train)} and {len(validation)}"
             )
         self.validation = validation[torch.from_numpy(evenly_spaced(len(validation), MOST_VALIDATION_ROWS))]
-        self.rows = Likelihood(RowTensors(train), RowTensors(self.validation), batch_size, step)
+        self.rows = Likelihood(RowTensors(train), RowTensors(self.validation), batch_size, step, seed=seed)
         self.batch_size = self.rows.batch_size
         self.bound, self.samples, self.estimator = bound, samples, estimator
         self.kl_warmup, self.validation_samples, self.seed = kl_warmup, validation_samples, seed
 
+    @classmethod
+    def make(cls, problem: Any, state: Any) -> "BoundObjective":
+        options, prepared = problem.options, problem.prepared
+        held_out = prepared.dataset.rows[prepared.splits.validation]
+        train, validation = (
+            torch.as_tensor(part, dtype=torch.float32, device=state.device) for part in (prepared.recorded, held_out)
+        )
+        return cls(
+            train,
+            validation,
+            options.train.batch_size,
+            state.progress.step,
+            bound="elbo" if options.objective.name == "elbo" else "iwae",
+            samples=1 if options.objective.name == "elbo" else options.objective.importance_samples,
+            estimator=bound_estimator(options.objective.name, options.objective.gradient),
+            seed=options.seed,
+        )
+
     def draw(self, spent: float) -> tuple[Tensor, float]:
         """The next batch, and the weight of the prior and posterior terms."""
-        return self.rows.draw(spent)[0], min(1.0, spent / self.kl_warmup) if self.kl_warmup else 1.0
+        return self.rows.draw(spent).x, min(1.0, spent / self.kl_warmup) if self.kl_warmup else 1.0
 
     def loss(self, flow: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """Minus the mean bound of a batch."""
@@ -103,3 +119,28 @@ class BoundObjective:
             bounds = flow.log_prob_bound(self.validation, self.validation_samples)
         bound = nll_from(bounds.double().cpu().numpy())
         return Validation(bound.nll, {"val/bound_se": bound.se})
+
+
+class EvidenceBound(BoundObjective):
+    """The evidence lower bound (ELBO)."""
+
+    uses = ("gradient",)
+
+
+class ImportanceWeightedBound(BoundObjective):
+    """The importance-weighted bound (IWAE)."""
+
+    uses = ("gradient", "importance_samples")
+
+
+def bound_estimator(objective: str, gradient: str) -> Estimator:
+    """The gradient estimator of a bound that ``train.gradient`` means.
+
+    Raises:
+        ConfigError: If the bound has none of that name.
+    """
+    if gradient == "path-wise":
+        return "path-wise"
+    if gradient != "path":
+        raise ConfigError(f"train.gradient: expected auto, path or path-wise for an autoencoder; got {gradient}")
+    return "path" if objective == "elbo" else "dreg"

@@ -1,6 +1,7 @@
 """The energy distance between samples of a flow and rows: an objective that needs samples but no density."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -8,8 +9,8 @@ from torch import Tensor
 from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.flows import Flow
 from pushforward.flows.random_state import seeded
-from pushforward.train.objectives.base import Metrics, Validation
-from pushforward.train.objectives.likelihood import Likelihood, RowTensors
+from pushforward.train.objectives.base import Metrics, Objective, Validation
+from pushforward.train.objectives.likelihood import Batch, Likelihood, RowTensors, rows_of
 
 _PROJECTIONS = 64
 MOST_ENERGY_ROWS = 4_000
@@ -56,7 +57,7 @@ def unit_vectors(features: int, count: int, like: Tensor, generator: torch.Gener
     return torch.nn.functional.normalize(drawn, dim=0)
 
 
-class Energy:
+class Energy(Objective):
     """The sliced energy distance between a batch and as many samples of the flow, alone or added to the NLL.
 
     The gradient flows through the samples. With a context, rows and context are compared jointly.
@@ -69,13 +70,13 @@ class Energy:
         seed: Seed of the noise and of the directions of the validation.
         likelihood: Whether to add the NLL.
         weight: Weight of the energy distance relative to the NLL.
+        offset: As for :class:`Likelihood`.
 
     Raises:
         ValueError: If a batch or the validation part has a single row, which has no distances.
     """
 
-    loss_key = "loss"
-    loss_name = "loss"
+    of_options: ClassVar[dict[str, Any]] = {}
 
     def __init__(
         self,
@@ -87,23 +88,37 @@ class Energy:
         seed: int = 0,
         likelihood: bool = False,
         weight: float = 1.0,
+        offset: float = 0.0,
     ) -> None:
         if min(len(train), len(validation), batch_size) < 2:
             raise ValueError(
                 f"Energy: expected at least 2 rows in a batch and in validation; got {min(len(train), batch_size)} and "
                 f"{len(validation)}"
             )
-        self.rows = Likelihood(train, validation, batch_size, step)
+        self.rows = Likelihood(train, validation, batch_size, step, seed=seed, offset=offset)
         self.batch_size, self.seed = self.rows.batch_size, seed
         self.likelihood, self.weight = likelihood, weight
 
-    def draw(self, spent: float) -> tuple[Tensor, Tensor | None]:
-        """The next batch and its context."""
+    @classmethod
+    def make(cls, problem: Any, state: Any) -> "Energy":
+        train, validation, place = rows_of(problem, state)
+        options = problem.options
+        return cls(
+            train,
+            validation,
+            options.train.batch_size,
+            **place,
+            **cls.of_options,
+            weight=options.objective.energy_weight,
+        )
+
+    def draw(self, spent: float) -> Batch:
+        """The next batch."""
         return self.rows.draw(spent)
 
     def loss(self, flow: Flow, batch: Any) -> tuple[Tensor, Tensor]:
         """The distance, or the NLL and the distance; both are logged."""
-        x, context = batch
+        x, context, _ = batch
         features = flow.features + (0 if context is None else context.shape[1])
         energy = self._distance(flow, x, context, unit_vectors(features, _PROJECTIONS, x))
         if not self.likelihood:
@@ -123,6 +138,10 @@ class Energy:
         """The epoch."""
         return self.rows.step_metrics(step)
 
+    def in_data_units(self, metrics: Mapping[str, float]) -> Metrics:
+        """The NLL among the metrics in the units of the data."""
+        return self.rows.in_data_units(metrics)
+
     def validate(self, flow: Flow) -> Validation:
         """The loss on validation rows, with the same noise every time, and their NLL."""
         nll = self.rows.validate(flow)
@@ -141,3 +160,10 @@ class Energy:
             return sliced_energy_distance(x, flow.rsample(len(x)), directions)
         drawn = flow.rsample((), context)
         return sliced_energy_distance(torch.cat([x, context], -1), torch.cat([drawn, context], -1), directions)
+
+
+class LikelihoodAndEnergy(Energy):
+    """The NLL and the energy distance; arguments as those of :class:`Energy`."""
+
+    uses = ("energy_weight",)
+    of_options: ClassVar[dict[str, Any]] = {"likelihood": True}

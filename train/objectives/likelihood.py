@@ -1,32 +1,38 @@
 """Maximum likelihood, the objective of flows that are fitted to rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pushforward.evaluate.likelihood import nll
-from pushforward.flows import Model, members_of
+from pushforward.evaluate.likelihood import log_prob, nll_from
+from pushforward.flows import Flow, Mixture, Model, members_of
 from pushforward.train.layer_metrics import log_det_terms
-from pushforward.train.objectives.base import Metrics, Validation
+from pushforward.train.objectives.base import Metrics, Objective, Validation
 
 _LAYER_ROWS = 1_000  # validation rows for the log-determinants of single layers
+
+# Metrics that are computed in standardised units and logged in the units of the data.
+_SHIFTED = ("train/nll", "train/log_det", "val/nll", "best/val_nll")
 
 
 @dataclass(frozen=True)
 class RowTensors:
-    """Rows as tensors on the device: standardised features, context, and bin widths for dequantization.
+    """Rows as tensors on the device: standardised features, context, bin widths for dequantization, weights.
 
     Attributes:
         x: Features ``(n, D)``.
         context: Context ``(n, C)`` or None.
         bin_widths: Widths ``(D,)`` of the uniform noise to add in each step, in the units of ``x``; None for no noise.
+        weights: Weights of the rows ``(n,)``, which need no normalisation; None for equal ones.
     """
 
     x: Tensor
     context: Tensor | None = None
     bin_widths: Tensor | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -36,7 +42,15 @@ class RowTensors:
         return self.x if self.bin_widths is None else _dequantize(self.x, self.bin_widths)
 
 
-class Likelihood:
+class Batch(NamedTuple):
+    """Rows of a step ``(b, D)``, their context ``(b, C)``, and their weights ``(b,)`` of mean 1 over all rows."""
+
+    x: Tensor
+    context: Tensor | None = None
+    weights: Tensor | None = None
+
+
+class Likelihood(Objective):
     """The mean negative log-likelihood of rows, in the units of the rows.
 
     Every step draws a batch, without replacement within an epoch, and dequantizes it by new noise. Validation reads all
@@ -47,18 +61,34 @@ class Likelihood:
         validation: Validation rows, already dequantized.
         batch_size: Rows in a step.
         step: Steps already done, if training is resumed.
+        seed: Seed of the order of the rows; torch's initial seed by default.
+        offset: Added to an NLL in the units of the rows to get that in the units of the data, in nats.
     """
 
     loss_key = "nll"
     loss_name = "NLL"
 
-    def __init__(self, train: RowTensors, validation: RowTensors, batch_size: int, step: int = 0) -> None:
-        self.validation = validation
-        self.batches = Batches(train, batch_size, step)
+    def __init__(
+        self,
+        train: RowTensors,
+        validation: RowTensors,
+        batch_size: int,
+        step: int = 0,
+        *,
+        seed: int | None = None,
+        offset: float = 0.0,
+    ) -> None:
+        self.validation, self.offset = validation, offset
+        self.batches = Batches(train, batch_size, step, seed)
         self.batch_size = self.batches.batch_size
 
-    def draw(self, spent: float) -> tuple[Tensor, Tensor | None]:
-        """The next batch and its context."""
+    @classmethod
+    def make(cls, problem: Any, state: Any) -> "Likelihood":
+        train, validation, place = rows_of(problem, state)
+        return cls(train, validation, problem.options.train.batch_size, **place)
+
+    def draw(self, spent: float) -> Batch:
+        """The next batch."""
         return self.batches.next()
 
     def loss(self, flow: Model, batch: Any) -> tuple[Tensor, Tensor]:
@@ -67,9 +97,13 @@ class Likelihood:
         For a mixture of flows the numbers are means over the members, which train independently. The loss is scaled so
         that the norm of its gradient is about that of a single member, as gradient clipping expects.
         """
-        x, context = batch
-        members = members_of(flow)
-        terms = [-term.mean() for member in members for term in member.log_prob_terms(x, context)]
+        x, context, weights = batch
+        members = members_of(flow) if isinstance(flow, Mixture) else [flow]
+        terms = [
+            -(term if weights is None else weights * term).mean()
+            for member in members
+            for term in log_prob_terms(member, x, context)
+        ]
         numbers = torch.stack([term.detach() for term in terms]).unflatten(0, (-1, 2)).mean(0)
         return torch.stack(terms).sum() / len(members) ** 0.5, numbers
 
@@ -82,13 +116,41 @@ class Likelihood:
         """The epoch."""
         return {"train/epoch": step / self.batches.per_epoch}
 
+    def in_data_units(self, metrics: Mapping[str, float]) -> Metrics:
+        """Metrics with the log-determinant of the standardisation, a metric of its own in validations."""
+        shifted = {key: value + self.offset if key in _SHIFTED else value for key, value in metrics.items()}
+        if self.offset and f"val/{self.loss_key}" in metrics:
+            shifted["log_det/standardize"] = self.offset
+        return shifted
+
     def validate(self, flow: Model) -> Validation:
         """The NLL of the validation rows with its standard error, and the log-determinant of each layer."""
         x, context = self.validation.x, self.validation.context
-        result = nll(flow, x, context)
-        terms = log_det_terms(flow, x[:_LAYER_ROWS], None if context is None else context[:_LAYER_ROWS])
+        result = nll_from(log_prob(flow, x, context), self.validation.weights)
+        terms = {}
+        if isinstance(flow, Flow):
+            terms = log_det_terms(flow, x[:_LAYER_ROWS], None if context is None else context[:_LAYER_ROWS])
         metrics = {"val/nll_se": result.se} | {f"log_det/{name}": -float(term) for name, term in terms.items()}
         return Validation(result.nll, metrics)
+
+
+def rows_of(problem: Any, state: Any) -> tuple[RowTensors, RowTensors, dict[str, Any]]:
+    """Training and validation rows of a problem of rows, and the arguments that say where training is."""
+    prepared = problem.prepared
+    place = {
+        "step": state.progress.step,
+        "seed": problem.options.seed,
+        "offset": -prepared.standardize.log_det,
+    }
+    return prepared.training_rows(state.device), prepared.validation_rows(state.device), place
+
+
+def log_prob_terms(flow: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The two terms of the log-density; of another module than a flow, the log-density and zero."""
+    if isinstance(flow, Flow):
+        return flow.log_prob_terms(x, context)
+    value: Tensor = flow.log_prob(x) if context is None else flow.log_prob(x, context)
+    return value, value.new_zeros(())
 
 
 def _dequantize(x: Tensor, bin_widths: Tensor) -> Tensor:
@@ -104,21 +166,23 @@ class Batches:
     Args:
         rows: The rows.
         batch_size: Rows in a batch.
-        step: Batches already drawn, if training is resumed: the order of an epoch depends on torch's initial seed only.
+        step: Batches already drawn, if training is resumed: the order of an epoch depends on the seed alone.
+        seed: The seed; torch's initial seed by default.
     """
 
-    def __init__(self, rows: RowTensors, batch_size: int, step: int) -> None:
+    def __init__(self, rows: RowTensors, batch_size: int, step: int, seed: int | None = None) -> None:
         self.rows = rows
+        self.weights = None if rows.weights is None else rows.weights / rows.weights.mean()
         self.batch_size = min(batch_size, len(rows))
         self.per_epoch = max(1, len(rows) // self.batch_size)
         self.epoch, self.position = divmod(step, self.per_epoch)
         self.generator = torch.Generator(rows.x.device)
-        self.seed = torch.initial_seed()
+        self.seed = torch.initial_seed() if seed is None else seed
         if self.position:
             self._shuffle()
 
-    def next(self) -> tuple[Tensor, Tensor | None]:
-        """The next batch ``(batch_size, D)`` and its context."""
+    def next(self) -> Batch:
+        """The next batch of ``batch_size`` rows."""
         x, context, bin_widths = self.rows.x, self.rows.context, self.rows.bin_widths
         if self.position == 0:
             self._shuffle()
@@ -129,7 +193,8 @@ class Batches:
         batch = x[chosen]
         if bin_widths is not None:
             batch = _dequantize(batch, bin_widths)
-        return batch, None if context is None else context[chosen]
+        weights = None if self.weights is None else self.weights[chosen]
+        return Batch(batch, None if context is None else context[chosen], weights)
 
     def _shuffle(self) -> None:
         self.generator.manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)

@@ -2,17 +2,16 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from pushforward.config.schema import TrainConfig
 from pushforward.datasets.targets.base import Target, TargetError, evaluate, show_point, value_and_gradient
 from pushforward.evaluate.importance import forward_ess, log_z_estimate, reverse_ess
 from pushforward.flows import Flow
 from pushforward.flows.random_state import seeded
-from pushforward.train.objectives.base import Metrics, Validation
+from pushforward.train.objectives.base import Metrics, Objective, Validation
 from pushforward.train.objectives.gradient_estimators import (
     GradientEstimator,
     alpha_divergence,
@@ -21,15 +20,17 @@ from pushforward.train.objectives.gradient_estimators import (
     importance_bound,
     log_mean_exp,
 )
+from pushforward.train.options import ObjectiveOptions
 
 # Samples without density get the largest log-density of the batch minus this: a large finite loss, a weight of zero.
 _DEPTH = 1e4
 _FIRST_POWER = 0.02
 
-TARGET_OBJECTIVES = ("reverse-kl", "alpha", "forward-kl", "iwae")
+VALIDATION_SAMPLES = 4_000
+"""Samples in a validation of a fit."""
 
 
-class TargetObjective:
+class TargetObjective(Objective):
     """A divergence between a flow and a target, estimated from samples of the flow or, if available, of the target.
 
     - ``reverse-kl``: seeks modes; needs only the log-density of the target.
@@ -43,7 +44,7 @@ class TargetObjective:
 
     Args:
         target: The target.
-        config: Objective, estimator and their options; ``auto`` is the reverse KL and the path gradient.
+        options: Objective, estimator and their options.
         batch_size: Samples in a step.
         validation_samples: Samples in a validation, from the same noise every time.
         device: The device of the flow.
@@ -53,13 +54,10 @@ class TargetObjective:
         TargetError: If the target fails at its own samples.
     """
 
-    loss_key = "loss"
-    loss_name = "loss"
-
     def __init__(
         self,
         target: Target,
-        config: TrainConfig,
+        options: ObjectiveOptions,
         batch_size: int,
         *,
         validation_samples: int,
@@ -68,11 +66,11 @@ class TargetObjective:
     ) -> None:
         self.target, self.batch_size, self.seed = target, batch_size, seed
         self.validation_samples = validation_samples
-        self.name = objective_name(config)
-        self.estimator: GradientEstimator = "path" if config.gradient == "auto" else config.gradient
-        self.alpha = {"reverse-kl": 0.0, "forward-kl": 1.0}.get(self.name, config.alpha)
-        self.annealing = config.annealing
-        self.samples = min(config.importance_samples, batch_size, validation_samples)
+        self.name = options.name
+        self.estimator = cast(GradientEstimator, options.gradient)
+        self.alpha = {"reverse-kl": 0.0, "forward-kl": 1.0}.get(self.name, options.alpha)
+        self.annealing = options.annealing
+        self.samples = min(options.importance_samples, batch_size, validation_samples)
         self._exact_samples: Tensor | None = None
         self._target_scores: Tensor | None = None
         held_out = target.sample(validation_samples, seed + 1)
@@ -83,6 +81,17 @@ class TargetObjective:
                 raise TargetError(f"{target.name}: sample() is defined and returned nothing")
             self._exact_samples = drawn.to(device, torch.get_default_dtype())
             self._target_scores = value_and_gradient(target, self._exact_samples)[1]
+
+    @classmethod
+    def make(cls, problem: Any, state: Any) -> "TargetObjective":
+        return cls(
+            problem.target,
+            problem.options.objective,
+            problem.options.train.batch_size,
+            validation_samples=VALIDATION_SAMPLES,
+            device=state.device,
+            seed=problem.options.seed,
+        )
 
     def draw(self, spent: float) -> tuple[Tensor, Tensor] | float:
         """Samples of the target and its score function, if the objective needs them; else the power of the target."""
@@ -111,10 +120,6 @@ class TargetObjective:
         """The mean loss, and the effective share of the samples for the target as annealed at that time."""
         loss, share = means
         return {"train/loss": loss} | ({} if math.isnan(share) else {"train/effective_share": share})
-
-    def step_metrics(self, step: int) -> Metrics:
-        """No further metrics."""
-        return {}
 
     @torch.no_grad()
     def validate(self, flow: Flow) -> Validation:
@@ -168,9 +173,28 @@ class TargetObjective:
         return power * log_p + (1 - power) * wide
 
 
-def objective_name(config: TrainConfig) -> str:
-    """Name of the objective on a target; ``auto`` is the reverse KL."""
-    return "reverse-kl" if config.objective == "auto" else config.objective
+class ReverseKl(TargetObjective):
+    """The reverse KL divergence, which seeks modes."""
+
+    uses = ("gradient", "annealing")
+
+
+class Alpha(TargetObjective):
+    """The alpha divergence."""
+
+    uses = ("gradient", "annealing", "alpha")
+
+
+class ForwardKl(TargetObjective):
+    """The forward KL divergence, by samples of the target or by weights."""
+
+    uses = ("gradient", "annealing")
+
+
+class ImportanceBound(TargetObjective):
+    """The importance-weighted bound."""
+
+    uses = ("gradient", "annealing", "importance_samples")
 
 
 def _standard_error(log_w: Tensor) -> float:

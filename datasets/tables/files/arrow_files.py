@@ -24,7 +24,7 @@ class _ArrowReader:
         self._schema = schema
         self.names = tuple(schema.names)
         self.rows = rows
-        self.index = _index_columns(schema)
+        self.index = index_columns(schema)
 
     def holds_integers(self, name: str) -> bool:
         kind = self._schema.field(name).type
@@ -148,7 +148,7 @@ class FeatherReader(_ArrowReader):
             raise cls._damaged(path, error) from error
 
 
-def _index_columns(schema: "pa.Schema") -> tuple[str, ...]:
+def index_columns(schema: "pa.Schema") -> tuple[str, ...]:
     """Return the columns that pandas declares to be its index; an index that only counts the rows has no column."""
     try:
         declared = json.loads((schema.metadata or {})[b"pandas"])["index_columns"]

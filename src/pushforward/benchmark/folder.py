@@ -17,7 +17,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pushforward
 from pushforward.benchmark.jobs import Budget, Job, JobResult, Task
 from pushforward.benchmark.methods import PEERS
 from pushforward.benchmark.suites import Suite
@@ -25,6 +24,7 @@ from pushforward.common.errors import RunError, RunUsageError, reason
 from pushforward.common.files import report_write_errors, write_text
 from pushforward.common.git import git
 from pushforward.common.text import as_argument
+from pushforward.common.version import PACKAGE, __version__
 from pushforward.runs.folder import RunFolder, making_folder
 
 _RECORD = "benchmark.json"
@@ -223,11 +223,11 @@ def _machine() -> dict[str, Any]:
 
 def program_version() -> str:
     """Return the version of the program, with its commit if it runs from a checkout."""
-    here = Path(pushforward.__file__).resolve().parent
+    here = PACKAGE
     # An installed copy may lie inside the checkout of another project, which does not track its files.
     is_tracked = git("log", "-1", "--format=%h", "--", "__init__.py", folder=here)
     commit = git("describe", "--always", "--dirty", folder=here) if is_tracked else ""
-    return f"{pushforward.__version__} ({commit})" if commit else pushforward.__version__
+    return f"{__version__} ({commit})" if commit else __version__
 
 
 def _processor() -> str:

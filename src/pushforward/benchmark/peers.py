@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from pushforward.benchmark.methods import Method
 from pushforward.common.errors import ConfigError
-from pushforward.config.schema import Config, FlowConfig, TrainConfig
+from pushforward.config.schema import Config
 from pushforward.evaluate.likelihood import nll
 from pushforward.train.defaults import resolve
+from pushforward.train.divergence import DivergedError
 from pushforward.train.objectives.likelihood import Likelihood, RowTensors
-from pushforward.train.trainer import DivergedError
+from pushforward.train.options import FlowOptions, Options, TrainOptions
 
 PEER_VALIDATIONS = 20
 """Number of validations during training, besides the one before it."""
@@ -80,38 +81,31 @@ class Training:
     stop_reason: str
 
 
-def peer_config(config: Config, method: Method, *, rows: int, features: int) -> Config:
-    """Resolve ``auto`` in the configuration of a peer.
+def peer_options(config: Config, method: Method, *, rows: int, features: int) -> Options:
+    """Resolve the options of a peer.
 
     Args:
         config: The configuration as the user gave it.
         method: The peer.
         rows: Number of training rows.
         features: Number of columns.
-
-    Returns:
-        A configuration with all values of ``flow`` and ``train`` that a peer needs.
     """
-    ours = resolve(config, rows=rows, features=features, is_toy=False)
+    asked = config.model_dump()
+    ours = resolve(asked, rows=rows, features=features, is_toy=False)
     sizes: dict[str, Any] = _SIZES | {"dropout": 0.2 if rows < FEW_ROWS else 0.0}
-    flow = ours.flow.model_dump()
-    train = ours.train.model_dump()
-    for section, asked, defaults in (
-        (flow, config.flow, {} if method.is_matched else sizes),
-        (train, config.train, _TRAINING),
-    ):
-        section.update({key: value for key, value in defaults.items() if getattr(asked, key) == "auto"})
-    train["batch_size"] = min(train["batch_size"], rows)
-    return ours.model_copy(update={"flow": FlowConfig.model_validate(flow), "train": TrainConfig.model_validate(train)})
+    flow = {} if method.is_matched else {key: value for key, value in sizes.items() if asked["flow"][key] == "auto"}
+    train = {key: value for key, value in _TRAINING.items() if asked["train"][key] == "auto"}
+    ours = ours.replace(flow=flow, train=train)
+    return ours.replace(train={"batch_size": min(ours.train.batch_size, rows)})
 
 
-def build_peer(method: Method, features: int, flow: FlowConfig) -> Peer:
+def build_peer(method: Method, features: int, flow: FlowOptions) -> Peer:
     """Build the flow of a peer, with weights from torch's global generator.
 
     Args:
         method: The peer.
         features: Number of columns.
-        flow: Its sizes, without ``auto``.
+        flow: Its sizes.
 
     Raises:
         ConfigError: If the library is not installed, or does not have an option.
@@ -124,7 +118,7 @@ def build_peer(method: Method, features: int, flow: FlowConfig) -> Peer:
         return {"nflows": _nflows, "zuko": _zuko}[method.library](method.flow, features, flow)
 
 
-def train_peer(peer: Peer, train: RowTensors, validation: RowTensors, config: TrainConfig) -> Training:
+def train_peer(peer: Peer, train: RowTensors, validation: RowTensors, options: TrainOptions) -> Training:
     """Train with Adam and a cosine schedule to zero; keep the weights of the best validation.
 
     Validations are at shares ``(k / PEER_VALIDATIONS)^2`` of the budget: dense at the start, where small tables
@@ -134,22 +128,20 @@ def train_peer(peer: Peer, train: RowTensors, validation: RowTensors, config: Tr
         peer: An untrained flow, on the device of the rows.
         train: Training rows.
         validation: Validation rows.
-        config: Budget (``seconds``, ``steps`` or both, whichever ends first), learning rate, batch, gradient clip.
+        options: Budget (``seconds``, ``steps`` or both, whichever ends first), learning rate, batch, gradient clip.
 
     Raises:
         DivergedError: If no validation was finite.
     """
-    assert config.learning_rate != "auto"  # peer_config resolves them
-    assert config.batch_size != "auto"
-    objective = Likelihood(train, validation, config.batch_size)
-    optimizer = torch.optim.Adam(peer.parameters(), lr=config.learning_rate)
+    objective = Likelihood(train, validation, options.batch_size)
+    optimizer = torch.optim.Adam(peer.parameters(), lr=options.learning_rate)
     best, weights = math.inf, copy.deepcopy(peer.state_dict())
     curve: list[tuple[float, int, float]] = []
     step, reason, due = 0, "", 0
     clock = _Clock()
     while not reason:
-        spent = _share(config, step, clock.seconds)
-        reason = "" if spent < 1.0 else "steps" if config.steps != "auto" and step >= config.steps else "seconds"
+        spent = options.share(step, clock.seconds)
+        reason = "" if spent < 1.0 else "steps" if options.steps is not None and step >= options.steps else "seconds"
         if reason or spent >= (due / PEER_VALIDATIONS) ** 2:
             with clock:
                 score = nll(peer, validation.x).nll
@@ -160,13 +152,13 @@ def train_peer(peer: Peer, train: RowTensors, validation: RowTensors, config: Tr
         if reason:
             break
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * spent))
-        batch, _ = objective.draw(spent)
+            group["lr"] = options.learning_rate * 0.5 * (1.0 + math.cos(math.pi * spent))
+        batch = objective.draw(spent).x
         peer.train()
         optimizer.zero_grad(set_to_none=True)
         loss = -peer.log_prob(batch).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(peer.parameters(), config.gradient_clip)
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), options.gradient_clip)
         optimizer.step()
         step += 1
         if not math.isfinite(loss.item()):
@@ -202,22 +194,12 @@ class _Clock:
         self._stopped = None
 
 
-def _share(config: TrainConfig, step: int, seconds: float) -> float:
-    """Share of the budget that is used, from 0 to 1."""
-    shares = [0.0]
-    if config.steps != "auto":
-        shares.append(step / config.steps)
-    if config.seconds != "auto":
-        shares.append(seconds / config.seconds)
-    return min(1.0, max(shares))
-
-
 def _is_transformed(feature: int, layer: int) -> bool:
     """Whether a coupling layer transforms a feature: every other one, alternating between layers."""
     return (feature % 2 == 1) != (layer % 2 == 1)
 
 
-def _nflows(name: str, features: int, sizes: FlowConfig) -> Peer:
+def _nflows(name: str, features: int, sizes: FlowOptions) -> Peer:
     from nflows.distributions import StandardNormal
     from nflows.flows import Flow
     from nflows.nn.nets import ResidualNet
@@ -233,7 +215,6 @@ def _nflows(name: str, features: int, sizes: FlowConfig) -> Peer:
         Transform,
     )
 
-    assert sizes.layers != "auto"  # peer_config resolves it
     spline = {"num_bins": sizes.bins, "tails": "linear", "tail_bound": sizes.bound}
     net = {"num_blocks": sizes.blocks, "dropout_probability": sizes.dropout}
 
@@ -261,14 +242,11 @@ def _nflows(name: str, features: int, sizes: FlowConfig) -> Peer:
     return Peer(flow, flow.log_prob)
 
 
-def _zuko(name: str, features: int, sizes: FlowConfig) -> Peer:
+def _zuko(name: str, features: int, sizes: FlowOptions) -> Peer:
     zuko: Any = importlib.import_module("zuko")  # optional, also for mypy
 
     if sizes.bound != _ZUKO_BOUND and name == "nsf":
         raise ConfigError(f"zuko:nsf: its splines end at {_ZUKO_BOUND:g}; got flow.bound={sizes.bound}")
-    assert sizes.blocks != "auto"  # peer_config resolves them
-    assert sizes.hidden != "auto"
-    assert sizes.dropout != "auto"
     dropout = sizes.dropout
 
     def activation() -> nn.Module:

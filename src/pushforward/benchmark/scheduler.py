@@ -30,9 +30,9 @@ from pushforward.benchmark.sources import in_benchmark_options
 from pushforward.benchmark.suites import labels
 from pushforward.common.errors import RunError
 from pushforward.common.processes import ended_by, last_line
+from pushforward.common.signals import StopOnSignal
 from pushforward.common.text import one_line, shorten
 from pushforward.evaluate.statistics import mean_and_se
-from pushforward.experiment.signals import StopOnSignal
 from pushforward.runs.row_scores import read_row_scores
 
 _CHILD = "pushforward.benchmark.child"

@@ -14,16 +14,18 @@ import numpy as np
 import torch
 
 from pushforward.benchmark.methods import Method, parse_method
-from pushforward.benchmark.peers import build_peer, peer_config, train_peer
+from pushforward.benchmark.peers import build_peer, peer_options, train_peer
 from pushforward.benchmark.suites import set_name
 from pushforward.common.files import atomic_write, json_safe
 from pushforward.common.text import one_line
 from pushforward.config.read import load_config
+from pushforward.datasets.tables.fingerprint import rows_fingerprint
 from pushforward.evaluate.baselines import Baseline, fit_baselines
 from pushforward.evaluate.likelihood import log_prob
 from pushforward.runs.folder import RunFolder
-from pushforward.runs.row_scores import rows_fingerprint, write_row_scores
+from pushforward.runs.row_scores import write_row_scores
 from pushforward.train.data import Prepared, load_data, prepare
+from pushforward.train.defaults import data_options
 from pushforward.train.device import choose_device, threads_for
 
 MIXTURE_SECONDS = 60.0
@@ -43,7 +45,8 @@ def run(jobs: dict[str, Any]) -> None:
     """
     methods = [parse_method(spec) for spec in jobs["methods"]]
     config = load_config(jobs["source"], overrides=[*jobs["overrides"], f"seed={jobs['seed']}"])
-    prepared = prepare(load_data(config), config.data, config.data_seed)
+    data = data_options(config.model_dump())
+    prepared = prepare(load_data(data), data)
     if not len(prepared.test.rows):
         raise ValueError(f"{jobs['source']}: there are no test rows")
     peers = [method for method in methods if method.kind == "peer"]
@@ -78,18 +81,18 @@ def _run_peer(method: Method, prepared: Prepared, jobs: dict[str, Any], folder: 
     budget = [f"train.{key}={jobs[key]}" for key in ("seconds", "steps") if jobs[key] is not None]
     config = method.config(jobs["source"], name, [] if method.has_own_budget else budget)
     rows, features = prepared.train.rows.shape
-    config = peer_config(config, method, rows=rows, features=features)
+    options = peer_options(config, method, rows=rows, features=features)
     device = choose_device(jobs["device"])
     torch.manual_seed(jobs["seed"])
-    peer = build_peer(method, features, config.flow).to(device)
+    peer = build_peer(method, features, options.flow).to(device)
     points = prepared.training_rows(device), prepared.validation_rows(device)
-    with threads_for(config, features):
-        training = train_peer(peer, *points, config.train)
+    with threads_for(options.flow, options.train.batch_size, features):
+        training = train_peer(peer, *points, options.train)
     standardize = prepared.standardize
     test = standardize(torch.from_numpy(prepared.test.rows))[0].float()
     log_probs = log_prob(peer, test).double().numpy() + standardize.log_det
-    sizes = {key: getattr(config.flow, key) for key in ("layers", "hidden", "blocks", "bins", "bound", "dropout")}
-    sizes |= {key: getattr(config.train, key) for key in ("learning_rate", "batch_size")}
+    sizes = {key: getattr(options.flow, key) for key in ("layers", "hidden", "blocks", "bins", "bound", "dropout")}
+    sizes |= {key: getattr(options.train, key) for key in ("learning_rate", "batch_size")}
     facts = {
         "flow": f"{method.library} {method.flow}",
         "parameters": sum(p.numel() for p in peer.parameters() if p.requires_grad),

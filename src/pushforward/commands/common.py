@@ -123,9 +123,11 @@ def load_density(run: Path, device: str | None) -> "FittedDensity":
         raise RunError(
             f"{run}: is still being fitted and has no model yet; `pushforward report {run}` shows its progress"
         )
+    from pushforward.common.plugins import load_plugins
     from pushforward.evaluate.density import FittedDensity
     from pushforward.train.device import choose_device
 
+    load_plugins(print_message)  # the parts that they add may be in the model
     chosen = choose_device(device or "cpu")
     if chosen.type == "mps":
         from pushforward.common.errors import ConfigError

@@ -75,7 +75,7 @@ def fit(
             raise ConfigError("--resume: takes -c, --seed and --out from the run; leave them out")
         if dry_run or print_config:
             raise ConfigError("--resume: cannot be combined with --dry-run or --print-config")
-        from pushforward.experiment.rows import resume
+        from pushforward.experiment.run import resume
 
         if data is not None:  # the file of the run, which was moved
             overrides = [f"data.source={data}", *overrides]
@@ -98,43 +98,28 @@ def fit(
                 print_message(f"{key:<10}  {value:,}" if isinstance(value, int) else f"{key:<10}  {value}")
             print_message("nothing was fitted; leave out --dry-run to fit")
         return
-    from pushforward.experiment.rows import fit as run_fit
+    from pushforward.experiment.run import fit as run_fit
 
     _finish_fit(run_fit(config, out=out), as_json)
 
 
 def _dry_run(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, ...]]":
     """Return the resolved configuration, facts to print, and notes on the data."""
-    from pushforward.experiment.target import check_plan, is_target, plan_target
+    from pushforward.config.resolved import resolved
+    from pushforward.experiment.run import plan
+    from pushforward.train.device import choose_device
 
-    facts: dict[str, object]
-    if is_target(config):
-        to_target = plan_target(config)
-        check_plan(to_target)
-        facts = {"dataset": config.data.source, "features": to_target.flow.features, "log_z": to_target.target.log_z}
-        facts |= {"flow": to_target.config.flow.name, "parameters": to_target.parameters}
-        return to_target.config, facts, ()
-    from pushforward.experiment.autoencoder import is_autoencoder, plan_autoencoder
-
-    if is_autoencoder(config):
-        of_rows = plan_autoencoder(config)
-        facts = {"dataset": of_rows.prepared.dataset.name, "features": of_rows.model.features, "flow": "vae"}
-        facts |= {"latent": of_rows.model.latent, "parameters": of_rows.parameters}
-        return of_rows.config, facts, of_rows.prepared.notes
-    from pushforward.experiment.rows import plan
-    from pushforward.train.architecture import describe
-
-    planned = plan(config)
-    rows = {name: len(getattr(planned.prepared.splits, name)) for name in ("train", "validation", "test")}
-    facts = {"dataset": planned.prepared.dataset.name, "features": planned.flow.features}
-    facts |= {"context": planned.flow.context, **rows, "flow": describe(planned.config.flow)}
-    notes = (*planned.prepared.notes, *planned.notes)
-    if planned.undecided is not None:
-        notes = (
-            *notes,
+    problem = plan(config)
+    notes = tuple(problem.notes)
+    if problem.is_open:
+        notes += (
             "flow=auto: the fit chooses the kind and number of flows by the time of a step; this is the first choice",
         )
-    return planned.config, facts | {"parameters": planned.parameters}, notes
+    model = problem.build()
+    problem.check(model.to(choose_device(config.device)))
+    facts = {"dataset": problem.name} | dict(problem.plan_facts) | {"flow": problem.description}
+    facts |= {"parameters": sum(p.numel() for p in model.parameters())}
+    return resolved(config, problem.options, problem.uses), facts, notes
 
 
 def _finish_fit(result: "Fit", as_json: bool) -> None:

@@ -26,7 +26,7 @@ def evaluate(run: Path, data: str | None, device: str | None, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps({"run": str(run)} | report.to_dict()))
     else:
-        for line in report.lines():
+        for line in report.lines:
             click.echo(line)
 
 

@@ -124,14 +124,13 @@ def _space(file: Path | None, overrides: Sequence[str], **options: Any) -> "tupl
         space.check()
         return space, space.to_yaml()
     from pushforward.config.read import load_config
-    from pushforward.experiment.rows import plan
+    from pushforward.experiment.run import plan
 
-    planned = plan(load_config(overrides=[f"{p.key}={p.only}" for p in constants]))
-    dataset = planned.prepared.dataset
+    problem = plan(load_config(overrides=[f"{p.key}={p.only}" for p in constants]), strict=False)
     # With the resolved path of a file, which can be found from any working directory.
-    source = Parameter.constant("data.source", planned.config.data.source)
+    source = Parameter.constant("data.source", problem.options.data.source)
     constants = tuple(source if p.key == "data.source" else p for p in constants)
-    shipped = default_space(len(planned.prepared.recorded), is_toy=dataset.toy is not None)
+    shipped = default_space(problem.training_rows or 0, is_toy=problem.training_rows is None)
     text = with_constants(shipped, constants)
     space = parse_space(text, "the default space")
     space.check()

@@ -29,14 +29,18 @@ class DataError(UserError, ValueError):
 class TableError(DataError):
     """A table whose columns cannot be used as they are: one line for each obstacle, then what to do.
 
-    Attributes:
+    Args:
         report: The lines without what to do.
+        advice: What to do.
         drop: All columns that a fit would have to leave out; empty if that is not enough.
         incomplete: Whether rows with missing values would have to go, too.
+        separator: What stands between report and advice.
     """
 
-    def __init__(self, report: str, advice: str, drop: Sequence[str] = (), *, incomplete: bool = False) -> None:
-        super().__init__(f"{report}\n{advice}")
+    def __init__(
+        self, report: str, advice: str, drop: Sequence[str] = (), *, incomplete: bool = False, separator: str = "\n"
+    ) -> None:
+        super().__init__(f"{report}{separator}{advice}")
         self.report = report
         self.drop = tuple(drop)
         self.incomplete = incomplete

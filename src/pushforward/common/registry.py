@@ -39,8 +39,8 @@ class Registry(Generic[Item]):
         self._added: dict[str, Item] = {}
 
     def names(self) -> list[str]:
-        """Return all names, in alphabetical order."""
-        return sorted({*self._builtins, *self._added})
+        """Return all names: the built-in ones in the order of their table, then those that were added."""
+        return [*self._builtins, *self._added]
 
     def __getitem__(self, name: str) -> Item:
         """Return the item of a name; a built-in is imported now.

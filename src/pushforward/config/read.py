@@ -4,7 +4,8 @@ YAML is read node by node, so that every scalar stays text (PyYAML reads ``1e-4`
 ``010`` as 8) and every key keeps its line number for the error message.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pushforward.common.errors import ConfigError
+from pushforward.common.plugins import load_plugins
 from pushforward.common.text import nearest, shorten
 from pushforward.config.recipe import RECIPE_PREFIX, recipe_file
 from pushforward.config.schema import Config, Expected, Section, UnknownName
@@ -80,6 +82,45 @@ def load_config(
         assignments.append(_Assignment("data.source", source, ""))
     assignments += [_Assignment(key, value, "") for key, value in options.items() if value is not None]
 
+    return _validated(assignments)
+
+
+def make_config(source: str | None, keys: Mapping[str, Any]) -> Config:
+    """Make a configuration from Python values.
+
+    Args:
+        source: The data; None if ``keys`` have it.
+        keys: Values by key: a whole group as a mapping (``flow={"name": "maf", "layers": 3}``) or by its main key
+            (``flow="maf"``), a key with its group (``flow__layers=3``, ``{"flow.layers": 3}``), or alone where no two
+            groups have it (``layers=3``). None means not given.
+
+    Raises:
+        ConfigError: If a key or a value is wrong; the message is one line.
+
+    Example:
+        >>> make_config("moons", {"flow": "maf", "layers": 3, "seconds": 5}).flow.layers
+        3
+    """
+    assignments = [] if source is None else [_Assignment("data.source", source, "")]
+    for name, value in keys.items():
+        key = name.replace("__", ".")
+        if isinstance(value, Mapping):
+            assignments += [_Assignment(f"{key}.{inner}", item, "") for inner, item in value.items()]
+        elif value is not None:
+            assignments.append(_Assignment(_with_group(key), value, ""))
+    return _validated(assignments)
+
+
+def _with_group(key: str) -> str:
+    """Return a key with its group, if only one group has it."""
+    if "." in key or key in _FIELDS or key in _SECTIONS:
+        return key
+    found = [known for known in _FIELDS if known.partition(".")[2] == key]
+    return found[0] if len(found) == 1 else key
+
+
+def _validated(assignments: Sequence[_Assignment]) -> Config:
+    load_plugins(warnings.warn)  # the names that they add are values of keys
     values: dict[str, Any] = {"data": {}}
     origin: dict[str, str] = {}
     for key, value, where in assignments:

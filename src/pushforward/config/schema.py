@@ -7,6 +7,7 @@ and not ``False``, and ``1.50`` can be the name of a column.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,22 +16,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from pushforward.common.mappings import flatten
 from pushforward.common.text import as_argument, did_you_mean, number_text
-
-FLOWS = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
-BaseName = Literal[
-    "auto",
-    "diagonal",
-    "low-rank",
-    "full",
-    "student-t",
-    "laplace",
-    "logistic",
-    "uniform",
-    "gamma",
-    "beta",
-    "mixture",
-    "made-mog",
-]
+from pushforward.flows.registries import BASES, FLOWS, UNIVARIATE_MAPS, network_names
+from pushforward.train.objectives.registry import all_objective_names
 
 Scalar = str | int | float | bool | None
 
@@ -97,10 +84,31 @@ def _numbers(value: Any) -> Any:
 
 
 def _flow_name(value: Any) -> Any:
+    return _known("flow", value, FLOWS.names())
+
+
+def _base_name(value: Any) -> Any:
+    return _known("base", value, BASES.names())
+
+
+def _network_name(value: Any) -> Any:
+    return _known("network", value, network_names())
+
+
+def _univariate_name(value: Any) -> Any:
+    return _known("univariate map", value, UNIVARIATE_MAPS.names())
+
+
+def _known(what: str, value: Any, known: Sequence[str]) -> str:
+    """Return a registered name, or ``auto``; the nearest one is suggested for another."""
     name = str(value).strip().lower().replace("_", "-")
-    if name not in (*FLOWS, "auto"):
-        raise UnknownName(f"unknown flow '{value}'; {did_you_mean(name, FLOWS)}known: {', '.join(FLOWS)}")
+    if name not in (*known, "auto"):
+        raise UnknownName(f"unknown {what} '{value}'; {did_you_mean(name, known)}known: {', '.join(known)}")
     return name
+
+
+def _objective_name(value: Any) -> Any:
+    return _known("objective", value, all_objective_names())
 
 
 def _optional_text(value: Any) -> Any:
@@ -169,6 +177,8 @@ class DataConfig(Section):
     columns: Literal["all"] | Names = Field(default="all", description="columns to model")
     drop: Names = Field(default=(), description="columns to leave out")
     given: Names = Field(default=(), description="columns to condition on")
+    response: Names = Field(default=(), description="columns to model given all the others, as in regression")
+    weight: OptionalText = Field(default=None, description="column with the weights of the rows")
     missing: Literal["refuse", "drop"] = Field(
         default="refuse",
         description="rows with missing or infinite values: refuse the table, or drop these rows",
@@ -212,7 +222,9 @@ class FlowConfig(Section):
 
     shorthand: ClassVar[str] = "name"
 
-    name: Annotated[str, BeforeValidator(_flow_name)] = Field(default="auto", description=f"auto, {', '.join(FLOWS)}")
+    name: Annotated[str, BeforeValidator(_flow_name)] = Field(
+        default="auto", description=f"auto, {', '.join(FLOWS.names())}"
+    )
     layers: Count | Auto = Field(default="auto", description="number of layers")
     hidden: Count | Auto = Field(default="auto", description="hidden features of the conditioner networks")
     blocks: CountOrZero | Auto = Field(
@@ -238,8 +250,12 @@ class FlowConfig(Section):
         default="auto", description="a spline for each column, before all layers; auto is false"
     )
     dropout: ShareOrZero | Auto = Field(default="auto", description="dropout in the conditioners")
-    conditioner: Literal["residual", "transformer"] | Auto = Field(
+    conditioner: Annotated[str, BeforeValidator(_network_name)] = Field(
         default="auto", description="network of autoregressive layers: residual, or transformer; auto is residual"
+    )
+    univariate: Annotated[str, BeforeValidator(_univariate_name)] = Field(
+        default="auto",
+        description="map of the layers: affine, or rational-quadratic (a spline); auto is that of the flow",
     )
     components: Count | Auto = Field(
         default="auto", description="Gaussians for each column in made-mog, a masked network with mixtures"
@@ -253,7 +269,7 @@ class FlowConfig(Section):
         description="average the flow with a Gaussian and a kernel density, weighted by validation likelihood; auto is "
         "true for small tables if the flow is auto, too",
     )
-    base: BaseName = Field(
+    base: Annotated[str, BeforeValidator(_base_name)] = Field(
         default="auto",
         description="base distribution: a Gaussian, by its covariance, or another one; auto is full up to 256 columns",
     )
@@ -287,13 +303,11 @@ class VaeConfig(Section):
 class TrainConfig(Section):
     """Training: objective, budget, optimiser."""
 
-    objective: Literal["auto", "mle", "energy", "mle+energy", "elbo", "iwae", "reverse-kl", "alpha", "forward-kl"] = (
-        Field(
-            default="auto",
-            description="for rows: mle, energy (sliced energy distance of samples), mle+energy, or a bound of a "
-            "variational autoencoder, elbo or iwae; for a target: reverse-kl, alpha, forward-kl or iwae; auto is mle "
-            "or reverse-kl",
-        )
+    objective: Annotated[str, BeforeValidator(_objective_name)] = Field(
+        default="auto",
+        description="for rows: mle, energy (sliced energy distance of samples), mle+energy, or a bound of a "
+        "variational autoencoder, elbo or iwae; for a target: reverse-kl, alpha, forward-kl or iwae; auto is mle "
+        "or reverse-kl",
     )
     gradient: Literal["auto", "path", "path-wise", "score-function"] = Field(
         default="auto",

@@ -7,13 +7,13 @@ from pushforward.common.lazy import lazy
 if TYPE_CHECKING:
     from pushforward.experiment.evaluation import evaluate_run as evaluate_run
     from pushforward.experiment.result import Fit as Fit
-    from pushforward.experiment.rows import RowsPlan as RowsPlan, fit as fit, plan as plan, resume as resume
+    from pushforward.experiment.run import fit as fit, plan as plan, resume as resume
 
 __getattr__, __dir__ = lazy(
     "pushforward.experiment",
     {
         "evaluation": "evaluate_run",
         "result": "Fit",
-        "rows": "RowsPlan fit plan resume",
+        "run": "fit plan resume",
     },
 )

@@ -1,30 +1,19 @@
 """The data of a run, to be read again: wherever the file is now, its content must be what the run was fitted to."""
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pushforward.common.errors import ConfigError, DataError
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config, DataConfig
-from pushforward.datasets import Dataset
+from pushforward.datasets.dataset import MEMORY
 from pushforward.datasets.tables.files.local_file import STDIN, LocalFile, file_status, is_stream
 from pushforward.runs.folder import RunFolder
-from pushforward.train.data import Prepared
+from pushforward.train.problems.base import Problem
 
 _DIGITS = 12  # of a checksum in messages
-
-
-def with_absolute_source(data: DataConfig, dataset: Dataset) -> DataConfig:
-    """Replace the path of a file by its absolute path, so that a run can be resumed from any folder.
-
-    The source of rows that came through a pipe is ``-``, whatever the pipe was called.
-    """
-    if not dataset.is_file:
-        return data
-    source = STDIN if dataset.source == STDIN else str(Path(dataset.source).resolve())
-    return data.model_copy(update={"source": source})
 
 
 def check_source(run: RunFolder, data: DataConfig, command: str) -> None:
@@ -43,58 +32,64 @@ def check_source(run: RunFolder, data: DataConfig, command: str) -> None:
             f"{run.path}: was fitted to rows from stdin, which were not kept; save the same rows in a file and give "
             f"it: {command}"
         )
+    if data.source == MEMORY:
+        raise DataError(
+            f"{run.path}: was fitted to rows in memory, which were not kept; save the same rows in a file and give "
+            f"it: {command}"
+        )
     if Path(data.source).is_absolute() and file_status(data.source) is None:
         raise DataError(f"{data.source}: no such file; {run.path} was fitted to it; if it is elsewhere now: {command}")
 
 
-def check_content(run: RunFolder, dataset: Dataset, recorded: str | None, command: str) -> None:
+def check_content(run: RunFolder, schema: Mapping[str, Any], recorded: str | None, command: str) -> None:
     """Check that a data set has the content that was recorded.
 
     Args:
         run: The run folder, or the folder of a sweep.
-        dataset: The data set that was loaded now.
+        schema: Description of the data that were loaded now: ``dataset``, ``source`` and ``sha256``.
         recorded: The SHA-256 of the file at that time; None without a file.
         command: The command that takes the rows from ``FILE`` instead, for the message.
 
     Raises:
         DataError: If the checksums differ.
     """
-    if recorded != dataset.sha256:
-        again = f"give the file with that content: {command}; or start" if dataset.is_file else "start"
-        where = dataset.source if dataset.is_file else dataset.name
+    if recorded != schema["sha256"]:
+        is_file = file_status(schema["source"]) is not None
+        again = f"give the file with that content: {command}; or start" if is_file else "start"
+        where = schema["source"] if is_file else schema["dataset"]
         raise DataError(
-            f"{where}: not the data that {run.path} was fitted to: its SHA-256 is {_short(dataset.sha256)}, "
+            f"{where}: not the data that {run.path} was fitted to: its SHA-256 is {_short(schema['sha256'])}, "
             f"that of the run is {_short(recorded)}; {again} a new fit"
         )
 
 
-def accept_data(run: RunFolder, config: Config, prepared: Prepared, command: str) -> tuple[Config, Prepared, str]:
+def accept_data(run: RunFolder, config: Config, problem: Problem, command: str) -> tuple[Config, str]:
     """Check that data are those that a run was fitted to, and record the place of their file if that is new.
 
     Args:
         run: The run folder.
         config: The configuration of the run, with the source of the data.
-        prepared: The data that were loaded now.
+        problem: The problem with the data that were loaded now; it takes their recorded name.
         command: The command that takes the rows from ``FILE`` instead, for the message.
 
     Returns:
-        The configuration with an absolute path, the data under the recorded name, and one line about the new place,
-        empty if it is the old one.
+        The configuration with an absolute path, and one line about the new place, empty if it is the old one.
 
     Raises:
         DataError: If the checksums differ.
     """
-    schema, dataset = _schema(run), prepared.dataset
-    check_content(run, dataset, schema.get("sha256"), command)
-    config = config.model_copy(update={"data": with_absolute_source(config.data, dataset)})
-    prepared = replace(prepared, dataset=replace(dataset, name=schema.get("dataset", dataset.name)))
-    before, source = load_config(files=[run.config]), config.data.source
+    recorded, now = _schema(run), problem.schema()
+    check_content(run, now, recorded.get("sha256"), command)
+    source = problem.options.data.source
+    config = config.model_copy(update={"data": config.data.model_copy(update={"source": source})})
+    problem.name = recorded.get("dataset", problem.name)
+    before = load_config(files=[run.config])
     if source == before.data.source:
-        return config, prepared, ""
+        return config, ""
     run.write_config(before.model_copy(update={"data": before.data.model_copy(update={"source": source})}))
-    run.write_json("schema.json", schema | {"source": source})
-    note = f"{source}: has the content that {run.path} was fitted to, SHA-256 {_short(dataset.sha256)}"
-    return config, prepared, f"{note}; it is recorded as the source"
+    run.write_json("schema.json", recorded | {"source": source})
+    note = f"{source}: has the content that {run.path} was fitted to, SHA-256 {_short(now['sha256'])}"
+    return config, f"{note}; it is recorded as the source"
 
 
 def check_override(run: RunFolder, before: Config, config: Config) -> None:

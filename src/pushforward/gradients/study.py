@@ -11,23 +11,27 @@ import torch
 
 from pushforward.common.errors import ConfigError
 from pushforward.common.files import json_safe
+from pushforward.config.resolved import resolved
 from pushforward.config.schema import Config
 from pushforward.datasets.targets.base import Target
 from pushforward.datasets.targets.gaussian import GaussianChain
 from pushforward.datasets.targets.names import PREFIX
 from pushforward.evaluate.plots.gradients import gradient_study
-from pushforward.experiment.session import new_run, start_client
-from pushforward.experiment.target import check_plan, plan_target
+from pushforward.experiment.record import new_run, start_client
 from pushforward.flows import Flow
 from pushforward.flows.kernels import native
 from pushforward.gradients.measurement import ALL, Measurement, gaussian_variances, location_and_scale, measure
+from pushforward.reports.run import write_report
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.base import Tracking
 from pushforward.tracking.wandb.location import location_line
-from pushforward.train.defaults import train_options
-from pushforward.train.device import choose_device, threads_for
+from pushforward.train.callbacks import Callback
+from pushforward.train.device import choose_device
+from pushforward.train.objectives.base import Metrics
 from pushforward.train.objectives.target import TargetObjective
-from pushforward.train.trainer import minimize, start
+from pushforward.train.problems.target import TargetProblem
+from pushforward.train.state import State, start
+from pushforward.train.trainer import Trainer
 
 _VALIDATION_SAMPLES = 2_000
 # Groups of parameters with known variances, and their places in the result of gaussian_variances.
@@ -122,7 +126,8 @@ def study(
             update={"data": config.data.model_copy(update={"source": PREFIX + config.data.source})}
         )
     with start_client(config) as process:
-        config, target, flow, objective = _prepared(config, steps, scale)
+        problem, state, objective = _prepared(config, steps, scale)
+        config, target, flow = resolved(config, problem.options, problem.uses), problem.target, state.flow
         samples = samples or objective.batch_size
         parameters = sum(p.numel() for p in flow.parameters() if p.requires_grad)
         facts = {
@@ -138,7 +143,7 @@ def study(
             "device": str(flow.base.device),
         }
         name, flow_name = config.data.source, config.flow.name
-        with new_run(config, out, name=name, flow=flow_name, kind="gradients") as run:
+        with new_run(config, out, name=name, flow=flow_name, problem="gradients") as run:
             try:
                 tracking = Tracking.open(
                     run,
@@ -154,9 +159,13 @@ def study(
                     measurements = _Measurements(
                         target, config, samples, replicates, _checkpoint_steps(steps, checkpoints), tracking, notify
                     )
-                    with threads_for(config, target.features):
+                    with problem.threads():
                         facts["threads"] = torch.get_num_threads()
-                        _train(flow, objective, config, steps, measurements, tracking, notify)
+                        if steps:
+                            callbacks = [_Record(tracking, measurements, notify)]
+                            Trainer(problem.options.train, callbacks=callbacks).run(state, objective)
+                        else:
+                            measurements.measure_if_due(flow, 0)
                     results = json_safe({"run": str(run.path), **facts, "checkpoints": measurements.rows})
                     run.write_json("gradients.json", results)
                     picture = run.path / "gradients.png"
@@ -167,6 +176,7 @@ def study(
                 if tracking.location is not None:
                     notify(location_line(tracking.location, run.path))
                 run.set_status("finished", steps=steps)
+                write_report(run)
                 for folder in (run.checkpoints, run.model, run.samples, run.pictures):
                     with contextlib.suppress(OSError):
                         folder.rmdir()  # a fit would have filled them
@@ -252,64 +262,54 @@ class _Measurements:
         return row
 
 
-def _prepared(config: Config, steps: int, scale: float | None) -> tuple[Config, Target, Flow, TargetObjective]:
-    """Return the resolved configuration, the target, the initialised flow of a fit to it, and the objective."""
+def _prepared(config: Config, steps: int, scale: float | None) -> tuple[TargetProblem, State, TargetObjective]:
+    """Return the problem, the state of a fit to it before the first step, and the objective."""
     train = config.train.model_copy(update={"steps": max(1, steps), "seconds": "auto", "patience": 1.0})
-    planned = plan_target(config.model_copy(update={"train": train}))
-    config, target = planned.config, planned.target
-    if config.train.objective != "reverse-kl":
-        raise ConfigError(f"train.objective: expected reverse-kl; got {config.train.objective}")
-    assert config.train.batch_size != "auto"  # plan_target resolves it
+    config = config.model_copy(update={"train": train})
     device = choose_device(config.device)
-    torch.manual_seed(config.seed)
-    flow = planned.flow.to(device)
-    first_batch = check_plan(planned, gradients=True)
-    with torch.no_grad():
-        flow.train()(first_batch)  # initialises layers that depend on data
-        if scale is not None:
-            zeros = torch.zeros(target.features, device=device)
-            flow.base.initialize(zeros, scale**2 * torch.eye(target.features, device=device))
-    batch_size = config.train.batch_size
+    problem = TargetProblem.plan(config.model_dump())
+    if problem.options.objective.name != "reverse-kl":
+        raise ConfigError(f"train.objective: expected reverse-kl; got {problem.options.objective.name}")
+    problem.check(problem.build().to(device), gradients=True)
+    state = problem.start(device)
+    if scale is not None:
+        zeros = torch.zeros(problem.features, device=device)
+        state.flow.base.initialize(zeros, scale**2 * torch.eye(problem.features, device=device))
+        state = start(state.flow, problem.options.train, random=state.random)
     objective = TargetObjective(
-        target,
-        config.train,
-        batch_size,
+        problem.target,
+        problem.options.objective,
+        problem.options.train.batch_size,
         validation_samples=_VALIDATION_SAMPLES,
         device=device,
         seed=config.seed,
     )
-    return config, target, flow, objective
+    return problem, state, objective
 
 
-def _train(
-    flow: Flow,
-    objective: TargetObjective,
-    config: Config,
-    steps: int,
-    measurements: _Measurements,
-    tracking: Tracking,
-    notify: Callable[[str], None],
-) -> None:
-    if steps == 0:
-        measurements.measure_if_due(flow, 0)
-        return
-    state = start(flow, train_options(config.train))
+class _Record(Callback):
+    """Measures at the checkpoints of the study, and logs the metrics of training."""
 
-    def stop() -> str:
-        # Called before every step and once at the end, with the weights of that step.
-        measurements.measure_if_due(flow, state.progress.step)
+    def __init__(self, tracking: Tracking, measurements: _Measurements, notify: Callable[[str], None]) -> None:
+        self.tracking, self.measurements, self.notify = tracking, measurements, notify
+
+    def on_log(self, state: State, metrics: Metrics) -> None:
+        self._log(state, metrics, "train")
+
+    def on_validation(self, state: State, metrics: Metrics) -> None:
+        self._log(state, metrics, "validation")
+
+    def should_stop(self, state: State) -> str:
+        # Asked before every step and once at the end, with the weights of that step.
+        self.measurements.measure_if_due(state.flow, state.progress.step)
         return ""
 
-    minimize(
-        state,
-        objective,
-        train_options(config.train),
-        log=lambda kind, step, seconds, metrics: tracking.log(
-            metrics, step, seconds=time.perf_counter() - measurements.began, kind=kind
-        ),
-        stop=stop,
-        warn=lambda text: notify(f"warning: {text}"),
-    )
+    def on_warning(self, text: str) -> None:
+        self.notify(f"warning: {text}")
+
+    def _log(self, state: State, metrics: Metrics, kind: str) -> None:
+        seconds = time.perf_counter() - self.measurements.began
+        self.tracking.log(metrics, state.progress.step, seconds=seconds, kind=kind)
 
 
 def _checkpoint_steps(steps: int, checkpoints: int) -> list[int]:

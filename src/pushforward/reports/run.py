@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from pushforward.common.errors import RunUsageError
 from pushforward.common.files import atomic_write, report_write_errors
@@ -23,6 +24,7 @@ from pushforward.reports.page import (
 )
 from pushforward.reports.sections.calibration import calibration, calibration_card, inversion_card, rows
 from pushforward.reports.sections.data import data
+from pushforward.reports.sections.gradients import GRADIENTS_LEAD, gradients, gradients_cards
 from pushforward.reports.sections.likelihood import (
     UNSCORED,
     best_baseline,
@@ -68,13 +70,9 @@ def write_report(run: RunFolder, out: Path | None = None) -> Path:
         Path of the report.
 
     Raises:
-        RunUsageError: If ``out`` exists and is not a report, or the run is a gradient study.
+        RunUsageError: If ``out`` exists and is not a report.
         RunError: If the file cannot be written.
     """
-    if (run.path / "gradients.json").exists():
-        raise RunUsageError(
-            f"{run.path}: a gradient study has no report; its results are in gradients.png and gradients.json"
-        )
     path = run.report if out is None else out
     return write_page(path, run_page(read_run(run)), GENERATOR, keep_others=out is not None)
 
@@ -103,27 +101,9 @@ def write_page(path: Path, page: str, generator: str, *, keep_others: bool = Tru
 
 def run_page(record: RunRecord) -> str:
     """Build the report of a run as text."""
-    plan: list[tuple[str, str, Callable[[RunRecord], Child], str]] = [
-        ("likelihood", "Likelihood", likelihood, "Mean negative log-likelihood (NLL) per row; lower is better."),
-        ("model", "Model", model, ""),
-        ("training", "Training", training, ""),
-        ("pictures", "Density and samples", pictures, ""),
-        ("calibration", "Calibration", calibration, ""),
-        ("rows", "Least and most likely rows", rows, ""),
-        ("data", "Data", data, ""),
-        ("configuration", "Configuration", _configuration, ""),
-        ("reproduce", "Reproduce", _reproduce, ""),
-    ]
-    if record.is_target:  # there are no data
-        plan[0] = (
-            "target",
-            "Target",
-            target,
-            "Fit to an unnormalised density, judged by importance weights of samples.",
-        )
-        plan = [part for part in plan if part[0] not in ("calibration", "rows", "data")]
-    if not record.results:  # an unfinished fit has little else to show
-        plan.sort(key=lambda part: part[0] != "training")
+    plan = [part for part in _SECTIONS if part.anchor in _ANCHORS.get(record.kind, _OTHER_ANCHORS)]
+    if not record.results and record.kind != "gradients":  # an unfinished fit has little else to show
+        plan.sort(key=lambda part: part.anchor != "training")
     sections, entries = [], []
     for anchor, heading, build, lead in plan:
         content = _guarded(build, record)
@@ -172,7 +152,7 @@ def _about(record: RunRecord) -> Html:
     width = len(record.columns)
     about = [
         f"{count(total)} rows" if total else "",
-        f"{count(number(record.results, 'features'))} features" if record.is_target and record.results else "",
+        f"{count(number(record.results, 'features'))} features" if not width and record.results else "",
         f"{width} column{'s' if width != 1 else ''}" if width else "",
         f"conditioned on {', '.join(record.context)}" if record.context else "",
         f"{count(number(record.results, 'parameters'))} parameters" if "parameters" in record.results else "",
@@ -199,13 +179,30 @@ def _notes(record: RunRecord) -> Html:
 
 def _cards(record: RunRecord) -> Html:
     """Summarise likelihood, samples, calibration, inversion and training of the saved model."""
-    if record.is_target:
+    if record.kind == "target":
         return cards([*target_cards(record), _training_card(record)])
+    if record.kind not in _ANCHORS:
+        return cards([*_headline_cards(record), _training_card(record)])
+    if record.kind == "gradients":
+        return cards(gradients_cards(record))
     shown = [_nll_card(record), _kl_card(record), _training_card(record)]
     if record.evaluated_step is None:
         evaluated = [samples_card(record), calibration_card(record), inversion_card(record)]
         shown = [shown[0], _gain_card(record), shown[1], *evaluated, shown[2]]
     return cards([card for card in shown if card is not None])
+
+
+def _headline_cards(record: RunRecord) -> list[Card]:
+    """The numbers by which a kind of problem that was added sums up its fit."""
+    return [
+        Card(
+            str(item.get("name", "")),
+            measured(number(item, "value"), number(item, "se")),
+            str(item.get("unit", "")),
+            str(item.get("note", "")),
+        )
+        for item in items(record.results, "headline")
+    ]
 
 
 def _nll_card(record: RunRecord) -> Card:
@@ -285,6 +282,10 @@ def _reproduce(record: RunRecord) -> Child:
     environment, name = record.environment, record.run.name
     steps = record.results.get("steps")
     exact = (f"train.steps={steps}", "train.seconds=auto") if steps else ()
+    argv = environment.get("argv")
+    original = shlex.join(str(word) for word in argv) if isinstance(argv, list) else ""
+    if record.kind == "gradients":
+        return command(original) if original else None
     parts: list[Child] = [
         tag("p", "Run in the parent folder of the run, with the resolved configuration:"),
         command(shlex.join(["pushforward", "fit", "-c", f"{name}/config.yaml", "--out", f"{name}-again"])),
@@ -294,11 +295,9 @@ def _reproduce(record: RunRecord) -> Child:
             tag("p", "A time budget ends at a different step on another machine. For the same number of steps:"),
             command(shlex.join(["pushforward", "fit", "-c", f"{name}/config.yaml", *exact, "--out", f"{name}-again"])),
         ]
-    argv = environment.get("argv")
-    if isinstance(argv, list):
-        parts += [tag("p", "The original command:"), command(shlex.join(str(word) for word in argv))]
-    can_be_evaluated = not record.is_target and not has_likelihood_bound(record)
-    evaluate = [shlex.join(["pushforward", "evaluate", name])] if can_be_evaluated else []
+    if original:
+        parts += [tag("p", "The original command:"), command(original)]
+    evaluate = [shlex.join(["pushforward", "evaluate", name])]
     given = [word for column in items(record.schema, "context") for word in ("--given", _example(column))]
     if (record.run.model / "config.json").exists():
         parts += [
@@ -340,3 +339,36 @@ def config_text(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(str(item) for item in value) or NOTHING
     return NOTHING if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class _Section(NamedTuple):
+    """A section of the page: its anchor, its heading, what builds it, and the sentence it begins with."""
+
+    anchor: str
+    heading: str
+    build: Callable[[RunRecord], Child]
+    lead: str = ""
+
+
+_SECTIONS = (
+    _Section("likelihood", "Likelihood", likelihood, "Mean negative log-likelihood (NLL) per row; lower is better."),
+    _Section("target", "Target", target, "Fit to an unnormalised density, judged by importance weights of samples."),
+    _Section("gradients", "Gradient estimators", gradients, GRADIENTS_LEAD),
+    _Section("model", "Model", model),
+    _Section("training", "Training", training),
+    _Section("pictures", "Density and samples", pictures),
+    _Section("calibration", "Calibration", calibration),
+    _Section("rows", "Least and most likely rows", rows),
+    _Section("data", "Data", data),
+    _Section("configuration", "Configuration", _configuration),
+    _Section("reproduce", "Reproduce", _reproduce),
+)
+
+_ROWS = ("likelihood", "model", "training", "pictures", "calibration", "rows", "data", "configuration", "reproduce")
+_ANCHORS = {
+    "rows": _ROWS,
+    "autoencoder": _ROWS,
+    "target": ("target", "model", "training", "pictures", "configuration", "reproduce"),
+    "gradients": ("gradients", "training", "configuration", "reproduce"),
+}
+_OTHER_ANCHORS = ("model", "training", "pictures", "data", "configuration", "reproduce")

@@ -258,7 +258,7 @@ def _expect_scored(record: RunRecord) -> None:
         raise RunUsageError(f"{path} has no results to compare; it is {record.status}")
     if number(record.schema, "rows", "test") == 0:
         raise RunUsageError(f"{path} has no test rows (data.test_fraction=0)")
-    if record.is_target and not results.get("test_rows_sha256"):
+    if record.kind == "target" and not results.get("test_rows_sha256"):
         raise RunUsageError(f"{path} is a fit to a target without exact samples: there are no samples to compare on")
     if not results.get("test_rows_sha256") or not record.run.test_scores.exists():
         raise RunUsageError(f"{path} has no log-densities of test rows; write them with: pushforward evaluate {path}")

@@ -19,11 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import pushforward
 from pushforward.common.errors import RunError, RunUsageError, reason
 from pushforward.common.files import json_safe, remove_partial_files, write_text
 from pushforward.common.git import git
 from pushforward.common.lock import try_lock
+from pushforward.common.version import __version__
 from pushforward.config.schema import Config
 from pushforward.runs.listing import LOCK, read_summary, run_names
 
@@ -223,7 +223,7 @@ class RunFolder:
             "platform": f"{platform.system()} {platform.machine()}",
             "cpus": os.cpu_count(),
             "git_commit": git("rev-parse", "HEAD") or None,
-            "versions": {"python": platform.python_version(), "pushforward": pushforward.__version__}
+            "versions": {"python": platform.python_version(), "pushforward": __version__}
             | {name: _version(name) for name in _RECORDED_VERSIONS},
         }
         return self.write_json("environment.json", facts)

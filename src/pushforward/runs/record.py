@@ -13,7 +13,6 @@ import yaml
 
 from pushforward.common.mappings import flatten
 from pushforward.common.text import one_line
-from pushforward.datasets.targets.names import PREFIX
 from pushforward.runs.folder import RunFolder
 
 Array = npt.NDArray[np.float64]
@@ -41,6 +40,7 @@ class RunRecord:
         metrics: Rows of ``metrics.jsonl``.
         stride: One in this many training rows of ``metrics.jsonl`` was read.
         selection: Result of model selection; empty without one.
+        gradients: Measurements of a gradient study; empty for a fit.
         model: Description of the saved density.
         warnings: Distinct warnings of the fit.
         problems: A sentence for each file that cannot be read.
@@ -57,6 +57,7 @@ class RunRecord:
     metrics: Sequence[Facts]
     stride: int = 1
     selection: Facts = field(default_factory=dict)
+    gradients: Facts = field(default_factory=dict)
     model: Facts = field(default_factory=dict)
     warnings: Sequence[str] = ()
     problems: Sequence[str] = ()
@@ -72,9 +73,9 @@ class RunRecord:
         return str(self.results.get("flow") or self.state.get("flow") or self.config.get("flow.name") or "flow")
 
     @property
-    def is_target(self) -> bool:
-        """Whether the flow was fitted to an unnormalised density, not to rows."""
-        return self.dataset.startswith(PREFIX)
+    def kind(self) -> str:
+        """The kind of problem: ``rows``, ``target``, ``autoencoder``, or one that was added."""
+        return str(self.results.get("problem") or self.state.get("problem") or "rows")
 
     @property
     def columns(self) -> list[str]:
@@ -144,6 +145,7 @@ def read_run(run: RunFolder) -> RunRecord:
         metrics=metrics,
         stride=stride,
         selection=_json(run.path / "selection.json", problems),
+        gradients=_json(run.path / "gradients.json", problems),
         model=_json(run.model / "config.json", problems),
         warnings=_warnings(run.log),
         problems=problems,

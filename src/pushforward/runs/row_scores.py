@@ -1,6 +1,5 @@
 """Write and read the log-density of every test row in a run folder, for paired comparisons of runs."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,6 @@ from pushforward.common.text import one_line
 from pushforward.runs.folder import RunFolder
 
 Array = npt.NDArray[np.float64]
-
-
-def rows_fingerprint(columns: tuple[str, ...], rows: Array) -> str:
-    """Return the SHA-256 of the scored rows: column names in order, and values in order."""
-    digest = hashlib.sha256("\0".join(columns).encode())
-    digest.update(np.ascontiguousarray(rows, dtype="<f8").tobytes())
-    return digest.hexdigest()
 
 
 def write_row_scores(run: RunFolder, numbers: npt.NDArray[np.intp], log_probs: Array) -> Path:

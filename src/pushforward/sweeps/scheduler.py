@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from pushforward.common.errors import ConfigError, RunError
-from pushforward.experiment.signals import StopOnSignal
-from pushforward.sweeps.space import ITERATIONS
+from pushforward.common.signals import StopOnSignal
 from pushforward.sweeps.study import INTERRUPTED, RunningTrial, TrialRecord
 from pushforward.sweeps.summary import best_of, trial_line
 from pushforward.sweeps.sweep import Sweep
 from pushforward.sweeps.worker import Message, Worker
+from pushforward.train.options import VALIDATIONS
 
 OUT_OF_TIME = "out of time"
 TARGET_REACHED = "target"
@@ -152,7 +152,7 @@ class TrialScheduler:
             fraction: Share of its budget that it has used.
             nll: Validation NLL; None if not finite.
         """
-        iteration, history = round(ITERATIONS * fraction), self.histories.setdefault(trial.number, [])
+        iteration, history = round(VALIDATIONS * fraction), self.histories.setdefault(trial.number, [])
         best = min(self._best.get(trial.number, math.inf), math.inf if nll is None else nll)
         self._best[trial.number] = best
         if (not history or iteration > history[-1][0]) and math.isfinite(best):
@@ -275,7 +275,7 @@ def _as_error(text: str, kinds: list[str]) -> Exception:
         kinds: Names of the class of the error and of its base classes.
     """
     from pushforward.common.errors import DataError
-    from pushforward.train.trainer import DivergedError
+    from pushforward.train.divergence import DivergedError
 
     known: dict[str, type[Exception]] = {
         "ConfigError": ConfigError,

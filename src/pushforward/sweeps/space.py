@@ -17,11 +17,10 @@ from pushforward.config.schema import Config
 from pushforward.config.text_files import read_text, yaml_error
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.pruning import Hyperband
+from pushforward.train.options import VALIDATIONS
 
 METRIC = "best/val_nll"
 METHODS = ("bayes", "random", "grid")
-ITERATIONS = 40
-"""Validations of a fit, evenly over its budget; the same as ``train.trainer.VALIDATIONS``, which needs torch."""
 
 _COMMAND = ["${env}", "pushforward", "fit", "${args_no_hyphens}"]
 _ARGUMENTS = "${args_no_hyphens}"
@@ -209,7 +208,7 @@ def parse_space(text: str, name: str) -> SweepSpace:
     return SweepSpace(
         parameters=tuple(parameters),
         method=method,
-        hyperband=None if pruning is None else Hyperband.read(pruning, file.at, most=ITERATIONS),
+        hyperband=None if pruning is None else Hyperband.read(pruning, file.at, most=VALIDATIONS),
         run_cap=cap,
         target=_target(top.get("metric"), file),
         head={key: top[key] for key in _PASSED_ON if key in top},

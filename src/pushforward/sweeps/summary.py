@@ -14,6 +14,12 @@ from pushforward.sweeps.study import INTERRUPTED, TrialRecord
 _REFIT_FACTOR = 4
 
 
+def validation_value(results: Mapping[str, Any]) -> float | None:
+    """The number of a fit that trials are compared by: the validation NLL, or the loss where there is no NLL."""
+    value = results.get("val_nll")
+    return results.get("val_loss") if value is None else value
+
+
 def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """Return the finished trial with the smallest validation NLL; if none has finished, the best of the pruned ones."""
     for statuses in (("finished",), ("pruned",)):

@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from pushforward.common.errors import ConfigError, RunError, RunUsageError
 from pushforward.common.files import write_text
+from pushforward.config.resolved import resolved
 from pushforward.datasets.tables.files.local_file import is_stream
+from pushforward.datasets.targets.names import PREFIX
 from pushforward.runs.folder import RunFolder, making_folder, unique_name
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.space import SweepSpace, read_space
 from pushforward.sweeps.study import KILLED, SweepStudy, TrialRecord
-from pushforward.sweeps.summary import best_of, summarize
+from pushforward.sweeps.summary import best_of, summarize, validation_value
 
 if TYPE_CHECKING:
-    from pushforward.experiment.rows import RowsPlan
+    from pushforward.train.problems.base import Problem
 
 DEFAULT_TRIALS = 20
 
@@ -48,16 +50,16 @@ class Sweep:
         has_given_up: Whether the sweep ended because its trials failed.
     """
 
-    def __init__(self, folder: RunFolder, space: SweepSpace, planned: "RowsPlan", facts: dict[str, Any]) -> None:
+    def __init__(self, folder: RunFolder, space: SweepSpace, problem: "Problem", facts: dict[str, Any]) -> None:
         self.path = folder.path
         self.space = space
-        self.defaults = planned.config
+        self.defaults = resolved(space.check(), problem.options, problem.uses)
         self.facts = facts
-        self._validation = planned.prepared.validation
+        self._problem = problem
         self.signum: int | None = None
         self.has_given_up = False
         self._folder = folder
-        self.study = SweepStudy(self.path / "sweep.db", space, planned.config, planned.config.seed)
+        self.study = SweepStudy(self.path / "sweep.db", space, self.defaults, self.defaults.seed)
 
     @classmethod
     def create(
@@ -77,32 +79,31 @@ class Sweep:
             RunUsageError: If ``out`` is not a new or empty folder.
             RunError: If it cannot be written.
         """
-        from pushforward.experiment.rows import plan
+        from pushforward.experiment.run import plan
 
         config = space.check()
         if is_stream(config.data.source):
             raise ConfigError(f"data.source: every trial reads it, and {config.data.source} only once; give it as DATA")
-        planned = plan(config)
-        dataset = planned.prepared.dataset
+        problem = plan(config, strict=False)
         # The resolved path, which holds in any working directory.
-        source = Parameter.constant("data.source", planned.config.data.source)
+        source = Parameter.constant("data.source", problem.options.data.source)
         space = space.fixed([source, *([] if "train.evaluate" in space.constants else [_NO_EVALUATION])])
         if out is None:
-            out = Path("sweeps") / unique_name(dataset.name, "sweep")
+            out = Path("sweeps") / unique_name(problem.name.removeprefix(PREFIX), "sweep")
         folder = RunFolder(Path(out))
         with making_folder(folder.path, "the folder", f"to go on: --resume {out}"):
             folder.claim()
             (folder.path / "trials").mkdir()
             write_text(folder.path / "sweep.yaml", space.to_yaml())
         facts = {
-            "data": dataset.name,
-            "sha256": dataset.sha256,
+            "data": problem.name,
+            "sha256": problem.schema()["sha256"],
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "trials_wanted": trials or space.run_cap,
             "seconds_wanted": seconds,
         }
         try:
-            sweep = cls(folder, space, planned, facts)
+            sweep = cls(folder, space, problem, facts)
             if facts["trials_wanted"] is None:
                 facts["trials_wanted"] = int(sweep.study.size) if space.method == "grid" else DEFAULT_TRIALS
             sweep.write()
@@ -129,7 +130,7 @@ class Sweep:
             DataError: If the data have changed, or are not there any more.
         """
         from pushforward.experiment.data_source import check_content, check_source
-        from pushforward.experiment.rows import plan
+        from pushforward.experiment.run import plan
 
         folder = RunFolder(Path(path))
         missing = [name for name in ("sweep.yaml", "sweep.db", "sweep.json") if not (folder.path / name).is_file()]
@@ -147,13 +148,13 @@ class Sweep:
                 space = space.fixed([Parameter.constant("data.source", source)])
             config, command = space.check(), f"pushforward sweep --resume {path} FILE"
             check_source(folder, config.data, command)
-            planned = plan(config)
-            check_content(folder, planned.prepared.dataset, kept["sha256"], command)
+            problem = plan(config, strict=False)
+            check_content(folder, problem.schema(), kept["sha256"], command)
             if source is not None:
-                space = space.fixed([Parameter.constant("data.source", planned.config.data.source)])
+                space = space.fixed([Parameter.constant("data.source", problem.options.data.source)])
                 write_text(folder.path / "sweep.yaml", space.to_yaml())
             kept |= {"trials_wanted": trials or kept["trials_wanted"], "seconds_wanted": seconds}
-            return cls(folder, space, planned, kept)
+            return cls(folder, space, problem, kept)
         except BaseException:
             folder.release()
             raise
@@ -186,22 +187,23 @@ class Sweep:
         """
         from pushforward.common.errors import DataError
         from pushforward.evaluate.density import FittedDensity
-        from pushforward.evaluate.likelihood import log_prob, paired_difference
+        from pushforward.evaluate.likelihood import paired_difference
         from pushforward.flows import ModelFileError
 
         default = next((t for t in records if t.is_default and t.status == "finished"), None)
         if best is None or default is None or best.number == default.number:
             return {}
-        part = self._validation
-        scores = []
+        scores: list[Any] = []
         for number in (best.number, default.number):
             try:
                 density = FittedDensity.load(self.path / "trials" / str(number) / "model")
             except (ModelFileError, DataError, OSError):
                 return {}
-            scores.append(log_prob(density.flow, part.rows, part.context))
+            scores.append(self._problem.validation_log_probs(density))
+        if any(log_probs is None for log_probs in scores):
+            return {}
         gain, se = paired_difference(*scores)
-        return {"gain": gain, "gain_se": se, "validation_rows": len(part.rows)}
+        return {"gain": gain, "gain_se": se, "validation_rows": len(scores[0])}
 
     def close(self) -> None:
         """Release the lock of the folder."""
@@ -235,13 +237,14 @@ class Sweep:
             if run.status == "finished":
                 with contextlib.suppress(OSError, ValueError):
                     results = json.loads(run.results.read_text(encoding="utf-8"))
-            if results.get("val_nll") is None:
+            value = validation_value(results)
+            if value is None:
                 self.study.fail(trial, KILLED)
                 if run.status in ("killed", "unreadable") and run.path.is_dir():
                     run.set_status("failed")
             else:
                 pruned = "pruned" if results.get("stop_reason") == "pruned" else ""
-                self.study.finish(trial, results["val_nll"], seconds=results.get("seconds"), pruned=pruned)
+                self.study.finish(trial, value, seconds=results.get("seconds"), pruned=pruned)
 
 
 def _link(link: Path, target: str) -> None:

@@ -144,7 +144,9 @@ def main() -> None:
 
 def _fit(out: Path, overrides: list[str], output: IO[str]) -> dict[str, Any]:
     from pushforward.config.read import load_config
-    from pushforward.experiment.rows import fit
+    from pushforward.experiment.run import fit
+    from pushforward.sweeps.summary import validation_value
+    from pushforward.train.callbacks import Watch
 
     def watch(fraction: float, nll: float) -> str:
         try:
@@ -158,7 +160,14 @@ def _fit(out: Path, overrides: list[str], output: IO[str]) -> dict[str, Any]:
         return str(json.loads(answer)["stop"])
 
     try:
-        done = fit(load_config(overrides=overrides), out=out, quiet=True, watch=watch, job_type="sweep")
+        done = fit(
+            load_config(overrides=overrides),
+            out=out,
+            quiet=True,
+            callbacks=[Watch(watch)],
+            job_type="sweep",
+            strict=False,
+        )
     except Exception as error:
         text = " ".join(str(error).split())
         if isinstance(error, OSError) and error.strerror:
@@ -166,8 +175,8 @@ def _fit(out: Path, overrides: list[str], output: IO[str]) -> dict[str, Any]:
         # The sweep maps the names of the class and its bases to an exit code.
         kinds = [kind.__name__ for kind in type(error).__mro__]
         return {"failed": text or kinds[0], "kinds": kinds}
-    keys = ("val_nll", "steps", "seconds", "stop_reason", "flow", "parameters")
-    results = json_safe({key: done.results[key] for key in keys})
+    keys = ("steps", "seconds", "stop_reason", "flow", "parameters")
+    results = json_safe({"val_nll": validation_value(done.results)} | {key: done.results[key] for key in keys})
     return {"done": results, "signum": done.signum, "note": done.note}
 
 

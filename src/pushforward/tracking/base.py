@@ -131,7 +131,8 @@ class Tracking:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record final numbers."""
-        self._each(lambda tracker: tracker.summary(values))
+        if values:
+            self._each(lambda tracker: tracker.summary(values))
 
     def alert(self, title: str, text: str) -> None:
         """Notify the owner of the run, for instance that the fit diverged."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pushforward.common.numbers import short_count, short_duration
-from pushforward.tracking.terminal_bar import is_terminal, open_bar
+from pushforward.tracking.terminal_bar import can_show_bar, open_bar
 
 # Minimum seconds between plain lines, and between updates of the bar.
 _LINE_SECONDS = 10.0
@@ -34,6 +34,7 @@ class Progress:
         stream: Where to show it; stderr by default.
         clock: A monotonic clock in seconds.
         quiet: Show only messages; the log is written as usual.
+        hidden: Show nothing at all.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class Progress:
         stream: IO[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         quiet: bool = False,
+        hidden: bool = False,
     ) -> None:
         self.steps = steps
         self.seconds = seconds
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._quiet = quiet
+        self._quiet, self._hidden = quiet or hidden, hidden
         self._lock = threading.RLock()
         self._first: tuple[int, float] | None = None
         self._step = 0
@@ -63,7 +65,7 @@ class Progress:
         self._log = log
         self._bar: Any = None
         self._task: Any = None
-        if not quiet and is_terminal(self._stream):
+        if not self._quiet and can_show_bar(self._stream):
             self._bar, self._task = open_bar(self._stream, total=1.0 if self.steps or self.seconds else None)
         if title:
             self.message(title)
@@ -179,6 +181,8 @@ class Progress:
             self._write(line)
 
     def _write(self, text: str) -> None:
+        if self._hidden:
+            return
         # A closed terminal or pipe must not end the fit.
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(f"{text}\n")

@@ -1,6 +1,8 @@
-"""A progress bar on a terminal, and messages above it."""
+"""A progress bar on a terminal or in a notebook, and messages above it."""
 
+import importlib.util
 import os
+import sys
 from typing import IO, Any
 
 
@@ -9,11 +11,25 @@ def is_terminal(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
 
 
+def is_notebook() -> bool:
+    """Return whether this is a notebook that can show a bar, which needs ipywidgets."""
+    if "IPython" not in sys.modules or importlib.util.find_spec("ipywidgets") is None:
+        return False
+    from IPython import get_ipython
+
+    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
+def can_show_bar(stream: IO[str]) -> bool:
+    """Return whether a bar can be shown, on a terminal or in a notebook."""
+    return is_terminal(stream) or is_notebook()
+
+
 def open_bar(stream: IO[str], *, total: float | None) -> tuple[Any, Any]:
     """Start a bar, which disappears when it is stopped.
 
     Args:
-        stream: A terminal.
+        stream: A terminal, or the stderr of a notebook.
         total: Final value of ``completed``; None while unknown.
 
     Returns:
@@ -23,7 +39,10 @@ def open_bar(stream: IO[str], *, total: float | None) -> tuple[Any, Any]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     # The caller has checked the stream, so rich must not guess from FORCE_COLOR; rich respects NO_COLOR by itself.
-    console = Console(file=stream, force_terminal=True, force_jupyter=False)
+    if is_terminal(stream):
+        console = Console(file=stream, force_terminal=True, force_jupyter=False)
+    else:
+        console = Console(force_jupyter=True)
     bar = Progress(
         BarColumn(bar_width=24),
         TaskProgressColumn(),

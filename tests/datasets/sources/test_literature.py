@@ -467,6 +467,11 @@ def test_columns_rows_and_context(small_power: Path) -> None:
     )
     assert np.array_equal(some.context[:, 0], everything.rows[:, 1])
     assert np.array_equal(some.rows, everything.rows[:, [0, 2, 3, 4]])
+    rest = load("power", response="voltage", drop=["time"])
+    assert (rest.schema.names, rest.schema.context_names) == (("voltage",), some.schema.names)
+    assert np.array_equal(rest.context, some.rows)
+    with pytest.raises(DataError, match=r"power: comes without weights of its rows; leave data\.weight out"):
+        load("power", weight="time")
     few = load("power", rows=100, seed=1)
     assert few.rows.shape == (100, 6)
     assert any("a random subset, 100 of 1,000 rows" in note for note in few.notes)

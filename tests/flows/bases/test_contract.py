@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from pushforward import flows
 from pushforward.flows import (
-    BASES,
+    NAMED,
     Base,
     Beta,
     Flow,
@@ -46,7 +46,7 @@ def perturbed_base(name: str, perturb: Perturb, features: int = 2, context: int 
 
 
 @pytest.mark.parametrize("context", [0, 1])
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_density_integrates_to_one(name: str, context: int, perturb: Perturb) -> None:
     given = torch.tensor([0.7], dtype=F64) if context else None
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_density_integrates_to_one(name: str, context: int, perturb: Perturb) ->
     assert total == pytest.approx(1.0, abs=2e-3 if name == "laplace" else 1e-6)  # a kink on the grid
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_flow_density_integrates_to_one(name: str, perturb: Perturb) -> None:
     flow = build("nsf-ar", 2, layers=2, hidden=8, bins=4, base=name).double().eval()
     perturb(flow)
@@ -63,7 +63,7 @@ def test_flow_density_integrates_to_one(name: str, perturb: Perturb) -> None:
     assert total == pytest.approx(1.0, abs=2e-2 if name == "laplace" else 4e-3)
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_expectations_and_their_gradients_equal_integrals(name: str, perturb: Perturb) -> None:
     # Integrals of the density on a grid give the exact expectation and its gradient.
     base = perturbed_base(name, perturb)
@@ -99,7 +99,7 @@ def test_sample_gradients_equal_finite_differences(name: str, context: int, pert
     assert torch.autograd.gradcheck(sample, values)
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_latents_of_samples_are_standard_normal(name: str, perturb: Perturb) -> None:
     base = perturbed_base(name, perturb)
     latents = base.latents(base.sample(4_000)).detach()
@@ -115,7 +115,7 @@ def test_latents_are_accurate_in_the_tails() -> None:
     assert_close(mixture.latents(far).detach(), far)
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_likelihood_trains_every_parameter(name: str) -> None:
     torch.manual_seed(0)
     base = make_base(name, 2)
@@ -138,7 +138,7 @@ def test_likelihood_trains_every_parameter(name: str) -> None:
 
 @pytest.mark.parametrize("context", [0, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_shapes_and_dtype(name: str, dtype: torch.dtype, context: int) -> None:
     base = make_base(name, 3, context).to(dtype).eval()
     for n, lead in (((), ()), (4, (4,)), ((2, 5), (2, 5)), (0, (0,))):
@@ -158,7 +158,7 @@ def test_shapes_and_dtype(name: str, dtype: torch.dtype, context: int) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_bases_work_on_a_gpu(name: str, perturb: Perturb) -> None:
     base = perturbed_base(name, perturb)
     z = torch.randn(7, 2, dtype=F64)
@@ -172,7 +172,7 @@ def test_bases_work_on_a_gpu(name: str, perturb: Perturb) -> None:
     points.sum().backward()
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_context_moves_location_and_scale_a_row_at_a_time(name: str, perturb: Perturb) -> None:
     base = perturbed_base(name, perturb, 2, 1)
     context = torch.tensor([[-1.0], [0.0], [2.0]], dtype=F64)
@@ -186,7 +186,7 @@ def test_context_moves_location_and_scale_a_row_at_a_time(name: str, perturb: Pe
 
 @pytest.mark.parametrize("features", [2, 3])
 @pytest.mark.parametrize("context", [0, 2])
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_saved_flow_is_loaded_unchanged(
     name: str, context: int, features: int, tmp_path: Path, perturb: Perturb
 ) -> None:
@@ -202,7 +202,7 @@ def test_a_saved_flow_is_loaded_unchanged(
     assert_close(copy.deepcopy(flow)(x, given), flow(x, given), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_initialize_matches_mean_and_deviation(name: str) -> None:
     mean = torch.tensor([1.0, -2.0, 300.0], dtype=F64)
     root = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.5, 0.0], [-3.0, 9.0, 5.0]], dtype=F64)
@@ -220,7 +220,7 @@ def test_initialize_matches_mean_and_deviation(name: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_initialize_refuses_moments_that_no_base_has(name: str, bad: float) -> None:
     base = make_base(name, 2)
     before = copy.deepcopy(base.state_dict())
@@ -235,7 +235,7 @@ def test_initialize_refuses_moments_that_no_base_has(name: str, bad: float) -> N
     assert_close(base.state_dict(), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", NAMED)
 def test_a_named_base_starts_with_mean_0_and_variance_1(name: str) -> None:
     points = make_base(name, 2).sample(40_000)
     assert_close(points.mean(0), torch.zeros(2), rtol=0, atol=0.04)
@@ -247,7 +247,7 @@ def test_every_base_is_tested() -> None:
     exported = (getattr(flows, name) for name in dir(flows))
     bases = {kind for kind in exported if inspect.isclass(kind) and issubclass(kind, Base)} - {Base, LocationScale}
     elsewhere = {flows.AutoregressiveMixture, flows.KernelDensity}
-    assert bases == {type(make_base(name, 2)) for name in BASES} | {Uniform, Gamma, Beta} | elsewhere
+    assert bases == {type(make_base(name, 2)) for name in NAMED} | {Uniform, Gamma, Beta} | elsewhere
 
 
 def test_names_of_bases() -> None:

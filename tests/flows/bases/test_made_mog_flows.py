@@ -71,7 +71,7 @@ def test_options_reach_the_base() -> None:
     ):
         build("maf", 4, base="made-mgo")
     with pytest.raises(ValueError, match=r"^unknown conditioner 'transform'; did you mean 'transformer'\?"):
-        build("made-mog", 4, conditioner="transform")  # type: ignore[arg-type]
+        build("made-mog", 4, conditioner="transform")
 
 
 def test_the_density_of_a_flow_integrates_to_one(perturb: Perturb) -> None:

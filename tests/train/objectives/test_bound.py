@@ -12,11 +12,12 @@ from pushforward.flows.vae.autoencoder import Estimator, build_autoencoder
 from pushforward.flows.vae.decoders import (
     GaussianDecoder,
 )
+from pushforward.train.divergence import DivergedError
 from pushforward.train.maximize import maximize_bound
 from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, BoundObjective
 from pushforward.train.options import TrainOptions
-from pushforward.train.trainer import DivergedError
 from tests.fixtures.autoencoders import FEATURES, LATENT, probabilistic_pca, rows_for, small_autoencoder
+from tests.fixtures.callbacks import Functions
 
 
 def test_validation_rows_are_spread_evenly_over_the_table() -> None:
@@ -72,7 +73,7 @@ def test_a_fit_comes_close_to_the_true_likelihood(objective: Any, samples: int, 
         samples=samples,
         estimator=estimator,
         validation_samples=8,
-        callbacks={"log": lambda kind, step, seconds, metrics: rows.append((kind, step, metrics))},
+        callbacks=[Functions(log=lambda kind, step, seconds, metrics: rows.append((kind, step, metrics)))],
     ).progress
     reached = -float(model.log_prob(test).mean())
     assert true_nll(test) - 0.02 < reached < true_nll(test) + 0.25
@@ -104,8 +105,8 @@ def test_fits_stop_on_request_by_time_and_by_patience() -> None:
     model = small_autoencoder("categorical").float()
     answers = iter(["", "", "", "requested"])
     seen: list[tuple[str, int]] = []
-    callbacks = {"stop": lambda: next(answers), "log": lambda kind, step, *_: seen.append((kind, step))}
-    stopped = maximize_bound(model, x, x, TrainOptions(steps=500), callbacks=callbacks).progress
+    watch = Functions(stop=lambda: next(answers), log=lambda kind, step, *_: seen.append((kind, step)))
+    stopped = maximize_bound(model, x, x, TrainOptions(steps=500), callbacks=[watch]).progress
     assert seen == [("validation", 0), ("validation", 3)]  # the last model is validated too
     assert (stopped.step, stopped.stop_reason) == (3, "requested")
     timed = maximize_bound(model, x, x, TrainOptions(seconds=0.3)).progress

@@ -52,8 +52,8 @@ def baseline_scores(record: RunRecord) -> list[BaselineScore]:
 
 
 def has_likelihood_bound(record: RunRecord) -> bool:
-    """Return whether the model is an autoencoder: its likelihoods are bounds, and it cannot be evaluated as a flow."""
-    return record.flow == "vae"
+    """Return whether likelihoods are known by bounds only, as those of autoencoders."""
+    return bool(record.results.get("is_bound"))
 
 
 def earlier_model_note(record: RunRecord) -> str:

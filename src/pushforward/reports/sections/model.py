@@ -81,7 +81,7 @@ def parts_of(record: RunRecord) -> list[Part]:
 def model_sentence(record: RunRecord) -> str:
     """Describe the density in a sentence; empty if the configuration does not say."""
     config, parts = record.config, parts_of(record)
-    if record.flow == "vae":
+    if record.kind == "autoencoder":
         return _autoencoder(record)
     others = [
         _gaussian_name(record) if part.kind == GAUSSIAN else "a kernel density" for part in parts if part.kind != FLOW
@@ -102,7 +102,7 @@ def model_sentence(record: RunRecord) -> str:
 def model(record: RunRecord) -> Child:
     """Build the section about the model."""
     shown: list[Child] = []
-    if record.flow != "vae" and (sizes := _sizes(record)):
+    if record.kind != "autoencoder" and (sizes := _sizes(record)):
         shown.append(figure(facts(sizes), _sizes_caption(record)))
     parts = parts_of(record)
     beside: list[Child] = []
@@ -148,13 +148,14 @@ def _selection(record: RunRecord) -> Child:
         )
     candidates = items(selection, "candidates")
     if candidates:
+        share = "steps" if step is None else "time"
         sentences.append(
-            "Each candidate was trained for a share of the time; the one with the lowest validation NLL was trained "
-            "further."
+            f"Each candidate was trained for a share of the {share}; the one with the lowest validation NLL was "
+            "trained further."
         )
     else:
         sentences.append("Candidates were not compared: the numbers of rows and columns decided.")
-    if seconds is not None:
+    if seconds is not None and step is not None:  # not where the budget is in steps
         sentences.append(f"Model selection took {duration(seconds)}" + (f" of {duration(budget)}." if budget else "."))
     rows = [
         (_with_times_sign(str(one.get("flow", NOTHING))), fixed(number(one, "val_nll"), 3), count(number(one, "steps")))

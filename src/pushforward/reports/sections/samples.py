@@ -6,7 +6,6 @@ from pathlib import Path
 from pushforward.common.markup import Child, Html, join, tag
 from pushforward.common.numbers import count, decimals_of, fixed, measured, standard_errors
 from pushforward.reports.page import Card, details, figure, note, picture, table
-from pushforward.reports.sections.likelihood import has_likelihood_bound
 from pushforward.runs.record import RunRecord, group, number
 
 PICTURE_BYTES = 2_000_000
@@ -124,7 +123,7 @@ def samples_card(record: RunRecord) -> Card | None:
 def _sample_table(record: RunRecord) -> Child:
     samples = group(record.evaluation, "samples")
     if not samples:
-        if has_likelihood_bound(record) or record.is_target:
+        if record.kind != "rows":
             return None
         return tag("p", "Samples have not been compared with held-out rows.", class_="missing")
     c2st = group(samples, "c2st")

@@ -13,7 +13,7 @@ _MAX_PARETO_K = 0.7  # above, importance-sampling estimates are not reliable
 
 def target(record: RunRecord) -> Child:
     """Build the section about the target; None for a fit to rows."""
-    if not record.is_target:
+    if record.kind != "target":
         return None
     if not record.results:
         return join(

@@ -63,7 +63,7 @@ def training(record: RunRecord) -> Child:
         caption += " Faint: single training batches."
     if name == "loss":
         caption = "The minimised loss. Every validation uses the same random numbers."
-    if record.is_target:
+    if record.kind == "target":
         caption = (
             "Training steps use a tempered target that reaches the target itself after the first part of the budget; "
             "validation uses the target itself, with the same random numbers every time."

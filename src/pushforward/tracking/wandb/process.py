@@ -12,11 +12,10 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pushforward
+from pushforward.common.version import PACKAGE
 
 MAX_WAITING_LINES = 10_000
 """Lines that may wait for the client: enough for a start of ten seconds at a line per millisecond."""
@@ -123,7 +122,7 @@ class WandbProcess:
     def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
         # The package is found as here; with -P, the working directory is not on the path: it may hold any module.
-        source = str(Path(pushforward.__file__).resolve().parent.parent)
+        source = str(PACKAGE.parent)
         environment["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [environment.get("PYTHONPATH")])])
         try:
             self._process = subprocess.Popen(

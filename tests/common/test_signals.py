@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pushforward.experiment.signals import StopOnSignal, exit_on_signal
+from pushforward.common.signals import StopOnSignal, exit_on_signal
 
 NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 

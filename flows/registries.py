@@ -1,0 +1,104 @@
+"""Names of flows, base distributions, univariate maps and networks; importing them imports no torch.
+
+A built-in is a line of a table and its file. Others are added by ``register_flow`` (in ``architectures.py``),
+``register_base``, ``register_univariate`` and ``register_network``, in a module that ``--plugin`` or an entry point
+names.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pushforward.common.registry import Registry
+from pushforward.flows.parts import PARTS
+
+if TYPE_CHECKING:
+    from pushforward.flows.univariate.base import Univariate
+
+FLOWS: Registry[Any] = Registry(
+    "flow",
+    {
+        "realnvp": "pushforward.flows.architectures:REALNVP",
+        "maf": "pushforward.flows.architectures:MAF",
+        "iaf": "pushforward.flows.architectures:IAF",
+        "nsf-c": "pushforward.flows.architectures:NSF_C",
+        "nsf-ar": "pushforward.flows.architectures:NSF_AR",
+        "made-mog": "pushforward.flows.architectures:MADE_MOG",
+        "gaussian": "pushforward.flows.architectures:GAUSSIAN",
+    },
+)
+
+BASES: Registry[Callable[[Any], Any]] = Registry(
+    "base",
+    {
+        "diagonal": "pushforward.flows.named_bases:diagonal",
+        "low-rank": "pushforward.flows.named_bases:low_rank",
+        "full": "pushforward.flows.named_bases:full",
+        "student-t": "pushforward.flows.named_bases:student_t",
+        "laplace": "pushforward.flows.named_bases:laplace",
+        "logistic": "pushforward.flows.named_bases:logistic",
+        "uniform": "pushforward.flows.named_bases:uniform",
+        "gamma": "pushforward.flows.named_bases:gamma",
+        "beta": "pushforward.flows.named_bases:beta",
+        "mixture": "pushforward.flows.named_bases:mixture",
+        "made-mog": "pushforward.flows.architectures:mixture_base",
+    },
+)
+
+UNIVARIATE_MAPS: "Registry[type[Univariate]]" = Registry(
+    "univariate map",
+    {
+        "affine": "pushforward.flows.univariate.affine:Affine",
+        "rational-quadratic": "pushforward.flows.univariate.rational_quadratic:RationalQuadraticSpline",
+    },
+)
+
+MASKED_NETWORKS: Registry[type[Any]] = Registry(
+    "network",
+    {
+        "residual": "pushforward.flows.networks.masked:MaskedResidualNet",
+        "transformer": "pushforward.flows.networks.transformer:MaskedTransformer",
+    },
+)
+"""Networks of autoregressive layers and of mixtures."""
+
+COUPLING_NETWORKS: Registry[type[Any]] = Registry(
+    "network", {"residual": "pushforward.flows.networks.residual:ResidualNet"}
+)
+"""Networks of couplings."""
+
+register_base = BASES.register
+"""Decorator for a function from a :class:`~pushforward.flows.architectures.Build` to a base distribution."""
+
+
+def register_univariate(name: str) -> Callable[[type[Any]], type[Any]]:
+    """Return a decorator for a :class:`Univariate`, which works in couplings and autoregressive layers.
+
+    Its constructor may take any of ``bins``, ``bound`` and ``tails``. Models that hold it can be saved.
+    """
+
+    def add(kind: type[Any]) -> type[Any]:
+        PARTS.register(name)(kind)
+        return UNIVARIATE_MAPS.register(name)(kind)
+
+    return add
+
+
+def register_network(name: str, *, masked: bool = False) -> Callable[[type[Any]], type[Any]]:
+    """Return a decorator for a network. Models that hold it can be saved.
+
+    Args:
+        name: The name, as in ``flow.conditioner=name``; layers of the other kind keep residual networks.
+        masked: Whether it is a ``MaskedConditioner`` of autoregressive layers, with the constructor of
+            ``MaskedResidualNet``; else a network of couplings, with the constructor of ``ResidualNet``.
+    """
+
+    def add(kind: type[Any]) -> type[Any]:
+        PARTS.register(name)(kind)
+        return (MASKED_NETWORKS if masked else COUPLING_NETWORKS).register(name)(kind)
+
+    return add
+
+
+def network_names() -> list[str]:
+    """Names of all networks."""
+    return list(dict.fromkeys([*MASKED_NETWORKS.names(), *COUPLING_NETWORKS.names()]))

@@ -1,0 +1,126 @@
+"""Fit and load densities from Python: :func:`fit` and :func:`load`."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pushforward.common.plugins import load_plugins
+from pushforward.config.read import make_config
+from pushforward.datasets.dataset import MEMORY, Dataset
+from pushforward.evaluate.density import FittedDensity
+from pushforward.experiment import run as experiment
+from pushforward.experiment.callbacks import Guard, ShowProgress
+from pushforward.runs.folder import RunFolder
+from pushforward.tracking.progress import Progress
+from pushforward.train import fitting
+from pushforward.train.callbacks import Callback
+from pushforward.train.data import load_data
+from pushforward.train.defaults import data_options
+from pushforward.train.device import choose_device
+
+
+def fit(
+    data: Any,
+    *,
+    given: Any = None,
+    weight: Any = None,
+    embedding: nn.Module | None = None,
+    seconds: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    out: str | Path | None = None,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+    **keys: Any,
+) -> FittedDensity:
+    """Fit a density to rows.
+
+    No file is written without ``out``. Torch's random state and its number of threads are as before afterwards.
+
+    Args:
+        data: Rows ``(n, D)`` as a NumPy array, a torch tensor, a pandas, polars or Arrow table; the path of a file; the
+            name of a data set; or ``target:NAME``.
+        given: What the density is conditioned on: context rows ``(n, C)`` of any of these kinds, or names of columns
+            of ``data``.
+        weight: Weights of the rows ``(n,)``, or the name of a column of ``data``.
+        embedding: A module that maps standardised context rows ``(n, C)`` to the context of the flow ``(n, E)``; it is
+            trained too.
+        seconds: Budget in seconds; by default it follows from the numbers of rows and columns.
+        steps: Budget in steps, with which equal seeds give equal densities.
+        seed: Seed of everything random.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        out: A new run folder, with the report and everything else that ``pushforward fit`` writes.
+        progress: Whether to show the progress on stderr or in the notebook.
+        callbacks: Called around the steps, see ``pushforward.train.Callback``.
+        **keys: The other keys of ``pushforward fit``: ``flow="maf"``, ``flow={"name": "maf", "layers": 3}``,
+            ``layers=3``, ``drop=["id"]``, ``response="y"``.
+
+    Returns:
+        The density, in the units of the data; ``results`` has its final numbers.
+
+    Raises:
+        ConfigError: If a key or a value is wrong (a ``ValueError``).
+        DataError: If the rows cannot be used (a ``ValueError``).
+        DivergedError: If the loss does not stay finite.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = np.random.default_rng(0).normal(size=(300, 2))
+        >>> density = fit(rows, steps=20, progress=False)
+        >>> density.log_prob(rows).shape, density.sample(5).shape
+        ((300,), (5, 2))
+    """
+    in_memory = not isinstance(data, str | Path)
+    names = (given,) if isinstance(given, str) else given
+    are_names = isinstance(names, list | tuple) and len(names) > 0 and all(isinstance(name, str) for name in names)
+    keys |= {"seconds": seconds, "steps": steps, "seed": seed, "device": device}
+    keys |= {"data.given": tuple(names) if are_names else None}
+    keys |= {"data.weight": weight if isinstance(weight, str) else None}
+    config = make_config(MEMORY if in_memory else str(data), {"wandb": "off"} | keys)
+    beside = {"given": None if are_names else given, "weight": None if isinstance(weight, str) else weight}
+    dataset: Dataset | None = None
+    if in_memory or any(value is not None for value in beside.values()):
+        dataset = load_data(data_options(config.model_dump()), source=data, **beside)
+    if out is not None:
+        done = experiment.fit(
+            config, out=Path(out), data=dataset, quiet=not progress, embedding=embedding, callbacks=callbacks
+        )
+        done.density.results = done.results
+        return done.density
+    problem = experiment.plan(config, dataset, embedding=embedding)
+    train = problem.options.train
+    with Progress(steps=train.steps, seconds=train.seconds, hidden=not progress) as shown:
+        for note in problem.notes:
+            shown.message(note)
+        fitted = fitting.fit(problem, [ShowProgress(shown, Guard(Path(), shown.message)), *callbacks])
+    if fitted.note:
+        shown.message(fitted.note)
+    fitted.density.results = {"flow": fitted.name, **problem.score(fitted.density).numbers}
+    return fitted.density
+
+
+def load(path: str | Path, *, device: str = "cpu") -> FittedDensity:
+    """Load a density: of a run folder, of a run below ``runs/`` by its name, or of a folder that ``save`` wrote.
+
+    Args:
+        path: The folder.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        RunUsageError: If there is no such run or model.
+        ModelFileError: If the model is missing, damaged, or of another format.
+    """
+    load_plugins(warnings.warn)  # the parts that they add may be in the model
+    folder, where = Path(path), str(choose_device(device))
+    if (folder / "config.json").is_file():
+        return FittedDensity.load(folder, device=where)
+    run = RunFolder.open(folder)
+    density = FittedDensity.load(run.model, device=where)
+    if run.results.exists():
+        density.results = json.loads(run.results.read_text(encoding="utf-8"))
+    return density

@@ -1,0 +1,284 @@
+"""``pushforward.fit`` and ``pushforward.load``: what comes in goes out, nothing of the caller's changes, bad input."""
+
+import gc
+import math
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from torch import nn
+
+import pushforward
+from pushforward.common.errors import ConfigError, DataError
+from pushforward.flows import ModelFileError
+from pushforward.train import Callback, State, Trainer
+
+QUICK: dict[str, Any] = {"flow": "maf", "layers": 1, "hidden": 8, "steps": 15, "progress": False}
+
+
+def table(n: int = 300, seed: int = 0) -> dict[str, Any]:
+    """Columns of several types; c is about a + n."""
+    rng = np.random.default_rng(seed)
+    a, count = rng.normal(size=n), rng.poisson(4, n)
+    return {"a": a, "n": count, "c": (a + count + rng.normal(size=n)).astype(np.float32)}
+
+
+def matrix(n: int = 300) -> Any:
+    return np.random.default_rng(1).normal(size=(n, 3)).cumsum(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (pd.DataFrame, pd.DataFrame),
+        (pl.DataFrame, pl.DataFrame),
+        (pa.table, pa.Table),
+    ],
+)
+def test_a_frame_gives_frames_of_the_same_types(make: Callable[[Any], Any], kind: type, tmp_path: Path) -> None:
+    frame = make(table())
+    density = pushforward.fit(frame, **QUICK)
+    drawn = density.sample(7, seed=1)
+    assert isinstance(drawn, kind)
+    types = (lambda f: f.schema) if kind is pa.Table else (lambda f: dict(zip(f.columns, f.dtypes, strict=True)))
+    assert types(drawn) == types(frame)
+    density.save(tmp_path / "model")
+    loaded = pushforward.load(tmp_path / "model")
+    again = loaded.sample(7, seed=1)
+    assert again.equals(drawn)
+    assert np.array_equal(loaded.log_prob(frame), density.log_prob(frame))
+
+
+def test_arrays_and_tensors_give_their_own_kind() -> None:
+    x = matrix()
+    density = pushforward.fit(x.astype(np.float32), **QUICK)
+    assert isinstance(density.sample(4), np.ndarray)
+    assert density.sample(4).dtype == np.float32
+    assert density.log_prob(x).shape == (300,)
+    tensor = torch.tensor(x)
+    density = pushforward.fit(tensor, **QUICK)
+    assert density.sample(4).dtype == torch.float64
+    assert torch.equal(density.log_prob(tensor), torch.from_numpy(density.log_prob(x)))
+
+
+def test_a_column_order_of_its_own_is_found_by_name() -> None:
+    frame = pd.DataFrame(table())
+    density = pushforward.fit(frame, **QUICK)
+    assert np.array_equal(density.log_prob(frame[["c", "a", "n"]]), density.log_prob(frame))
+    with pytest.raises(DataError, match=r"lacks|no column|has no"):
+        density.log_prob(frame.rename(columns={"a": "b"}))
+
+
+def test_a_path_and_a_name(tmp_path: Path) -> None:
+    pd.DataFrame(table()).to_csv(tmp_path / "t.csv", index=False)
+    from_path = pushforward.fit(tmp_path / "t.csv", **QUICK)
+    assert from_path.sample(3).column_names == ["a", "n", "c"]
+    assert pushforward.fit("iris", **QUICK).results["test_nll"] < 100
+
+
+def test_conditional_on_columns_and_on_rows_of_their_own() -> None:
+    frame = pd.DataFrame(table())
+    by_name = pushforward.fit(frame, given="n", **QUICK)
+    drawn = by_name.sample(5, given={"n": 3}, seed=0)
+    assert list(drawn.columns) == ["a", "n", "c"]
+    assert (drawn["n"] == 3).all()
+    x, theta = matrix()[:, :2], matrix()[:, 2:]
+    apart = pushforward.fit(x, given=theta, **QUICK)
+    assert apart.sample(5, given=[[0.5]]).shape == (5, 2)
+    assert apart.sample(3, given=theta[:3]).shape == (3, 2)
+    assert apart.log_prob(x, theta).shape == (300,)
+    response = pushforward.fit(frame, response="c", **QUICK)
+    assert response.schema.names == ("c",)
+    assert response.schema.context_names == ("a", "n")
+    assert np.isfinite(response.log_prob(frame)).all()
+
+
+def test_what_is_given_must_fit() -> None:
+    x, theta = matrix()[:, :2], matrix()[:, 2:]
+    density = pushforward.fit(x, given=theta, **QUICK)
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: density.sample(3), "given: expected"),
+        (lambda: density.sample(3, given=theta[:2]), "given: expected 1 row or 3; got 2"),
+        (lambda: density.log_prob(x), "given: expected"),
+        (lambda: density.log_prob(x, theta[:5]), "given: expected 300 rows; got 5"),
+        (lambda: density.log_prob(matrix(), theta), "expected 2 columns"),
+    ]
+    for call, words in calls:
+        with pytest.raises(DataError, match=words):
+            call()
+    with pytest.raises(DataError, match="given: expected nothing"):
+        pushforward.fit(x, **QUICK).sample(3, given=theta[:3])
+
+
+def test_equal_seeds_give_equal_densities_and_leave_the_callers_state_alone(tmp_path: Path) -> None:
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        torch.manual_seed(5)
+        np.random.seed(5)  # noqa: NPY002 - the state that must not change
+        expected, expected_numpy = torch.rand(3), np.random.rand(3)  # noqa: NPY002
+        torch.manual_seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        threads = torch.get_num_threads()
+        first = pushforward.fit(matrix(), seed=3, dropout=0.2, **QUICK)
+        first.sample(3)
+        second = pushforward.fit(matrix(), seed=3, dropout=0.2, **QUICK)
+        other = pushforward.fit(matrix(), seed=4, dropout=0.2, **QUICK)
+        assert torch.equal(torch.rand(3), expected)
+        assert np.array_equal(np.random.rand(3), expected_numpy)  # noqa: NPY002
+        assert torch.get_num_threads() == threads
+        assert not list(tmp_path.iterdir())
+    finally:
+        os.chdir(before)
+    assert np.array_equal(first.log_prob(matrix()), second.log_prob(matrix()))
+    assert not np.array_equal(first.log_prob(matrix()), other.log_prob(matrix()))
+    assert not np.array_equal(first.sample(5), first.sample(5))
+    assert np.array_equal(first.sample(5, seed=1), second.sample(5, seed=1))
+
+
+def test_fits_in_two_threads_are_those_of_one() -> None:
+    """Dropout and energy distances draw from torch's own generator, which threads share."""
+    options: list[dict[str, Any]] = [
+        {"seed": 1, "dropout": 0.3},
+        {"seed": 2, "objective": "energy"},
+        {"seed": 3, "dropout": 0.1},
+    ]
+    alone = [pushforward.fit(matrix(), **QUICK, **each).log_prob(matrix()) for each in options]
+    with ThreadPoolExecutor(3) as pool:
+        together = pool.map(lambda each: pushforward.fit(matrix(), **QUICK, **each).log_prob(matrix()), options)
+    for a, b in zip(alone, together, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_weights_count_rows() -> None:
+    """Half of the rows have weight 0: they must not matter, however far away."""
+    x = np.concatenate([matrix(400), matrix(400) + 30.0])
+    weights = np.repeat([2.0, 0.0], 400)
+    options = QUICK | {"steps": 200}
+    density = pushforward.fit(x, weight=weights, **options)
+    assert abs(density.sample(2_000, seed=0)[:, 0].mean() - x[:400, 0].mean()) < 0.5
+    frame = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "w": weights})
+    named = pushforward.fit(frame, weight="w", **options)
+    assert list(named.sample(2).columns) == ["a", "b"]
+    assert named.results["test_nll"] < 6
+    with pytest.raises(DataError, match="weight"):
+        pushforward.fit(x, weight=-weights, **QUICK)
+
+
+def test_an_embedding_network_is_trained_and_stored_if_it_is_registered(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    theta = rng.normal(size=(600, 5))
+    x = np.abs(theta[:, :1]) + 0.05 * rng.normal(size=(600, 1))
+    first = nn.Linear(5, 16)
+    network = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 3))
+    before = first.weight.detach().clone()
+    options = QUICK | {"steps": 300, "learning_rate": 1e-2}
+    density = pushforward.fit(x, given=theta, embedding=network, **options)
+    assert torch.equal(first.weight, before)  # the density has a copy
+    trained = dict(density.flow.named_parameters())["embedding.module.0.weight"]
+    assert (trained - before).abs().max() > 0.05
+    assert density.results["test_nll"] < -1.0  # log(0.05 sqrt(2 pi e)) is -1.58; without context it is 0.8
+    with pytest.raises((ModelFileError, ValueError, TypeError), match=r"Sequential|Linear|register"):
+        density.save(tmp_path / "model")
+
+
+def test_out_writes_a_run_that_can_be_loaded(tmp_path: Path) -> None:
+    frame = pd.DataFrame(table())
+    density = pushforward.fit(frame, out=tmp_path / "run", evaluate=False, **QUICK)
+    assert (tmp_path / "run" / "report.html").is_file()
+    loaded = pushforward.load(tmp_path / "run")
+    assert np.array_equal(loaded.log_prob(frame), density.log_prob(frame))
+    assert loaded.results["test_nll"] == density.results["test_nll"]
+    assert loaded.sample(2).dtypes.equals(frame.dtypes)
+
+
+def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    pushforward.fit(matrix(), **QUICK)
+    assert capsys.readouterr() == ("", "")
+    pushforward.fit(matrix(), **(QUICK | {"progress": True}))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "step 1" in err
+
+
+def test_callbacks_see_the_fit_and_end_it() -> None:
+    seen: list[tuple[int, float]] = []
+
+    class Stop(Callback):
+        def on_validation(self, state: State, metrics: dict[str, float]) -> None:
+            seen.append((state.progress.step, metrics["val/nll"]))
+
+        def should_stop(self, state: State) -> str:
+            return "enough" if state.progress.step == 10 else ""
+
+    density = pushforward.fit(matrix(), callbacks=[Stop()], **QUICK)
+    assert [step for step, _ in seen][-1] == 10
+    # In the units of the data: the last validation is near the final number.
+    assert seen[-1][1] == pytest.approx(density.results["val_nll"], abs=0.5)
+
+
+def test_a_loop_of_fits_leaves_nothing_behind() -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(5_000, 8)), columns=list("abcdefgh"))
+
+    def fit() -> None:
+        pushforward.fit(frame, flow="maf", layers=1, hidden=16, steps=3, progress=False).sample(10)
+
+    def resident() -> int:
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    for _ in range(2):
+        fit()
+    files, threads, memory = len(os.listdir("/proc/self/fd")), threading.active_count(), resident()
+    for _ in range(5):
+        fit()
+    assert len(os.listdir("/proc/self/fd")) <= files
+    assert threading.active_count() <= threads
+    assert resident() - memory < 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"flow": "nsf"}, "unknown flow 'nsf'"),
+        ({"layerz": 3}, "unknown key 'layerz'"),
+        ({"learning_rate": -1}, "train.learning_rate: expected a number above 0"),
+        ({"components": 3, "flow": "maf"}, "flow.components: has no effect on flow=maf"),
+        ({"target.features": 3}, "target.features: has no effect"),
+    ],
+)
+def test_wrong_keys_are_one_line(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        pushforward.fit(matrix(), **(QUICK | keys))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trainer_trains_any_module_with_a_log_prob() -> None:
+    class Normal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.log_scale = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+
+        def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+            z = (x - self.mean) * (-self.log_scale).exp()
+            return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1) - self.log_scale.sum()
+
+    x = torch.randn(2_000, 2, generator=torch.Generator().manual_seed(0)) * 0.5 + 2.0
+    module = Trainer(steps=600, learning_rate=5e-2).fit(Normal(), x[:1_500], x[1_500:])
+    assert isinstance(module, Normal)
+    assert torch.allclose(module.mean, x[:1_500].mean(0), atol=0.05)
+    assert torch.allclose(module.log_scale.exp(), x[:1_500].std(0), atol=0.05)
+    bad = x.clone()
+    bad[3, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"finite numbers; got nan in x\[3, 1\]"):
+        Trainer(steps=1).fit(module, bad)

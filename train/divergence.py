@@ -1,0 +1,22 @@
+"""The error of a fit whose loss does not stay finite."""
+
+from pushforward.common.errors import UserError
+from pushforward.train.objectives.base import Objective
+from pushforward.train.options import TrainOptions
+from pushforward.train.state import TrainingProgress
+
+
+class DivergedError(UserError, RuntimeError):
+    """The loss is not finite, also after several rollbacks with smaller learning rates."""
+
+    exit_code = 4
+
+    @classmethod
+    def after(cls, progress: TrainingProgress, objective: Objective, options: TrainOptions) -> "DivergedError":
+        """The error after the last rollback, with a learning rate to try."""
+        return cls(
+            f"the loss is not finite at step {progress.step}, after {max(0, progress.rollbacks - 1)} rollbacks to the "
+            f"best weights with half the learning rate each (best validation {objective.loss_name} "
+            f"{progress.best_loss:.4f} in standardised units, at step {progress.best_step}); "
+            f"try train.learning_rate={options.learning_rate / 10:g}"
+        )

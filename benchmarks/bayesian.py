@@ -10,7 +10,7 @@ over splits, with the standard error of that mean; differences are paired by spl
 - homoscedastic: one hidden layer of 50 rectified units, AdamW; early stopping and one of four weight decays are chosen
   on a tenth of the training rows, whose mean squared error is the noise variance. ``refit`` trains with the chosen
   decay and number of steps on all training rows. The better of the two is the baseline of the other methods.
-- mean-field, flow: ``BayesianRegression`` of the same network, on all training rows, without validation.
+- mean-field, flow: ``BayesianNetwork`` of the same network, on all training rows, without validation: the last weights.
 - flow, heteroscedastic (with ``--heteroscedastic``): the same with a second output for the size of the noise. Its
   likelihood is another one, so it does not count for the bound.
 - conditional flow: ``nsf-ar`` of one feature given the inputs, maximum likelihood with early stopping on a tenth of the
@@ -120,32 +120,53 @@ def one_split(folder: Path, name: str, split: int, bayesian: Sequence[str], quic
 
 
 def _bayesian(rival: str, train: Array, test: Array, seed: int, quick: bool) -> Array:
-    from pushforward.train.bayesian_regression import BayesianRegression
+    import torch
 
-    posterior, _, noise = rival.partition(", ")
-    options = SETTINGS[posterior]
-    steps = options["steps"] // (_SHORT if quick else 1)
-    options = options | {"hidden": (HIDDEN,), "steps": steps, "seed": seed, "noise": noise or "learned"}
-    model = BayesianRegression(posterior, **options).fit(train[:, :-1], train[:, -1])
-    return model.predictive_log_prob(test[:, :-1], test[:, -1])
+    from pushforward.flows import Chain, Flow
+    from pushforward.flows.bayesian.density import build_bayesian_network
+    from pushforward.train.objectives.evidence import Evidence
+    from pushforward.train.objectives.likelihood import RowTensors
+    from pushforward.train.options import TrainOptions
+    from pushforward.train.state import start
+    from pushforward.train.trainer import Trainer
+
+    posterior, _, heteroscedastic = rival.partition(", ")
+    settings = SETTINGS[posterior]
+    torch.manual_seed(seed)
+    standardize, y_scale = _standardizer(train)
+    x, y = standardize(train)
+    network = build_bayesian_network(
+        1,
+        x.shape[1],
+        posterior,
+        hidden=(HIDDEN,),
+        noise="heteroscedastic" if heteroscedastic else "learned",
+        samples=1_000,
+        **settings["network"],
+    )
+    flow = Flow(network, Chain([], features=1))
+    steps = STEPS // (_SHORT if quick else 1)
+    options = TrainOptions(steps=steps, learning_rate=1e-2, ema_decay=0.0, validate_every=steps, **settings["train"])
+    rows = RowTensors(y, x)
+    evidence = Evidence(rows, rows, options.batch_size, seed=seed, **settings["evidence"])
+    Trainer(options).run(start(flow, options, seed=seed), evidence)
+    x, y = standardize(test)
+    with torch.no_grad():
+        scores: Array = flow.log_prob(y, x).double().numpy()
+    return scores - math.log(y_scale)
 
 
-SETTINGS: dict[str, dict[str, Any]] = {
+STEPS = 3_000
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "mean-field": {
-        "steps": 3_000,
-        "batch_size": 256,
-        "samples": 4,
-        "prior": "inputs",
-        "prior_scale": 1.0,
-        "gradient": "path",
+        "network": {"prior": "inputs", "prior_scale": 1.0},
+        "train": {"batch_size": 256},
+        "evidence": {"samples": 4, "gradient": "path"},
     },
     "flow": {
-        "steps": 3_000,
-        "batch_size": 512,
-        "samples": 8,
-        "prior": "fixed",
-        "prior_scale": 2.0,
-        "gradient": "path-wise",
+        "network": {"prior": "fixed", "prior_scale": 2.0},
+        "train": {"batch_size": 512},
+        "evidence": {"samples": 8, "gradient": "path-wise"},
     },
 }
 
@@ -218,7 +239,7 @@ def _conditional(train: Array, test: Array, seed: int, quick: bool) -> Array:
     from pushforward.train.maximize import maximize_likelihood
     from pushforward.train.objectives.likelihood import RowTensors
     from pushforward.train.options import TrainOptions
-    from pushforward.train.trainer import start
+    from pushforward.train.state import start
 
     torch.manual_seed(seed)
     standardize, y_scale = _standardizer(train)

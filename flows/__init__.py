@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     )
     from pushforward.flows.networks.residual import ResidualNet as ResidualNet
     from pushforward.flows.networks.transformer import MaskedTransformer as MaskedTransformer
-    from pushforward.flows.parts import register_part as register_part
-    from pushforward.flows.presets import NAMES as NAMES, build as build, build_mixture as build_mixture
-    from pushforward.flows.registries import (
+    from pushforward.flows.parts import (
         register_base as register_base,
         register_network as register_network,
+        register_part as register_part,
         register_univariate as register_univariate,
     )
+    from pushforward.flows.presets import NAMES as NAMES, build as build, build_mixture as build_mixture
     from pushforward.flows.storage import (
         ModelFileError as ModelFileError,
         load as load,
@@ -100,9 +100,8 @@ __getattr__, __dir__ = lazy(
         "networks.masked": "MaskedConditioner MaskedResidualNet",
         "networks.residual": "ResidualNet",
         "networks.transformer": "MaskedTransformer",
-        "parts": "register_part",
+        "parts": "register_base register_network register_part register_univariate",
         "presets": "NAMES build build_mixture",
-        "registries": "register_base register_network register_univariate",
         "storage": "ModelFileError load load_model read_extra save",
         "testing": "check_bijection",
         "univariate.affine": "Affine",

@@ -1,10 +1,11 @@
 """The architectures of flows: which layers they are made of, and which options these use."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pushforward.common.registry import Registry
 from pushforward.flows.bases.base import Base
 from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bases.made_mog import AutoregressiveMixture
@@ -110,12 +111,18 @@ class Architecture:
         uses: Options that change the flow, besides ``base``, ``elementwise``, ``components`` and those of the map.
         univariate: The univariate map of the layers, unless another is asked for; empty if they take none.
         base: The base, if it is not that of its name.
+        objective: The objective that it is fitted by, unless another is asked for.
+        defaults: Values of options of the flow and of training, instead of the usual ones.
+        networks: Where the ``conditioner`` is looked up, if it is used; a name that is not there changes nothing.
     """
 
     layer: Layer | None
     uses: frozenset[str]
     univariate: str = ""
     base: Callable[[Build], Base] | None = None
+    objective: str = "mle"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    networks: tuple[Registry[type[Any]], ...] = (COUPLING_NETWORKS, MASKED_NETWORKS)
 
     def build_layers(self, build: Build, layers: int) -> list[Bijection]:
         """Build the layers and what mixes the features, data end first."""
@@ -139,7 +146,8 @@ def register_flow(name: str, *, uses: tuple[str, ...] = (), univariate: str = ""
     """
 
     def add(layer: Layer) -> Layer:
-        FLOWS.register(name)(Architecture(layer, frozenset({"layers", *uses}), univariate))
+        architecture = Architecture(layer, frozenset({"layers", *uses}), univariate)
+        FLOWS.register(name, definition=layer)(architecture)
         return layer
 
     return add
@@ -202,15 +210,15 @@ def _made_mog_base(build: Build) -> Base:
     return mixture_base(build)
 
 
-_COUPLING = frozenset({"layers", "linear", "hidden", "blocks", "dropout", "univariate", "unconditional"})
-_AUTOREGRESSIVE = frozenset({"layers", "linear", "hidden", "blocks", "dropout", "univariate", "conditioner"})
+_NETWORK = frozenset({"hidden", "blocks", "dropout", "conditioner"})
+_AUTOREGRESSIVE = _NETWORK | {"layers", "linear", "univariate"}
+_COUPLING = _AUTOREGRESSIVE | {"unconditional"}
+_MASKED, _PLAIN = (MASKED_NETWORKS,), (COUPLING_NETWORKS,)
 
-REALNVP = Architecture(_realnvp, _COUPLING, "affine")
-MAF = Architecture(_maf, _AUTOREGRESSIVE, "affine")
-IAF = Architecture(_iaf, _AUTOREGRESSIVE, "affine")
-NSF_C = Architecture(_nsf_c, _COUPLING, "rational-quadratic")
-NSF_AR = Architecture(_nsf_ar, _AUTOREGRESSIVE, "rational-quadratic")
-MADE_MOG = Architecture(
-    None, frozenset({"hidden", "blocks", "dropout", "conditioner", "components"}), base=_made_mog_base
-)
+REALNVP = Architecture(_realnvp, _COUPLING, "affine", networks=_PLAIN)
+MAF = Architecture(_maf, _AUTOREGRESSIVE, "affine", networks=_MASKED)
+IAF = Architecture(_iaf, _AUTOREGRESSIVE, "affine", networks=_MASKED)
+NSF_C = Architecture(_nsf_c, _COUPLING, "rational-quadratic", networks=_PLAIN)
+NSF_AR = Architecture(_nsf_ar, _AUTOREGRESSIVE, "rational-quadratic", networks=_MASKED)
+MADE_MOG = Architecture(None, _NETWORK | {"components"}, base=_made_mog_base, networks=_MASKED)
 GAUSSIAN = Architecture(None, frozenset())

@@ -14,8 +14,8 @@ from pushforward.flows.bases.transformed import TransformedDistribution
 from pushforward.flows.bijections.support import Log, Logit
 from pushforward.flows.registries import BASES
 
-NAMED = tuple(name for name in BASES.names() if name != "made-mog")
-"""Names of the bases that need no network."""
+NAMED = tuple(name for name in BASES.builtins if name != "made-mog")
+"""Names of the built-in bases that need no network."""
 
 
 def make_base(name: str, features: int, context: int = 0) -> Base:

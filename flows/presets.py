@@ -15,7 +15,7 @@ from pushforward.flows.registries import BASES, FLOWS, UNIVARIATE_MAPS, network_
 from pushforward.flows.univariate.rational_quadratic import Tails
 
 NAMES = ("realnvp", "maf", "iaf", "nsf-c", "nsf-ar", "made-mog", "gaussian")
-"""The architectures that are built in."""
+"""The built-in architectures that need no context."""
 
 
 def build(
@@ -68,8 +68,8 @@ def build(
             parameters that do not depend on other features, as in Durkan et al.
         elementwise: Whether to apply a spline to each feature at the data end, see ``Elementwise``.
         dropout: Dropout in the conditioners.
-        conditioner: Network of autoregressive layers and of the mixture: ``"residual"``, ``"transformer"`` with
-            ``blocks`` layers of width ``hidden``, or one that was added by ``register_network``.
+        conditioner: Network of the layers and of the mixture: ``"residual"``; ``"transformer"``, with ``blocks``
+            layers of width ``hidden``, which couplings do not take; or one that was added by ``register_network``.
         univariate: Map of the layers: ``"affine"``, ``"rational-quadratic"``, or one that was added by
             ``register_univariate``; empty for that of the architecture.
         components: Components of each feature's mixture of Gaussians in a ``made-mog`` base.

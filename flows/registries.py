@@ -1,15 +1,14 @@
 """Names of flows, base distributions, univariate maps and networks; importing them imports no torch.
 
-A built-in is a line of a table and its file. Others are added by ``register_flow`` (in ``architectures.py``),
-``register_base``, ``register_univariate`` and ``register_network``, in a module that ``--plugin`` or an entry point
-names.
+A built-in is a line of a table and its file. Others are added by ``register_flow`` (in ``architectures.py``), and by
+``register_base``, ``register_univariate`` and ``register_network`` (in ``parts.py``), in a module that ``--plugin`` or
+an entry point names.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pushforward.common.registry import Registry
-from pushforward.flows.parts import PARTS
 
 if TYPE_CHECKING:
     from pushforward.flows.univariate.base import Univariate
@@ -24,6 +23,7 @@ FLOWS: Registry[Any] = Registry(
         "nsf-ar": "pushforward.flows.architectures:NSF_AR",
         "made-mog": "pushforward.flows.architectures:MADE_MOG",
         "gaussian": "pushforward.flows.architectures:GAUSSIAN",
+        "bayesian-network": "pushforward.flows.bayesian.architecture:BAYESIAN_NETWORK",
     },
 )
 
@@ -65,38 +65,6 @@ COUPLING_NETWORKS: Registry[type[Any]] = Registry(
     "network", {"residual": "pushforward.flows.networks.residual:ResidualNet"}
 )
 """Networks of couplings."""
-
-register_base = BASES.register
-"""Decorator for a function from a :class:`~pushforward.flows.architectures.Build` to a base distribution."""
-
-
-def register_univariate(name: str) -> Callable[[type[Any]], type[Any]]:
-    """Return a decorator for a :class:`Univariate`, which works in couplings and autoregressive layers.
-
-    Its constructor may take any of ``bins``, ``bound`` and ``tails``. Models that hold it can be saved.
-    """
-
-    def add(kind: type[Any]) -> type[Any]:
-        PARTS.register(name)(kind)
-        return UNIVARIATE_MAPS.register(name)(kind)
-
-    return add
-
-
-def register_network(name: str, *, masked: bool = False) -> Callable[[type[Any]], type[Any]]:
-    """Return a decorator for a network. Models that hold it can be saved.
-
-    Args:
-        name: The name, as in ``flow.conditioner=name``; layers of the other kind keep residual networks.
-        masked: Whether it is a ``MaskedConditioner`` of autoregressive layers, with the constructor of
-            ``MaskedResidualNet``; else a network of couplings, with the constructor of ``ResidualNet``.
-    """
-
-    def add(kind: type[Any]) -> type[Any]:
-        PARTS.register(name)(kind)
-        return (MASKED_NETWORKS if masked else COUPLING_NETWORKS).register(name)(kind)
-
-    return add
 
 
 def network_names() -> list[str]:

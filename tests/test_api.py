@@ -152,9 +152,9 @@ def test_fits_in_two_threads_are_those_of_one() -> None:
         {"seed": 2, "objective": "energy"},
         {"seed": 3, "dropout": 0.1},
     ]
-    alone = [pushforward.fit(matrix(), **QUICK, **each).log_prob(matrix()) for each in options]
+    alone = [pushforward.fit(matrix(), **(QUICK | each)).log_prob(matrix()) for each in options]
     with ThreadPoolExecutor(3) as pool:
-        together = pool.map(lambda each: pushforward.fit(matrix(), **QUICK, **each).log_prob(matrix()), options)
+        together = pool.map(lambda each: pushforward.fit(matrix(), **(QUICK | each)).log_prob(matrix()), options)
     for a, b in zip(alone, together, strict=True):
         assert np.array_equal(a, b)
 
@@ -163,7 +163,7 @@ def test_weights_count_rows() -> None:
     """Half of the rows have weight 0: they must not matter, however far away."""
     x = np.concatenate([matrix(400), matrix(400) + 30.0])
     weights = np.repeat([2.0, 0.0], 400)
-    options = QUICK | {"steps": 200}
+    options: dict[str, Any] = QUICK | {"steps": 200}
     density = pushforward.fit(x, weight=weights, **options)
     assert abs(density.sample(2_000, seed=0)[:, 0].mean() - x[:400, 0].mean()) < 0.5
     frame = pd.DataFrame({"a": x[:, 0], "b": x[:, 1], "w": weights})
@@ -181,7 +181,7 @@ def test_an_embedding_network_is_trained_and_stored_if_it_is_registered(tmp_path
     first = nn.Linear(5, 16)
     network = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 3))
     before = first.weight.detach().clone()
-    options = QUICK | {"steps": 300, "learning_rate": 1e-2}
+    options: dict[str, Any] = QUICK | {"steps": 300, "learning_rate": 1e-2}
     density = pushforward.fit(x, given=theta, embedding=network, **options)
     assert torch.equal(first.weight, before)  # the density has a copy
     trained = dict(density.flow.named_parameters())["embedding.module.0.weight"]
@@ -204,7 +204,8 @@ def test_out_writes_a_run_that_can_be_loaded(tmp_path: Path) -> None:
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     pushforward.fit(matrix(), **QUICK)
     assert capsys.readouterr() == ("", "")
-    pushforward.fit(matrix(), **(QUICK | {"progress": True}))
+    shown: dict[str, Any] = QUICK | {"progress": True}
+    pushforward.fit(matrix(), **shown)
     out, err = capsys.readouterr()
     assert out == ""
     assert "step 1" in err

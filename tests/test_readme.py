@@ -6,6 +6,8 @@ import itertools
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pushforward.config.read import describe_keys
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+PLUGIN = ROOT / "docs" / "extending.md"
 USER_PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [*USER_PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "README.md"]
 
@@ -31,9 +34,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of each `pushforward` command in the shell blocks of a page."""
+    """The words of each `pushforward` command in the shell blocks of a page, without plugins."""
     lines = [shlex.split(line, comments=True) for block in blocks(page, "sh") for line in block.splitlines()]
-    return [words[1:] for words in lines if words and words[0] == "pushforward"]
+    found = [words[1:] for words in lines if words and words[0] == "pushforward"]
+    return [words[2:] if words[0] == "--plugin" else words for words in found]
 
 
 def help_of(words: list[str]) -> str:
@@ -53,7 +57,9 @@ def help_of(words: list[str]) -> str:
     return result.output
 
 
-@pytest.mark.parametrize("page", [page for page in USER_PAGES if blocks(page, "python")], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in USER_PAGES if blocks(page, "python") and page != PLUGIN], ids=name_of
+)
 def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "example"}
@@ -63,6 +69,16 @@ def test_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
         assert (tmp_path / "model" / "model.safetensors").exists()
     if page.name == "flows.md":
         assert names["new"].shape == (1000, 5)
+
+
+def test_the_page_about_parts_of_ones_own_is_a_plugin(tmp_path: Path) -> None:
+    (tmp_path / "my_parts.py").write_text("\n".join(blocks(PLUGIN, "python")))
+    keys = ["flow=realnvp", "flow.univariate=bend", "flow.base=gumbel", "flow.conditioner=sine"]
+    command = ["--plugin", "my_parts.py", "fit", "moons", *keys, "--dry-run"]
+    # In a process of its own, because what the page registers stays.
+    subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pushforward", *command], cwd=tmp_path, check=True, timeout=120
+    )
 
 
 @pytest.mark.parametrize("page", [page for page in USER_PAGES if commands(page)], ids=name_of)

@@ -9,7 +9,7 @@ from pushforward.common.errors import ConfigError
 from pushforward.flows import Flow, Mixture, Model, build, build_mixture, members_of
 from pushforward.flows.architectures import SPLINE_OPTIONS, map_options
 from pushforward.flows.random_state import seeded
-from pushforward.flows.registries import FLOWS
+from pushforward.flows.registries import FLOWS, MASKED_NETWORKS
 from pushforward.train.data import Prepared
 from pushforward.train.gaussian import initialize_base
 from pushforward.train.options import FlowOptions
@@ -79,7 +79,11 @@ def uses_key(flow: FlowOptions, key: str) -> bool:
         return has_spline or (bool(univariate) and key in map_options(univariate))
     if key == "members":  # Gaussians with equal initial weights stay equal
         return flow.members == 1 or flow.name != "gaussian" or flow.base in ("low-rank", "mixture", "made-mog")
-    network = {"hidden", "blocks", "dropout", "conditioner", "components"} if flow.base == "made-mog" else set[str]()
+    if key == "conditioner":
+        networks = architecture.networks if key in architecture.uses else ()
+        networks += (MASKED_NETWORKS,) if flow.base == "made-mog" else ()
+        return any(flow.conditioner in known.names() for known in networks)
+    network = {"hidden", "blocks", "dropout", "components"} if flow.base == "made-mog" else set[str]()
     return key in ("name", "base", "elementwise", "stacking") or key in architecture.uses | network
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from pushforward.flows.registries import FLOWS
 from pushforward.train.options import (
     DataOptions,
     FlowOptions,
@@ -53,6 +54,7 @@ def resolve(asked: Asked, *, rows: int, features: int, is_toy: bool, objective: 
     # Capacity and dropout follow the amount of data; weight decay regularises the rest.
     tier = "toy" if is_toy else "tiny" if rows < _SMALL else "small" if rows < _LARGE else "large"
     kind = _kind(asked, tier)
+    own = dict(FLOWS[kind["name"]].defaults)
     sizes: dict[str, dict[str, Any]] = {
         "toy": {"layers": 6, "hidden": 64, "blocks": 2, "dropout": 0.0},
         "tiny": {"layers": 2, "hidden": 32, "blocks": 1, "dropout": 0.3},
@@ -77,6 +79,7 @@ def resolve(asked: Asked, *, rows: int, features: int, is_toy: bool, objective: 
         | sizes[tier]
         | (mixture_sizes[tier] if wide else {})
         | kind
+        | own
     )
     section = FlowOptions(**_filled(FlowOptions, flow, flow_defaults))
     # A mixture behind at most one layer tolerates a learning rate at which deeper flows and transformers diverge.
@@ -90,7 +93,7 @@ def resolve(asked: Asked, *, rows: int, features: int, is_toy: bool, objective: 
         "weight_decay": _weight_decay(train["objective"], tier, rows, features),
         "patience": 1.0 if is_toy or tier == "large" else 0.3,
         "seconds": None if train["steps"] != "auto" else seconds,
-    }
+    } | own
     return Options(
         seed=asked["seed"],
         device=asked["device"],

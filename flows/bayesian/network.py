@@ -44,13 +44,12 @@ class WeightedNetwork(nn.Module):
         The weights of a layer are one group and its biases another; with ``each_input``, the weights of the first layer
         are one group per input.
         """
-        found, last = [], -1
+        sizes: list[int] = []
         for layer, (a, b) in enumerate(self.layers):
-            of_input = torch.arange(a if each_input and layer == 0 else 1)
-            weights = last + 1 + of_input.repeat_interleave(a * b // len(of_input))
-            last = int(weights[-1]) + 1
-            found += [weights, torch.full((b,), last)]
-        return torch.cat(found)
+            parts = a if each_input and layer == 0 else 1
+            sizes += [a * b // parts] * parts + [b]
+        indices = torch.arange(len(sizes), device="cpu")
+        return indices.repeat_interleave(torch.tensor(sizes, device="cpu"))
 
     def initial_scales(self) -> Tensor:
         """Initial scales ``(size,)`` of the weights, in units of the prior's standard deviation.

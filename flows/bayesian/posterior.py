@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pushforward.flows import ActNorm, Affine, Bijection, Chain, Coupling, Flow, Gaussian, LowRankLinear, ResidualNet
 
-Gradient = Literal["path-wise", "path"]
-
 
 def mean_field(location: Tensor, scale: Tensor) -> Flow:
     """A mean-field posterior: a factorised Gaussian with initial means and standard deviations ``(D,)``."""
     flow = Flow(Gaussian(len(location)), Chain([], features=len(location)))
-    flow.base.initialize(location, scale.square().diag())
+    if not location.is_meta:
+        flow.base.initialize(location, scale.square().diag())
     return flow
 
 
@@ -38,7 +36,7 @@ def coupled(location: Tensor, scale: Tensor, *, rank: int = 16, couplings: int =
     """
     features = len(location)
     norm = ActNorm(features)
-    with torch.no_grad():  # from two points with exactly this mean and standard deviation
+    if not location.is_meta:  # from two points with exactly this mean and standard deviation
         norm.initialize(torch.stack([location - scale / math.sqrt(2.0), location + scale / math.sqrt(2.0)]))
     members: list[Bijection] = [norm]
     if rank:

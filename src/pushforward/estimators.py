@@ -102,7 +102,7 @@ class FlowDensity(DensityMixin, _Fits):  # type: ignore[misc]
         log_probs: Array = self.density_.log_prob(validate_data(self, X, reset=False, dtype=np.float64))
         return log_probs
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Any, y: Any = None) -> Any:
         """Mean log-density of rows, in nats: the higher, the better."""
         return float(self.score_samples(X).mean())
 
@@ -202,8 +202,9 @@ class ConditionalDensity(RegressorMixin, _Fits):  # type: ignore[misc]
 
     def _rows(self, X: Any) -> Array:
         check_is_fitted(self)
-        rows: Array = validate_data(self, X, reset=False, dtype=np.float64)[:, self._varies]
-        return rows
+        rows: Any = validate_data(self, X, reset=False, dtype=np.float64)
+        varying: Array = rows[:, self._varies]
+        return varying
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -46,7 +46,7 @@ FILES = {
     "file": "a regular file",
 }
 
-FLOWS = "realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian"
+FLOWS = "realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian, bayesian-network"
 
 # Arguments may name {RUN} (a fitted run), {CONDITIONAL} (one fitted with data.given=x2) and the files above.
 MISTAKES: dict[str, tuple[str, int, str]] = {

@@ -41,9 +41,9 @@ def test_parts_of_a_plugin_are_fitted_saved_sampled_and_reported(tmp_path: Path)
     assert "--plugin" in missing.stderr
 
 
-def test_a_map_of_a_plugin_in_every_kind_of_layer(tmp_path: Path) -> None:
+def test_a_map_and_a_network_of_a_plugin_in_every_kind_of_layer(tmp_path: Path) -> None:
     for flow in ("realnvp", "nsf-ar"):
-        keys = [f"flow={flow}", "flow.univariate=test-bend", "flow.hidden=8", "flow.layers=2", "train.steps=20"]
+        keys = [f"flow={flow}", "flow.univariate=test-bend", "flow.conditioner=test-linear", "train.steps=20"]
         run("--plugin", PLUGIN, "fit", "iris", *keys, "train.evaluate=false", "--out", flow, cwd=tmp_path)
         assert "test-bend" in (tmp_path / flow / "config.yaml").read_text()
 

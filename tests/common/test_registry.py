@@ -74,6 +74,38 @@ def test_another_definition_of_a_used_name_is_refused(name: str) -> None:
     assert shapes["fraction"] is fractions.Fraction
 
 
+def test_a_definition_of_another_module_is_another_one() -> None:
+    shapes, define = registry(), definition()
+    shapes.register("square")(define())
+    other = define()
+    other.__module__ = "elsewhere"
+    with pytest.raises(ValueError, match="exists already"):
+        shapes.register("square")(other)
+
+
+def test_a_made_item_is_the_same_if_its_definition_is() -> None:
+    sizes = Registry[int]("size", {})
+    sizes.register("small", definition=fractions.Fraction)(1)
+    sizes.register("small", definition=fractions.Fraction)(2)
+    assert sizes["small"] == 2
+    with pytest.raises(ValueError, match=r"^register: the size 'small' exists already; take another name$"):
+        sizes.register("small", definition=int)(3)
+
+
+@pytest.mark.parametrize("name", ["", "auto", "My-Square", "my_square", "my square", "square-", "a=b", "1,2"])
+def test_a_name_that_cannot_be_a_value_on_the_command_line_is_refused(name: str) -> None:
+    message = f"register: expected a name such as my-shape; got {name!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        registry().register(name)
+
+
+@pytest.mark.parametrize("name", ["square", "l2", "2d", "two-moons", "mle+energy", "rows/mle"])
+def test_names_like_those_that_are_built_in_are_taken(name: str) -> None:
+    shapes = registry()
+    shapes.register(name)(int)
+    assert shapes[name] is int
+
+
 def test_an_unknown_name_gets_the_known_ones_and_a_near_one() -> None:
     message = "unknown shape 'fractoin'; did you mean 'fraction'? known: fraction, missing"
     with pytest.raises(UnknownNameError, match=f"^{re.escape(message)}$"):

@@ -13,7 +13,7 @@ from pushforward.flows.registries import BASES, FLOWS, UNIVARIATE_MAPS, network_
 @pytest.mark.parametrize("name", FLOWS.names())
 def test_flows(name: str) -> None:
     assert load_config("iris", overrides=[f"flow={name}"]).flow.name == name
-    assert build(name, 3).features == 3
+    assert build(name, 3, 1).features == 3
 
 
 @pytest.mark.parametrize(

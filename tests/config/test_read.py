@@ -10,7 +10,7 @@ from pushforward.common.errors import ConfigError
 from pushforward.config.read import describe_keys, load_config
 from pushforward.config.schema import Config
 
-KNOWN_FLOWS = "known: realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian"
+KNOWN_FLOWS = "known: realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian, bayesian-network"
 
 REFUSED = {
     "unknown key": ("train.secnods=3", "unknown key 'train.secnods'; did you mean 'train.seconds'?"),

@@ -24,7 +24,7 @@ from pushforward.flows import (
     build,
 )
 
-FLOWS = "realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian"
+FLOWS = "realnvp, maf, iaf, nsf-c, nsf-ar, made-mog, gaussian, bayesian-network"
 
 MESSAGES: dict[str, tuple[Callable[[], Any], str]] = {
     "points": (

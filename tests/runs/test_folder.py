@@ -340,3 +340,17 @@ def test_a_killed_run_is_recognised_and_can_be_claimed(root: Path) -> None:
     assert run.status == "running"
     run.release()
     assert run.status == "killed"
+
+
+def test_a_folder_of_a_process_that_was_killed_at_once_is_used_again(tmp_path: Path) -> None:
+    """Killed between the folder and its configuration, a run left a folder that nothing could use."""
+    out = tmp_path / "run"
+    RunFolder.create(out).release()
+    again = RunFolder.create(out)
+    assert again.status == "running"
+    with pytest.raises(RunError, match="not empty"):
+        RunFolder.create(out)  # its process lives
+    again.release()
+    (out / "model" / "config.json").write_text("{}")
+    with pytest.raises(RunError, match="not empty"):
+        RunFolder.create(out)

@@ -17,6 +17,7 @@ OBJECTIVES: "Registry[type[Objective]]" = Registry(
             "rows/mle": "likelihood:Likelihood",
             "rows/energy": "energy:Energy",
             "rows/mle+energy": "energy:LikelihoodAndEnergy",
+            "rows/evidence": "evidence:Evidence",
             "autoencoder/elbo": "bound:EvidenceBound",
             "autoencoder/iwae": "bound:ImportanceWeightedBound",
             "target/reverse-kl": "target:ReverseKl",

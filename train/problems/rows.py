@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pushforward.common.errors import ConfigError
+from pushforward.common.text import shorten
 from pushforward.datasets import Dataset, Dequantizer, Schema
 from pushforward.datasets.tables.files.local_file import STDIN
 from pushforward.datasets.tables.fingerprint import rows_fingerprint
@@ -19,9 +20,11 @@ from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.evaluation import SplitRows, SplitScores, evaluate_flow, score_split
 from pushforward.evaluate.extremes import ScoredRow, extreme_rows
 from pushforward.evaluate.likelihood import kl_to_truth, log_prob, nll_from
+from pushforward.evaluate.regression import regression_report
 from pushforward.evaluate.sampling import draw_samples, latents
 from pushforward.flows import Model
 from pushforward.flows.random_state import seeded
+from pushforward.flows.registries import FLOWS
 from pushforward.train.architecture import build_model, describe, sizes_of
 from pushforward.train.callbacks import Callback
 from pushforward.train.data import Prepared, SplitPart, load_data, prepare
@@ -38,6 +41,9 @@ _SAMPLES = 10_000
 _PROGRESS_SAMPLES, _PROGRESS_COLUMNS = 2_000, 4
 _BASELINE_SECONDS = 20.0
 _OWN = "test rows"
+_BAYESIAN = "bayesian-network"
+_DRAWS = 200
+_MOST_RESPONSES = 10
 
 
 class RowsProblem(Problem):
@@ -85,7 +91,9 @@ class RowsProblem(Problem):
         is_toy = dataset.toy is not None
         if asked["flow"]["stacking"] is True and dataset.context.shape[1]:
             raise ConfigError("flow.stacking: averages densities of rows, and data.given asks for conditional ones")
-        options = resolve(asked, rows=rows, features=features, is_toy=is_toy)
+        flow = asked["flow"]["name"]
+        default = "mle" if flow == "auto" else FLOWS[flow].objective
+        options = resolve(asked, rows=rows, features=features, is_toy=is_toy, objective=default)
         options = options.replace(data=with_absolute_source(options.data, dataset))
         _check_objective(options, weighted=dataset.weights is not None)
         if embedding is not None and not dataset.context.shape[1]:
@@ -208,13 +216,29 @@ class RowsProblem(Problem):
         )
         extremes = None
         if own:
-            numbers = prepared.splits.test
-            rows = np.concatenate([dataset.rows[numbers], dataset.context[numbers]], axis=1)
+            places = prepared.splits.test
+            rows = np.concatenate([dataset.rows[places], dataset.context[places]], axis=1)
             names = (*dataset.schema.names, *dataset.schema.context_names)
             extremes = extreme_rows(split_scores.test, rows, scores.rows, names)
+        numbers, lines = report.to_dict(), report.lines()
+        if extremes is not None:
+            numbers["extreme_rows"] = extremes.to_dict()
+        if test.context is not None and self.features <= _MOST_RESPONSES:
+            notify("evaluating: intervals")
+            names = dataset.schema.names
+            regression = regression_report(
+                density.flow, test.rows, test.context, names, weights=test.weights, draws=_DRAWS, seed=seed
+            )
+            numbers["regression"] = regression.to_dict()
+            given = ", ".join(dataset.schema.context_names)
+            lines += [
+                "",
+                f"{', '.join(names)} given {shorten(given, 60)}",
+                *(f"  {line}" for line in regression.lines()),
+            ]
         return Evaluation(
-            numbers=report.to_dict() | ({} if extremes is None else {"extreme_rows": extremes.to_dict()}),
-            lines=report.lines(),
+            numbers=numbers,
+            lines=lines,
             figures=self._figures(density, drawn, report.calibration),
             samples=self._shown_samples(density, drawn),
             table=None if extremes is None else _as_table(extremes.worst),
@@ -305,7 +329,11 @@ def with_absolute_source(data: DataOptions, dataset: Dataset) -> DataOptions:
 def _check_objective(options: Options, *, weighted: bool) -> None:
     """Raise a ``ConfigError`` if the objective does not go with the other options."""
     name, flow = options.objective.name, options.flow
-    if name == "mle":
+    if (name == "evidence") != (flow.name == _BAYESIAN):
+        raise ConfigError(f"train.objective: flow={_BAYESIAN} is fitted by evidence, and nothing else is; got {name}")
+    if name == "evidence" and flow.members != 1:
+        raise ConfigError(f"flow.members: {_BAYESIAN} averages over its weights already; got {flow.members}")
+    if name in ("mle", "evidence"):
         return
     if weighted:
         raise ConfigError(f"train.objective: {name} does not know weights of rows; take mle, or leave data.weight out")

@@ -117,8 +117,9 @@ def _dry_run(config: "Config") -> "tuple[Config, dict[str, object], tuple[str, .
         )
     model = problem.build()
     problem.check(model.to(choose_device(config.device)))
-    facts = {"dataset": problem.name} | dict(problem.plan_facts) | {"flow": problem.description}
-    facts |= {"parameters": sum(p.numel() for p in model.parameters())}
+    parameters = sum(p.numel() for p in model.parameters())
+    facts: dict[str, object] = {"dataset": problem.name, **problem.plan_facts}
+    facts |= {"flow": problem.description, "parameters": parameters}
     return resolved(config, problem.options, problem.uses), facts, notes
 
 

@@ -1,16 +1,18 @@
 """Plugins: modules of others that register flows, maps, objectives, problems and more when they are imported."""
 
-import hashlib
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pushforward.common.errors import ConfigError
 from pushforward.common.text import one_line
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 VARIABLE = "PUSHFORWARD_PLUGINS"
 """Environment variable with the plugins of ``--plugin``, so that processes that are started load them, too."""
@@ -42,7 +44,7 @@ def load_plugins(warn: Callable[[str], object] = lambda text: None) -> None:
         if plugin not in _loaded:
             _load(plugin)
             _loaded.add(plugin)
-    for point in metadata.entry_points(group=GROUP):
+    for point in _entry_points():
         if point.value in _loaded:
             continue
         _loaded.add(point.value)
@@ -52,20 +54,19 @@ def load_plugins(warn: Callable[[str], object] = lambda text: None) -> None:
             warn(f"warning: the plugin {point.name} ({point.value}) cannot be loaded: {one_line(error)}")
 
 
+@cache
+def _entry_points() -> "tuple[EntryPoint, ...]":
+    from importlib.metadata import entry_points  # takes 20 ms, which `--help` need not wait for
+
+    return tuple(entry_points(group=GROUP))
+
+
 def _load(plugin: str) -> None:
-    path = Path(plugin)
     try:
         if plugin.endswith(".py"):
-            if not path.is_file():
-                raise ConfigError(f"--plugin: {plugin}: no such file")
-            # A name that no other file of this name takes.
-            name = f"{path.stem}_{hashlib.sha256(plugin.encode()).hexdigest()[:8]}"
-            spec = importlib.util.spec_from_file_location(name, path)
-            if spec is None or spec.loader is None:
-                raise ConfigError(f"--plugin: {plugin}: expected a file of Python")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            spec.loader.exec_module(module)
+            _import_file(Path(plugin))
+        elif not all(map(str.isidentifier, plugin.split("."))):
+            raise ConfigError(f"--plugin: expected the name of a module, or a file that ends in .py; got {plugin}")
         else:
             sys.path.insert(0, str(Path.cwd()))  # as for `python -m`
             try:
@@ -80,3 +81,16 @@ def _load(plugin: str) -> None:
         raise ConfigError(f"--plugin: {plugin}: {one_line(error)}") from error
     except Exception as error:
         raise ConfigError(f"--plugin: {plugin}: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _import_file(path: Path) -> None:
+    from hashlib import sha256
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"  # no other file of this name takes it
+    spec = spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"--plugin: {path}: no such file")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # as dataclasses look themselves up there
+    spec.loader.exec_module(module)

@@ -1,7 +1,9 @@
 """Registries: built-in items are imported on first use, others are added with a decorator."""
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Generic, TypeVar, cast
 
 from pushforward.common.text import unknown_name
@@ -34,13 +36,14 @@ class Registry(Generic[Item]):
     """
 
     def __init__(self, what: str, builtins: Mapping[str, str]) -> None:
+        self.builtins = MappingProxyType(dict(builtins))
         self._what = what
-        self._builtins = dict(builtins)
         self._added: dict[str, Item] = {}
+        self._definitions: dict[str, str] = {}
 
     def names(self) -> list[str]:
         """Return all names: the built-in ones in the order of their table, then those that were added."""
-        return [*self._builtins, *self._added]
+        return [*self.builtins, *self._added]
 
     def __getitem__(self, name: str) -> Item:
         """Return the item of a name; a built-in is imported now.
@@ -50,32 +53,42 @@ class Registry(Generic[Item]):
         """
         if name in self._added:
             return self._added[name]
-        if name not in self._builtins:
+        if name not in self.builtins:
             raise UnknownNameError(unknown_name(self._what, name, self.names()))
-        module, _, attribute = self._builtins[name].partition(":")
+        module, _, attribute = self.builtins[name].partition(":")
         found: Item = getattr(importlib.import_module(module), attribute)
         return found
 
     def name_of(self, item: Item) -> str | None:
         """Return the name of a class or function; None if it is not registered."""
-        item_path = f"{getattr(item, '__module__', '')}:{getattr(item, '__qualname__', '')}"
+        item_path = _path(item)
         added = (name for name, other in self._added.items() if other is item)
-        builtin = (name for name, import_path in self._builtins.items() if import_path == item_path)
+        builtin = (name for name, import_path in self.builtins.items() if import_path == item_path)
         return next(added, None) or next(builtin, None)
 
-    def register(self, name: str) -> Callable[[Added], Added]:
+    def register(self, name: str, *, definition: object = None) -> Callable[[Added], Added]:
         """Return a decorator that adds a class or function under a name; the same definition may be added again.
 
+        Args:
+            name: The name, in lower case, as it is written on the command line.
+            definition: The class or function that defines the item, if it is not the item.
+
         Raises:
-            ValueError: If the name is already used for another item.
+            ValueError: If the name is already used for another item, or cannot be one.
         """
+        if name == "auto" or not re.fullmatch(r"[a-z0-9]+([-+./][a-z0-9]+)*", name):
+            raise ValueError(f"register: expected a name such as my-{self._what.replace(' ', '-')}; got {name!r}")
 
         def add(item: Added) -> Added:
-            other = self._added.get(name)
-            is_same = other is not None and getattr(other, "__qualname__", "") == getattr(item, "__qualname__", "")
-            if name in self._builtins or (other is not None and not is_same):
+            path = _path(item if definition is None else definition)
+            if name in self.builtins or self._definitions.get(name, path) != path:
                 raise ValueError(f"register: the {self._what} {name!r} exists already; take another name")
-            self._added[name] = cast(Item, item)
+            self._added[name], self._definitions[name] = cast(Item, item), path
             return item
 
         return add
+
+
+def _path(item: object) -> str:
+    """The import path of a class or function: running a notebook's cell again gives another item of the same path."""
+    return f"{getattr(item, '__module__', '')}:{getattr(item, '__qualname__', '')}"

@@ -20,7 +20,7 @@ from pushforward.train.problems.base import Problem
 from pushforward.train.state import State
 
 # Pictures of a fit in progress take at most a fiftieth of its time, and are at most eight, evenly over the budget.
-_PICTURE_PACE = 50.0
+PICTURE_PACE = 50.0
 _PICTURES = 8
 _FIRST_PICTURE_SECONDS = 0.7
 
@@ -180,7 +180,7 @@ class DrawPictures(Callback):
         if not self.tracking.others or progress.stop_reason:
             return  # the final pictures follow
         share = self.options.share(progress.step, progress.seconds)
-        is_soon = progress.seconds - self.at < _PICTURE_PACE * self.seconds or share - self.share < 1 / _PICTURES
+        is_soon = progress.seconds - self.at < PICTURE_PACE * self.seconds or share - self.share < 1 / _PICTURES
         if is_soon or len(list(self.folder.glob("*"))) >= _PICTURES:
             return
         began = time.perf_counter()

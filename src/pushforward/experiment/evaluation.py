@@ -136,7 +136,7 @@ def evaluate_run(
     command = f"pushforward evaluate {run.path} FILE"
     check_source(run, config.data, command)
     density = FittedDensity.load(run.model, device=str(choose_device(device)))
-    rows = None
+    rows = context = np.empty((0, 0))
     if data is not None:
         given = open_rows(data, density.schema, missing=config.data.missing)
         rows, context = (np.concatenate(matrices) for matrices in zip(*given, strict=True))
@@ -148,7 +148,7 @@ def evaluate_run(
         _, moved = accept_data(run, config, problem, command)
         if moved:
             notify(moved)
-        if data is not None and rows is not None:
+        if data is not None:
             problem = problem.on_rows(rows, context, density.schema, "stdin" if data == "-" else Path(data).name)
             return _evaluated(problem, density, notify)
         if not problem.can_evaluate:

@@ -33,6 +33,7 @@ from pushforward.reports.sections.likelihood import (
     likelihood,
 )
 from pushforward.reports.sections.model import model, model_sentence
+from pushforward.reports.sections.regression import REGRESSION_LEAD, regression
 from pushforward.reports.sections.samples import pictures, samples_card
 from pushforward.reports.sections.target import target, target_cards
 from pushforward.reports.sections.training import loss_key, training
@@ -56,7 +57,7 @@ _STATUS = {
 }
 
 # Sections that show the evaluation, which may be of an earlier model than the saved one.
-_EVALUATION_SECTIONS = ("pictures", "calibration", "rows")
+_EVALUATION_SECTIONS = ("regression", "pictures", "calibration", "rows")
 
 
 def write_report(run: RunFolder, out: Path | None = None) -> Path:
@@ -352,6 +353,7 @@ class _Section(NamedTuple):
 
 _SECTIONS = (
     _Section("likelihood", "Likelihood", likelihood, "Mean negative log-likelihood (NLL) per row; lower is better."),
+    _Section("regression", "Regression", regression, REGRESSION_LEAD),
     _Section("target", "Target", target, "Fit to an unnormalised density, judged by importance weights of samples."),
     _Section("gradients", "Gradient estimators", gradients, GRADIENTS_LEAD),
     _Section("model", "Model", model),
@@ -364,7 +366,18 @@ _SECTIONS = (
     _Section("reproduce", "Reproduce", _reproduce),
 )
 
-_ROWS = ("likelihood", "model", "training", "pictures", "calibration", "rows", "data", "configuration", "reproduce")
+_ROWS = (
+    "likelihood",
+    "regression",
+    "model",
+    "training",
+    "pictures",
+    "calibration",
+    "rows",
+    "data",
+    "configuration",
+    "reproduce",
+)
 _ANCHORS = {
     "rows": _ROWS,
     "autoencoder": _ROWS,

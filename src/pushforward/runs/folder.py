@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from pushforward.common.errors import RunError, RunUsageError, reason
 from pushforward.common.files import json_safe, remove_partial_files, write_text
 from pushforward.common.git import git
-from pushforward.common.lock import try_lock
+from pushforward.common.lock import is_locked, try_lock
 from pushforward.common.version import __version__
 from pushforward.config.schema import Config
 from pushforward.runs.listing import LOCK, read_summary, run_names
@@ -66,6 +66,7 @@ class RunFolder:
             RunError: If it cannot be written.
         """
         path = root / unique_name(label, "run") if out is None else Path(out)
+        _clear_abandoned(path)
         with making_folder(path, "the run folder", "runs are never overwritten"):
             run = cls(path)
             run.claim()
@@ -249,6 +250,20 @@ def unique_name(label: str, otherwise: str) -> str:
     """Return a folder name, ``<label>-<date>-<time>-<id>``; ``otherwise`` replaces a label that leaves nothing."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or otherwise
     return f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _clear_abandoned(path: Path) -> None:
+    """Empty a folder of a process that was killed while it created the run: nothing was written to it yet."""
+    subfolders = {"checkpoints", "model", "samples", "pictures"}
+    try:
+        found = {entry.name: entry for entry in path.iterdir()}
+    except OSError:
+        return
+    is_new = "state.json" in found and set(found) <= {LOCK, "state.json", *subfolders}
+    if not is_new or is_locked(path / LOCK) or any(any(found[name].iterdir()) for name in subfolders & set(found)):
+        return
+    for entry in found.values():
+        (entry.rmdir if entry.is_dir() else entry.unlink)()
 
 
 @contextlib.contextmanager

@@ -15,9 +15,8 @@ def is_notebook() -> bool:
     """Return whether this is a notebook that can show a bar, which needs ipywidgets."""
     if "IPython" not in sys.modules or importlib.util.find_spec("ipywidgets") is None:
         return False
-    from IPython import get_ipython
-
-    return type(get_ipython()).__name__ == "ZMQInteractiveShell"
+    shell = sys.modules["IPython"].get_ipython()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def can_show_bar(stream: IO[str]) -> bool:

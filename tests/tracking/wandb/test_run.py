@@ -188,8 +188,8 @@ def test_images_of_samples_during_the_fit(data: str, tmp_path: Path, alone: dict
     """Without the limit on their time, which makes images rare in a short fit."""
     program = (
         "import sys\nfrom pathlib import Path\nfrom pushforward.config import load_config\n"
-        "from pushforward.experiment import fit, recording\n"
-        "recording._PICTURE_PACE = 0.0\n"
+        "from pushforward.experiment import callbacks, fit\n"
+        "callbacks.PICTURE_PACE = 0.0\n"
         "keys = ['flow=nsf-ar', 'flow.layers=1', 'flow.hidden=8', 'train.seconds=4', 'train.patience=1', "
         "'train.evaluate=false', 'wandb=offline']\n"
         "fit(load_config(sys.argv[1], overrides=keys), out=Path('run'), quiet=True)\n"

@@ -127,7 +127,8 @@ class Flow(Part):
         Returns:
             Samples ``(n, ..., D)``.
         """
-        return self.rsample_and_log_prob(n, context)[0]
+        z, context = self._base_samples(n, context)
+        return graphs.inverse(self.bijection, z, context)[0]
 
     def rsample_and_log_prob(
         self, n: int | tuple[int, ...] = (), context: Tensor | None = None, *, path: bool = False
@@ -153,11 +154,7 @@ class Flow(Part):
             - Roeder, Wu & Duvenaud (2017), Sticking the landing, https://arxiv.org/abs/1703.09194.
             - Vaitl et al. (2024), https://arxiv.org/abs/2403.15881.
         """
-        context = self.embed(context)
-        lead = sample_shape("Flow", n)
-        if self.context and not self.base.context and context is not None:
-            lead = (*lead, *context.shape[:-1])  # the base ignores the context, so it does not expand by it
-        z = self.base.rsample(lead, context)
+        z, context = self._base_samples(n, context)
         if not path:
             x, log_det = graphs.inverse(self.bijection, z, context)
             with without_dropout(self.base):  # the samples were drawn without it
@@ -166,6 +163,14 @@ class Flow(Part):
             base_term, score = _log_prob_and_gradient(self.base.log_prob, z, context)
         x, log_det, score = self.bijection.inverse_and_score(z, score, context)
         return x, _LogProbWithGradient.apply(x, (base_term - log_det).detach(), score)  # type: ignore[no-untyped-call]
+
+    def _base_samples(self, n: int | tuple[int, ...], context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Samples of the base, and the embedded context."""
+        context = self.embed(context)
+        lead = sample_shape("Flow", n)
+        if self.context and not self.base.context and context is not None:
+            lead = (*lead, *context.shape[:-1])  # the base ignores the context, so it does not expand by it
+        return self.base.rsample(lead, context), context
 
     def frozen_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density ``(...)`` with a gradient through the points only; parameters and context are held constant.

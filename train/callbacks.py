@@ -1,6 +1,6 @@
 """Callbacks: what happens around the steps of a fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pushforward.train.objectives.base import Metrics
 from pushforward.train.options import TrainOptions
@@ -37,6 +37,44 @@ class Callback:
 
     def on_end(self, state: State) -> None:
         """Training has ended; the model has its best weights."""
+
+
+class Callbacks(Callback):
+    """Several callbacks as one; the first reason to stop counts."""
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        self.each = list(callbacks)
+
+    def on_start(self, state: State, options: TrainOptions) -> None:
+        for callback in self.each:
+            callback.on_start(state, options)
+
+    def on_log(self, state: State, metrics: Metrics) -> None:
+        for callback in self.each:
+            callback.on_log(state, metrics)
+
+    def on_validation(self, state: State, metrics: Metrics) -> None:
+        for callback in self.each:
+            callback.on_validation(state, metrics)
+
+    def on_checkpoint(self, state: State) -> None:
+        for callback in self.each:
+            callback.on_checkpoint(state)
+
+    def should_stop(self, state: State) -> str:
+        return next(filter(None, (callback.should_stop(state) for callback in self.each)), "")
+
+    def on_message(self, text: str) -> None:
+        for callback in self.each:
+            callback.on_message(text)
+
+    def on_warning(self, text: str) -> None:
+        for callback in self.each:
+            callback.on_warning(text)
+
+    def on_end(self, state: State) -> None:
+        for callback in self.each:
+            callback.on_end(state)
 
 
 class Watch(Callback):

@@ -12,7 +12,7 @@ from torch import nn
 
 from pushforward.flows.random_state import RandomState
 from pushforward.train.architecture import build_model, describe, describe_in_words, initialize, sizes_of
-from pushforward.train.callbacks import Callback
+from pushforward.train.callbacks import Callback, Callbacks
 from pushforward.train.data import Prepared
 from pushforward.train.defaults import Asked, candidates, members_for, resolve
 from pushforward.train.device import StepExecutor, threads_for
@@ -110,7 +110,7 @@ class _Choice:
         callbacks: Sequence[Callback],
         embedding: nn.Module | None,
     ) -> None:
-        self.prepared, self.asked, self.device, self.callbacks = prepared, asked, device, callbacks
+        self.prepared, self.asked, self.device, self.callbacks = prepared, asked, device, Callbacks(callbacks)
         self.embedding = embedding
         self.rows, self.features = prepared.recorded.shape
         self.data = prepared.training_rows(device), prepared.validation_rows(device)
@@ -234,22 +234,21 @@ class _Choice:
 
     def stops(self, state: State) -> bool:
         """Whether a callback asks to stop."""
-        return any(callback.should_stop(state) for callback in self.callbacks)
+        return bool(self.callbacks.should_stop(state))
 
     def notify(self, text: str) -> None:
         """Pass a line to the callbacks."""
-        for callback in self.callbacks:
-            callback.on_message(text)
+        self.callbacks.on_message(text)
 
 
 class _Stops(Callback):
     """Ends the training of a candidate if a callback of the fit asks to stop; these see nothing else of it."""
 
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
+    def __init__(self, callbacks: Callback) -> None:
         self.callbacks = callbacks
 
     def should_stop(self, state: State) -> str:
-        return next((reason for callback in self.callbacks if (reason := callback.should_stop(state))), "")
+        return self.callbacks.should_stop(state)
 
 
 def start_rows(prepared: Prepared, options: Options, device: torch.device, embedding: nn.Module | None = None) -> State:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pushforward.train.callbacks import Callback
+from pushforward.train.callbacks import Callback, Callbacks
 from pushforward.train.device import StepExecutor
 from pushforward.train.divergence import DivergedError
 from pushforward.train.layer_metrics import gradient_norms, named_layers
@@ -48,7 +48,7 @@ class Trainer:
 
     def __init__(self, options: TrainOptions | None = None, *, callbacks: Iterable[Callback] = (), **keys: Any) -> None:
         self.options = TrainOptions(**keys) if options is None else options
-        self.callbacks = list(callbacks)
+        self.callbacks = Callbacks(callbacks)
 
     def fit(
         self,
@@ -92,22 +92,18 @@ class Trainer:
 
         Returns:
             The state; ``state.flow`` has the best weights, ``state.progress.stop_reason`` says why training ended.
-
-        Raises:
-            DivergedError: If the loss is not finite after several rollbacks with smaller learning rates.
         """
         self.state, self.objective, options, progress = state, objective, self.options, state.progress
         self.parameters: list[Tensor] = list(state.flow.parameters())
         self.average = state.average if options.ema_decay else []
         self.layers = named_layers(state.flow)
-        self.executor = StepExecutor(state.flow, options, self.warn)
+        self.executor = StepExecutor(state.flow, options, self.callbacks.on_warning)
         self.began = _clock() - progress.seconds
         self.last_checkpoint = self.last_validation = _clock()
         self.schedule = Schedule(options)
         self.window = MetricsWindow(objective)
         progress.stop_reason = ""
-        for callback in self.callbacks:
-            callback.on_start(state, options)
+        self.callbacks.on_start(state, options)
         state.flow.train()
         if progress.step == 0:
             self.validate()
@@ -120,8 +116,7 @@ class Trainer:
             # After validation, so that the rows of metrics up to a checkpoint's step are exactly those before it.
             if progress.step and _clock() - self.last_checkpoint >= options.checkpoint_seconds:
                 self.checkpoint()
-            asked = (callback.should_stop(state) for callback in self.callbacks)
-            progress.stop_reason = next(filter(None, asked), "") or self.schedule.stop_reason(progress, spent)
+            progress.stop_reason = self.callbacks.should_stop(state) or self.schedule.stop_reason(progress, spent)
             if progress.stop_reason:
                 break
             self.take_step(spent)
@@ -134,8 +129,7 @@ class Trainer:
         self.checkpoint()
         state.flow.load_state_dict(state.best)
         state.flow.eval()
-        for callback in self.callbacks:
-            callback.on_end(state)
+        self.callbacks.on_end(state)
         return state
 
     def validate(self) -> None:
@@ -159,16 +153,14 @@ class Trainer:
         self.schedule.validated(_clock() - before)
         progress.seconds = _clock() - self.began
         metrics = self.objective.in_data_units(metrics)
-        for callback in self.callbacks:
-            callback.on_validation(state, metrics)
+        self.callbacks.on_validation(state, metrics)
         self.last_validation = _clock()
         self.window.pause(self.last_validation - before)
 
     def checkpoint(self) -> None:
         """Let the callbacks save the state."""
         self.state.progress.seconds = _clock() - self.began
-        for callback in self.callbacks:
-            callback.on_checkpoint(self.state)
+        self.callbacks.on_checkpoint(self.state)
         self.last_checkpoint = _clock()
 
     def take_step(self, spent: float) -> None:
@@ -198,15 +190,9 @@ class Trainer:
         metrics |= self.objective.step_metrics(progress.step) | {"train/learning_rate": rate}
         progress.seconds = _clock() - self.began
         metrics = self.objective.in_data_units(metrics)
-        for callback in self.callbacks:
-            callback.on_log(self.state, metrics)
+        self.callbacks.on_log(self.state, metrics)
         if not is_finite:
             progress.rollbacks += 1
             if progress.rollbacks > _ROLLBACKS or not math.isfinite(progress.best_loss):
                 raise DivergedError.after(progress, self.objective, self.options)
             self.state.roll_back()
-
-    def warn(self, text: str) -> None:
-        """Pass a line to the callbacks."""
-        for callback in self.callbacks:
-            callback.on_warning(text)

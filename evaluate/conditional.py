@@ -84,6 +84,17 @@ def quantiles(
     p = np.asarray(levels, dtype=np.float64).reshape(-1)
     if not ((p > 0) & (p < 1)).all():
         raise ValueError(f"quantiles: expected levels above 0 and below 1; got {np.asarray(levels).tolist()}")
+    blocks = _blocks(context, len(p))
+    return np.concatenate([_quantiles(model, block, p, start, accuracy) for block in blocks])
+
+
+def _blocks(context: Array, k: int) -> list[Array]:
+    """The rows of a context in blocks of about ``_ROWS`` pairs with ``k`` levels, so that memory stays bounded."""
+    size = max(1, _ROWS // max(1, k))
+    return [context[i : i + size] for i in range(0, max(1, len(context)), size)]
+
+
+def _quantiles(model: Any, context: Array, p: Array, start: tuple[float, float], accuracy: float) -> Array:
     n, k = len(context), len(p)
     given = np.repeat(np.asarray(context, dtype=np.float64), k, axis=0)
     target = np.tile(p, n)
@@ -120,7 +131,7 @@ def _solve(model: Any, context: Array, target: Array, low: Array, high: Array, a
         is_exact = np.abs(f) <= accuracy * np.minimum(target[active], 1.0 - target[active])
         left = f < 0
         low[active], high[active] = np.where(left, middle, a), np.where(left, b, middle)
-        # Half the value at an end that stays, or that end would stay for ever.
+        # The Illinois rule: halve the value at the end that did not move, so that it moves next.
         below[active], above[active] = np.where(left, f, 0.5 * fa), np.where(left, 0.5 * fb, f)
         low[active[is_exact]] = high[active[is_exact]] = middle[is_exact]
     return 0.5 * (low + high)
@@ -132,6 +143,11 @@ def mean(model: Any, context: Array, start: tuple[float, float]) -> Array:
     Arguments as for :func:`quantiles`. The parts beyond the levels 1e-6 and 1 - 1e-6 count as if they were there.
     """
     context = np.asarray(context, dtype=np.float64)
+    blocks = _blocks(context, len(_LEVELS) * len(_NODES))
+    return np.concatenate([_mean(model, block, start) for block in blocks])
+
+
+def _mean(model: Any, context: Array, start: tuple[float, float]) -> Array:
     ends = quantiles(model, context, _LEVELS, start, accuracy=0.3)  # panels need no more
     a, b = ends[:, :-1], ends[:, 1:]
     half = 0.5 * (b - a)

@@ -83,6 +83,26 @@ class SplitRows:
         )
         return train, validation, test
 
+    def by_weight(self, seed: int) -> "SplitRows":
+        """As many rows of each part, drawn by their weights with replacement: what samples are compared with.
+
+        Rows without weights, and a part whose weights are all 0, stay as they are.
+        """
+        if self.weights is None:
+            return self
+        chosen = [
+            np.random.default_rng(seed).choice(len(w), len(w), p=w / w.sum()) if w.any() else np.arange(len(w))
+            for w in self.weights
+        ]
+        train, validation, test = (
+            part[places] for part, places in zip((self.train, self.validation, self.test), chosen, strict=True)
+        )
+        contexts = None
+        if self.contexts is not None:
+            first, second, third = (part[places] for part, places in zip(self.contexts, chosen, strict=True))
+            contexts = first, second, third
+        return SplitRows(train, validation, test, contexts)
+
 
 @dataclass(frozen=True, eq=False)
 class SplitScores:
@@ -278,7 +298,7 @@ def evaluate_flow(
         baselines: Whether to fit baselines.
         baseline_seconds: Time limit of the mixture baseline.
         samples: Number of samples to draw, or samples drawn before, of which at most as many as training rows are
-            compared; with context, one for each test row.
+            compared; with context, one for each test row of ``rows.by_weight(seed)``.
         scores: Result of ``score_split``, if the rows were scored before.
         float32: Whether to measure errors of inversion in single precision too.
         evaluated: Name of the test rows, as in :class:`EvaluationReport`.
@@ -293,22 +313,21 @@ def evaluate_flow(
     for name, part in (("train", train), ("validation", validation), ("test", test)):
         if part.ndim != 2 or part.shape[1] != len(names) or len(part) == 0:
             raise ValueError(f"evaluate_flow: expected {name} rows of shape (rows, {len(names)}); got {part.shape}")
-    contexts = rows.contexts
-    test_context = None if contexts is None else contexts[2]
+    rows = SplitRows(train, validation, test, rows.contexts, rows.weights)
     if scores is None:
-        scores = score_split(flow, SplitRows(train, validation, test, contexts), seed=seed)
-    log_probs = scores.test
-    train_nll, validation_nll, test_nll = SplitRows(train, validation, test, contexts, rows.weights).nlls(scores, seed)
+        scores = score_split(flow, rows, seed=seed)
+    train_nll, validation_nll, test_nll = rows.nlls(scores, seed)
+    kl = None if true_log_prob is None else kl_to_truth(true_log_prob(test), scores.test)
     fitted_baselines = []
-    if baselines and contexts is None and rows.weights is None:
+    if baselines and rows.contexts is None and rows.weights is None:
         notify("evaluating: baselines")
         fitted_baselines = fit_baselines(train, validation, test, seed=seed, seconds=baseline_seconds)
-    if rows.weights is not None:  # what is compared with samples is drawn by the weights
-        train, test = (by_weight(part, rows.weights[k], seed) for k, part in ((0, train), (2, test)))
-        test_context = None if test_context is None else by_weight(test_context, rows.weights[2], seed)
+    compared = rows.by_weight(seed)
+    train, test = compared.train, compared.test
+    test_context = None if compared.contexts is None else compared.contexts[2]
     notify("evaluating: samples and latents")
     if isinstance(samples, int):
-        drawn = draw_samples(flow, samples if contexts is None else len(test), test_context, seed=seed)
+        drawn = draw_samples(flow, samples if test_context is None else len(test), test_context, seed=seed)
     else:
         drawn = samples
     inverted = np.sort(np.random.default_rng(seed).permutation(len(test))[:INVERSION_ROWS])
@@ -326,8 +345,8 @@ def evaluate_flow(
         test=test_nll,
         test_nll_standardized=test_nll.nll - standardize_log_det,
         baselines=fitted_baselines,
-        gains={baseline.name: paired_difference(log_probs, baseline.log_probs) for baseline in fitted_baselines},
-        kl_to_truth=None if true_log_prob is None else kl_to_truth(true_log_prob(test), log_probs),
+        gains={baseline.name: paired_difference(scores.test, baseline.log_probs) for baseline in fitted_baselines},
+        kl_to_truth=kl,
         samples=(
             compare_samples(drawn, test, train, names, seed) if min(sampled_rows, len(test), len(train)) >= 2 else None
         ),
@@ -341,15 +360,9 @@ def evaluate_flow(
         ),
         seconds=time.perf_counter() - start_time,
         evaluated=evaluated,
-        conditional=contexts is not None,
+        conditional=rows.contexts is not None,
         weighted=rows.weights is not None,
     )
-
-
-def by_weight(rows: Array, weights: Array, seed: int) -> Array:
-    """Draw as many rows ``(n, D)``, with replacement, by their weights ``(n,)``."""
-    chosen: Array = rows[np.random.default_rng(seed).choice(len(rows), len(rows), p=weights / weights.sum())]
-    return chosen
 
 
 def _invertible_members(flow: LatentDensity, context: Array | None) -> list[tuple[HasBijection, Array | None]]:

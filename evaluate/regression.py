@@ -98,14 +98,21 @@ def pit(samples: Array, y: Array, *, seed: int = 0) -> Array:
     return values
 
 
-def pit_report(values: Array) -> "PitReport":
-    """Compare PIT values ``(n,)`` with the uniform distribution."""
+def pit_report(values: Array, weights: Array | None = None) -> "PitReport":
+    """Compare PIT values ``(n,)`` with the uniform distribution; rows count by their weights ``(n,)``.
+
+    With weights, the p-value is that of the effective number of rows, ``(sum w)^2 / sum w^2``.
+    """
     from scipy import stats
 
     edges = np.linspace(0.0, 1.0, int(np.clip(len(values) // 10, 4, PIT_BINS)) + 1)
-    test = stats.kstest(values, "uniform")
-    counts = np.histogram(values, edges)[0].tolist()
-    return PitReport(edges.tolist(), counts, float(test.statistic), float(test.pvalue))
+    rows = np.ones(len(values)) if weights is None else weights * (len(values) / weights.sum())
+    shares, order = rows / len(values), np.argsort(values)
+    above = np.cumsum(shares[order])  # the empirical distribution function at each value, and just before it
+    ks = float(max((above - values[order]).max(), (values[order] - above + shares[order]).max()))
+    counts = np.histogram(values, edges, weights=rows)[0]
+    p_value = float(stats.kstwo.sf(ks, round(1.0 / np.square(shares).sum())))
+    return PitReport(edges.tolist(), counts.tolist(), ks, p_value)
 
 
 def interval_coverage(
@@ -118,16 +125,23 @@ def interval_coverage(
         y: Values ``(n,)``.
         levels: Levels of the intervals ``(k,)``.
         weights: Weights of the rows ``(n,)``; None for equal ones.
+
+    References:
+        - Agresti & Coull (1998), https://doi.org/10.1080/00031305.1998.10480550: standard errors of shares near 0 or 1.
     """
     if quantiles.shape != (len(y), 2 * len(levels)):
         raise ValueError(
             f"interval_coverage: expected quantiles of shape ({len(y)}, {2 * len(levels)}); got {quantiles.shape}"
         )
+    shares = np.full(len(y), 1.0 / len(y)) if weights is None else weights / weights.sum()
     out = []
     for level, low, high in zip(levels, quantiles.T[0::2], quantiles.T[1::2], strict=True):
-        is_within = ((low <= y) & (y <= high)).astype(np.float64)
-        coverage = mean_and_se(is_within, weights, where="interval_coverage")
-        out.append(Interval(level, *coverage, *mean_and_se(high - low, weights, where="interval_coverage")))
+        coverage = float(np.average((low <= y) & (y <= high), weights=weights))
+        # As after two more rows within and two outside: an interval that misses no row is not certain.
+        n = 4.0 + 1.0 / float(np.square(shares).sum())
+        share = coverage + (2.0 - 4.0 * coverage) / n
+        se = math.sqrt(share * (1.0 - share) / n)
+        out.append(Interval(level, coverage, se, *mean_and_se(high - low, weights, where="interval_coverage")))
     return out
 
 
@@ -153,13 +167,13 @@ class PitReport:
 
     Attributes:
         edges: Bin edges of the histogram ``(B + 1,)``, from 0 to 1.
-        counts: Rows in each bin ``(B,)``.
+        counts: Rows in each bin ``(B,)``, by their weights.
         ks: Kolmogorov-Smirnov distance.
         ks_p_value: Its p-value.
     """
 
     edges: list[float]
-    counts: list[int]
+    counts: list[float]
     ks: float
     ks_p_value: float
 
@@ -244,7 +258,7 @@ def regression_report(
         y: Responses ``(n, D)``.
         context: Context rows ``(n, C)``.
         names: Names of the responses.
-        weights: Weights of the rows ``(n,)``; None for equal ones. The PIT counts all rows equally.
+        weights: Weights of the rows ``(n,)``; None for equal ones.
         draws: Draws for each row.
         levels: Levels of the prediction intervals.
         seed: Seed of the draws.
@@ -283,7 +297,7 @@ def regression_report(
         intervals = interval_coverage(end[..., d], y[:, d], levels, weights)
         mean_score = mean_and_se(score[:, d], weights, where="regression_report")
         rmse_se = mse_se / (2.0 * rmse) if rmse else 0.0
-        responses.append(ResponseReport(name, *mean_score, rmse, rmse_se, intervals, pit_report(rank[:, d])))
+        responses.append(ResponseReport(name, *mean_score, rmse, rmse_se, intervals, pit_report(rank[:, d], weights)))
     loss = mean_and_se(np.concatenate(losses), weights, where="regression_report")
     return RegressionReport(len(y), draws, *loss, responses)
 

@@ -13,12 +13,13 @@ def mean_and_se(values: Array, weights: Array | None = None, *, where: str) -> t
 
     Args:
         values: Values ``(n,)``.
-        weights: Weights ``(n,)``, at least 0 and not all 0; None for equal ones. Values of weight 0 do not count, and
+        weights: Weights ``(n,)``, at least 0; None for equal ones. Values of weight 0 do not count, and
             the standard error is that of a ratio of means.
         where: Name of the caller, for the error message.
 
     Returns:
-        Mean and standard error. The error is NaN for a single value, infinite if the mean is infinite.
+        Mean and standard error. The error is NaN for a single value, infinite if the mean is infinite; both are NaN
+        if all weights are 0.
 
     Raises:
         ValueError: Without any value.
@@ -39,7 +40,10 @@ def mean_and_se(values: Array, weights: Array | None = None, *, where: str) -> t
 
 
 def _weighted(values: Array, weights: Array) -> tuple[float, float]:
-    n, shares = len(values), weights / weights.sum()
+    n = len(values)
+    if n == 0:
+        return math.nan, math.nan
+    shares = weights / weights.sum()
     with np.errstate(invalid="ignore"):
         mean = float((shares * values).sum())
     if not math.isfinite(mean):

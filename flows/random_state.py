@@ -48,7 +48,7 @@ class RandomState:
     def __init__(self, seed: int, device: torch.device | None = None) -> None:
         self.device = torch.device("cpu") if device is None else device
         with _kept(self.device):
-            torch.manual_seed(seed)
+            _seed(seed, self.device)
             self.states = _read(self.device)
 
     @contextlib.contextmanager
@@ -65,8 +65,9 @@ class RandomState:
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Context with the random state of a seed, on the CPU and on a device."""
-    with _kept(torch.device("cpu") if device is None else device):
-        torch.manual_seed(seed)
+    device = torch.device("cpu") if device is None else device
+    with _kept(device):
+        _seed(seed, device)
         yield
 
 
@@ -81,6 +82,14 @@ def kept() -> Iterator[None]:
 def _kept(device: torch.device) -> Iterator[None]:
     with _LOCK, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    # ``torch.manual_seed`` would also seed the devices whose state is not kept.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def _read(device: torch.device) -> list[Tensor]:

@@ -34,5 +34,5 @@ BAYESIAN_NETWORK = Architecture(
     frozenset({"hidden", "blocks"}),
     base=_base,
     objective="evidence",
-    defaults={"hidden": 50, "blocks": 1, "learning_rate": 1e-2, "weight_decay": 0.0},
+    defaults={"hidden": 50, "blocks": 1, "batch_size": 512, "learning_rate": 1e-2, "weight_decay": 0.0},
 )

@@ -111,6 +111,29 @@ def test_pit_values_of_ties_are_uniform() -> None:
     assert pit_report(pit(drawn[:, 1:], drawn[:, 0] + 0.5)).ks > 0.1
 
 
+def test_pit_values_count_by_their_weights() -> None:
+    values = np.random.default_rng(4).beta(1.3, 1.0, size=400)
+    plain = stats.kstest(values, "uniform")
+    report = pit_report(values)
+    assert [report.ks, report.ks_p_value] == pytest.approx([plain.statistic, plain.pvalue])
+    weights = np.random.default_rng(5).integers(0, 4, size=400).astype(float)
+    weighted, repeated = pit_report(values, 0.1 * weights), stats.kstest(values.repeat(weights.astype(int)), "uniform")
+    assert weighted.ks == pytest.approx(repeated.statistic)
+    assert weighted.ks_p_value > repeated.pvalue  # as repeated rows are no more information
+    np.testing.assert_allclose(
+        weighted.counts, np.histogram(values, weighted.edges, weights=weights)[0] * 400 / weights.sum()
+    )
+
+
+def test_an_interval_that_misses_no_row_is_not_certain() -> None:
+    ends, y = np.array([[0.0, 1.0]] * 20), np.full(20, 0.5)
+    (interval,) = interval_coverage(ends, y, [0.9])
+    assert interval.coverage == 1.0
+    assert interval.coverage_se == pytest.approx(math.sqrt(22 / 24 * 2 / 24 / 24))
+    (one,) = interval_coverage(ends, y, [0.9], np.eye(20)[0])
+    assert one.coverage_se == pytest.approx(math.sqrt(3 / 5 * 2 / 5 / 5))
+
+
 def test_coverage_by_hand() -> None:
     ends = np.array([[0.0, 1.0, -1.0, 2.0], [0.0, 4.0, -1.0, 5.0], [0.0, 1.0, -1.0, 4.0], [0.0, 2.0, -1.0, 1.0]])
     y = np.array([0.5, 4.5, 9.0, 2.0])

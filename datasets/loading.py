@@ -80,8 +80,9 @@ def load(
         >>> load([[1.0, 2.0], [3.0, 5.0], [4.0, 9.0]]).schema.names
         ('x1', 'x2')
     """
-    if isinstance(source, str) and source in DATASETS.names():
-        source, name = DATASETS[source](), source
+    added = known_name(source) if isinstance(source, str) else None
+    if added in DATASETS.names():
+        source, name = DATASETS[added](), added
     is_named = isinstance(source, str | Path)
     has_weights = weight is not None and not isinstance(weight, str)
     asked = Request(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
-from pushforward.datasets.registry import TOY_ROWS, unknown_dataset
+from pushforward.datasets.registry import DATASETS, TOY_ROWS, unknown_dataset
 from pushforward.datasets.sources.data_folder import data_folder
 from pushforward.datasets.sources.literature import gather_columns, open_literature
 from pushforward.datasets.sources.literature_sets import LITERATURE
@@ -151,7 +151,10 @@ def load_columns(
         notes = tuple(f"{name}: {note}" for note in stored.about["notes"])
         indices, more = _column_indices(name, columns, stored.about["columns"])
         return gather_columns(stored.parts, indices), (*notes, *more)
-    found = read_named(name, Request(source=name), folder)
+    if name in DATASETS.names():
+        found, _ = read_source(DATASETS[name](), Request(source=name, in_python=True), name)
+    else:
+        found = read_named(name, Request(source=name), folder)
     numbers = found.table.numbers
     indices, more = _column_indices(name, columns, numbers.names)
     return numbers.matrix[:, indices], (*found.notes, *more)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pushforward.common.errors import DataError
 from pushforward.common.registry import Registry
@@ -21,21 +21,32 @@ TOY_ROWS = 250_000
 DATASETS: Registry[Callable[[], Any]] = Registry("data set", {})
 """Data sets that were added: functions that return rows in memory of any kind that ``load`` takes."""
 
-register_dataset = DATASETS.register
-"""Decorator for a function that returns the rows of a data set, such as a pandas frame."""
+Maker = TypeVar("Maker", bound=Callable[[], Any])
+
+
+def register_dataset(name: str) -> Callable[[Maker], Maker]:
+    """Return a decorator for a function that returns the rows of a data set, such as a pandas frame.
+
+    Raises:
+        ValueError: If the name is already used, or cannot be one.
+    """
+    if any(name in known for known in (CURVES, TOYS, BUNDLED, UCI, LITERATURE)):
+        raise ValueError(f"register: the data set {name!r} exists already; take another name")
+    return DATASETS.register(name)
 
 
 class DatasetEntry(NamedTuple):
     """One line of the list of known data sets and targets.
 
-    For a toy, ``rows`` is the default, and any number can be drawn; a target, being a log-density, has None. ``where``
-    is ``bundled``, ``downloaded`` or ``not downloaded``.
+    For a toy, ``rows`` is the default, and any number can be drawn; a target, being a log-density, has None. Rows and
+    columns of a data set that was added are None: it is not read. ``where`` is ``bundled``, ``downloaded``,
+    ``not downloaded`` or ``plugin``.
     """
 
     name: str
     kind: str
     rows: int | None
-    columns: int
+    columns: int | None
     where: str
     description: str
 
@@ -62,6 +73,7 @@ def names(folder: str | Path | None = None) -> list[DatasetEntry]:
             DatasetEntry(s.name, "literature", s.rows, s.columns, where(is_available(s, path)), s.description)
             for s in LITERATURE.values()
         ),
+        *(DatasetEntry(name, "added", None, None, "plugin", DATASETS.about(name)) for name in DATASETS.names()),
         *(DatasetEntry(PREFIX + t.name, "target", None, t.features, "bundled", t.description) for t in targets()),
     ]
 
@@ -82,11 +94,11 @@ def known_name(source: str | Path) -> str | None:
             f"{name}: {CURVES[name]} has no area, so samples on it have no density in the plane; "
             f"choose another toy, or add noise to the samples and give them as a file"
         )
-    return name if any(name in known for known in (TOYS, BUNDLED, UCI, LITERATURE)) else None
+    return name if any(name in known for known in (TOYS, BUNDLED, UCI, LITERATURE, DATASETS.names())) else None
 
 
 def unknown_dataset(source: str) -> str:
     """Return the error message for a name that is neither a file nor known."""
-    known = [*DATASETS.names(), *(entry.name for entry in names() if entry.rows is not None)]
+    known = [entry.name for entry in names() if entry.kind != "target"]
     close = f"did you mean {PREFIX + source!r}? " if source in TARGETS else did_you_mean(source, known)
     return f"unknown dataset {source!r}; {close}see `pushforward datasets`, or name a file that exists"

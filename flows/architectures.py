@@ -143,6 +143,8 @@ def register_flow(name: str, *, uses: tuple[str, ...] = (), univariate: str = ""
         uses: Options that the layers use besides ``layers``: ``hidden``, ``blocks``, ``dropout``, ``conditioner``,
             ``linear``, ``unconditional``.
         univariate: The univariate map of the layers, unless another is asked for; empty if they take none.
+
+    The first line of the function's docstring says in lists what the architecture is.
     """
 
     def add(layer: Layer) -> Layer:

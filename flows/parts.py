@@ -94,8 +94,10 @@ def register_base(name: str) -> Callable[[Maker], Maker]:
     def add(item: Maker) -> Maker:
         if not isinstance(item, type):
             return BASES.register(name)(item)
+        BASES.check_free(name, item)  # so that what is refused leaves nothing behind
+        PARTS.register(name)(item)
         BASES.register(name, definition=item)(lambda build: item(build.features, build.context))
-        return PARTS.register(name)(item)
+        return item
 
     return add
 
@@ -107,8 +109,9 @@ def register_univariate(name: str) -> Callable[[Kind], Kind]:
     """
 
     def add(kind: Kind) -> Kind:
-        UNIVARIATE_MAPS.register(name)(kind)
-        return PARTS.register(name)(kind)
+        UNIVARIATE_MAPS.check_free(name, kind)
+        PARTS.register(name)(kind)
+        return UNIVARIATE_MAPS.register(name)(kind)
 
     return add
 
@@ -123,7 +126,9 @@ def register_network(name: str, *, masked: bool = False) -> Callable[[Kind], Kin
     """
 
     def add(kind: Kind) -> Kind:
-        (MASKED_NETWORKS if masked else COUPLING_NETWORKS).register(name)(kind)
-        return PARTS.register(f"masked-{name}" if masked else name)(kind)
+        networks = MASKED_NETWORKS if masked else COUPLING_NETWORKS
+        networks.check_free(name, kind)
+        PARTS.register(f"masked-{name}" if masked else name)(kind)
+        return networks.register(name)(kind)
 
     return add

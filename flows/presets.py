@@ -42,14 +42,11 @@ def build(
 
     Every layer starts as the identity up to the order of the features; ``make_base`` says how the base starts.
 
-    - ``realnvp``: affine couplings with alternating halves and ActNorm.
-    - ``maf``: masked affine autoregressive layers with ActNorm, the order reversed in between; fast densities.
-    - ``iaf``: the inverse of ``maf``'s layers; fast samples, and densities by the sequential inverse.
-    - ``nsf-c``: rational-quadratic spline couplings with permutations and LU layers in between.
-    - ``nsf-ar``: rational-quadratic spline autoregressive layers with permutations and LU layers in between.
-    - ``made-mog``: no layers; the base is a masked network with a mixture of Gaussians for every feature, see
-      ``AutoregressiveMixture``. ``base`` is the covariance of the Gaussian in front.
-    - ``gaussian``: no layers: the base alone.
+    ARCHITECTURES
+
+    For ``made-mog``, ``base`` is the covariance of the Gaussian in front, see ``AutoregressiveMixture``.
+    ``bayesian-network`` needs a context; ``base`` says whether its posterior has dependent weights (``"full"``) or
+    independent ones (``"diagonal"``).
 
     Args:
         name: One of the names above.
@@ -132,6 +129,11 @@ def build(
     if elementwise:
         members = [Elementwise(features, options.spline), *members]
     return Flow(_build_base(architecture, base, options), Chain(members, features=features))
+
+
+if build.__doc__:  # Python leaves it out with -OO
+    _lines = [f"- ``{name}``: {FLOWS.about(name)}." for name in FLOWS.builtins]
+    build.__doc__ = build.__doc__.replace("ARCHITECTURES", "\n    ".join(_lines))
 
 
 def _build_base(architecture: Architecture, base: str | Base, options: Build) -> Base:

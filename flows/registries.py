@@ -25,6 +25,16 @@ FLOWS: Registry[Any] = Registry(
         "gaussian": "pushforward.flows.architectures:GAUSSIAN",
         "bayesian-network": "pushforward.flows.bayesian.architecture:BAYESIAN_NETWORK",
     },
+    about={
+        "realnvp": "affine couplings with alternating halves and ActNorm",
+        "maf": "masked affine autoregressive layers with ActNorm, the order reversed in between; fast densities",
+        "iaf": "the inverse of maf's layers; fast samples, and densities by the sequential inverse",
+        "nsf-c": "rational-quadratic spline couplings with permutations and LU layers in between",
+        "nsf-ar": "rational-quadratic spline autoregressive layers with permutations and LU layers in between",
+        "made-mog": "no layers: a masked network with a mixture of Gaussians for every feature",
+        "gaussian": "no layers: the base alone",
+        "bayesian-network": "no layers: a network from the context to a Gaussian, with a posterior over its weights",
+    },
 )
 
 BASES: Registry[Callable[[Any], Any]] = Registry(

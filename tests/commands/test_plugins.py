@@ -1,10 +1,14 @@
-"""Flows, maps, bases, networks, objectives and problems from outside of the package, on the command line."""
+"""Flows, objectives, problems, data sets, trackers and more from outside of the package, on the command line."""
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,3 +115,124 @@ def test_a_data_set_of_a_plugin(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [["--help"], ["--version"]])
 def test_help_loads_no_plugin(command: list[str], tmp_path: Path) -> None:
     run("--plugin", "missing", *command, cwd=tmp_path)
+
+
+def lines(run: Path) -> list[list[Any]]:
+    """What the tracker of the plugin wrote."""
+    return [json.loads(line) for line in (run / "lines.jsonl").read_text().splitlines()]
+
+
+def test_a_tracker_of_a_plugin_records_a_fit(tmp_path: Path) -> None:
+    keys = ["flow=maf", "flow.hidden=8", "train.steps=20", "train.patience=1", "train.evaluate=false"]
+    fit: list[str | Path] = ["--plugin", PLUGIN, "fit", "iris", *keys, "track=test_tracker"]
+    assert "track:\n- test-tracker\n" in run(*fit, "--print-config", cwd=tmp_path).stdout
+    run(*fit, "--out", "run", cwd=tmp_path)
+    calls = lines(tmp_path / "run")
+    assert calls[0] == ["open", "run", "maf", 20, "maf", "iris"]
+    assert calls[-1] == ["finish", 0]
+    assert ["model", True, 20] in calls
+    assert any(call[0] == "summary" and "test/nll" in call[1] for call in calls)
+    recorded = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [[one["kind"], one["step"]] for one in recorded if one["kind"] in ("train", "validation")]
+    assert [call[1:3] for call in calls if call[0] == "log"] == steps
+    # A resumed fit keeps its trackers, or takes others; one that fails is turned off with one line.
+    unknown = run("fit", "--resume", "run", "train.steps=30", cwd=tmp_path, code=2).stderr
+    assert unknown.endswith(
+        "fit: track: unknown tracker 'test-tracker'; known: wandb; one of a plugin needs --plugin MODULE\n"
+    )
+    track = "track=test-broken-tracker,test-missing-tracker,test-tracker"
+    done = run("--plugin", PLUGIN, "fit", "--resume", "run", "train.steps=30", track, cwd=tmp_path)
+    off = "it is off for the rest of this fit, metrics.jsonl goes on"
+    assert [line for line in done.stderr.splitlines() if line.startswith("tracker")] == [
+        f"tracker test-missing-tracker: ModuleNotFoundError: no module named 'elsewhere'; {off}",
+        f"tracker test-broken-tracker: ConnectionError: no server; {off}",
+    ]
+    more = lines(tmp_path / "run")[len(calls) :]  # both trackers write to this file
+    opened = ["open", "run", "maf", 30, "maf", "iris"]
+    assert [*more[:3], more[-1]] == [opened, opened, ["finish", 1], ["finish", 0]]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+def test_a_tracker_of_a_plugin_is_finished_after_a_signal(tmp_path: Path) -> None:
+    keys = ["flow=maf", "flow.hidden=8", "train.seconds=60", "track=test-tracker", "train.evaluate=false", "wandb=off"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pushforward",
+        "--plugin",
+        PLUGIN,
+        "fit",
+        "moons",
+        *keys,
+        "--out",
+        "run",
+    ]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 60
+        while not (tmp_path / "run" / "lines.jsonl").is_file() and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert lines(tmp_path / "run")[-1] == ["finish", 130]
+
+
+@pytest.mark.slow
+def test_a_method_of_a_plugin_in_a_benchmark(tmp_path: Path) -> None:
+    common = ["--folds", "0", "--wandb", "off", "--out", "out", "--steps", "5"]
+    benchmark: list[str | Path] = ["--plugin", PLUGIN, "benchmark", "test-rows", *common]
+    done = run(*benchmark, "--methods", "test-broken-method,test_method,gaussian", "--json", cwd=tmp_path)
+    assert "test-rows, split 0, test-broken-method: failed: ArithmeticError: no luck\n" in done.stderr
+    table = json.loads(done.stdout)
+    assert [(one["method"], one["kind"]) for one in table["methods"]] == [
+        ("gaussian", "baseline"),
+        ("test-broken-method", "plugin"),
+        ("test-method", "plugin"),
+    ]
+    entries = {one["method"]: one for one in table["entries"]}
+    assert list(entries["test-broken-method"]["failures"]) == ["ArithmeticError: no luck"]
+    ours, gaussian = entries["test-method"], entries["gaussian"]
+    assert (ours["finished"], ours["parameters"], ours["steps"]) == (1, 5, 2)
+    assert ours["score"] == pytest.approx(gaussian["score"])  # the same density, from the same rows in the same units
+    jobs = [json.loads(line) for line in (tmp_path / "out" / "jobs.jsonl").read_text().splitlines()]
+    assert len({job["fingerprint"] for job in jobs if job["status"] == "finished"}) == 1
+    assert all(f"PUSHFORWARD_PLUGINS={PLUGIN}" in job["command"] for job in jobs)
+    for name in ("table.txt", "table.html"):
+        assert "test-method" in (tmp_path / "out" / name).read_text()
+    near = run(*benchmark, "--methods", "test-metod", cwd=tmp_path, code=2).stderr
+    assert "unknown method 'test-metod'; did you mean 'test-method'? known: gaussian, " in near
+
+
+@pytest.mark.slow
+def test_results_of_a_plugin_stay_in_the_table_of_a_benchmark_without_it(tmp_path: Path) -> None:
+    common = ["benchmark", "iris", "--folds", "0", "--wandb", "off", "--out", "out", "--steps", "5", "--json"]
+    run("--plugin", PLUGIN, *common, "--methods", "test-method", cwd=tmp_path)
+    table = json.loads(run(*common, "--methods", "gaussian", cwd=tmp_path).stdout)
+    assert [one["method"] for one in table["methods"]] == ["gaussian", "test-method"]
+
+
+def test_the_help_of_fit_says_what_the_flows_are(tmp_path: Path) -> None:
+    shown = " ".join(run("--plugin", PLUGIN, "fit", "--help", cwd=tmp_path).stdout.split())
+    assert "gaussian no layers: the base alone bayesian-network no layers" in shown
+    assert "test-flow Couplings with the map of the plugin Keys: data.rows" in shown
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_about_parts_of_ones_own_work(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert max(len(block.splitlines()) for block in blocks) <= 32
+    (tmp_path / "my_parts.py").write_text("\n".join(blocks))
+    plugin, few = ("--plugin", "my_parts.py"), ("flow=maf", "flow.hidden=8", "train.steps=20", "train.evaluate=false")
+    keys = ("train.objective=trimmed-mle", "track=validation-csv")
+    run(*plugin, "fit", "spiral", *few, *keys, "--out", "spiral", cwd=tmp_path)
+    recorded = (tmp_path / "spiral" / "validation.csv").read_text().splitlines()
+    assert [line.count(",") for line in recorded] == [2] * len(recorded) != []
+    done = run(*plugin, "fit", "increments:iris", *few, "--out", "increments", cwd=tmp_path)
+    assert "mean size" in done.stdout
+    results = json.loads((tmp_path / "increments" / "results.json").read_text())
+    assert (results["problem"], results["rows"]) == ("increments", 149)
+    assert "mean size" in (tmp_path / "increments" / "report.html").read_text()
+    common = ["--folds", "0", "--steps", "5", "--wandb", "off", "--json"]
+    table = run(*plugin, "benchmark", "spiral", *common, "--methods", "bayesian-mixture,gaussian", cwd=tmp_path).stdout
+    scores = {entry["method"]: entry["score"] for entry in json.loads(table)["entries"]}
+    assert scores["bayesian-mixture"] > scores["gaussian"]

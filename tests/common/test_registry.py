@@ -56,6 +56,35 @@ def test_a_registered_item_is_listed_with_the_builtins() -> None:
     assert shapes.name_of(Square) == "square"
 
 
+def test_an_item_says_what_it_is_without_an_import() -> None:
+    shapes = Registry[object]("shape", {"missing": "no_such_module:Thing"}, about={"missing": "a thing"})
+
+    @shapes.register("square")
+    class Square(fractions.Fraction):
+        """
+        Four equal sides.
+
+        More about it.
+        """
+
+    def made() -> None:
+        "A function's own line"
+
+    @shapes.register("plain")
+    class Plain(Square):
+        pass
+
+    shapes.register("made", definition=made)(Square())
+    about = {name: shapes.about(name) for name in (*shapes.names(), "unknown")}
+    assert about == {
+        "missing": "a thing",
+        "square": "Four equal sides",
+        "plain": "",  # not that of the base class
+        "made": "A function's own line",
+        "unknown": "",
+    }
+
+
 def test_the_same_definition_replaces_the_former() -> None:
     shapes, define = registry(), definition()
     first, second = define(), define()

@@ -148,6 +148,13 @@ def test_every_architecture_is_what_its_name_stands_for(name: str) -> None:
     assert not FLOWS[name].univariate or FLOWS[name].univariate in UNIVARIATE_MAPS.names()
 
 
+@pytest.mark.parametrize("name", FLOWS.builtins)
+def test_every_architecture_says_what_it_is_in_one_line(name: str) -> None:
+    line = FLOWS.about(name)
+    assert 10 < len(line) <= 100
+    assert f"- ``{name}``: {line}.\n" in (build.__doc__ or "")
+
+
 @pytest.mark.parametrize(
     "registry", [UNIVARIATE_MAPS, MASKED_NETWORKS, COUPLING_NETWORKS], ids=["map", "masked", "plain"]
 )

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from pushforward.common.errors import RunError
-from pushforward.tracking.base import Tracking
+from pushforward.tracking import Tracker
 from pushforward.tracking.jsonl import MetricsFile, read_metrics
+from pushforward.tracking.trackers import Tracking
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.tracking.wandb.record import read_record
 from pushforward.tracking.wandb.tracker import WandbTracker
@@ -131,7 +132,7 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
         MetricsFile(tmp_path / "gone" / "m.jsonl")
 
 
-class Recorder:
+class Recorder(Tracker):
     """A tracker that records its calls."""
 
     def __init__(self, path: Path) -> None:
@@ -167,7 +168,7 @@ class Recorder:
 def test_every_call_reaches_the_file_first_and_then_all_trackers(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     recorder = Recorder(path)
-    tracking = Tracking(MetricsFile(path), [recorder])
+    tracking = Tracking(MetricsFile(path), {"recorder": recorder})
 
     def fit() -> None:
         with tracking:
@@ -196,7 +197,7 @@ import os, signal, subprocess, sys, time
 from pathlib import Path
 from pushforward.config.read import load_config
 from pushforward.runs.folder import RunFolder
-from pushforward.tracking.base import Tracking
+from pushforward.tracking.trackers import Tracking
 from pushforward.tracking.wandb.process import WandbProcess
 
 out, mode, trouble = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -453,7 +454,7 @@ def test_other_trackers_record_on_a_full_disk(tmp_path: Path) -> None:
 
     file = MetricsFile(tmp_path / "m.jsonl")
     recorder = FileIsFull(tmp_path / "m.jsonl")
-    tracking = Tracking(file, [recorder])
+    tracking = Tracking(file, {"recorder": recorder})
     opened = (fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd) == os.path.realpath(file.path))
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, int(next(opened).name))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import sys
@@ -12,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pushforward.benchmark.methods import Method, parse_method
 from pushforward.benchmark.suites import Dequantize, Suite, set_name
+from pushforward.common.plugins import VARIABLE
 from pushforward.common.text import as_argument
 
 Status = Literal["finished", "failed"]
@@ -263,8 +265,9 @@ def worker_argument(jobs: Sequence[Job], suite: Suite, budget: Budget, folders: 
 
 
 def shell_command(arguments: Sequence[str], budget: Budget) -> str:
-    """Return a command as a line of the shell, with the number of threads."""
-    return shlex.join(["env", f"OMP_NUM_THREADS={budget.threads}", *arguments])
+    """Return a command as a line of the shell, with the number of threads and the plugins."""
+    plugins = [f"{VARIABLE}={os.environ[VARIABLE]}"] if os.environ.get(VARIABLE) else []
+    return shlex.join(["env", f"OMP_NUM_THREADS={budget.threads}", *plugins, *arguments])
 
 
 def python() -> str:

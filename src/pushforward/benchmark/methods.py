@@ -1,24 +1,28 @@
-"""Methods of `pushforward benchmark`: baselines, flows of other libraries, and fits by ``pushforward fit``.
+"""Methods of `pushforward benchmark`: baselines, flows of other libraries, those of plugins, ``pushforward fit``.
 
-A method is identified by its *spec*, a text: ``gaussian``, ``nflows:nsf-ar``, ``auto``, or arguments of ``pushforward
-fit`` such as ``flow=nsf-ar flow.bins=16``.
+A method is identified by its *spec*, a text: ``gaussian``, ``nflows:nsf-ar``, the name of one of a plugin, ``auto``, or
+arguments of ``pushforward fit`` such as ``flow=nsf-ar flow.bins=16``.
 """
 
 import functools
 import hashlib
 import importlib.util
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pushforward.common.errors import ConfigError
+from pushforward.common.plugins import load_plugins
+from pushforward.common.registry import Registry
 from pushforward.common.text import did_you_mean
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config
 
-Kind = Literal["baseline", "peer", "fit"]
+Kind = Literal["baseline", "peer", "plugin", "fit"]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 AUTO = "auto"
 """``pushforward fit`` with its defaults."""
@@ -28,6 +32,19 @@ BASELINE_LABELS = {"gaussian": "Gaussian", "gaussian-mixture": "Gaussian mixture
 
 PEERS = {"nflows": ("nsf-ar", "nsf-c", "maf"), "zuko": ("nsf", "maf")}
 """Flows of other libraries, by library."""
+
+METHODS: Registry[Callable[..., Any]] = Registry(
+    "method",
+    {
+        **dict.fromkeys(BASELINE_LABELS, "pushforward.evaluate.baselines:fit_baselines"),
+        **{
+            f"{library}:{flow}": f"pushforward.benchmark.peers:build_{library}"
+            for library in PEERS
+            for flow in PEERS[library]
+        },
+    },
+)
+"""What fits a method, by its name: all baselines at once, the flow of a peer, or a function that was added."""
 
 MATCHED = "matched"
 """Suffix of a peer with the sizes and the dropout that ``pushforward fit`` chooses for the data."""
@@ -39,8 +56,27 @@ _PEER_KEYS = (
     *("train.learning_rate", "train.batch_size", "train.gradient_clip", "train.steps", "train.seconds"),
 )
 # Keys that the benchmark sets: a method that changed them would score other rows, or write elsewhere.
-_RESERVED = ("data", "target", "seed", "device", "wandb", "train.evaluate")
+_RESERVED = ("data", "target", "seed", "device", "track", "wandb", "train.evaluate")
 _FILE = ("recipe:", ".yaml", ".yml")
+
+
+def register_method(name: str) -> Callable[[Function], Function]:
+    """Return a decorator that adds a method under a name, for ``pushforward benchmark --methods name``.
+
+    It decorates a function that is called with the training rows ``(n, D)`` and the validation rows ``(m, D)``, float64
+    NumPy arrays in the units of the data, and with the keywords ``seed``, ``seconds`` and ``steps``, the budget of
+    every fit, one of which is None. It returns an object whose ``log_prob(rows)`` gives the log-densities ``(k,)`` of
+    rows ``(k, D)``, in nats and in the units of the data; attributes ``parameters`` and ``steps``, whole numbers, are
+    shown in the table. Each fit is a process of its own. An error in it is one failed run.
+
+    Args:
+        name: The name.
+    """
+    return METHODS.register(name)
+
+
+class UnknownMethodError(ConfigError):
+    """A name that no method has; it may be one of a plugin that is not loaded."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +85,7 @@ class Method:
 
     Attributes:
         spec: The text that identifies it.
-        kind: ``baseline``, ``peer`` (a flow of another library) or ``fit`` (``pushforward fit``).
+        kind: ``baseline``, ``peer`` (a flow of another library), ``plugin`` or ``fit`` (``pushforward fit``).
         library: Library of a peer.
         flow: Flow of a peer.
         is_matched: Whether a peer has the sizes and the dropout that ``pushforward fit`` chooses for the data.
@@ -72,6 +108,8 @@ class Method:
             return BASELINE_LABELS[self.spec]
         if self.kind == "fit":
             return "pushforward fit" if self.spec == AUTO else self.spec
+        if self.kind == "plugin":
+            return self.spec
         return " ".join([f"{self.library} {self.flow}", *([MATCHED] if self.is_matched else []), *self.overrides])
 
     @property
@@ -112,11 +150,15 @@ class Method:
         return load_config(source, files, [*own, *self.overrides, *overrides])
 
 
+def method_names() -> list[str]:
+    """Return the names of all methods, those of plugins too."""
+    load_plugins(warnings.warn)
+    return [*METHODS.names(), AUTO]
+
+
 def known_methods() -> str:
     """Return the names of all methods, in a line."""
-    peers = (f"{library}:{flow}" for library, flows in PEERS.items() for flow in flows)
-    names = ", ".join([*BASELINE_LABELS, *peers, AUTO])
-    return f'{names}, or arguments of pushforward fit such as "flow=maf flow.layers=8"'
+    return f'{", ".join(method_names())}, or arguments of pushforward fit such as "flow=maf flow.layers=8"'
 
 
 def parse_methods(texts: Sequence[str]) -> tuple[Method, ...]:
@@ -136,30 +178,38 @@ def parse_method(spec: str) -> Method:
     """Read a method.
 
     Raises:
-        ConfigError: If it is unknown, or a key of it is wrong.
+        ConfigError: If a key of it is wrong.
+        UnknownMethodError: If it is unknown.
     """
-    words = spec.split()
+    words, known = spec.split(), method_names()
     name = words[0].lower().replace("_", "-")
-    name = _SYNONYMS.get(name, name)
+    name = name if name in known else _SYNONYMS.get(name, name)
     library, _, rest = name.partition(":")
     if name == AUTO and len(words) > 1:  # "auto KEY=VALUE" is the same as "KEY=VALUE"
         return parse_method(" ".join(words[1:]))
-    if name in BASELINE_LABELS and len(words) > 1:
-        raise ConfigError(f"--methods: {name} takes no keys; got '{' '.join(words[1:])}'")
-    if name in BASELINE_LABELS or name == AUTO:
-        method = Method(name, "baseline" if name in BASELINE_LABELS else "fit")
-    elif library in PEERS:
+    if library in PEERS:
         method = _peer(library, rest, words[1:])
+    elif name in known:
+        if len(words) > 1:
+            raise ConfigError(f"--methods: {name} takes no keys; got '{' '.join(words[1:])}'")
+        method = Method(name, "fit" if name == AUTO else "baseline" if name in BASELINE_LABELS else "plugin")
     elif all("=" in word or _is_file(word) for word in words):
         files = tuple(word for word in words if _is_file(word))
         method = Method(" ".join(words), "fit", files=files, overrides=tuple(w for w in words if w not in files))
     else:
         wrong = next(word for word in words if "=" not in word)
-        known = [*BASELINE_LABELS, AUTO, *(f"{key}:{flow}" for key, flows in PEERS.items() for flow in flows)]
         hint = did_you_mean(wrong.lower(), known)
-        raise ConfigError(f"--methods: unknown method '{wrong}'; {hint}known: {known_methods()}")
+        raise UnknownMethodError(f"--methods: unknown method '{wrong}'; {hint}known: {known_methods()}")
     _check_keys(method)
     return method
+
+
+def recorded_method(spec: str) -> Method:
+    """Read a method that has results, also one of a plugin that is not loaded now."""
+    try:
+        return parse_method(spec)
+    except UnknownMethodError:
+        return Method(spec, "plugin")
 
 
 def _peer(library: str, rest: str, overrides: Sequence[str]) -> Method:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pushforward.benchmark.methods import Method
+from pushforward.benchmark.methods import METHODS, Method
 from pushforward.common.errors import ConfigError
 from pushforward.config.schema import Config
 from pushforward.evaluate.likelihood import nll
@@ -115,7 +115,8 @@ def build_peer(method: Method, features: int, flow: FlowOptions) -> Peer:
     with warnings.catch_warnings():
         # The libraries use functions that newer releases of torch and numpy deprecate.
         warnings.simplefilter("ignore")
-        return {"nflows": _nflows, "zuko": _zuko}[method.library](method.flow, features, flow)
+        peer: Peer = METHODS[f"{method.library}:{method.flow}"](method.flow, features, flow)
+        return peer
 
 
 def train_peer(peer: Peer, train: RowTensors, validation: RowTensors, options: TrainOptions) -> Training:
@@ -199,7 +200,8 @@ def _is_transformed(feature: int, layer: int) -> bool:
     return (feature % 2 == 1) != (layer % 2 == 1)
 
 
-def _nflows(name: str, features: int, sizes: FlowOptions) -> Peer:
+def build_nflows(name: str, features: int, sizes: FlowOptions) -> Peer:
+    """Build a flow of nflows: ``nsf-ar``, ``nsf-c`` or ``maf``."""
     from nflows.distributions import StandardNormal
     from nflows.flows import Flow
     from nflows.nn.nets import ResidualNet
@@ -242,7 +244,8 @@ def _nflows(name: str, features: int, sizes: FlowOptions) -> Peer:
     return Peer(flow, flow.log_prob)
 
 
-def _zuko(name: str, features: int, sizes: FlowOptions) -> Peer:
+def build_zuko(name: str, features: int, sizes: FlowOptions) -> Peer:
+    """Build a flow of zuko: ``nsf`` or ``maf``."""
     zuko: Any = importlib.import_module("zuko")  # optional, also for mypy
 
     if sizes.bound != _ZUKO_BOUND and name == "nsf":

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Sequence
 
 from pushforward.benchmark.jobs import BenchmarkPlan
-from pushforward.benchmark.suites import FILES, Suite
+from pushforward.benchmark.suites import FILES, Suite, known_sets
 from pushforward.common.errors import DataError, TableError
 from pushforward.common.text import as_argument
 from pushforward.datasets import load, names
@@ -68,10 +68,10 @@ def _advice(error: TableError) -> str:
 
 def missing_sets(sources: Sequence[str]) -> dict[str, str]:
     """Return the data sets that are not available, and what to do."""
-    known = {entry.name: entry.where for entry in names()}
+    where, known = {entry.name: entry.where for entry in names()}, known_sets()
     missing = {}
     for source in sources:
-        if known.get(source) == "not downloaded":
+        if where.get(source) == "not downloaded":
             missing[source] = f"not downloaded; get it with: pushforward datasets download {source}"
         elif source not in known and file_status(source) is None:
             missing[source] = "there is no such data set in this version"

@@ -4,6 +4,7 @@ Five suites have names. Data sets and files that a user gives make a suite of th
 """
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 
 from pushforward.benchmark.published import PUBLISHED, Published
 from pushforward.common.errors import ConfigError
+from pushforward.common.plugins import load_plugins
 from pushforward.common.text import did_you_mean, unknown_name
 from pushforward.datasets.tables.files.kind import table_stem
 from pushforward.datasets.tables.files.local_file import file_status
@@ -192,11 +194,9 @@ def check_source(source: str) -> None:
     Raises:
         ConfigError: If it is not; the nearest known name is part of the message.
     """
-    from pushforward.datasets import names
-
     if source.startswith("target:"):
         raise ConfigError(f"{source}: is a density and has no rows to be scored; give a data set or a file")
-    known = [entry.name for entry in names() if entry.rows is not None]
+    known = known_sets()
     if _canonical(source) in known or file_status(source) is not None:
         return
     if Path(source).is_dir():
@@ -207,6 +207,14 @@ def check_source(source: str) -> None:
         f"unknown suite or data set '{source}'; {did_you_mean(source, [*SUITES, *known])}suites: {', '.join(SUITES)}; "
         "data sets: see pushforward datasets; or the path of a file that exists"
     )
+
+
+def known_sets() -> list[str]:
+    """Return the names of all data sets, those of plugins too."""
+    from pushforward.datasets.registry import names
+
+    load_plugins(warnings.warn)
+    return [entry.name for entry in names() if entry.kind != "target"]
 
 
 def chosen_sets(suite: Suite, names: Sequence[str]) -> tuple[str, ...]:
@@ -283,8 +291,6 @@ def _canonical(name: str) -> str:
 
 def _absolute(source: str) -> str:
     """The absolute path of a file; the known name of a data set."""
-    from pushforward.datasets import names
-
-    if _canonical(source) in {entry.name for entry in names()}:
+    if _canonical(source) in known_sets():
         return _canonical(source)
     return str(Path(source).resolve())

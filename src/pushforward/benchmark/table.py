@@ -14,7 +14,7 @@ from typing import Any
 from pushforward.benchmark.entries import BEST, TableEntry, task_entries
 from pushforward.benchmark.folder import BenchmarkFolder
 from pushforward.benchmark.jobs import Job, JobResult, Task
-from pushforward.benchmark.methods import BASELINE_LABELS, Method, parse_method
+from pushforward.benchmark.methods import BASELINE_LABELS, Method, recorded_method
 from pushforward.benchmark.published import COLUMNS, Published
 from pushforward.benchmark.scores import Estimate, RowScores, Run, difference
 from pushforward.benchmark.suites import Suite, labels
@@ -93,7 +93,7 @@ class BenchmarkTable:
         out = {}
         for reason, failed in places.items():
             sets = list(dict.fromkeys(self.labels[task].partition(", ")[0] for task, _ in failed))
-            methods = list(dict.fromkeys(parse_method(spec).label for _, spec in failed))
+            methods = list(dict.fromkeys(recorded_method(spec).label for _, spec in failed))
             runs = f"{len(failed)} run{'s' if len(failed) > 1 else ''}"
             out[reason] = f"{runs} ({', '.join(sets)}: {', '.join(methods)})"
         return out
@@ -254,9 +254,9 @@ def build_table(
     place = {source: number for number, source in enumerate(suite.sets)}
     tasks = sorted({job.task for job in every}, key=lambda t: (place.get(t.source, len(place)), t.source,
                                                                t.dequantize != "off"))  # fmt: skip
-    kinds, first = {"baseline": 0, "peer": 1, "fit": 2}, list(BASELINE_LABELS)
+    kinds, first = {"baseline": 0, "peer": 1, "plugin": 2, "fit": 3}, list(BASELINE_LABELS)
     methods = sorted(
-        map(parse_method, dict.fromkeys(job.method for job in every)),
+        map(recorded_method, dict.fromkeys(job.method for job in every)),
         key=lambda method: (kinds[method.kind], first.index(method.spec) if method.spec in first else 0),
     )
     scores: dict[tuple[Task, str], dict[Run, RowScores]] = {}

@@ -1,4 +1,4 @@
-"""The process of jobs that are not run by ``pushforward fit``: baselines, and flows of other libraries (peers).
+"""The process of jobs that are not run by ``pushforward fit``: baselines, peers (other libraries), plugins' methods.
 
 ``python -m pushforward.benchmark.worker JOBS`` takes the jobs of one split as JSON (see ``jobs.worker_argument``) and
 writes ``test_scores.parquet`` and ``result.json`` to the run folder of each. An error is one line on stderr, and exit
@@ -7,13 +7,14 @@ code 1. It runs inside :mod:`pushforward.benchmark.child`, which only makes it e
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pushforward.benchmark.methods import Method, parse_method
+from pushforward.benchmark.methods import METHODS, Method, parse_method
 from pushforward.benchmark.peers import build_peer, peer_options, train_peer
 from pushforward.benchmark.suites import set_name
 from pushforward.common.files import atomic_write, json_safe
@@ -42,6 +43,7 @@ def run(jobs: dict[str, Any]) -> None:
         ConfigError: If a peer does not have an option, or is not installed.
         DataError: If the data cannot be read.
         DivergedError: If the loss of a peer was never finite.
+        RuntimeError: If the method of a plugin fails.
     """
     methods = [parse_method(spec) for spec in jobs["methods"]]
     config = load_config(jobs["source"], overrides=[*jobs["overrides"], f"seed={jobs['seed']}"])
@@ -49,11 +51,12 @@ def run(jobs: dict[str, Any]) -> None:
     prepared = prepare(load_data(data), data)
     if not len(prepared.test.rows):
         raise ValueError(f"{jobs['source']}: there are no test rows")
-    peers = [method for method in methods if method.kind == "peer"]
     for method, folder in zip(methods, map(Path, jobs["folders"]), strict=True):
-        if method in peers:
+        if method.kind == "peer":
             _run_peer(method, prepared, jobs, folder)
-    if len(peers) < len(methods):
+        elif method.kind == "plugin":
+            _run_plugin(method, prepared, jobs, folder)
+    if any(method.kind == "baseline" for method in methods):
         _run_baselines(methods, prepared, jobs)
 
 
@@ -103,6 +106,27 @@ def _run_peer(method: Method, prepared: Prepared, jobs: dict[str, Any], folder: 
         "curve": training.curve,
         "val_nll_standardized": training.validation_nll,
     }
+    _write(folder, prepared, log_probs, facts)
+
+
+def _run_plugin(method: Method, prepared: Prepared, jobs: dict[str, Any], folder: Path) -> None:
+    train, validation, test = (part.rows.copy() for part in (prepared.train, prepared.validation, prepared.test))
+    budget = {key: jobs[key] for key in ("seed", "seconds", "steps")}
+    try:
+        began = time.perf_counter()
+        fitted = METHODS[method.spec](train, validation, **budget)
+        seconds = time.perf_counter() - began
+        found = fitted.log_prob(test)
+        log_probs = np.asarray(found.detach().cpu() if isinstance(found, torch.Tensor) else found, dtype=np.float64)
+    except Exception as error:  # of somebody else's code
+        raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from error
+    if log_probs.shape != (len(test),):
+        raise RuntimeError(f"log_prob: expected numbers of shape ({len(test)},); got {log_probs.shape}")
+    if not (log_probs < np.inf).all():
+        raise RuntimeError("log_prob: expected numbers below infinity; got NaN or infinity")
+    known = {key: getattr(fitted, key, None) for key in ("parameters", "steps")}
+    facts: dict[str, Any] = {key: value if isinstance(value, int) else None for key, value in known.items()}
+    facts |= {"flow": method.spec, "seconds": seconds, "stop_reason": "", "detail": METHODS.about(method.spec)}
     _write(folder, prepared, log_probs, facts)
 
 

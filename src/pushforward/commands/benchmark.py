@@ -156,7 +156,7 @@ def _progress() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, str
 
 def _list_suites(as_json: bool) -> None:
     """List the suites and the methods."""
-    from pushforward.benchmark.methods import BASELINE_LABELS, PEERS, known_methods, parse_method
+    from pushforward.benchmark.methods import PEERS, known_methods, method_names, parse_method
     from pushforward.benchmark.sources import missing_sets
     from pushforward.benchmark.suites import SUITES, score_in_words
 
@@ -175,8 +175,7 @@ def _list_suites(as_json: bool) -> None:
             }
             for suite in SUITES.values()
         ]
-        peers = [f"{library}:{flow}" for library, flows in PEERS.items() for flow in flows]
-        click.echo(json.dumps({"suites": suites, "methods": [*BASELINE_LABELS, *peers, "auto"]}))
+        click.echo(json.dumps({"suites": suites, "methods": method_names()}))
         return
     width = max(60, terminal_width() or 10_000)
 

@@ -25,19 +25,23 @@ class Registry(Generic[Item]):
     Args:
         what: What an item is, for messages.
         builtins: Import path of each built-in by name, such as ``"pushforward.flows.flow:Flow"``.
+        about: What each built-in is, in one line.
 
     Example:
-        >>> shapes = Registry[type]("shape", {"fraction": "fractions:Fraction"})
+        >>> shapes = Registry[type]("shape", {"fraction": "fractions:Fraction"}, {"fraction": "part of a whole"})
         >>> @shapes.register("square")
         ... class Square:
-        ...     pass
+        ...     "Four equal sides."
         >>> shapes.names(), shapes.name_of(Square), shapes["fraction"].__name__
         (['fraction', 'square'], 'square', 'Fraction')
+        >>> shapes.about("fraction"), shapes.about("square")
+        ('part of a whole', 'Four equal sides')
     """
 
-    def __init__(self, what: str, builtins: Mapping[str, str]) -> None:
+    def __init__(self, what: str, builtins: Mapping[str, str], about: Mapping[str, str] | None = None) -> None:
         self.builtins = MappingProxyType(dict(builtins))
         self._what = what
+        self._about = dict(about or {})
         self._added: dict[str, Item] = {}
         self._definitions: dict[str, str] = {}
 
@@ -66,6 +70,10 @@ class Registry(Generic[Item]):
         builtin = (name for name, import_path in self.builtins.items() if import_path == item_path)
         return next(added, None) or next(builtin, None)
 
+    def about(self, name: str) -> str:
+        """Return what an item is: its line of the table, or the first line of its docstring; nothing is imported."""
+        return self._about.get(name, "")
+
     def register(self, name: str, *, definition: object = None) -> Callable[[Added], Added]:
         """Return a decorator that adds a class or function under a name; the same definition may be added again.
 
@@ -80,13 +88,23 @@ class Registry(Generic[Item]):
             raise ValueError(f"register: expected a name such as my-{self._what.replace(' ', '-')}; got {name!r}")
 
         def add(item: Added) -> Added:
-            path = _path(item if definition is None else definition)
-            if name in self.builtins or self._definitions.get(name, path) != path:
-                raise ValueError(f"register: the {self._what} {name!r} exists already; take another name")
-            self._added[name], self._definitions[name] = cast(Item, item), path
+            described = item if definition is None else definition
+            self.check_free(name, described)
+            self._added[name], self._definitions[name] = cast(Item, item), _path(described)
+            self._about[name] = (described.__doc__ or "").strip().partition("\n")[0].strip().removesuffix(".")
             return item
 
         return add
+
+    def check_free(self, name: str, definition: object) -> None:
+        """Check that a name is free, or already that of the same class or function.
+
+        Raises:
+            ValueError: If the name is already used for another item.
+        """
+        path = _path(definition)
+        if name in self.builtins or self._definitions.get(name, path) != path:
+            raise ValueError(f"register: the {self._what} {name!r} exists already; take another name")
 
 
 def _path(item: object) -> str:

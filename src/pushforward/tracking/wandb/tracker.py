@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pushforward.tracking.base import Tracker
 from pushforward.tracking.wandb.client import seconds_from
 from pushforward.tracking.wandb.process import WandbProcess
 
@@ -45,7 +46,7 @@ def turned_off(asked: str = "auto") -> str:
     return f"WANDB_MODE={mode}" if asked == "auto" and _MODES.get(mode) == "off" else ""
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """A tracker that records a Weights & Biases run inside the run folder.
 
     The step is a metric named ``global_step``, the axis of all other metrics: W&B's own step cannot go back, which it

@@ -254,7 +254,7 @@ def test_a_loop_of_fits_leaves_nothing_behind() -> None:
         ({"flow": "nsf"}, "unknown flow 'nsf'"),
         ({"layerz": 3}, "unknown key 'layerz'"),
         ({"learning_rate": -1}, "train.learning_rate: expected a number above 0"),
-        ({"components": 3, "flow": "maf"}, "flow.components: has no effect on flow=maf"),
+        ({"components": 3, "flow": "maf"}, "flow.components: has no effect with flow=maf"),
         ({"target.features": 3}, "target.features: has no effect"),
     ],
 )

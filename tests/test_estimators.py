@@ -69,7 +69,7 @@ def test_pipelines_and_grid_searches() -> None:
 
 
 def test_a_wrong_key_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match=r"flow.components: has no effect on flow=maf"):
+    with pytest.raises(ValueError, match=r"flow.components: has no effect with flow=maf"):
         FlowDensity("maf", keys={"components": 3}).fit(rows())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from pushforward.common.errors import ConfigError
 from pushforward.common.plugins import load_plugins
 from pushforward.config.read import make_config
 from pushforward.datasets.dataset import MEMORY, Dataset
@@ -82,6 +83,8 @@ def fit(
     keys |= {"data.given": tuple(names) if are_names else None}
     keys |= {"data.weight": weight if isinstance(weight, str) else None}
     config = make_config(MEMORY if in_memory else str(data), {"wandb": "off"} | keys)
+    if config.track and out is None:
+        raise ConfigError("track: trackers record a run folder; give one with out=")
     beside = {"given": None if are_names else given, "weight": None if isinstance(weight, str) else weight}
     dataset: Dataset | None = None
     if in_memory or any(value is not None for value in beside.values()):

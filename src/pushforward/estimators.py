@@ -56,7 +56,7 @@ class _Fits(BaseEstimator):  # type: ignore[misc]  # scikit-learn carries no typ
         asked = config.model_dump()
         data = load_data(data_options(asked), source=rows, given=given, weight=weight)
         problem = plan(asked, data)
-        refuse_unused_keys(config, problem.uses, problem.in_words)
+        refuse_unused_keys(config, problem)
         return fitting.fit(problem).density
 
 

@@ -103,12 +103,12 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "resume and other data": (
         "fit circles --resume {RUN}",
         2,
-        "fit: data: a resumed fit keeps its data; start a new fit to change it",
+        "fit: data.source: a resumed fit keeps moons; got circles; start a new fit to change it",
     ),
     "resume with another flow": (
         "fit --resume {RUN} flow.layers=3",
         2,
-        "fit: flow: a resumed fit keeps its flow; start a new fit to change it",
+        "fit: flow.layers: a resumed fit keeps 1; got 3; start a new fit to change it",
     ),
     # runs
     "out is not empty": (

@@ -17,7 +17,7 @@ REFUSED = {
     "key of another tool": ("lr=1e-3", "unknown key 'lr'; did you mean 'train.learning_rate'?"),
     "key without section": ("seconds=4", "unknown key 'seconds'; did you mean 'train.seconds'?"),
     "key below a value": ("flow.layers.x=3", "unknown key 'flow.layers.x'; did you mean 'flow.layers'?"),
-    "nothing near": ("zzz=3", "unknown key 'zzz'; known: data, target, flow, vae, train, seed, device, wandb"),
+    "nothing near": ("zzz=3", "unknown key 'zzz'; known: data, target, flow, vae, train, seed, device, track, wandb"),
     "section": ("train=5", "train: expected one of its keys, as in train.objective=..."),
     "no equals sign": ("foo", "expected key=value; got 'foo'"),
     "no key": ("=3", "expected key=value; got '=3'"),
@@ -204,7 +204,7 @@ def test_truth_values_are_not_numbers() -> None:
 def test_imports_are_light() -> None:
     code = (
         "import sys\n"
-        "import pushforward.config.read, pushforward.runs.folder, pushforward.tracking.base\n"
+        "import pushforward.config.read, pushforward.runs.folder, pushforward.tracking.trackers\n"
         "import pushforward.tracking.progress, pushforward.common.signals\n"
         "print([name for name in ('torch', 'wandb', 'rich', 'matplotlib') if name in sys.modules])\n"
     )

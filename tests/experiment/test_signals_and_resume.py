@@ -5,10 +5,9 @@ import os
 import pty
 import select
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pushforward.experiment.run import fit, resume
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.jsonl import MetricsFile, read_metrics
 from pushforward.train.problems.rows import RowsProblem
+from tests.fixtures.processes import Start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 
@@ -35,53 +35,6 @@ SMALL = (
     "train.evaluate=false",
     "wandb=off",
 )
-
-
-class Command:
-    """A running ``pushforward`` process, which ends with the test."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "pushforward", *arguments],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.stdout = self.stderr = ""
-
-    def wait(self) -> int:
-        self.stdout, self.stderr = self.process.communicate(timeout=60)
-        assert "Traceback" not in self.stderr, self.stderr
-        return self.process.returncode
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition on the files of the process."""
-        limit = time.monotonic() + 60
-        while not condition():
-            assert self.process.poll() is None, self.process.communicate()[1]
-            assert time.monotonic() < limit
-            time.sleep(0.01)
-
-
-Start = Callable[..., Command]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    running: list[Command] = []
-
-    def started(*arguments: str) -> Command:
-        running.append(Command(tmp_path, *arguments))
-        return running[-1]
-
-    yield started
-    for command in running:
-        if command.process.poll() is None:
-            command.process.kill()
-            command.process.communicate()
 
 
 @pytest.fixture

@@ -318,6 +318,8 @@ def test_weights_and_biases_gets_every_estimator_and_the_picture(wandb_server: W
         (("banana", "flow.layer=2"), 2, "did you mean 'flow.layers'"),
         (("banana", "train.objective=iwae"), 2, "train.objective"),
         (("banana", "train.seconds=3"), 2, "train.seconds"),
+        (("banana", "train.alpha=1"), 2, "train.alpha: has no effect with train.objective=reverse-kl; it has one with"),
+        (("banana", "train.patience=0.5"), 2, "train.patience: has no effect on a study of gradients"),
         (("banana", "train.steps=3", "--steps", "4"), 2, "--steps"),
         (("banana", "--samples", "1"), 2, "--samples"),
         ((), 2, "TARGET is missing"),

@@ -62,6 +62,7 @@ class AutoencoderProblem(Problem):
     """
 
     kind = "autoencoder"
+    words = "an autoencoder (train.objective=elbo or iwae)"
     keys = ("data", "vae", "flow.hidden", "flow.blocks", "flow.dropout", "train")
     _is_own = True
 
@@ -111,10 +112,6 @@ class AutoencoderProblem(Problem):
     @property
     def plan_facts(self) -> dict[str, Any]:
         return {"features": self.features, "latent": self.vae.latent}
-
-    @property
-    def in_words(self) -> str:
-        return f"an autoencoder (train.objective={self.options.objective.name})"
 
     @property
     def can_evaluate(self) -> bool:

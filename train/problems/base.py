@@ -120,6 +120,7 @@ class Problem(ABC):
 
     Attributes:
         kind: Its name in the registry, in run folders and in reports.
+        words: The kind in a few words, with what asks for it in parentheses; its name in the registry by default.
         keys: The keys that it uses, by group; a group alone stands for all of its keys.
         options: The resolved options; model selection replaces them.
         name: Name of the data or the target.
@@ -131,6 +132,7 @@ class Problem(ABC):
     """
 
     kind: ClassVar[str]
+    words: ClassVar[str] = ""
     keys: ClassVar[tuple[str, ...]]
     options: Options
     name: str
@@ -183,11 +185,6 @@ class Problem(ABC):
     def can_evaluate(self) -> bool:
         """Whether there is something to evaluate on."""
         return True
-
-    @property
-    def in_words(self) -> str:
-        """The kind of fit, for messages about keys."""
-        return f"flow={self.flow_name}"
 
     def uses(self, key: str) -> bool:
         """Whether a key such as ``flow.bins`` has an effect on this fit."""

@@ -57,6 +57,7 @@ class RowsProblem(Problem):
     """
 
     kind = "rows"
+    words = "rows"
     keys = ("data", "flow", "train")
     evaluated = _OWN
 
@@ -198,12 +199,15 @@ class RowsProblem(Problem):
     def evaluate(self, density: FittedDensity, scores: Scores, notify: Notify = lambda text: None) -> Evaluation:
         prepared, dataset, seed = self.prepared, self.prepared.dataset, self.options.seed
         toy, test, split_scores = dataset.toy, prepared.test, cast(SplitScores, scores.details)
+        split_rows = _split_rows(prepared)
+        compared = split_rows.by_weight(seed)
+        context = None if compared.contexts is None else compared.contexts[2]
         # Drawn once: numbers, figures and samples.csv use the same samples.
-        drawn = density.draw(_SAMPLES if test.context is None else len(test.context), test.context, seed=seed)
+        drawn = density.draw(_SAMPLES if context is None else len(context), context, seed=seed)
         own = self.evaluated == _OWN
         report = evaluate_flow(
             density.flow,
-            _split_rows(prepared),
+            split_rows,
             columns=dataset.schema.names,
             standardize_log_det=-prepared.standardize.log_det,
             true_log_prob=None if toy is None else toy.log_prob,
@@ -239,8 +243,8 @@ class RowsProblem(Problem):
         return Evaluation(
             numbers=numbers,
             lines=lines,
-            figures=self._figures(density, drawn, report.calibration),
-            samples=self._shown_samples(density, drawn),
+            figures=self._figures(density, drawn, compared.test, context, report.calibration),
+            samples=self._shown_samples(density, drawn, context),
             table=None if extremes is None else _as_table(extremes.worst),
             references={f"baseline/{b.name}": b.validation_nll for b in report.baselines},
             summary={f"gain/{name}": gain for name, (gain, _) in report.gains.items()},
@@ -273,14 +277,16 @@ class RowsProblem(Problem):
         model, message = better_of_flow_and_gaussian(prepared, state)
         return model, "gaussian" if message else name, message
 
-    def _figures(self, density: FittedDensity, drawn: Array, calibration: Calibration | None) -> list[Figure]:
+    def _figures(
+        self, density: FittedDensity, drawn: Array, rows: Array, context: Array | None, calibration: Calibration | None
+    ) -> list[Figure]:
         # matplotlib takes half a second to import.
         from pushforward.evaluate.plots.calibration import pit, quantiles
         from pushforward.evaluate.plots.corner import corner
         from pushforward.evaluate.plots.density import density_2d, latent
 
-        dataset, test = self.prepared.dataset, self.prepared.test
-        flow, rows, context, names = density.flow, test.rows, test.context, dataset.schema.names
+        dataset = self.prepared.dataset
+        flow, names = density.flow, dataset.schema.names
         if context is None:
             drawn = drawn[: max(1_000, len(rows))]
         if len(names) == 2 and context is None:
@@ -306,9 +312,9 @@ class RowsProblem(Problem):
             figures.append(Figure("pit", caption, partial(pit, calibration)))
         return figures
 
-    def _shown_samples(self, density: FittedDensity, drawn: Array) -> tuple[Array, Array]:
+    def _shown_samples(self, density: FittedDensity, drawn: Array, context: Array | None) -> tuple[Array, Array]:
         """The samples of the evaluation, or as many with the contexts of the test rows in turn, and their context."""
-        n, context = min(_SAMPLES, len(self.prepared.dataset.rows)), self.prepared.test.context
+        n = min(_SAMPLES, len(self.prepared.dataset.rows))
         if context is None:
             return drawn[:n], np.empty((n, 0))
         shown: Array = context[np.arange(n) % len(context)]

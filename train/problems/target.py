@@ -57,6 +57,7 @@ class TargetProblem(Problem):
     """
 
     kind = "target"
+    words = "a target (DATA is target:NAME)"
     keys = ("data.source", "target", "flow", "train")
     scored = _EXACT_SAMPLES
 

@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 
 
 class _Fit(click.Command):
-    """The fit command, whose help ends with the list of configuration keys."""
+    """The fit command, whose help ends with the lists of flows, those of plugins too, and of configuration keys."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from pushforward.common.plugins import load_plugins
         from pushforward.config.read import describe_keys
+        from pushforward.flows.registries import FLOWS
 
+        load_plugins(print_message)
+        with formatter.section("Flows"):
+            formatter.write_dl([(name, FLOWS.about(name)) for name in FLOWS.names()])
         with formatter.section("Keys"):
             rows = [
                 (f"{key.key}={key.default}", key.description) for key in describe_keys() if key.key != "data.source"
@@ -67,6 +72,7 @@ def fit(
     """
     from pushforward.common.errors import ConfigError
     from pushforward.config.read import load_config
+    from pushforward.tracking.registry import check_trackers
 
     # DATA is optional: it may be in the run (--resume) or in a YAML file.
     data, overrides = split_data(arguments)
@@ -82,6 +88,7 @@ def fit(
         _finish_fit(resume(resumed, tuple(overrides), quiet=False, device=device, wandb=wandb), as_json)
         return
     config = load_config(data, files, overrides, seed=seed, device=device, wandb=wandb)
+    check_trackers(config.track)
     if print_config:
         click.echo(config.to_yaml(), nl=False)
         return

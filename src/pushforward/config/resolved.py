@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pushforward.common.errors import ConfigError
-from pushforward.common.text import nearest
 from pushforward.config.schema import Config, Section
 from pushforward.train.options import Options
+
+if TYPE_CHECKING:
+    from pushforward.train.problems.base import Problem
 
 _OBJECTIVE = ("gradient", "alpha", "annealing", "importance_samples", "energy_weight")
 
@@ -50,30 +52,19 @@ def given_keys(config: Config) -> dict[str, Any]:
     return found
 
 
-def unused_keys(config: Config, uses: Callable[[str], bool], what: str) -> list[str]:
-    """One line for each key that was given and has no effect, with the nearest key that has one.
+def unused_keys(config: Config, uses: Callable[[str], bool]) -> list[str]:
+    """The keys that were given and have no effect.
 
     Args:
         config: The configuration as it was asked for.
         uses: Whether a fit uses a key.
-        what: The fit in words, as in ``flow=maf``.
     """
-    known = [f"{n}.{k}" for n, s in config.model_dump().items() if isinstance(s, dict) for k in s if uses(f"{n}.{k}")]
-    lines = []
-    for key in given_keys(config):
-        if key.startswith("wandb.") or uses(key):
-            continue
-        group, _, name = key.partition(".")
-        same = [other for other in known if other.partition(".")[2] == name]
-        near = (
-            same[0] if same else nearest(key, [other for other in known if other.startswith(f"{group}.")] or known, 0)
-        )
-        lines.append(f"{key}: has no effect on {what}; the nearest key that has one is {near}")
-    return lines
+    return [key for key in given_keys(config) if not key.startswith("wandb.") and not uses(key)]
 
 
-def refuse_unused_keys(config: Config, uses: Callable[[str], bool], what: str) -> None:
-    """Raise a ``ConfigError`` if a key was given that has no effect."""
-    lines = unused_keys(config, uses, what)
-    if lines:
-        raise ConfigError(lines[0])
+def refuse_unused_keys(config: Config, problem: "Problem") -> None:
+    """Raise a ``ConfigError`` if a key was given that has no effect on a fit; the message says on what it has one."""
+    for key in unused_keys(config, problem.uses):
+        from pushforward.train.problems.effects import without_effect
+
+        raise ConfigError(without_effect(problem, key))

@@ -111,6 +111,13 @@ def _objective_name(value: Any) -> Any:
     return _known("objective", value, all_objective_names())
 
 
+def _tracker_names(value: Any) -> Any:
+    """Read a list of names as they are registered; whether there are such trackers is known to ``tracking`` only."""
+    names = _names(value)
+    is_list = isinstance(names, list | tuple)
+    return [name.strip().lower().replace("_", "-") for name in names] if is_list else names
+
+
 def _optional_text(value: Any) -> Any:
     return None if value == "" else value
 
@@ -141,6 +148,9 @@ Bounds = Annotated[
     tuple[float, float] | None, BeforeValidator(_bounds), Expected("low,high: two numbers, low below high")
 ]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), Expected("a list of names, as in a,b or [a, b]")]
+TrackerNames = Annotated[
+    tuple[str, ...], BeforeValidator(_tracker_names), Expected("a list of trackers, as in a,b or [a, b]")
+]
 Numbers = Annotated[
     tuple[Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)], ...],
     BeforeValidator(_numbers),
@@ -393,6 +403,7 @@ class Config(BaseModel):
     device: Annotated[str, BeforeValidator(_device), Expected("auto, cpu, cuda, cuda:N or mps")] = Field(
         default="auto", description="auto, cpu, cuda, cuda:N or mps"
     )
+    track: TrackerNames = Field(default=(), description="trackers besides metrics.jsonl and Weights & Biases")
     wandb: WandbConfig = Field(default=WandbConfig(), description="Weights & Biases")
 
     @property

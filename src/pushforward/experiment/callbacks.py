@@ -10,8 +10,8 @@ from pathlib import Path
 from pushforward.common.errors import RunError, is_disk_full, reason
 from pushforward.common.signals import StopOnSignal
 from pushforward.runs.folder import RunFolder
-from pushforward.tracking.base import Tracking
 from pushforward.tracking.progress import Progress
+from pushforward.tracking.trackers import Tracking
 from pushforward.train.callbacks import Callback
 from pushforward.train.checkpoint import save_checkpoint
 from pushforward.train.objectives.base import Metrics

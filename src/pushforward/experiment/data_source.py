@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pushforward.common.errors import ConfigError, DataError
+from pushforward.common.errors import DataError
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config, DataConfig
 from pushforward.datasets.dataset import MEMORY
@@ -92,15 +92,9 @@ def accept_data(run: RunFolder, config: Config, problem: Problem, command: str) 
     return config, f"{note}; it is recorded as the source"
 
 
-def check_override(run: RunFolder, before: Config, config: Config) -> None:
-    """Check that the data of a resumed fit are those of the run, but for the place of their file.
-
-    Raises:
-        ConfigError: If another key of the data differs, or the rows are not those of a file.
-    """
-    same_place = config.data.model_copy(update={"source": before.data.source})
-    if same_place != before.data or (config.data != before.data and _schema(run).get("sha256") is None):
-        raise ConfigError("data: a resumed fit keeps its data; start a new fit to change it")
+def has_file(run: RunFolder) -> bool:
+    """Return whether a run was fitted to rows with a checksum, which a file may have now."""
+    return _schema(run).get("sha256") is not None
 
 
 def has_test_rows(run: RunFolder) -> bool:

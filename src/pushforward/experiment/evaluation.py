@@ -19,8 +19,8 @@ from pushforward.experiment.data_source import accept_data, check_source, find_c
 from pushforward.reports.run import write_report
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import write_row_scores
-from pushforward.tracking.base import Tracking
 from pushforward.tracking.jsonl import read_metrics
+from pushforward.tracking.trackers import Tracking
 from pushforward.train.device import choose_device
 from pushforward.train.problems.base import Evaluation, Figure, Notify, Problem, Scores
 from pushforward.train.problems.registry import plan

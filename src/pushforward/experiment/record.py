@@ -14,8 +14,8 @@ from pushforward.experiment.callbacks import Guard
 from pushforward.reports.run import write_report
 from pushforward.runs.disk_space import ReservedSpace
 from pushforward.runs.folder import RunFolder
-from pushforward.tracking.base import Tracking
 from pushforward.tracking.progress import Progress
+from pushforward.tracking.trackers import Tracking
 from pushforward.tracking.wandb.location import location_line
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.tracking.wandb.tracker import wandb_mode
@@ -160,10 +160,10 @@ def new_run(
     parts = (name.removeprefix(PREFIX), flow, problem if schema is None else "")
     run = RunFolder.create(out, label="-".join(filter(None, parts)))
     try:
-        run.write_config(config)
         run.write_environment(config.seed, config.device)
         if schema is not None:
             run.write_json("schema.json", schema)
+        run.write_config(config)  # last: from now on the run can be resumed
         run.set_status("running", dataset=name, flow=flow, problem=problem)
     except BaseException:
         run.discard()

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from pushforward.common.errors import ConfigError
 from pushforward.common.signals import StopOnSignal
 from pushforward.config.read import load_config
 from pushforward.config.resolved import refuse_unused_keys, resolved
@@ -18,14 +17,16 @@ from pushforward.experiment.callbacks import (
     ShowProgress,
     Signals,
 )
-from pushforward.experiment.data_source import accept_data, check_override, check_source
+from pushforward.experiment.data_source import accept_data, check_source
 from pushforward.experiment.evaluation import forget_evaluation, write_evaluation
 from pushforward.experiment.record import Record, new_run, resumed_run, start_client
 from pushforward.experiment.result import Fit
+from pushforward.experiment.resumed_keys import check_resumed_keys
 from pushforward.experiment.run_files import dashboard_summary, results_content, status_content
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.row_scores import write_row_scores
 from pushforward.tracking.progress import Progress
+from pushforward.tracking.registry import check_trackers
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.train import fitting
 from pushforward.train.callbacks import Callback
@@ -35,9 +36,6 @@ from pushforward.train.divergence import DivergedError
 from pushforward.train.problems.base import Evaluation, Fitted, Problem
 from pushforward.train.problems.registry import plan as plan_problem
 from pushforward.train.state import State
-
-# Keys that define the loss: with other values, the best loss so far would be that of another objective.
-_OBJECTIVE_KEYS = ("objective", "gradient", "alpha", "annealing", "energy_weight", "importance_samples")
 
 
 def plan(config: Config, data: Any = None, *, embedding: nn.Module | None = None, strict: bool = True) -> Problem:
@@ -50,13 +48,14 @@ def plan(config: Config, data: Any = None, *, embedding: nn.Module | None = None
         strict: Refuse keys that have no effect.
 
     Raises:
-        ConfigError: If the device does not exist, keys do not go together, or one has no effect.
+        ConfigError: If the device or a tracker does not exist, keys do not go together, or one has no effect.
         DataError: If the data or the target cannot be used.
     """
     choose_device(config.device)
+    check_trackers(config.track)
     problem = plan_problem(config.model_dump(), data, embedding=embedding)
     if strict:
-        refuse_unused_keys(config, problem.uses, problem.in_words)
+        refuse_unused_keys(config, problem)
     return problem
 
 
@@ -109,27 +108,21 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
 
     Args:
         path: The run folder.
-        overrides: ``key=value`` of ``train`` and ``wandb``, such as a larger budget, and ``data.source`` if the file
-            has been moved; data and flow cannot change.
+        overrides: ``key=value`` of the keys in ``resumed_keys.MAY_CHANGE``, such as a larger budget, and
+            ``data.source`` if the file has been moved.
         quiet: Show no progress bar, only warnings and messages.
         **options: ``device`` and ``wandb``; None if not given.
 
     Raises:
         RunError: If it is not a run folder, or another process uses it.
-        ConfigError: If an override would change the data, the flow or the objective.
+        ConfigError: If another key would change.
         CheckpointError: If the checkpoint is damaged.
         DataError: If the data cannot be used or are not those of the run.
     """
     run = RunFolder.open(path)
     before = load_config(files=[run.config])
     config = load_config(files=[run.config], overrides=overrides, **options)
-    check_override(run, before, config)
-    for group in ("target", "flow", "vae", "seed"):
-        if getattr(config, group) != getattr(before, group):
-            raise ConfigError(f"{group}: a resumed fit keeps its {group}; start a new fit to change it")
-    for key in _OBJECTIVE_KEYS:
-        if getattr(config.train, key) != getattr(before.train, key):
-            raise ConfigError(f"train.{key}: a resumed fit keeps what it minimises; start a new fit to change it")
+    check_resumed_keys(run, before, config)
     command = f"pushforward fit --resume {run.path} data.source=FILE"
     check_source(run, config.data, command)
     run.claim()
@@ -139,7 +132,8 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             config, moved = accept_data(run, config, problem, command)
             device, last = choose_device(config.device), run.checkpoints / "last.pt"
             notes = _kernel_notes()
-            if last.exists():
+            # A checkpoint without the choice of its model was written just before a kill: the choice is made again.
+            if last.exists() and not problem.is_open:
                 state: State | None = problem.restore(device, last)
                 said = moved
             else:  # killed before its first checkpoint
@@ -212,7 +206,7 @@ class _Fit:
                 return self.finish(record, self.train(record, state))
 
     def select(self) -> State:
-        """Select the model; its configuration and its state are written, so that a resumed fit keeps it."""
+        """Select the model; its state and its configuration are written, so that a resumed fit keeps both."""
         run, problem = self.run, self.problem
         progress = Progress(log=run.log, quiet=True)  # the progress bar comes with the training
         try:
@@ -221,11 +215,10 @@ class _Fit:
             run.set_status("diverged", dataset=problem.name, flow=problem.flow_name)
             raise
         self.config = resolved(self.config, problem.options, problem.uses)
-        run.write_config(self.config)  # before the checkpoint, which is of this model
         if problem.selection is not None:
             run.write_json("selection.json", problem.selection.to_dict())
-        if state.progress.step:
-            save_checkpoint(state, run.checkpoints / "last.pt")
+        save_checkpoint(state, run.checkpoints / "last.pt")
+        run.write_config(self.config)  # last: a resumed fit makes the choice again unless all of it is there
         return state
 
     def train(self, record: Record, state: State) -> Fitted:

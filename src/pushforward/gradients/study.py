@@ -11,7 +11,7 @@ import torch
 
 from pushforward.common.errors import ConfigError
 from pushforward.common.files import json_safe
-from pushforward.config.resolved import resolved
+from pushforward.config.resolved import refuse_unused_keys, resolved, unused_keys
 from pushforward.config.schema import Config
 from pushforward.datasets.targets.base import Target
 from pushforward.datasets.targets.gaussian import GaussianChain
@@ -23,7 +23,8 @@ from pushforward.flows.kernels import native
 from pushforward.gradients.measurement import ALL, Measurement, gaussian_variances, location_and_scale, measure
 from pushforward.reports.run import write_report
 from pushforward.runs.folder import RunFolder
-from pushforward.tracking.base import Tracking
+from pushforward.tracking.registry import check_trackers
+from pushforward.tracking.trackers import Tracking
 from pushforward.tracking.wandb.location import location_line
 from pushforward.train.callbacks import Callback
 from pushforward.train.device import choose_device
@@ -34,6 +35,7 @@ from pushforward.train.state import State, start
 from pushforward.train.trainer import Trainer
 
 _VALIDATION_SAMPLES = 2_000
+_UNUSED = ("train.patience", "train.evaluate", "train.checkpoint_seconds")
 # Groups of parameters with known variances, and their places in the result of gaussian_variances.
 _KNOWN_GROUPS = {"base.location": 0, "base.log_scale": 1}
 
@@ -125,6 +127,7 @@ def study(
         config = config.model_copy(
             update={"data": config.data.model_copy(update={"source": PREFIX + config.data.source})}
         )
+    check_trackers(config.track)
     with start_client(config) as process:
         problem, state, objective = _prepared(config, steps, scale)
         config, target, flow = resolved(config, problem.options, problem.uses), problem.target, state.flow
@@ -265,9 +268,12 @@ class _Measurements:
 def _prepared(config: Config, steps: int, scale: float | None) -> tuple[TargetProblem, State, TargetObjective]:
     """Return the problem, the state of a fit to it before the first step, and the objective."""
     train = config.train.model_copy(update={"steps": max(1, steps), "seconds": "auto", "patience": 1.0})
-    config = config.model_copy(update={"train": train})
+    given, config = config, config.model_copy(update={"train": train})
     device = choose_device(config.device)
     problem = TargetProblem.plan(config.model_dump())
+    refuse_unused_keys(given, problem)
+    for key in unused_keys(given, lambda key: key not in _UNUSED):
+        raise ConfigError(f"{key}: has no effect on a study of gradients; it has one with pushforward fit")
     if problem.options.objective.name != "reverse-kl":
         raise ConfigError(f"train.objective: expected reverse-kl; got {problem.options.objective.name}")
     problem.check(problem.build().to(device), gradients=True)

@@ -24,7 +24,7 @@ NO_DIFFERENCE = "no difference"
 """Shown for runs that are exactly equal."""
 
 # These keys do not change the fit.
-_NOT_COMPARED = ("wandb.name", "wandb.group", "wandb.tags", "wandb.mode", "wandb.project")
+_NOT_COMPARED = ("track", "wandb.name", "wandb.group", "wandb.tags", "wandb.mode", "wandb.project")
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,10 @@ from typing import Any, Literal, get_args
 from pushforward.common.errors import RunError, RunUsageError, reason
 from pushforward.common.files import json_safe, remove_partial_files, write_text
 from pushforward.common.git import git
-from pushforward.common.lock import is_locked, try_lock
+from pushforward.common.lock import try_lock
 from pushforward.common.version import __version__
 from pushforward.config.schema import Config
+from pushforward.runs.abandoned import clear_abandoned, is_abandoned
 from pushforward.runs.listing import LOCK, read_summary, run_names
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
@@ -57,7 +58,8 @@ class RunFolder:
         """Create and claim a new run folder.
 
         Args:
-            out: The folder, which must be new or empty; ``None`` means ``<root>/<label>-<date>-<time>-<id>``.
+            out: The folder, which must be new or empty, or of a fit that was killed before its first step; ``None``
+                means ``<root>/<label>-<date>-<time>-<id>``.
             label: Start of the name, such as ``power-nsf-ar``.
             root: Parent folder of runs without ``out``.
 
@@ -66,8 +68,12 @@ class RunFolder:
             RunError: If it cannot be written.
         """
         path = root / unique_name(label, "run") if out is None else Path(out)
-        _clear_abandoned(path)
-        with making_folder(path, "the run folder", "runs are never overwritten"):
+        advice = "runs are never overwritten"
+        if out is not None:
+            clear_abandoned(path)
+            if (path / "checkpoints" / "last.pt").exists() and read_summary(path).status in ("killed", "stopped"):
+                advice += f"; to go on: pushforward fit --resume {path}"
+        with making_folder(path, "the run folder", advice):
             run = cls(path)
             run.claim()
             try:
@@ -90,6 +96,9 @@ class RunFolder:
         for candidate in (path, root / path):
             if (candidate / "config.yaml").is_file():
                 return cls(candidate)
+            if is_abandoned(candidate):
+                again = f"pushforward fit DATA --out {candidate}"
+                raise RunUsageError(f"{candidate}: its fit was killed before it began; start it again with: {again}")
         beside = path.parent if run_names(path.parent) else root
         names = run_names(beside)
         near = get_close_matches(path.name, names, n=5, cutoff=0.3)
@@ -250,20 +259,6 @@ def unique_name(label: str, otherwise: str) -> str:
     """Return a folder name, ``<label>-<date>-<time>-<id>``; ``otherwise`` replaces a label that leaves nothing."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.") or otherwise
     return f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def _clear_abandoned(path: Path) -> None:
-    """Empty a folder of a process that was killed while it created the run: nothing was written to it yet."""
-    subfolders = {"checkpoints", "model", "samples", "pictures"}
-    try:
-        found = {entry.name: entry for entry in path.iterdir()}
-    except OSError:
-        return
-    is_new = "state.json" in found and set(found) <= {LOCK, "state.json", *subfolders}
-    if not is_new or is_locked(path / LOCK) or any(any(found[name].iterdir()) for name in subfolders & set(found)):
-        return
-    for entry in found.values():
-        (entry.rmdir if entry.is_dir() else entry.unlink)()
 
 
 @contextlib.contextmanager

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         register_dataset as register_dataset,
     )
     from pushforward.datasets.tables.dequantize import Dequantizer as Dequantizer
-    from pushforward.datasets.tables.frame_kind import FrameKind as FrameKind
     from pushforward.datasets.tables.grid import Grid as Grid, find_resolution as find_resolution
+    from pushforward.datasets.tables.memory.frame_kind import FrameKind as FrameKind
     from pushforward.datasets.tables.read import read_table as read_table
     from pushforward.datasets.tables.schema import Column as Column, Schema as Schema
     from pushforward.datasets.tables.splits import Splits as Splits, split as split
@@ -45,7 +45,7 @@ __getattr__, __dir__ = lazy(
         "named_rows": "open_rows",
         "registry": "DatasetEntry names register_dataset",
         "tables.dequantize": "Dequantizer",
-        "tables.frame_kind": "FrameKind",
+        "tables.memory.frame_kind": "FrameKind",
         "tables.grid": "Grid find_resolution",
         "tables.read": "read_table",
         "tables.schema": "Column Schema",

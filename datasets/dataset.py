@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError, TableError
-from pushforward.datasets.tables.cells import constant_value
-from pushforward.datasets.tables.dependence import dependence_note, linear_relations
-from pushforward.datasets.tables.frame_kind import FrameKind
+from pushforward.datasets.tables.checks.dependence import dependence_note, linear_relations
+from pushforward.datasets.tables.checks.outliers import outlier_notes
 from pushforward.datasets.tables.grid import explains_ties, find_resolution
 from pushforward.datasets.tables.index import numbers_rows
+from pushforward.datasets.tables.memory.frame_kind import FrameKind
+from pushforward.datasets.tables.numbers.cells import constant_value
 from pushforward.datasets.tables.obstacles import MIN_ROWS, about_constant, report, separator_of
-from pushforward.datasets.tables.outliers import outlier_notes
 from pushforward.datasets.tables.read import Numbers
 from pushforward.datasets.tables.request import Request
 from pushforward.datasets.tables.schema import Column, Schema

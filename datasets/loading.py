@@ -14,8 +14,8 @@ from pushforward.datasets.registry import DATASETS, known_name
 from pushforward.datasets.sources.data_folder import data_folder
 from pushforward.datasets.sources.literature import load_literature
 from pushforward.datasets.sources.literature_sets import LITERATURE
-from pushforward.datasets.tables.cells import complete_rows
-from pushforward.datasets.tables.frame_kind import FrameKind
+from pushforward.datasets.tables.memory.frame_kind import FrameKind
+from pushforward.datasets.tables.numbers.cells import complete_rows
 from pushforward.datasets.tables.obstacles import find_obstacles, find_remedy, refuse, rows_left_out
 from pushforward.datasets.tables.protocols import apply_protocol, find_protocol
 from pushforward.datasets.tables.read import Columns

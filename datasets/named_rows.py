@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pushforward.common.errors import DataError
 from pushforward.datasets.origin import load_columns
 from pushforward.datasets.registry import stored_name
-from pushforward.datasets.tables.cells import complete_rows
+from pushforward.datasets.tables.checks.range import ContextRange
+from pushforward.datasets.tables.numbers.cells import complete_rows
 from pushforward.datasets.tables.obstacles import rows_left_out
-from pushforward.datasets.tables.range import ContextRange
 from pushforward.datasets.tables.read import mark_missing
 from pushforward.datasets.tables.request import Missing
 from pushforward.datasets.tables.schema import Schema

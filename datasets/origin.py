@@ -19,8 +19,9 @@ from pushforward.datasets.sources.uci import UCI
 from pushforward.datasets.sources.uci_files import read_uci
 from pushforward.datasets.tables.files.kind import table_stem
 from pushforward.datasets.tables.files.local_file import STDIN, LocalFile
-from pushforward.datasets.tables.fingerprint import rows_fingerprint
-from pushforward.datasets.tables.objects import read_object
+from pushforward.datasets.tables.memory.fingerprint import rows_fingerprint
+from pushforward.datasets.tables.memory.objects import read_object
+from pushforward.datasets.tables.numbers.spellings import Spelling, understood_notes
 from pushforward.datasets.tables.read import (
     Columns,
     Numbers,
@@ -33,7 +34,6 @@ from pushforward.datasets.tables.read import (
     select_columns,
 )
 from pushforward.datasets.tables.request import Request
-from pushforward.datasets.tables.spellings import Spelling, understood_notes
 from pushforward.datasets.tables.splits import Indices
 from pushforward.datasets.toys.toy import TOYS
 

@@ -11,8 +11,8 @@ import torch
 from pushforward.common.errors import DataError
 from pushforward.common.text import shorten
 from pushforward.datasets import Dequantizer, Schema
-from pushforward.datasets.tables.frame_kind import FrameKind
-from pushforward.datasets.tables.frames import context_rows, feature_rows
+from pushforward.datasets.tables.memory.frame_kind import FrameKind
+from pushforward.datasets.tables.memory.frames import context_rows, feature_rows
 from pushforward.datasets.tables.write import RowTables
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, UndefinedDensityError, check_defined, log_prob
 from pushforward.evaluate.sampling import draw_samples, sample_batches

@@ -10,9 +10,9 @@ import torch
 from pushforward.common.errors import ConfigError, DataError, TableError
 from pushforward.common.text import leave_out, listed
 from pushforward.datasets import Dataset, Dequantizer, Splits, load as load_dataset, split
-from pushforward.datasets.tables.cells import Obstacle
+from pushforward.datasets.tables.checks.repeated_rows import Repeats, find_repeats
+from pushforward.datasets.tables.numbers.cells import Obstacle
 from pushforward.datasets.tables.obstacles import report
-from pushforward.datasets.tables.repeated_rows import Repeats, find_repeats
 from pushforward.flows import Bijection, Chain, Flow, LogTails, Mixture, Model, Standardize
 from pushforward.flows.embedding import ScaledEmbedding
 from pushforward.train.objectives.likelihood import RowTensors

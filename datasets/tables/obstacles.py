@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pushforward.common.errors import TableError
 from pushforward.common.text import number_text, shorten
-from pushforward.datasets.tables.cells import Obstacle, complete_rows, constant_value
+from pushforward.datasets.tables.numbers.cells import Obstacle, complete_rows, constant_value
 from pushforward.datasets.tables.read import ENCODE, Columns, Numbers
 from pushforward.datasets.tables.request import Request
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import did_you_mean, shorten
-from pushforward.datasets.tables.cells import Cells, Obstacle
 from pushforward.datasets.tables.files.arrow_files import FeatherReader, ParquetReader
 from pushforward.datasets.tables.files.json_lines import JsonReader
 from pushforward.datasets.tables.files.kind import Kind
@@ -20,9 +19,10 @@ from pushforward.datasets.tables.files.npy import NpyReader
 from pushforward.datasets.tables.files.plain_reader import PlainReader
 from pushforward.datasets.tables.files.table_reader import INTEGERS, StoredTable
 from pushforward.datasets.tables.index import find_index
-from pushforward.datasets.tables.number_marks import MISSING_LOWER
+from pushforward.datasets.tables.numbers.cells import Cells, Obstacle
+from pushforward.datasets.tables.numbers.number_marks import MISSING_LOWER
+from pushforward.datasets.tables.numbers.spellings import Spelling
 from pushforward.datasets.tables.request import Request
-from pushforward.datasets.tables.spellings import Spelling
 from pushforward.datasets.tables.text.delimited import TextFile, read_text
 
 if TYPE_CHECKING:

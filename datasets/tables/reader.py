@@ -8,8 +8,8 @@ from pushforward.common.errors import DataError
 from pushforward.datasets.tables.files.compression import compression_of
 from pushforward.datasets.tables.files.local_file import LocalFile
 from pushforward.datasets.tables.files.table_reader import TableReader
+from pushforward.datasets.tables.numbers.spellings import Spelling, find_spellings, understood_notes
 from pushforward.datasets.tables.read import NotNumbersError, check_columns, column_numbers, open_arrow_reader
-from pushforward.datasets.tables.spellings import Spelling, find_spellings, understood_notes
 from pushforward.datasets.tables.text.delimited import Block, TextFile, parse
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pushforward.common.errors import DataError
-from pushforward.datasets.tables.spellings import Spelling
+from pushforward.datasets.tables.numbers.spellings import Spelling
 
 # A column counts as tied if more than this fraction of its rows repeat an earlier value.
 TIED = 0.01

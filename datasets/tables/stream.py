@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError, TableError
-from pushforward.datasets.tables.cells import LARGEST_INTEGER, Cells, Obstacle, complete_rows
+from pushforward.datasets.tables.checks.range import ContextRange
 from pushforward.datasets.tables.files.local_file import LocalFile
 from pushforward.datasets.tables.files.table_reader import TableReader
+from pushforward.datasets.tables.numbers.cells import LARGEST_INTEGER, Cells, Obstacle, complete_rows
+from pushforward.datasets.tables.numbers.spellings import understood_notes, unit_notes
 from pushforward.datasets.tables.obstacles import report, rows_left_out
-from pushforward.datasets.tables.range import ContextRange
 from pushforward.datasets.tables.read import (
     ENCODE,
     NotNumbersError,
@@ -23,7 +24,6 @@ from pushforward.datasets.tables.read import (
 from pushforward.datasets.tables.reader import open_reader
 from pushforward.datasets.tables.request import Missing
 from pushforward.datasets.tables.schema import Schema
-from pushforward.datasets.tables.spellings import understood_notes, unit_notes
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import number_text
-from pushforward.datasets.tables.objects import read_object
+from pushforward.datasets.tables.memory.objects import read_object
 from pushforward.datasets.tables.read import Columns, read_columns
 
 Array = NDArray[np.float64]

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from pushforward.config.read import make_config
 from pushforward.config.resolved import refuse_unused_keys
 from pushforward.datasets.dataset import MEMORY
-from pushforward.datasets.tables.frame_kind import FrameKind
+from pushforward.datasets.tables.memory.frame_kind import FrameKind
 from pushforward.evaluate.conditional import mean, quantiles
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import Array

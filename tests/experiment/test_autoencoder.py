@@ -15,7 +15,7 @@ from pyarrow import parquet
 from pushforward.cli import main
 from pushforward.common.errors import ConfigError
 from pushforward.config.read import load_config
-from pushforward.datasets.tables.fingerprint import rows_fingerprint
+from pushforward.datasets.tables.memory.fingerprint import rows_fingerprint
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment.result import Fit
 from pushforward.experiment.run import fit, plan, resume

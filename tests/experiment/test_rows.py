@@ -16,7 +16,7 @@ from pyarrow import parquet
 from pushforward.common.errors import ConfigError, DataError
 from pushforward.config.read import load_config
 from pushforward.config.schema import Config
-from pushforward.datasets.tables.fingerprint import rows_fingerprint
+from pushforward.datasets.tables.memory.fingerprint import rows_fingerprint
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import nll
 from pushforward.evaluate.plots import training

@@ -15,7 +15,7 @@ from pushforward.cli import main
 from pushforward.common.errors import RunError, RunUsageError
 from pushforward.common.numbers import measured
 from pushforward.config.read import load_config
-from pushforward.datasets.tables.fingerprint import rows_fingerprint
+from pushforward.datasets.tables.memory.fingerprint import rows_fingerprint
 from pushforward.evaluate.likelihood import paired_difference
 from pushforward.experiment.run import fit
 from pushforward.reports.comparison import MATRIX, comparison_page, write_comparison

@@ -13,7 +13,7 @@ from torch import nn
 
 from pushforward.common.errors import ConfigError, DataError
 from pushforward.datasets import Dataset, Schema
-from pushforward.datasets.tables.fingerprint import rows_fingerprint
+from pushforward.datasets.tables.memory.fingerprint import rows_fingerprint
 from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.likelihood import Nll, nll_from

@@ -14,7 +14,7 @@ from pushforward.common.errors import ConfigError
 from pushforward.common.text import shorten
 from pushforward.datasets import Dataset, Dequantizer, Schema
 from pushforward.datasets.tables.files.local_file import STDIN
-from pushforward.datasets.tables.fingerprint import rows_fingerprint
+from pushforward.datasets.tables.memory.fingerprint import rows_fingerprint
 from pushforward.evaluate.calibration import Calibration
 from pushforward.evaluate.density import FittedDensity
 from pushforward.evaluate.evaluation import SplitRows, SplitScores, evaluate_flow, score_split

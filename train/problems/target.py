@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pushforward.common.errors import ConfigError, DataError
 from pushforward.datasets import Schema
-from pushforward.datasets.tables.fingerprint import rows_fingerprint
+from pushforward.datasets.tables.memory.fingerprint import rows_fingerprint
 from pushforward.datasets.targets.base import Target
 from pushforward.datasets.targets.check import check_target
 from pushforward.datasets.targets.load import load_target

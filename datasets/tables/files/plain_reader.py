@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pushforward.datasets.tables.files.table_reader import StoredTable
-from pushforward.datasets.tables.number_marks import is_empty
-from pushforward.datasets.tables.spellings import (
+from pushforward.datasets.tables.numbers.number_marks import is_empty
+from pushforward.datasets.tables.numbers.spellings import (
     TRUE_FALSE,
     Spelling,
     find_spellings,

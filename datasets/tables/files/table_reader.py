@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from pushforward.datasets.tables.spellings import Spelling
+from pushforward.datasets.tables.numbers.spellings import Spelling
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pushforward.common.errors import DataError
 from pushforward.common.text import one_line, shorten
 from pushforward.datasets.tables.files.compression import open_decompressed
-from pushforward.datasets.tables.number_marks import MISSING
-from pushforward.datasets.tables.spellings import (
+from pushforward.datasets.tables.numbers.number_marks import MISSING
+from pushforward.datasets.tables.numbers.spellings import (
     TRUE_FALSE,
     Spelling,
     find_spellings,

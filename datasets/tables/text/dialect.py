@@ -12,8 +12,8 @@ from typing import NamedTuple
 from pushforward.common.errors import DataError
 from pushforward.common.text import shorten
 from pushforward.datasets.tables.files.kind import READABLE
-from pushforward.datasets.tables.number_marks import ERRORS, number_kind
-from pushforward.datasets.tables.spellings import Spelling
+from pushforward.datasets.tables.numbers.number_marks import ERRORS, number_kind
+from pushforward.datasets.tables.numbers.spellings import Spelling
 from pushforward.datasets.tables.text.header import (
     NUMBERS,
     counts_up,

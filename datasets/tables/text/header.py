@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pushforward.datasets.tables.number_marks import number_kind
+from pushforward.datasets.tables.numbers.number_marks import number_kind
 
 NUMBERS = frozenset({"number", "percent", "currency"})
 

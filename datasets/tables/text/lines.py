@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pushforward.datasets.tables.number_marks import MISSING_LOWER, number_kind
+from pushforward.datasets.tables.numbers.number_marks import MISSING_LOWER, number_kind
 from pushforward.datasets.tables.text.header import NUMBERS
 
 Layout = Literal["plain", "spaced", "blanks", "pipes"]

@@ -20,7 +20,7 @@ from pushforward.benchmark.suites import set_name
 from pushforward.common.files import atomic_write, json_safe
 from pushforward.common.text import one_line
 from pushforward.config.read import load_config
-from pushforward.datasets.tables.fingerprint import rows_fingerprint
+from pushforward.datasets.tables.memory.fingerprint import rows_fingerprint
 from pushforward.evaluate.baselines import Baseline, fit_baselines
 from pushforward.evaluate.likelihood import log_prob
 from pushforward.runs.folder import RunFolder

@@ -81,7 +81,7 @@ def _given(density: "FittedDensity", given: tuple[str, ...]) -> Any:
     import numpy as np
 
     from pushforward.common.errors import ConfigError
-    from pushforward.datasets.tables.range import recorded, unrecorded
+    from pushforward.datasets.tables.checks.range import recorded, unrecorded
 
     names = density.schema.context_names
     values: dict[str, float] = {}

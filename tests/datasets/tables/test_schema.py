@@ -10,7 +10,7 @@ import pytest
 
 from pushforward.common.errors import DataError
 from pushforward.datasets import Schema
-from pushforward.datasets.tables.spellings import TRUE_FALSE, Spelling
+from pushforward.datasets.tables.numbers.spellings import TRUE_FALSE, Spelling
 from tests.fixtures.tables import load_mixed_table
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pushforward.datasets import load
-from pushforward.datasets.tables.outliers import outlier_notes
+from pushforward.datasets.tables.checks.outliers import outlier_notes
 
 Generator = np.random.Generator
 Column = np.ndarray[tuple[int], np.dtype[np.float64]]

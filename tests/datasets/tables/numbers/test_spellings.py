@@ -8,7 +8,7 @@ import pytest
 
 from pushforward.common.errors import DataError
 from pushforward.datasets import RowStream, Schema, load, read_rows, read_table
-from pushforward.datasets.tables.spellings import Spelling
+from pushforward.datasets.tables.numbers.spellings import Spelling
 from tests.fixtures.streams import small_chunks as small_chunks
 from tests.fixtures.tables import write_file
 

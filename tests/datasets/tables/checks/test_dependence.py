@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pushforward.datasets import load
-from pushforward.datasets.tables.dependence import linear_relations
+from pushforward.datasets.tables.checks.dependence import linear_relations
 
 RNG = np.random.default_rng(0)
 FREE = RNG.standard_normal((400, 3))

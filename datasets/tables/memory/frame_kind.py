@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError
-from pushforward.datasets.tables.objects import as_array, is_a
+from pushforward.datasets.tables.memory.objects import as_array, is_a
 
 if TYPE_CHECKING:
     import pyarrow as pa

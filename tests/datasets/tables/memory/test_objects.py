@@ -15,7 +15,7 @@ import torch
 
 from pushforward.common.errors import DataError, TableError
 from pushforward.datasets import Column, Schema, load
-from pushforward.datasets.tables.frames import feature_rows
+from pushforward.datasets.tables.memory.frames import feature_rows
 
 ROWS = np.array([[0.5, 3.0], [1.25, 1.0], [2.0, 7.0], [8.0, 2.5]])
 COLUMNS = {"a": ROWS[:, 0], "b": ROWS[:, 1]}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pushforward.common.text import listed
-from pushforward.datasets.tables.number_marks import (
+from pushforward.datasets.tables.numbers.number_marks import (
     APOSTROPHES,
     BLANKS,
     MINUS,

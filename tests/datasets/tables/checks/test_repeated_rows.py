@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pushforward.datasets import Splits
-from pushforward.datasets.tables.repeated_rows import compare_rows, find_repeats
+from pushforward.datasets.tables.checks.repeated_rows import compare_rows, find_repeats
 
 N = 1000
 WITHOUT = np.empty((N, 0))
@@ -55,5 +55,5 @@ def test_one_copy_in_a_hundred_is_not_reported() -> None:
 def test_repeats_are_not_counted_for_one_column_or_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_with_copies(300)
     assert find_repeats(rows[:, :1], WITHOUT, splits()) is None
-    monkeypatch.setattr("pushforward.datasets.tables.repeated_rows.MAX_ROWS", 999)
+    monkeypatch.setattr("pushforward.datasets.tables.checks.repeated_rows.MAX_ROWS", 999)
     assert find_repeats(rows, WITHOUT, splits()) is None

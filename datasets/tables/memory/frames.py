@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pushforward.common.errors import DataError, TableError
 from pushforward.datasets.tables.files.plain_reader import PlainReader
-from pushforward.datasets.tables.objects import ObjectTable
+from pushforward.datasets.tables.memory.objects import ObjectTable
 from pushforward.datasets.tables.obstacles import report
 from pushforward.datasets.tables.read import check_has, read_columns
 from pushforward.datasets.tables.schema import Schema

@@ -12,8 +12,8 @@ import torch
 
 from pushforward.common.errors import DataError, TableError
 from pushforward.datasets import Column, Schema, load
-from pushforward.datasets.tables.frames import context_rows, feature_rows
-from pushforward.datasets.tables.objects import EXPECTED
+from pushforward.datasets.tables.memory.frames import context_rows, feature_rows
+from pushforward.datasets.tables.memory.objects import EXPECTED
 
 
 def column(name: str) -> Column:

@@ -1,0 +1,1 @@
+"""Checks of a table: what a fit should know about its columns and rows."""

@@ -1,5 +1,6 @@
 """A density fitted to a table: the model, the columns, and the bin widths of dequantized columns."""
 
+import copy
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +11,13 @@ import torch
 
 from pushforward.common.errors import DataError
 from pushforward.common.text import shorten
+from pushforward.common.whole_number import MAX_SEED, whole_number
 from pushforward.datasets import Dequantizer, Schema
 from pushforward.datasets.tables.memory.frame_kind import FrameKind
 from pushforward.datasets.tables.memory.frames import context_rows, feature_rows
 from pushforward.datasets.tables.write import RowTables
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, UndefinedDensityError, check_defined, log_prob
-from pushforward.evaluate.sampling import draw_samples, sample_batches
+from pushforward.evaluate.sampling import context_of, draw_samples, sample_batches
 from pushforward.flows import Autoencoder, Flow, Mixture, Model, ModelFileError, load_model, read_extra, save
 from pushforward.flows.checks import ANY_CONTEXT
 
@@ -83,8 +85,7 @@ class FittedDensity:
             UndefinedDensityError: If a row of finite values has no log-density.
             DataError: If rows or context lack columns, or have cells that are not finite numbers.
         """
-        if draws < 1:
-            raise ValueError(f"log_prob: expected draws of at least 1; got {draws}")
+        draws = whole_number("draws", draws, 1)
         is_tensor = isinstance(rows, torch.Tensor)
         context = self._context(rows, given)
         rows = feature_rows(rows, self.schema, alone=given is not None)
@@ -117,14 +118,14 @@ class FittedDensity:
             DataError: If ``given`` lacks a column, or is not one row or ``n`` rows.
             UndefinedDensityError: If a sample is not a number.
         """
-        if n < 1:
-            raise ValueError(f"sample: expected n of at least 1; got {n}")
+        n = whole_number("n", n, 1)
+        seed = secrets.randbits(62) if seed is None else whole_number("seed", seed, 0, MAX_SEED)
         if isinstance(given, Mapping):
             given = {name: np.atleast_1d(value) for name, value in given.items()}
         context = context_rows(None, given, self.schema)
         if context is not None and len(context) not in (1, n):
             raise DataError(f"given: expected 1 row or {n}; got {len(context)}")
-        rows = self.draw(n, context, seed=secrets.randbits(62) if seed is None else seed)
+        rows = self.draw(n, context, seed=seed)
         shown = None if context is None else np.broadcast_to(context, (n, context.shape[1]))
         table = RowTables(self.schema).table(rows, shown)
         return self.kind.build(table.select(self.schema.names) if self.apart else table)
@@ -141,13 +142,20 @@ class FittedDensity:
     def sample_parts(
         self, n: int, context: Array | None = None, *, seed: int = 0
     ) -> Iterator[tuple[Array, Array | None]]:
-        """Draw the rows of :meth:`draw` part by part, with one row of context ``(1, C)`` for all; constant memory.
+        """Draw the rows of :meth:`draw` part by part, in constant memory.
+
+        Args:
+            n: Number of rows.
+            context: Context rows ``(m, C)``, where ``m`` divides ``n``: each is for the next ``n / m`` rows.
+            seed: Equal seeds draw equal rows.
 
         Yields:
-            Rows ``(k, D)`` and, with context, its repeated row ``(k, C)``.
+            Rows ``(k, D)`` and their context ``(k, C)``, None without context.
         """
+        start = 0
         for rows in sample_batches(self.flow, n, context, seed=seed):
-            yield _numbers(rows), None if context is None else np.repeat(context, len(rows), axis=0)
+            yield _numbers(rows), None if context is None else context_of(context, n, start, len(rows))
+            start += len(rows)
 
     def _context(self, rows: Any, context: Any) -> Array | None:
         if context is None and not self.flow.context:
@@ -156,19 +164,20 @@ class FittedDensity:
         return given if self.flow.context else None
 
     def save(self, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
-        """Write the density to a folder for ``load``; weights are stored in float32."""
-        # The weights were trained in float32: this loses nothing.
-        self.flow.float()
-        try:
-            description = {
-                "schema": self.schema.to_dict(),
-                "bin_widths": self.dequantizer.bin_widths.tolist(),
-                "kind": self.kind.to_dict(),
-                "apart": self.apart,
-            }
-            save(self.flow, folder, extra=(extra or {}) | description)
-        finally:
-            self.flow.double()
+        """Write the density to a folder for ``load``; weights are stored in float32.
+
+        Raises:
+            ValueError: If the model holds a module that has no registered name.
+            OSError: If the folder cannot be written.
+        """
+        description = {
+            "schema": self.schema.to_dict(),
+            "bin_widths": self.dequantizer.bin_widths.tolist(),
+            "kind": self.kind.to_dict(),
+            "apart": self.apart,
+        }
+        # The weights were trained in float32: this loses nothing. A copy, as others may use the model at this moment.
+        save(copy.deepcopy(self.flow).float(), folder, extra=(extra or {}) | description)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "FittedDensity":

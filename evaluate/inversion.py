@@ -202,6 +202,7 @@ def _as_float32(flow: HasBijection) -> HasBijection:
 def _as_float64(
     flow: HasBijection, x: Tensor | Array, context: Tensor | Array | None, *, where: str
 ) -> tuple[Tensor, Tensor | None]:
+    """Rows ``(n, D)`` and, in the form that the bijection takes, their context."""
     rows = as_tensor(x)
     if rows.ndim != 2 or len(rows) == 0:
         raise ValueError(f"{where}: expected rows of shape (rows, features); got {tuple(rows.shape)}")
@@ -210,4 +211,9 @@ def _as_float64(
     if context is None:
         return rows, None
     context = as_tensor(context)
-    return rows, context.detach().to(device, torch.float64).expand(len(rows), context.shape[-1])
+    context = context.detach().to(device, torch.float64).expand(len(rows), context.shape[-1])
+    embed = getattr(flow, "embed", None)
+    if embed is None:
+        return rows, context
+    with evaluation_mode(flow):
+        return rows, embed(context)

@@ -1,7 +1,7 @@
 """Draw samples and compute latents in batches, without changing torch's random state."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def sample_batches(
     Args:
         flow: The density.
         n: Number of samples; with a row of context each, the number of rows.
-        context: Context rows ``(n, C)``, one for each sample; or one row ``(1, C)`` for all.
+        context: Context rows ``(m, C)``, where ``m`` divides ``n``: each is for the next ``n / m`` samples.
         seed: Seed; the samples also depend on the batch size and the device.
         batch_size: Samples a batch.
 
@@ -52,9 +52,14 @@ def sample_batches(
             if context is None:
                 samples = flow.sample(count)
             else:
-                rows = as_tensor(context if len(context) == 1 else context[start : start + count])
+                rows = as_tensor(context if len(context) == 1 else context_of(context, n, start, count))
                 samples = flow.sample((), rows.expand(count, -1).to(device))
         yield samples.double().cpu().numpy()
+
+
+def context_of(context: Any, n: int, start: int, count: int) -> Any:
+    """The context rows ``(count, C)`` of the samples from ``start`` on, of ``n`` that share ``(m, C)`` in order."""
+    return context[np.arange(start, start + count) * len(context) // n]
 
 
 def latents(flow: LatentDensity, x: Tensor | Array, context: Tensor | Array | None = None) -> Array:

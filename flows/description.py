@@ -12,11 +12,12 @@ from torch.overrides import TorchFunctionMode
 from pushforward.common.registry import UnknownNameError
 from pushforward.flows.parts import PARTS
 from pushforward.flows.state import weights_of
+from pushforward.flows.torch_modules import POSITIONAL, TORCH_MODULES, torch_config
 from pushforward.flows.univariate.base import Univariate
 
 _SIZES = frozenset(
     {"features", "context", "inputs", "outputs", "outputs_per_feature", "hidden", "bins", "components", "rank"}
-    | {"heads", "points"}
+    | {"heads", "points", "in_features", "out_features", "num_features", "normalized_shape"}
 )
 """Arguments that some dimension of the weights is at least as large as."""
 
@@ -43,7 +44,10 @@ def describe(value: Any) -> Any:
         kind, name = type(value).__name__, PARTS.name_of(type(value))
         advice = "give it a config() method and a name in saved files by @register_part"
         try:
-            arguments: dict[str, Any] = value.config()  # type: ignore[operator]  # mypy: may be a Module
+            if isinstance(value, nn.Module) and name in TORCH_MODULES:
+                arguments: dict[str, Any] = torch_config(value)
+            else:
+                arguments = value.config()  # type: ignore[operator]  # mypy: may be a Module
         except (AttributeError, NotImplementedError) as error:
             raise ValueError(f"save: cannot describe {kind}; {advice}") from error
         if name is None:
@@ -84,7 +88,7 @@ def _build(description: Any) -> Any:
     except UnknownNameError as error:
         raise DescriptionError(f"{error}; import the module that registers it first (--plugin MODULE)") from None
     try:
-        return kind(**arguments)
+        return kind(*arguments.pop(POSITIONAL, ()), **arguments)
     except RecursionError:
         raise
     except _FAILURES as error:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pushforward.common.registry import Registry
 from pushforward.flows.registries import BASES, COUPLING_NETWORKS, MASKED_NETWORKS, UNIVARIATE_MAPS
+from pushforward.flows.torch_modules import TORCH_MODULES
 
 _STORED = {
     name: f"pushforward.flows.{place}"
@@ -62,7 +63,8 @@ _BUILT_BY_NAME = {
 }
 
 PARTS: Registry[type[Any]] = Registry(
-    "part", _STORED | {name: path for name, path in _BUILT_BY_NAME.items() if path not in _STORED.values()}
+    "part",
+    _STORED | {name: path for name, path in _BUILT_BY_NAME.items() if path not in _STORED.values()} | TORCH_MODULES,
 )
 
 Kind = TypeVar("Kind", bound=type[Any])

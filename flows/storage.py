@@ -50,8 +50,11 @@ def save(flow: Flow | Mixture | Autoencoder, folder: str | Path, *, extra: dict[
         OSError: If the folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     description = describe(flow)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(f"{folder}: expected a folder to write the model into; got a file") from None
     if broken := _not_finite(flow):
         raise ValueError(f"save: {broken} has numbers that are not finite, so that the model could not be used")
     # Without the records of its parts: the description says the same.

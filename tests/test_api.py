@@ -19,7 +19,7 @@ from torch import nn
 
 import pushforward
 from pushforward.common.errors import ConfigError, DataError
-from pushforward.flows import ModelFileError
+from pushforward.experiment.run import resume
 from pushforward.train import Callback, State, Trainer
 
 QUICK: dict[str, Any] = {"flow": "maf", "layers": 1, "hidden": 8, "steps": 15, "progress": False}
@@ -174,7 +174,7 @@ def test_weights_count_rows() -> None:
         pushforward.fit(x, weight=-weights, **QUICK)
 
 
-def test_an_embedding_network_is_trained_and_stored_if_it_is_registered(tmp_path: Path) -> None:
+def test_an_embedding_network_is_trained_and_stored(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     theta = rng.normal(size=(600, 5))
     x = np.abs(theta[:, :1]) + 0.05 * rng.normal(size=(600, 1))
@@ -182,13 +182,107 @@ def test_an_embedding_network_is_trained_and_stored_if_it_is_registered(tmp_path
     network = nn.Sequential(first, nn.ReLU(), nn.Linear(16, 3))
     before = first.weight.detach().clone()
     options: dict[str, Any] = QUICK | {"steps": 300, "learning_rate": 1e-2}
-    density = pushforward.fit(x, given=theta, embedding=network, **options)
+    density = pushforward.fit(x, given=theta, embedding=network, out=tmp_path / "run", **options)
     assert torch.equal(first.weight, before)  # the density has a copy
     trained = dict(density.flow.named_parameters())["embedding.module.0.weight"]
     assert (trained - before).abs().max() > 0.05
     assert density.results["test_nll"] < -1.0  # log(0.05 sqrt(2 pi e)) is -1.58; without context it is 0.8
-    with pytest.raises((ModelFileError, ValueError, TypeError), match=r"Sequential|Linear|register"):
-        density.save(tmp_path / "model")
+    assert (tmp_path / "run" / "evaluation.json").is_file()
+    density.save(tmp_path / "model")
+    for folder in ("run", "model"):
+        assert np.array_equal(pushforward.load(tmp_path / folder).log_prob(x, theta), density.log_prob(x, theta))
+    with pytest.raises(DataError, match="fit"):  # the module is not in the run
+        resume(tmp_path / "run", ("train.steps=400",), quiet=True)
+
+
+class Sum(nn.Module):
+    """A module without a name in saved files."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "words"),
+    [
+        (lambda rows: rows, "got a function"),
+        (nn.Linear(5, 4), "it fails: mat1 and mat2"),
+        (nn.LSTM(2, 4), "it returns a tuple"),
+        (nn.Flatten(0), r"of \(3, 2\) it makes \(6,\)"),
+        (nn.Threshold(1.0, math.nan), "of zeros it makes numbers that are not finite"),
+    ],
+)
+def test_embeddings_that_cannot_be_are_refused_before_the_fit(embedding: Any, words: str) -> None:
+    expected = r"^embedding: expected a torch\.nn\.Module from rows \(n, 2\) to rows \(n, E\); "
+    with pytest.raises(ConfigError, match=expected + words):
+        pushforward.fit(matrix(), given=matrix()[:, :2], embedding=embedding, **QUICK)
+
+
+def test_an_embedding_without_a_name_is_fitted_but_not_written(tmp_path: Path) -> None:
+    x, theta = matrix()[:, :1], matrix()[:, 1:]
+    density = pushforward.fit(x, given=theta, embedding=Sum().double(), **QUICK)
+    assert np.isfinite(density.log_prob(x, theta)).all()
+    with pytest.raises(ConfigError, match=r"^embedding: cannot describe Sum; .* or leave out= out"):
+        pushforward.fit(x, given=theta, embedding=Sum(), out=tmp_path / "run", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_of_given_columns_in_any_list() -> None:
+    frame = pd.DataFrame(table())
+    expected = pushforward.fit(frame, given=["a", "n"], **QUICK).log_prob(frame)
+    for given in (("a", "n"), frame.columns[:2], np.array(["a", "n"]), pl.Series(["a", "n"])):
+        assert np.array_equal(pushforward.fit(frame, given=given, **QUICK).log_prob(frame), expected)
+
+
+def test_arguments_that_cannot_be_are_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    density: Any = pushforward.fit(matrix(), **QUICK)
+    calls: list[tuple[Callable[[], Any], type[Exception], str]] = [
+        (lambda: pushforward.fit(None), DataError, "data: expected rows, the path of a file or the name of a data set"),
+        (lambda: pushforward.fit(matrix(), seed=2**70), ConfigError, "seed: expected a whole number from 0 to 42949"),
+        (lambda: density.sample(2.5), ValueError, r"n: expected a whole number of at least 1; got 2\.5"),
+        (lambda: density.sample("3"), ValueError, "n: expected a whole number of at least 1; got '3'"),
+        (lambda: density.sample(3, seed=-1), ValueError, "seed: expected a whole number from 0 to 92.*; got -1"),
+        (lambda: density.sample(3, seed=2**70), ValueError, "seed: expected a whole number from 0 to 92"),
+        (lambda: density.log_prob(matrix(), draws=1.5), ValueError, "draws: expected a whole number of at least 1"),
+        (lambda: density.save(file), OSError, f"{file}: expected a folder to write the model into; got a file"),
+    ]
+    for call, kind, words in calls:
+        with pytest.raises(kind, match=f"^{words}"):
+            call()
+    assert density.sample(np.int64(3), seed=np.int64(1)).shape == (3, 3)
+
+
+def test_saving_leaves_the_model_alone(tmp_path: Path) -> None:
+    """Others may use it at that moment: it stays in float64, and its parameters are the same objects."""
+    density = pushforward.fit(matrix(), **QUICK)
+    before, seen = list(density.flow.parameters()), []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.append({parameter.dtype for parameter in density.flow.parameters()})
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    for i in range(5):
+        density.save(tmp_path / str(i))
+    done.set()
+    thread.join()
+    assert all(types == {torch.float64} for types in seen)
+    assert all(a is b for a, b in zip(before, density.flow.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("what", ["weight", "given"])
+def test_a_run_with_weights_or_context_in_memory_cannot_be_resumed_without_them(what: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    pd.DataFrame(table()).to_csv(file, index=False)
+    extra = np.random.default_rng(0).uniform(1, 2, 300)
+    density = pushforward.fit(file, out=tmp_path / "run", evaluate=False, **(QUICK | {what: extra}))
+    assert np.isfinite(density.results["test_nll"])
+    with pytest.raises(DataError, match="memory"):
+        resume(tmp_path / "run", ("train.steps=30",), quiet=True)
 
 
 def test_out_writes_a_run_that_can_be_loaded(tmp_path: Path) -> None:

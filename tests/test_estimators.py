@@ -107,5 +107,29 @@ def test_several_targets() -> None:
     assert model.predict(x[:5]).shape == (5, 2)
     assert model.sample(x[:5], 3).shape == (3, 5, 2)
     assert model.log_prob(x, np.stack([y, y], 1)).shape == (400,)
+    # The mean of a row is its own, whatever stands beside it.
+    assert np.array_equal(model.predict(x[3:5]), model.predict(x)[3:5])
     with pytest.raises(ValueError, match="a single target"):
         model.quantiles(x, [0.5])
+
+
+def test_a_single_target_may_be_a_column() -> None:
+    x, y = heteroscedastic(300)
+    flat, column = ConditionalDensity(**SMALL).fit(x, y), ConditionalDensity(**SMALL).fit(x, y[:, None])
+    assert column.predict(x[:4]).shape == (4, 1)
+    assert column.sample(x[:4], 3).shape == (3, 4, 1)
+    assert np.array_equal(column.predict(x)[:, 0], flat.predict(x))
+    assert np.array_equal(column.interval(x), flat.interval(x))
+
+
+def test_a_column_that_numbers_the_rows_is_modelled_too() -> None:
+    frame = pd.DataFrame(rows(), columns=["a", "b"]).reset_index()
+    model = FlowDensity(**SMALL).fit(frame)
+    assert list(model.sample(3).columns) == ["index", "a", "b"]
+    assert model.score_samples(frame).shape == (300,)
+
+
+def test_a_budget_in_seconds_replaces_the_default_steps() -> None:
+    model = FlowDensity("gaussian", seconds=0.2, keys={"batch_size": 300}).fit(rows())
+    assert FlowDensity().get_params()["steps"] is None
+    assert np.isfinite(model.score(rows()))

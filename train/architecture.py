@@ -15,6 +15,7 @@ from pushforward.train.gaussian import initialize_base
 from pushforward.train.options import FlowOptions
 
 _INITIAL_ROWS = 20_000
+_TRIED_ROWS = 3
 
 NEUTRAL = ("tails", "linear", "unconditional", "conditioner", "univariate")
 """Keys whose defaults say that there is nothing special, which is true of any flow."""
@@ -36,13 +37,7 @@ def build_model(
         ConfigError: If the keys do not go together.
     """
     if embedding is not None:
-        with torch.no_grad():
-            embedded = copy.deepcopy(embedding).eval()(torch.zeros(2, context))
-        if embedded.dim() != 2 or len(embedded) != 2:
-            raise ConfigError(
-                f"embedding: expected a module from (n, {context}) to (n, E); got {tuple(embedded.shape)}"
-            )
-        context = embedded.shape[1]
+        context = embedded_width(embedding, context)
     options = {key: value for key, value in vars(flow).items() if key not in ("name", "members", "stacking")}
     with seeded(seed):
         try:
@@ -54,8 +49,33 @@ def build_model(
             raise ConfigError(f"flow: {error}") from None
     if embedding is None:
         return model
-    members = [Flow(m.base, m.bijection, embedding=copy.deepcopy(embedding)) for m in members_of(model)]
+    members = [Flow(m.base, m.bijection, embedding=copy.deepcopy(embedding).float()) for m in members_of(model)]
     return Mixture(members, model.weights) if isinstance(model, Mixture) else members[0]
+
+
+def embedded_width(embedding: nn.Module, context: int) -> int:
+    """Return the number of columns ``E`` that an embedding makes of ``context`` columns, in float32.
+
+    Raises:
+        ConfigError: If it is not a module from rows ``(n, context)`` to finite rows ``(n, E)``.
+    """
+    expected = f"embedding: expected a torch.nn.Module from rows (n, {context}) to rows (n, E)"
+    if not isinstance(embedding, nn.Module):
+        raise ConfigError(f"{expected}; got a {type(embedding).__name__}")
+    try:
+        with torch.no_grad():
+            rows = copy.deepcopy(embedding).float().cpu().eval()(torch.zeros(_TRIED_ROWS, context))
+    except Exception as error:  # whatever a user's module raises
+        raise ConfigError(f"{expected}; it fails: {' '.join(str(error).split())}") from error
+    if not isinstance(rows, torch.Tensor):
+        raise ConfigError(f"{expected}; it returns a {type(rows).__name__}")
+    if rows.dim() != 2 or len(rows) != _TRIED_ROWS or not rows.shape[1]:
+        raise ConfigError(f"{expected}; of ({_TRIED_ROWS}, {context}) it makes {tuple(rows.shape)}")
+    if rows.dtype != torch.float32:
+        raise ConfigError(f"{expected} in float32; it returns {str(rows.dtype).removeprefix('torch.')}")
+    if not bool(rows.isfinite().all()):
+        raise ConfigError(f"{expected}; of zeros it makes numbers that are not finite")
+    return rows.shape[1]
 
 
 def describe(flow: FlowOptions) -> str:

@@ -1,20 +1,23 @@
 """Fit and load densities from Python: :func:`fit` and :func:`load`."""
 
 import json
+import signal
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from pushforward.common.errors import ConfigError
+from pushforward.common.errors import ConfigError, DataError
 from pushforward.common.plugins import load_plugins
 from pushforward.config.read import make_config
 from pushforward.datasets.dataset import MEMORY, Dataset
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment import run as experiment
 from pushforward.experiment.callbacks import Guard, ShowProgress
+from pushforward.flows.description import describe
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.progress import Progress
 from pushforward.train import fitting
@@ -48,9 +51,10 @@ def fit(
             name of a data set; or ``target:NAME``.
         given: What the density is conditioned on: context rows ``(n, C)`` of any of these kinds, or names of columns
             of ``data``.
-        weight: Weights of the rows ``(n,)``, or the name of a column of ``data``.
-        embedding: A module that maps standardised context rows ``(n, C)`` to the context of the flow ``(n, E)``; it is
-            trained too.
+        weight: Weights of the rows ``(n,)``, at least 0, or the name of a column of ``data``. A weight of 2 counts the
+            log-likelihood of a row twice; splits and scales ignore weights.
+        embedding: A module that maps standardised context rows ``(n, C)`` to the context of the flow ``(n, E)``, in
+            float32. Copies of it are trained; yours stays as it is.
         seconds: Budget in seconds; by default it follows from the numbers of rows and columns.
         steps: Budget in steps, with which equal seeds give equal densities.
         seed: Seed of everything random.
@@ -76,23 +80,28 @@ def fit(
         >>> density.log_prob(rows).shape, density.sample(5).shape
         ((300,), (5, 2))
     """
-    in_memory = not isinstance(data, str | Path)
-    names = (given,) if isinstance(given, str) else given
-    are_names = isinstance(names, list | tuple) and len(names) > 0 and all(isinstance(name, str) for name in names)
+    if data is None:
+        raise DataError("data: expected rows, the path of a file or the name of a data set; got None")
+    names, of_weight = _column_names(given), weight if isinstance(weight, str) else None
+    beside = {"given": given if names is None else None, "weight": weight if of_weight is None else None}
+    # A run of which a part came from memory cannot be resumed.
+    has_objects = embedding is not None or any(value is not None for value in beside.values())
+    in_memory = has_objects or not isinstance(data, str | Path)
     keys |= {"seconds": seconds, "steps": steps, "seed": seed, "device": device}
-    keys |= {"data.given": tuple(names) if are_names else None}
-    keys |= {"data.weight": weight if isinstance(weight, str) else None}
+    keys |= {"data.given": names, "data.weight": of_weight}
     config = make_config(MEMORY if in_memory else str(data), {"wandb": "off"} | keys)
     if config.track and out is None:
         raise ConfigError("track: trackers record a run folder; give one with out=")
-    beside = {"given": None if are_names else given, "weight": None if isinstance(weight, str) else weight}
     dataset: Dataset | None = None
-    if in_memory or any(value is not None for value in beside.values()):
-        dataset = load_data(data_options(config.model_dump()), source=data, **beside)
+    if in_memory:
+        dataset = replace(load_data(data_options(config.model_dump()), source=data, **beside), is_file=False)
     if out is not None:
+        _check_can_be_saved(embedding)
         done = experiment.fit(
-            config, out=Path(out), data=dataset, quiet=not progress, embedding=embedding, callbacks=callbacks
+            config, out=Path(out), data=dataset, silent=not progress, embedding=embedding, callbacks=callbacks
         )
+        if done.signum is not None:
+            signal.raise_signal(done.signum)  # what it would have done without the run folder: KeyboardInterrupt
         done.density.results = done.results
         return done.density
     problem = experiment.plan(config, dataset, embedding=embedding)
@@ -105,6 +114,22 @@ def fit(
         shown.message(fitted.note)
     fitted.density.results = {"flow": fitted.name, **problem.score(fitted.density).numbers}
     return fitted.density
+
+
+def _column_names(given: Any) -> tuple[str, ...] | None:
+    """The names in ``given``; None if it holds rows."""
+    if isinstance(given, str):
+        return (given,)
+    listed = list(given) if isinstance(given, list | tuple) or len(getattr(given, "shape", ())) == 1 else []
+    return tuple(map(str, listed)) if listed and all(isinstance(name, str) for name in listed) else None
+
+
+def _check_can_be_saved(embedding: nn.Module | None) -> None:
+    """Check that the model with an embedding can be written, before it is trained."""
+    try:
+        describe(embedding)
+    except ValueError as error:
+        raise ConfigError(f"embedding: {str(error).removeprefix('save: ')}, or leave out= out") from None
 
 
 def load(path: str | Path, *, device: str = "cpu") -> FittedDensity:

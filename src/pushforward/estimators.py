@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin, RegressorMixin
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from pushforward.config.read import make_config
@@ -20,8 +20,10 @@ from pushforward.train.data import load_data
 from pushforward.train.defaults import data_options
 from pushforward.train.problems.registry import plan
 
-STEPS = 2_000
-"""Default budget: with a budget in steps, fitting twice gives the same density."""
+DEFAULT_STEPS = 2_000
+"""Budget without ``seconds``: with a budget in steps, fitting twice gives the same density."""
+
+_DRAWS = 1_000
 
 
 class _Fits(BaseEstimator):  # type: ignore[misc]  # scikit-learn carries no types
@@ -31,7 +33,7 @@ class _Fits(BaseEstimator):  # type: ignore[misc]  # scikit-learn carries no typ
         self,
         flow: str = "auto",
         *,
-        steps: int | None = STEPS,
+        steps: int | None = None,
         seconds: float | None = None,
         keys: Mapping[str, Any] | None = None,
         device: str = "cpu",
@@ -48,9 +50,16 @@ class _Fits(BaseEstimator):  # type: ignore[misc]  # scikit-learn carries no typ
         seed = self.random_state
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
             seed = int(check_random_state(seed).randint(2**31 - 1))
-        keys = {"flow": self.flow, "seconds": self.seconds, "device": self.device, "seed": int(seed)}
-        # A budget in seconds replaces the default one in steps.
-        keys |= {"steps": None if self.seconds is not None and self.steps == STEPS else self.steps}
+        steps = DEFAULT_STEPS if self.steps is None and self.seconds is None else self.steps
+        keys: dict[str, Any] = {
+            "flow": self.flow,
+            "steps": steps,
+            "seconds": self.seconds,
+            "device": self.device,
+            "seed": int(seed),
+        }
+        # Columns by their names, so that one that numbers the rows is modelled too.
+        keys |= {"data.columns": tuple(rows) if given is None and isinstance(rows, dict) else None}
         keys |= {"data.test_fraction": 0.0} | dict(self.keys or {})
         config = make_config(MEMORY, keys)
         asked = config.model_dump()
@@ -65,8 +74,8 @@ class FlowDensity(DensityMixin, _Fits):  # type: ignore[misc]
 
     Args:
         flow: As the key ``flow`` of ``pushforward fit``; ``auto`` follows from the numbers of rows and columns.
-        steps: Budget in steps; equal seeds then give equal densities.
-        seconds: Budget in seconds, instead of the default steps or, with other steps, in addition.
+        steps: Budget in steps; equal seeds then give equal densities. Without any budget, 2,000 steps.
+        seconds: Budget in seconds; with steps, the fit ends with the first of both.
         keys: Further keys, such as ``{"learning_rate": 1e-3, "flow.layers": 3}``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         random_state: Seed of everything random; None for another one in each fit.
@@ -147,8 +156,6 @@ class ConditionalDensity(RegressorMixin, _Fits):  # type: ignore[misc]
             ValueError: If inputs or targets cannot be used; the message says what is wrong.
         """
         X, y = validate_data(self, X, y, ensure_min_samples=3, dtype=np.float64, multi_output=True, y_numeric=True)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
         self._is_flat = y.ndim == 1
         targets = np.asarray(y, dtype=np.float64).reshape(len(y), -1)
         names = [f"y{i}" for i in range(1, targets.shape[1] + 1)] if targets.shape[1] > 1 else ["y"]
@@ -162,17 +169,17 @@ class ConditionalDensity(RegressorMixin, _Fits):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Array:
-        """Conditional means ``(n,)`` or ``(n, K)``."""
+        """Conditional means ``(n,)`` or ``(n, K)``: integrals for a single target, else means of 1,000 samples."""
         rows = self._rows(X)
-        if self._is_flat:
-            return mean(self.density_.flow, rows, self._range)
-        means: Array = self.sample(X, 256, random_state=0).mean(0)
-        return means
+        if len(self.density_.schema.columns) == 1:
+            return mean(self.density_.flow, rows, self._range).reshape((-1,) if self._is_flat else (-1, 1))
+        # With the same noise for each row, so that its mean does not depend on the others.
+        return np.stack([self.density_.draw(_DRAWS, row[None], seed=0).mean(0) for row in rows])
 
     def quantiles(self, X: Any, levels: Sequence[float]) -> Array:
         """Conditional quantiles ``(n, k)`` at ``k`` levels between 0 and 1, of a single target."""
         rows = self._rows(X)
-        if not self._is_flat:
+        if len(self.density_.schema.columns) > 1:
             raise ValueError("ConditionalDensity: expected a single target for quantiles; it was fitted to several")
         return quantiles(self.density_.flow, rows, levels, self._range)
 

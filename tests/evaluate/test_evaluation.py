@@ -33,7 +33,7 @@ from pushforward.evaluate import (
 from pushforward.evaluate.evaluation import EvaluationReport
 from pushforward.evaluate.samples import correlation_difference, ks_distances
 from pushforward.evaluate.sampling import sample_batches
-from pushforward.flows import build
+from pushforward.flows import Flow, build
 
 
 class Affine(nn.Module):
@@ -524,3 +524,16 @@ def test_log_prob_takes_read_only_reversed_and_integer_arrays() -> None:
     assert torch.equal(log_prob(flow, frozen), log_prob(flow, x))
     assert torch.equal(log_prob(flow, x[::-1]), log_prob(flow, x).flip(0))
     assert log_prob(flow, np.ones((2, 3), dtype=int)).dtype == torch.float64
+
+
+def test_inversion_is_measured_with_the_context_embedded() -> None:
+    """The bijection takes the embedded context, which may have another size, or be far from the given one."""
+    torch.manual_seed(0)
+    inner: Any = build("nsf-c", 3, 4, layers=1, hidden=8).double()
+    flow: Any = Flow(inner.base, inner.bijection, nn.Sequential(nn.Linear(1, 4), nn.Tanh())).double()
+    x, context = true_samples(10, 23), np.full((10, 1), 1e3)
+    trip, det = round_trip(flow, x, context, float32=True), log_det_error(flow, x, context, float32=True)
+    assert trip.points < 1e-9
+    assert det.error < 1e-9
+    embedded = flow.embed(torch.from_numpy(context)).detach()
+    assert trip.points == round_trip(inner, x, embedded).points

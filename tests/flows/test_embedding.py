@@ -190,9 +190,30 @@ def test_registered_embeddings_are_saved_and_others_refused(flow: Flow, inner: F
     net = Flow(inner.base, inner.bijection, ResidualNet(10, 4, hidden=8).to(F64)).eval()
     save(net, tmp_path / "net")
     assert_close(load(tmp_path / "net").log_prob(x, context), net.log_prob(x, context), rtol=0, atol=0)
-    with pytest.raises(ValueError, match=r"save: cannot describe Sequential; give it a config\(\) method and a name"):
-        save(flow, tmp_path / "flow")
-    assert not list(tmp_path.glob("flow/*"))
+    unknown = Flow(inner.base, inner.bijection, nn.Bilinear(10, 10, 4).to(F64))
+    with pytest.raises(ValueError, match=r"save: cannot describe Bilinear; give it a config\(\) method and a name"):
+        save(unknown, tmp_path / "unknown")
+    assert not list(tmp_path.glob("unknown*"))
+
+
+def test_embeddings_of_modules_of_torch_are_saved(inner: Flow, tmp_path: Path) -> None:
+    layers: list[nn.Module] = [
+        nn.Flatten(),
+        nn.Linear(10, 6, bias=False),
+        nn.BatchNorm1d(6, eps=1e-3),
+        nn.LeakyReLU(0.3),
+        nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5, eps=1e-2), nn.GELU("tanh"), nn.Dropout(0.4)),
+        *(nn.ELU(0.5), nn.SiLU(), nn.Tanh(), nn.Softplus(2.0), nn.Sigmoid(), nn.ReLU(), nn.Identity()),
+        nn.Linear(5, 4),
+    ]
+    embedding = nn.Sequential(*layers).to(F64)
+    embedding(torch.randn(50, 10, dtype=F64))  # the running means of the batch norm
+    own = Flow(inner.base, inner.bijection, embedding).eval()
+    save(own, tmp_path / "own")
+    found = load(tmp_path / "own")
+    assert str(found.embedding) == str(embedding)
+    x, context = torch.randn(4, 2, dtype=F64), torch.randn(4, 10, dtype=F64)
+    assert_close(found.log_prob(x, context), own.log_prob(x, context), rtol=0, atol=0)
 
 
 BAD: dict[str, tuple[Callable[[Flow], Any], type[Exception], str]] = {

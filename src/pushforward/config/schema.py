@@ -134,6 +134,8 @@ Count = Annotated[int, BeforeValidator(_whole), Field(gt=0), Expected("a whole n
 Members = Annotated[
     int, BeforeValidator(_whole), Field(gt=0, le=256), Expected("a whole number above 0, and at most 256")
 ]
+# The seeds of NumPy and scikit-learn end there.
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**32), Expected("a whole number from 0 to 4294967295")]
 Several = Annotated[int, BeforeValidator(_whole), Field(gt=1), Expected("a whole number above 1")]
 CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0), Expected("a whole number, 0 or above")]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False), Expected("a number above 0")]
@@ -204,7 +206,7 @@ class DataConfig(Section):
         description="auto: uniform noise of one bin width on columns whose values repeat on a grid; off: values as "
         "they are",
     )
-    seed: CountOrZero | Auto = Field(
+    seed: Seed | Auto = Field(
         default="auto", description="seed of the split, and of the rows of a toy; auto is the seed of the fit"
     )
     validation_fraction: Share = Field(default=0.1, description="share of the rows for validation")
@@ -399,7 +401,7 @@ class Config(BaseModel):
     flow: FlowConfig = Field(default=FlowConfig(), description="flow")
     vae: VaeConfig = Field(default=VaeConfig(), description="autoencoder of the objectives elbo and iwae")
     train: TrainConfig = Field(default=TrainConfig(), description="training")
-    seed: CountOrZero = Field(default=0, description="seed of everything random")
+    seed: Seed = Field(default=0, description="seed of everything random")
     device: Annotated[str, BeforeValidator(_device), Expected("auto, cpu, cuda, cuda:N or mps")] = Field(
         default="auto", description="auto, cpu, cuda, cuda:N or mps"
     )

@@ -45,6 +45,9 @@ INVERSION_ROWS = 1_000
 TRAIN_ROWS_SCORED = 20_000
 """Maximum number of training rows that are scored: their standard error is then that of a usual test set."""
 
+# At least so many rows of a part are drawn by weight, if it has them.
+_FEW_ROWS = 100
+
 
 Contexts = tuple[Array, Array, Array]
 
@@ -84,16 +87,14 @@ class SplitRows:
         return train, validation, test
 
     def by_weight(self, seed: int) -> "SplitRows":
-        """As many rows of each part, drawn by their weights with replacement: what samples are compared with.
+        """Rows of each part drawn by their weights: what samples, whose rows weigh the same, are compared with.
 
         Rows without weights, and a part whose weights are all 0, stay as they are.
         """
         if self.weights is None:
             return self
-        chosen = [
-            np.random.default_rng(seed).choice(len(w), len(w), p=w / w.sum()) if w.any() else np.arange(len(w))
-            for w in self.weights
-        ]
+        generator = np.random.default_rng(seed)
+        chosen = [_drawn_by_weight(weights, generator) for weights in self.weights]
         train, validation, test = (
             part[places] for part, places in zip((self.train, self.validation, self.test), chosen, strict=True)
         )
@@ -102,6 +103,16 @@ class SplitRows:
             first, second, third = (part[places] for part, places in zip(self.contexts, chosen, strict=True))
             contexts = first, second, third
         return SplitRows(train, validation, test, contexts)
+
+
+def _drawn_by_weight(weights: Array, generator: np.random.Generator) -> NDArray[np.intp]:
+    """Indices of rows, each at most once unless that leaves few: a classifier would know copies by heart."""
+    n = len(weights)
+    if not weights.any():
+        return np.arange(n)
+    unit = min(weights.max(), weights.sum() / min(n, _FEW_ROWS))
+    counts = np.floor(weights / unit + generator.random(n)).astype(np.intp)
+    return np.repeat(np.arange(n), counts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from pushforward.datasets import register_dataset
+
 PLUGIN = Path(__file__).parent.parent / "fixtures" / "plugin.py"
 
 
@@ -110,6 +112,13 @@ def test_a_data_set_of_a_plugin(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "results.json").read_text())["rows"] == 300
     run("--plugin", PLUGIN, "fit", "--resume", "run", "train.steps=30", cwd=tmp_path)
     assert "unknown dataset 'test-rows'" in run("fit", "test-rows", cwd=tmp_path, code=3).stderr
+    listed = run("--plugin", PLUGIN, "datasets", cwd=tmp_path).stdout
+    assert re.search(r"^test-rows .* plugin .*Three hundred rows of two columns$", listed, re.MULTILINE)
+    assert "did you mean 'test-rows'" in run("--plugin", PLUGIN, "fit", "test-row", cwd=tmp_path, code=3).stderr
+    evaluated = run("--plugin", PLUGIN, "evaluate", "run", "test-rows", cwd=tmp_path).stdout
+    assert evaluated.startswith("on the 300 rows of test-rows\n")
+    with pytest.raises(ValueError, match="^register: the data set 'moons' exists already; take another name$"):
+        register_dataset("moons")(lambda: [[0.0]])
 
 
 @pytest.mark.parametrize("command", [["--help"], ["--version"]])

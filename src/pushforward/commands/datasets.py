@@ -33,9 +33,11 @@ def datasets(ctx: click.Context, data_folder: Path | None, as_json: bool) -> Non
     if ctx.invoked_subcommand is not None:
         ctx.obj = (data_folder, as_json)
         return
+    from pushforward.common.plugins import load_plugins
     from pushforward.datasets import names
     from pushforward.datasets.sources.data_folder import data_folder as chosen
 
+    load_plugins(print_message)
     entries = names(data_folder)
     if as_json:
         listed = [entry._asdict() for entry in entries]

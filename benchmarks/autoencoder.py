@@ -30,8 +30,10 @@ from sklearn.datasets import load_digits
 
 from pushforward.flows import Standardize
 from pushforward.flows.vae.autoencoder import Autoencoder, build_autoencoder
-from pushforward.train.maximize import maximize_bound
+from pushforward.train.objectives.bound import BoundObjective
 from pushforward.train.options import TrainOptions
+from pushforward.train.state import start
+from pushforward.train.trainer import Trainer
 
 VALUES, LATENT = 17, 32
 PRIOR = {"prior": "realnvp", "prior_options": {"layers": 6, "hidden": 64, "blocks": 1}}
@@ -107,7 +109,8 @@ def fitted(name: str, seed: int, steps: int, samples: int, decoder: str, threads
     train, validation, test = digits()
     model = build(name, seed, decoder, train)
     settings = TrainOptions(steps=steps, batch_size=128, learning_rate=4e-3, weight_decay=1e-3, ema_decay=0.995)
-    fit = maximize_bound(model, train, validation, settings, validation_samples=16, seed=seed).progress
+    bound = BoundObjective(train, validation, settings.batch_size, validation_samples=16, seed=seed)
+    fit = Trainer(settings).run(start(model, settings, seed=seed), bound).progress
     began = time.perf_counter()
     torch.manual_seed(seed)
     with torch.no_grad():

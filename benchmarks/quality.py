@@ -244,9 +244,9 @@ def _fit(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
     from pushforward.train.callbacks import Callback
     from pushforward.train.defaults import resolve
     from pushforward.train.gaussian import initialize_base
-    from pushforward.train.maximize import maximize_likelihood
-    from pushforward.train.objectives.likelihood import RowTensors
+    from pushforward.train.objectives.likelihood import Likelihood, RowTensors
     from pushforward.train.state import State, start as start_state
+    from pushforward.train.trainer import Trainer
 
     # The source is not read: `auto` depends on the numbers of rows and columns only.
     asked = Config.model_validate({"data": {"source": "table"}, "train": {"seconds": seconds}, "seed": seed})
@@ -266,7 +266,8 @@ def _fit(table: uci.Table, seconds: float, seed: int) -> dict[str, Any]:
             curve.append((clock.seconds(), -metrics["val/nll"]))
 
     points = RowTensors(table.train), RowTensors(table.validation[:VALIDATION_ROWS])
-    state = maximize_likelihood(state, *points, left, callbacks=[Curve()], seed=seed)
+    likelihood = Likelihood(*points, left.batch_size, seed=seed)
+    state = Trainer(left, callbacks=[Curve()]).run(state, likelihood)
     ended = clock.seconds()
     with torch.no_grad():
         test = float(torch.cat([flow.log_prob(rows) for rows in table.test.split(4096)]).double().mean())

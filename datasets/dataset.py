@@ -121,7 +121,7 @@ def features_and_context(where: str, numbers: Numbers, asked: Request) -> tuple[
 def _describe(numbers: Numbers, asked: Request) -> list[tuple[Column, list[str]]]:
     """Describe every column, with notes for the user."""
     matrix = numbers.matrix
-    # Duplicate rows are no ties; in a single column the two cannot be distinguished.
+    # Duplicate rows are not ties; in a single column the two cannot be distinguished.
     unique_rows = matrix if matrix.shape[1] == 1 else np.unique(matrix, axis=0)
     return [
         _describe_column(name, kind, matrix[:, k], unique_rows[:, k], asked)

@@ -23,9 +23,15 @@ Array = NDArray[np.float64]
 
 
 class Rows(Protocol):
-    """A source of rows, read chunk by chunk: a :class:`RowStream`, or a data set in memory."""
+    """A source of rows, read chunk by chunk: a :class:`RowStream`, or a data set in memory.
+
+    Attributes:
+        notes: Notes for the user, before reading.
+        weights: The weights of each chunk so far ``(n,)``; None without a column of weights.
+    """
 
     notes: tuple[str, ...]
+    weights: list[Array] | None
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -56,6 +62,8 @@ class NamedRows:
     Raises:
         DataError: If the data set is not available, lacks columns, or has missing values.
     """
+
+    weights: list[Array] | None = None
 
     def __init__(
         self, name: str, schema: Schema, folder: str | Path | None = None, missing: Missing = "refuse"
@@ -90,7 +98,14 @@ class NamedRows:
             yield np.ascontiguousarray(chunk[:, : self._features]), np.ascontiguousarray(chunk[:, self._features :])
 
 
-def open_rows(source: str, schema: Schema, folder: str | Path | None = None, *, missing: Missing = "refuse") -> Rows:
+def open_rows(
+    source: str,
+    schema: Schema,
+    folder: str | Path | None = None,
+    *,
+    missing: Missing = "refuse",
+    weight: str | None = None,
+) -> Rows:
     """Open a data set by its name, as ``fit`` takes it, or else a file.
 
     Args:
@@ -98,6 +113,7 @@ def open_rows(source: str, schema: Schema, folder: str | Path | None = None, *, 
         schema: The columns.
         folder: Data folder, with downloaded data sets.
         missing: Whether rows with missing values are refused, or left out.
+        weight: The column of a file with weights of the rows, if it has one; None for none.
 
     Raises:
         DataError: If there is no such file or data set, or it lacks columns of the schema.
@@ -105,4 +121,18 @@ def open_rows(source: str, schema: Schema, folder: str | Path | None = None, *, 
     if source in TOYS and not Path(source).exists():
         raise DataError(f"{source}: a toy is sampled, it has no rows of its own; give a file")
     name = stored_name(source)
-    return RowStream(source, schema, missing) if name is None else NamedRows(name, schema, folder, missing)
+    return RowStream(source, schema, missing, weight) if name is None else NamedRows(name, schema, folder, missing)
+
+
+def weight_notes(rows: Rows, source: str, column: str | None) -> tuple[str, ...]:
+    """Return a line about the weights of rows that were opened for a model with weights.
+
+    Args:
+        rows: The rows.
+        source: Where they are from, for the line.
+        column: The column with the weights of the model's own rows (data.weight); None without weights.
+    """
+    if column is None:
+        return ()
+    what = f"has no column {column!r}; its rows count equally" if rows.weights is None else f"weights are {column!r}"
+    return (f"{source}: {what} (data.weight)",)

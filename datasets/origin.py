@@ -99,7 +99,7 @@ def read_source(source: Any, asked: Request, name: str, given: Any = None) -> tu
         The columns, and what was asked with the names of the columns of ``given``.
 
     Raises:
-        DataError: If there is no such file, or it has no columns or rows, or is no table.
+        DataError: If there is no such file, or it has no columns or rows, or is not a table.
     """
     if isinstance(source, str | Path):
         path = Path(source)

@@ -1,4 +1,4 @@
-"""Draws of a conditional density for each row of a context, and quantiles from them.
+"""Draws of a conditional density for each row of a context, and quantiles of draws.
 
 For a single response ``evaluate.conditional`` has exact quantiles; draws serve any number of responses.
 """
@@ -40,24 +40,6 @@ def draw_each(density: Density, context: Array | Tensor, draws: int = DRAWS, *, 
         yield drawn.transpose(0, 1).double().cpu().numpy()
 
 
-def quantiles(
-    density: Density, context: Array | Tensor, levels: Sequence[float], *, draws: int = DRAWS, seed: int = 0
-) -> Array:
-    """Quantiles ``(n, k, D)`` of each response given context rows ``(n, C)``, from draws of the density.
-
-    Args:
-        density: The density.
-        context: Context rows.
-        levels: Levels ``(k,)``.
-        draws: Draws for each row; the standard error of a quantile's level is ``sqrt(p (1 - p) / draws)``.
-        seed: Seed of the draws.
-
-    Raises:
-        ValueError: If there are too few draws for a level.
-    """
-    return np.concatenate([sample_quantiles(part, levels) for part in draw_each(density, context, draws, seed=seed)])
-
-
 def sample_quantiles(samples: Array, levels: Sequence[float]) -> Array:
     """Quantiles ``(n, k, ...)`` of draws ``(n, s, ...)``: another draw is below with the probability of the level.
 
@@ -66,6 +48,8 @@ def sample_quantiles(samples: Array, levels: Sequence[float]) -> Array:
     """
     p, s = np.asarray(levels, dtype=np.float64), samples.shape[1]
     if not bool((np.minimum(p, 1.0 - p) * (s + 1) >= 1.0 - 1e-9).all()):
-        raise ValueError(f"quantiles: expected levels between 1 / {s + 1} and 1 less that, for {s} draws; got {levels}")
+        raise ValueError(
+            f"sample_quantiles: expected levels between 1 / {s + 1} and 1 less that, for {s} draws; got {levels}"
+        )
     found: Array = np.moveaxis(np.quantile(samples, p, axis=1, method="weibull"), 0, 1)
     return found

@@ -111,7 +111,7 @@ class Architecture:
         uses: Options that change the flow, besides ``base``, ``elementwise``, ``components`` and those of the map.
         univariate: The univariate map of the layers, unless another is asked for; empty if they take none.
         base: The base, if it is not that of its name.
-        objective: The objective that it is fitted by, unless another is asked for.
+        objective: The only objective that fits it; empty for any.
         defaults: Values of options of the flow and of training, instead of the usual ones.
         networks: Where the ``conditioner`` is looked up, if it is used; a name that is not there changes nothing.
     """
@@ -120,7 +120,7 @@ class Architecture:
     uses: frozenset[str]
     univariate: str = ""
     base: Callable[[Build], Base] | None = None
-    objective: str = "mle"
+    objective: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     networks: tuple[Registry[type[Any]], ...] = (COUPLING_NETWORKS, MASKED_NETWORKS)
 
@@ -135,7 +135,9 @@ class Architecture:
         return members + build.mixing()
 
 
-def register_flow(name: str, *, uses: tuple[str, ...] = (), univariate: str = "") -> Callable[[Layer], Layer]:
+def register_flow(
+    name: str, *, uses: tuple[str, ...] = (), univariate: str = "", objective: str = ""
+) -> Callable[[Layer], Layer]:
     """Return a decorator for a function from a ``Build`` and an index to the bijections of this layer.
 
     Args:
@@ -143,12 +145,13 @@ def register_flow(name: str, *, uses: tuple[str, ...] = (), univariate: str = ""
         uses: Options that the layers use besides ``layers``: ``hidden``, ``blocks``, ``dropout``, ``conditioner``,
             ``linear``, ``unconditional``.
         univariate: The univariate map of the layers, unless another is asked for; empty if they take none.
+        objective: The only objective that fits it; empty for any.
 
     The first line of the function's docstring says in lists what the architecture is.
     """
 
     def add(layer: Layer) -> Layer:
-        architecture = Architecture(layer, frozenset({"layers", *uses}), univariate)
+        architecture = Architecture(layer, frozenset({"layers", *uses}), univariate, objective=objective)
         FLOWS.register(name, definition=layer)(architecture)
         return layer
 

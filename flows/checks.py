@@ -31,7 +31,7 @@ def check_shape(where: str, what: str, value: Tensor, size: int) -> None:
 
 
 def check_context(where: str, context: Tensor | None, size: int) -> None:
-    """Raise an error unless a context has the expected size; 0 is no context, ``ANY_CONTEXT`` any size."""
+    """Raise an error unless a context has the expected size; 0 stands for no context, ``ANY_CONTEXT`` any size."""
     expected = f"context of shape (..., {'any' if size == ANY_CONTEXT else size})" if size else "no context"
     if context is None:
         if size:
@@ -61,7 +61,7 @@ def as_input(where: str, what: str, value: Tensor, like: Tensor) -> Tensor:
     model.
 
     Raises:
-        TypeError: If it is no dense tensor, or complex.
+        TypeError: If it is not a dense tensor, or complex.
         ValueError: If it is on another device.
     """
     check_tensor(where, what, value)

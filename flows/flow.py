@@ -34,7 +34,7 @@ class Flow(Part):
         points are rounded if the flow is in float32: ``flow.double()`` keeps all their digits.
 
     Raises:
-        TypeError: From every method, if points or context are no tensors, or complex.
+        TypeError: From every method, if points or context are not tensors, or complex.
         ValueError: From every method, if points or context have a shape that does not fit, or are on another device.
 
     Example:

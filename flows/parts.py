@@ -96,9 +96,10 @@ def register_base(name: str) -> Callable[[Maker], Maker]:
     def add(item: Maker) -> Maker:
         if not isinstance(item, type):
             return BASES.register(name)(item)
-        BASES.check_free(name, item)  # so that what is refused leaves nothing behind
+        register = BASES.register(name, definition=item)  # so that what is refused leaves nothing behind
+        BASES.check_free(name, item)
         PARTS.register(name)(item)
-        BASES.register(name, definition=item)(lambda build: item(build.features, build.context))
+        register(lambda build: item(build.features, build.context))
         return item
 
     return add
@@ -111,9 +112,10 @@ def register_univariate(name: str) -> Callable[[Kind], Kind]:
     """
 
     def add(kind: Kind) -> Kind:
+        register = UNIVARIATE_MAPS.register(name)
         UNIVARIATE_MAPS.check_free(name, kind)
         PARTS.register(name)(kind)
-        return UNIVARIATE_MAPS.register(name)(kind)
+        return register(kind)
 
     return add
 
@@ -129,8 +131,9 @@ def register_network(name: str, *, masked: bool = False) -> Callable[[Kind], Kin
 
     def add(kind: Kind) -> Kind:
         networks = MASKED_NETWORKS if masked else COUPLING_NETWORKS
+        register = networks.register(name)
         networks.check_free(name, kind)
         PARTS.register(f"masked-{name}" if masked else name)(kind)
-        return networks.register(name)(kind)
+        return register(kind)
 
     return add

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from pushforward.train.checkpoint import CheckpointError as CheckpointError
     from pushforward.train.device import choose_device as choose_device
     from pushforward.train.divergence import DivergedError as DivergedError
-    from pushforward.train.maximize import maximize_bound as maximize_bound, maximize_likelihood as maximize_likelihood
     from pushforward.train.objectives.base import Objective as Objective, Validation as Validation
     from pushforward.train.objectives.likelihood import Likelihood as Likelihood, RowTensors as RowTensors
     from pushforward.train.objectives.registry import register_objective as register_objective
@@ -25,7 +24,6 @@ __getattr__, __dir__ = lazy(
         "callbacks": "Callback Watch",
         "checkpoint": "CheckpointError",
         "device": "choose_device",
-        "maximize": "maximize_bound maximize_likelihood",
         "objectives.base": "Objective Validation",
         "objectives.likelihood": "Likelihood RowTensors",
         "objectives.registry": "register_objective",

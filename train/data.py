@@ -132,12 +132,14 @@ class Prepared:
         The first rows will not do: a part of a split keeps the order of the file, which may be that of time.
         """
         rows, context, weights = self.validation.rows, self.validation.context, self.validation.weights
+        numbers = self.dataset.in_file(self.splits.validation)
         n = len(rows)
         if n > MAX_VALIDATION_ROWS:
             chosen = np.sort(np.random.default_rng(n).choice(n, MAX_VALIDATION_ROWS, replace=False))
-            rows, context, weights = rows[chosen], *(None if x is None else x[chosen] for x in (context, weights))
+            rows, numbers = rows[chosen], numbers[chosen]
+            context, weights = (None if part is None else part[chosen] for part in (context, weights))
         standardized, context_rows = self._standardized(rows, device), self._context(context, device)
-        return RowTensors(standardized, context_rows, weights=_tensor(weights, device))
+        return RowTensors(standardized, context_rows, weights=_tensor(weights, device), numbers=numbers)
 
     @property
     def scale_context(self) -> Bijection | None:

@@ -33,8 +33,8 @@ _TRANSFORMER: dict[str, Any] = {"name": "made-mog", "conditioner": "transformer"
 _MANY_FEATURES, _TOO_MANY_FEATURES = 20, 128
 _MOST_ROWS_TO_STACK = 6_000
 
-# Training rows below which a table is tiny or small, and from which it is large.
-_SMALL, _LARGE = 600, 6_000
+SMALL, LARGE = 600, 6_000
+"""Training rows below which a table is tiny, and from which it is large."""
 
 
 def resolve(asked: Asked, *, rows: int, features: int, is_toy: bool, objective: str = "mle") -> Options:
@@ -52,7 +52,7 @@ def resolve(asked: Asked, *, rows: int, features: int, is_toy: bool, objective: 
     """
     flow, train = asked["flow"], asked["train"]
     # Capacity and dropout follow the amount of data; weight decay regularises the rest.
-    tier = "toy" if is_toy else "tiny" if rows < _SMALL else "small" if rows < _LARGE else "large"
+    tier = "toy" if is_toy else "tiny" if rows < SMALL else "small" if rows < LARGE else "large"
     kind = _kind(asked, tier)
     own = dict(FLOWS[kind["name"]].defaults)
     sizes: dict[str, dict[str, Any]] = {
@@ -90,7 +90,7 @@ def resolve(asked: Asked, *, rows: int, features: int, is_toy: bool, objective: 
     train_defaults = {
         "batch_size": _batch_size(rows, is_toy),
         "learning_rate": 1.2e-2 if has_large_rate else 5e-3 if is_toy else 4e-3,
-        "weight_decay": _weight_decay(train["objective"], tier, rows, features),
+        "weight_decay": _weight_decay(tier, rows, features),
         "patience": 1.0 if is_toy or tier == "large" else 0.3,
         "seconds": None if train["steps"] != "auto" else seconds,
     } | own
@@ -159,7 +159,7 @@ def members_for(rows: int, step_seconds: float, seconds: float) -> int:
         seconds: The budget.
     """
     # On protein (36,584 rows) one flow gained more from another 4,000 steps than from a second member.
-    steps = 400 if rows < _SMALL else 800 if rows < _LARGE else 1_500 if rows < 20_000 else 10_000
+    steps = 400 if rows < SMALL else 800 if rows < LARGE else 1_500 if rows < 20_000 else 10_000
     return max(1, min(_MOST_MEMBERS, int(seconds / (steps * step_seconds))))
 
 
@@ -177,7 +177,7 @@ def candidates(asked: Asked, members: int, *, rows: int, features: int) -> list[
     kinds: list[tuple[dict[str, Any], int]]
     if flow["base"] != "auto":
         kinds = [(mixture, members)]
-    elif rows < _LARGE:
+    elif rows < LARGE:
         kinds = [(_HYBRID, members), (mixture, min(_MOST_MEMBERS, 2 * members))]
     else:
         kinds = [(mixture, members), ({"name": "nsf-ar"}, max(1, members // 2))]
@@ -200,14 +200,12 @@ def _filled(options: type, section: Mapping[str, Any], defaults: Mapping[str, An
     return {key: value for key, value in defaults.items() if key in names} | given
 
 
-def _weight_decay(objective: str, tier: str, rows: int, features: int) -> float:
+def _weight_decay(tier: str, rows: int, features: int) -> float:
     """Weight decay that grows with the number of columns per row.
 
     At equal steps, 1 was the best of 0 to 10 on most tables of 4 to 61 columns with 78 to 1,437 rows, by 0.1 to 2.4
     nats; 0.1 was the best on most of 4 to 14 columns with 1,300 to 37,000 rows. With more rows it matters less.
     """
-    if objective in ("elbo", "iwae"):  # measured for the networks of autoencoders
-        return {"tiny": 1e-2, "small": 1e-3}.get(tier, 0.0)
     if tier == "toy":
         return 0.0
     return float(f"{min(1.0, max(min(0.1, 4_000 / rows), 20 * features / rows)):.1g}")

@@ -7,7 +7,7 @@ import shutil
 import types
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,9 @@ class StepExecutor:
         flow: The flow, on its device.
         options: ``compile``, ``precision`` and the budget are used.
         warn: Called with one line if the compiler fails.
+
+    Attributes:
+        compiled: The layers that torch compiles.
     """
 
     def __init__(self, flow: Model, options: TrainOptions, warn: Callable[[str], object]) -> None:
@@ -81,30 +84,20 @@ class StepExecutor:
         conditioners: dict[int, nn.Module] = {id(net): net for net in nets if isinstance(net, nn.Module)}
         self._half_precision = list(conditioners.values()) if self.precision == "bf16" else []
         self._with_kernels = options.compile != "off"
-        self._compiled: list[nn.Module] = []
+        self.compiled: list[nn.Module] = []
         if options.compile == "on" or (options.compile is None and on_cuda and is_long_budget(options)):
             # On a CPU the kernels support the maps of an elementwise layer.
             elementwise = [m for m in flow.modules() if isinstance(m, Elementwise)] if on_cuda else []
             # Layers that the user has compiled stay as they are.
-            self._compiled = [m for m in (*layers, *elementwise) if m._compiled_call_impl is None]
-        if self._compiled and self.device.type == "cpu":
-            self._compiled = [m for m in self._compiled if self._half_precision or not _has_kernel(m)]
-            if self._compiled and not _has_cxx():
-                self._compiled = []
+            self.compiled = [m for m in (*layers, *elementwise) if m._compiled_call_impl is None]
+        if self.compiled and self.device.type == "cpu":
+            self.compiled = [m for m in self.compiled if self._half_precision or not _has_kernel(m)]
+            if self.compiled and not _has_cxx():
+                self.compiled = []
                 if native.library() is not None:  # otherwise the kernels have already warned about the compiler
                     warn("train.compile=on: no C++ compiler found; layers that have no kernel are not compiled")
         self._function: LayerFunction | None = None
         self._warn = warn
-
-    @property
-    def compiled_layers(self) -> list[nn.Module]:
-        """The layers that torch compiles."""
-        return self._compiled
-
-    @property
-    def is_compiling(self) -> bool:
-        """Whether torch compiles any layer."""
-        return bool(self._compiled)
 
     def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Call ``work(*arguments)``, the forward and backward pass of a step; retry without compilation if it fails."""
@@ -112,9 +105,9 @@ class StepExecutor:
             with self._applied():
                 return work(*arguments)
         except Exception as error:
-            if not self._compiled:
+            if not self.compiled:
                 raise
-            self._compiled = []
+            self.compiled = []
             self._warn(f"torch.compile failed ({_reason(error)}); the fit goes on without it")
         # An error that is not the compiler's is raised again here.
         return self.run(work, *arguments)
@@ -130,17 +123,17 @@ class StepExecutor:
                 stack.enter_context(native.disabled())
             if self.device.type == "cuda":
                 stack.enter_context(matmul_precision(tf32=self.precision == "tf32"))
-            if self._compiled and self._function is None:
+            if self.compiled and self._function is None:
                 # The compiler's advice, such as to allow TF32, contradicts the options.
                 stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("ignore")
                 self._function = _compile_layer_function()
-            if self._compiled and self.device.type == "cpu":
+            if self.compiled and self.device.type == "cpu":
                 # With several threads, inductor's code for the backward pass of a coupling crashes (torch 2.13).
                 from torch._inductor import config
 
                 stack.enter_context(config.patch({"cpp.threads": 1}))
-            for layer in self._compiled:
+            for layer in self.compiled:
                 vars(layer)["_compiled_call_impl"] = functools.partial(self._call_layer, layer)
                 stack.callback(vars(layer).pop, "_compiled_call_impl", None)
             for net in self._half_precision:
@@ -153,8 +146,7 @@ class StepExecutor:
         if not x.requires_grad:
             # True for the first layer only: to compile this case separately would double the time.
             x = x.detach().requires_grad_()
-        assert self._function is not None
-        return self._function(layer, x, context)
+        return cast(LayerFunction, self._function)(layer, x, context)
 
 
 def kernel_warning() -> str:

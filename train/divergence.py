@@ -1,4 +1,4 @@
-"""The error of a fit whose loss does not stay finite."""
+"""The error of a fit whose loss does not stay finite, or never is in validation."""
 
 from pushforward.common.errors import UserError
 from pushforward.train.objectives.base import Objective
@@ -7,7 +7,7 @@ from pushforward.train.state import TrainingProgress
 
 
 class DivergedError(UserError, RuntimeError):
-    """The loss is not finite, also after several rollbacks with smaller learning rates."""
+    """The loss is not finite, also after several rollbacks with smaller learning rates, or in any validation."""
 
     exit_code = 4
 
@@ -20,3 +20,13 @@ class DivergedError(UserError, RuntimeError):
             f"{progress.best_loss:.4f} in standardised units, at step {progress.best_step}); "
             f"try train.learning_rate={options.learning_rate / 10:g}"
         )
+
+    @classmethod
+    def never_valid(cls, objective: Objective, note: str) -> "DivergedError":
+        """The error of a fit without a validation whose loss is finite: no weights are better than the first ones.
+
+        Args:
+            objective: Names the loss.
+            note: Why the last one was not finite; empty if that is not known.
+        """
+        return cls(f"the validation {objective.loss_name} was not finite in any validation" + (note and f": {note}"))

@@ -4,8 +4,14 @@ None means that there is none (no limit, no bounds), or a choice that depends on
 """
 
 import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
+
+from pushforward.common.errors import ConfigError
+from pushforward.common.text import unknown_name
 
 WARMUP_STEPS = 100
 
@@ -90,9 +96,35 @@ class ObjectiveOptions:
     energy_weight: float = 1.0
 
 
+_ABOVE_0 = (Real, lambda value: 0 < value < math.inf, "a number above 0")
+_COUNT = (Integral, lambda value: value > 0, "a whole number above 0")
+_RANGES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+    "steps": _COUNT,
+    "seconds": _ABOVE_0,
+    "batch_size": _COUNT,
+    "learning_rate": _ABOVE_0,
+    "warmup": (Integral, lambda value: value >= 0, "a whole number, 0 or above"),
+    "weight_decay": (Real, lambda value: 0 <= value < math.inf, "a number, 0 or above"),
+    "gradient_clip": _ABOVE_0,
+    "ema_decay": (Real, lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "patience": (Real, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "validate_every": _COUNT,
+    "checkpoint_seconds": _ABOVE_0,
+    "log_every": _COUNT,
+}
+_LIMITS = ("steps", "seconds", "validate_every")  # None stands for no limit
+
+Compile = Literal["on", "off"]
+Precision = Literal["float32", "tf32", "bf16"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Options of the training loop; as the keys ``train.*``."""
+    """Options of the training loop; as the keys ``train.*``.
+
+    Raises:
+        ConfigError: If a value is of another type or out of range, or there is no budget.
+    """
 
     steps: int | None = None
     """Stop after this many steps; None for no limit on steps."""
@@ -114,9 +146,9 @@ class TrainOptions:
     """Early-stopping patience: share of the budget without a better validation loss; 1 never stops early."""
     validate_every: int | None = None
     """Steps between validations; None spreads the validations evenly over the budget."""
-    compile: Literal["on", "off"] | None = None
+    compile: Compile | None = None
     """How layers are computed; None is decided by ``train.device.StepExecutor`` from the device and the budget."""
-    precision: Literal["float32", "tf32", "bf16"] | None = None
+    precision: Precision | None = None
     """Precision of matrix products; None is ``tf32`` on CUDA, else ``float32``."""
     checkpoint_seconds: float = 30.0
     """Time between checkpoints."""
@@ -125,7 +157,29 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         if self.steps is None and self.seconds is None:
-            raise ValueError("TrainOptions: expected steps or seconds; got neither")
+            raise ConfigError("train.steps: expected steps or seconds; got neither")
+        for key, (kind, is_right, expected) in _RANGES.items():
+            value = getattr(self, key)
+            if value is None and key in _LIMITS:
+                continue
+            if isinstance(value, bool) or not isinstance(value, kind) or not is_right(value):
+                raise ConfigError(f"train.{key}: expected {expected}; got {value!r}")
+        for key, known in (("compile", get_args(Compile)), ("precision", get_args(Precision))):
+            if getattr(self, key) not in (None, *known):
+                raise ConfigError(f"train.{key}: expected {', '.join(known)} or None; got {getattr(self, key)!r}")
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any]) -> "TrainOptions":
+        """The options of keys by name.
+
+        Raises:
+            ConfigError: If a key is unknown, or as for the class itself.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in keys:
+            if key not in known:
+                raise ConfigError(unknown_name("option of training", key, known))
+        return cls(**keys)
 
     def share(self, steps: int, seconds: float) -> float:
         """The larger share of the budget that so many steps and seconds are, at most 1."""

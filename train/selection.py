@@ -3,8 +3,10 @@
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from pushforward.train.device import StepExecutor, threads_for
 from pushforward.train.divergence import DivergedError
 from pushforward.train.objectives.likelihood import Likelihood
 from pushforward.train.options import Options, TrainOptions
+from pushforward.train.selection_folder import KeepCandidate, SelectionFolder
 from pushforward.train.state import State, start
 from pushforward.train.trainer import Trainer
 
@@ -54,12 +57,14 @@ class Selection:
             steps of all candidates if the budget is in steps.
         step_seconds: Time of a step of a single flow; None if the budget is in steps.
         results: The results of the candidates, the best first; empty if none were compared.
+        is_complete: False if a callback ended it before all candidates had their share of the budget.
     """
 
     options: Options
     state: State
     step_seconds: float | None
     results: tuple[CandidateResult, ...] = ()
+    is_complete: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON values."""
@@ -78,6 +83,7 @@ def select_model(
     *,
     callbacks: Sequence[Callback] = (),
     embedding: nn.Module | None = None,
+    folder: Path | None = None,
 ) -> Selection:
     """Select how many flows to average by the time of a step, and the kind of flow if there is time to compare.
 
@@ -90,11 +96,12 @@ def select_model(
         callbacks: Their ``should_stop`` ends the selection, so that the results so far decide; ``on_message`` is called
             with one line about the selection, and about a candidate that diverged.
         embedding: As for ``build_model``.
+        folder: Where the candidates are kept, so that an interrupted selection goes on; None for nowhere.
 
     Raises:
         DivergedError: If all candidates diverged.
     """
-    choice = _Choice(prepared, asked, device, callbacks, embedding)
+    choice = _Choice(prepared, asked, device, callbacks, embedding, folder)
     first = resolve(asked, rows=choice.rows, features=choice.features, is_toy=False)
     return choice.by_steps(first) if first.train.seconds is None else choice.by_time(first.train.seconds)
 
@@ -109,9 +116,10 @@ class _Choice:
         device: torch.device,
         callbacks: Sequence[Callback],
         embedding: nn.Module | None,
+        folder: Path | None,
     ) -> None:
         self.prepared, self.asked, self.device, self.callbacks = prepared, asked, device, Callbacks(callbacks)
-        self.embedding = embedding
+        self.embedding, self.folder = embedding, SelectionFolder(folder, self.callbacks.on_warning)
         self.rows, self.features = prepared.recorded.shape
         self.data = prepared.training_rows(device), prepared.validation_rows(device)
 
@@ -137,11 +145,51 @@ class _Choice:
         # Before the clock starts: the first optimizer of a process imports for a second.
         state = self.start(single)
         began = time.perf_counter()
-        step_seconds = self.measure(state, single, min(_TIMED_SECONDS, _TIMED_SHARE * budget))
-        first, *others = self.candidates(members_for(self.rows, step_seconds, budget))
+        decided = self.folder.decided()
+        if not decided:
+            step_seconds = self.measure(state, single, min(_TIMED_SECONDS, _TIMED_SHARE * budget))
+            members = members_for(self.rows, step_seconds, budget)
+            compared = self.affordable(self.candidates(members), state, single, step_seconds, budget)
+            names = [describe(candidate.flow) for candidate in compared]
+            decided = {"step_seconds": step_seconds, "members": members, "compared": names, "seconds": 0.0}
+        began -= decided["seconds"]
+        step_seconds = decided["step_seconds"]
+        first, *others = found = self.candidates(decided["members"])
+        compared = [candidate for candidate in found if describe(candidate.flow) in decided["compared"]]
+        if len(compared) < 2:
+            cost = f"{1e3 * step_seconds:.1f} ms a step of one flow"
+            words = describe_in_words(first.flow)
+            self.notify(f"model: {words}" + (f"; no time to compare it with others ({cost})" if others else ""))
+            selection = Selection(first, self.start(first), step_seconds, is_complete=not self.stops(state))
+        else:
+            share = COMPARISON_SHARE * budget
+            each, words = {"seconds": share / len(compared)}, f"{share:.0f} of {budget:g} s"
+
+            def keep_clock() -> None:
+                self.folder.decide(**decided | {"seconds": time.perf_counter() - began})
+
+            selection = self.compare(compared, each, words, step_seconds, keep_clock)
+        progress = selection.state.progress
+        progress.seconds, progress.stop_reason = time.perf_counter() - began, ""
+        progress.best_seconds = progress.seconds
+        return selection
+
+    def affordable(
+        self, found: list[Options], state: State, single: Options, step_seconds: float, budget: float
+    ) -> list[Options]:
+        """The candidates that there is time to compare.
+
+        Args:
+            found: The candidates.
+            state: A state, with which callbacks are asked whether to stop.
+            single: The first candidate with one member.
+            step_seconds: Its time of a step.
+            budget: The budget of the fit in seconds.
+        """
+        first, *others = found
 
         def has_time(candidate: Options) -> bool:
-            most = COMPARISON_SHARE * budget / (1 + len(others)) / LEAST_STEPS / candidate.flow.members
+            most = COMPARISON_SHARE * budget / len(found) / LEAST_STEPS / candidate.flow.members
             one = _with_one_member(candidate)
             if one == single:
                 return step_seconds <= most
@@ -150,21 +198,7 @@ class _Choice:
 
         # If there is no time for the first candidate nothing is compared, and the others need not be timed.
         compared = [first] if others and has_time(first) else []
-        compared += [candidate for candidate in others if compared and not self.stops(state) and has_time(candidate)]
-        if len(compared) < 2:
-            cost = f"{1e3 * step_seconds:.1f} ms a step of one flow"
-            words = describe_in_words(first.flow)
-            self.notify(f"model: {words}" + (f"; no time to compare it with others ({cost})" if others else ""))
-            selection = Selection(first, self.start(first), step_seconds)
-        else:
-            share = COMPARISON_SHARE * budget
-            selection = self.compare(
-                compared, {"seconds": share / len(compared)}, f"{share:.0f} of {budget:g} s", step_seconds
-            )
-        progress = selection.state.progress
-        progress.seconds, progress.stop_reason = time.perf_counter() - began, ""
-        progress.best_seconds = progress.seconds
-        return selection
+        return compared + [one for one in others if compared and not self.stops(state) and has_time(one)]
 
     def candidates(self, members: int) -> list[Options]:
         """The candidates, the first with so many members."""
@@ -201,27 +235,39 @@ class _Choice:
         return statistics.median(times[(len(times) + 1) // 3 :])
 
     def compare(
-        self, found: list[Options], budget: dict[str, Any], in_words: str, step_seconds: float | None = None
+        self,
+        found: list[Options],
+        budget: dict[str, Any],
+        in_words: str,
+        step_seconds: float | None = None,
+        keep_clock: Callable[[], object] = lambda: None,
     ) -> Selection:
         """Train each candidate for its share of the budget, on a schedule of that length; continue with the best."""
         kinds = " with ".join(describe_in_words(candidate.flow) for candidate in found)
         self.notify(f"model: comparing {kinds}, for {in_words}")
         trained: list[tuple[Options, State]] = []
-        for options in found:
-            if trained and self.stops(trained[-1][1]):
-                break
+        is_complete = True
+        for index, options in enumerate(found):
             train = replace(options.train, **budget, warmup=min(options.train.warmup, 20), patience=1.0)
-            state = self.start(options)
-            objective = Likelihood(*self.data, train.batch_size, seed=options.seed)
+            state = self.folder.restored(index, partial(self.start, options))
+
+            def keep(state: State, index: int = index) -> None:
+                self.folder.keep(index, state)
+                keep_clock()
+
+            objective = Likelihood(*self.data, train.batch_size, state.progress.step, seed=options.seed)
             try:
                 with threads_of(options, self.features):
-                    Trainer(train, callbacks=[_Stops(self.callbacks)]).run(state, objective)
+                    Trainer(train, callbacks=[KeepCandidate(self.callbacks, keep)]).run(state, objective)
             except DivergedError as error:
                 self.notify(f"{describe(options.flow)} diverged: {error}")
                 if options is found[-1] and not trained:
                     raise
                 continue
             trained.append((options, state))
+            is_complete = state.progress.stop_reason == "budget"
+            if not is_complete:
+                break
         trained.sort(key=lambda candidate: candidate[1].progress.best_loss)
         results = [
             CandidateResult(describe(c.flow), state.progress.best_loss, state.progress.step) for c, state in trained
@@ -230,7 +276,7 @@ class _Choice:
         scores = ", ".join(f"{result.flow} {result.val_nll:.3f}" for result in results)
         self.notify(f"model: {describe_in_words(best.flow)}; validation NLL so far, in standardised units: {scores}")
         state.flow.train()
-        return Selection(best, state, step_seconds, tuple(results))
+        return Selection(best, state, step_seconds, tuple(results), is_complete)
 
     def stops(self, state: State) -> bool:
         """Whether a callback asks to stop."""
@@ -239,16 +285,6 @@ class _Choice:
     def notify(self, text: str) -> None:
         """Pass a line to the callbacks."""
         self.callbacks.on_message(text)
-
-
-class _Stops(Callback):
-    """Ends the training of a candidate if a callback of the fit asks to stop; these see nothing else of it."""
-
-    def __init__(self, callbacks: Callback) -> None:
-        self.callbacks = callbacks
-
-    def should_stop(self, state: State) -> str:
-        return self.callbacks.should_stop(state)
 
 
 def start_rows(prepared: Prepared, options: Options, device: torch.device, embedding: nn.Module | None = None) -> State:

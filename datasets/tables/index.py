@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # What pandas calls the index of a table, or a column to which a file gives no name.
 _NAMELESS = re.compile(r"Unnamed: \d+(\.\d+)?|__index_level_\d+__|\s*")
-# From this many rows on, a shuffled run of consecutive integers is no chance.
+# From this many rows on, a shuffled run of consecutive integers is not due to chance.
 _ENOUGH_ROWS = 20
 # Share of different values in an index that repeats: .63 in a bootstrap, .5 in two tables that were joined.
 _DISTINCT = 0.3

@@ -40,7 +40,7 @@ class Remedy:
 def find_obstacles(table: Columns, asked: Request) -> list[Obstacle]:
     """Return what is wrong with each column, in the order of the file; empty if the table can be used.
 
-    Missing cells are no obstacle if their rows are left out and enough rows remain; constant columns are none for a
+    Missing cells are not an obstacle if their rows are left out and enough rows remain; constant columns are none for a
     protocol, which leaves them out.
     """
     numbers, found = table.numbers, {obstacle.column: obstacle for obstacle in table.obstacles}

@@ -46,15 +46,19 @@ class RowStream:
         path: The file, or ``-`` for standard input.
         schema: The columns.
         missing: Whether rows with missing or infinite cells are refused, or left out.
+        weight: A column with weights of the rows; None for none.
 
     Attributes:
         notes: Notes for the user, before reading.
+        weights: The weights of each chunk so far ``(n,)``; None if the file has no such column.
 
     Raises:
         DataError: If the file cannot be read, or lacks columns; while iterating, if cells cannot be used.
     """
 
-    def __init__(self, path: str | Path, schema: Schema, missing: Missing = "refuse") -> None:
+    def __init__(
+        self, path: str | Path, schema: Schema, missing: Missing = "refuse", weight: str | None = None
+    ) -> None:
         self._file = LocalFile(path)
         self._where = self._file.name
         self._missing = missing
@@ -63,7 +67,9 @@ class RowStream:
         self._range = ContextRange(schema.context)
         self._reader = open_reader(self._file, schema.spellings)
         self._features = len(schema.columns)
-        self._names = (*schema.names, *schema.context_names)
+        weights = (weight,) if weight is not None and self._reader.named and weight in self._reader.names else ()
+        self.weights: list[Array] | None = [] if weights else None
+        self._names = (*schema.names, *schema.context_names, *weights)
         self._in_file, notes = _match(self._where, self._reader, self._names, schema)
         found = self._reader.spellings
         understood = understood_notes(found, self._in_file)
@@ -82,6 +88,8 @@ class RowStream:
         return (*self._reader.findings, *left_out, *self._range.notes(self._where))
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        if self.weights is not None:
+            self.weights.clear()
         pending: list[Array] = []
         count = 0
         for matrix in self._matrices():
@@ -100,6 +108,12 @@ class RowStream:
             yield self._features_and_context(np.concatenate(pending))
 
     def _features_and_context(self, matrix: Array) -> tuple[Array, Array]:
+        if self.weights is not None:
+            matrix, weights = matrix[:, :-1], matrix[:, -1]
+            if (weights < 0).any():
+                what = f"column {self._names[-1]!r} has {weights.min():g}"
+                raise DataError(f"{self._where}: {what}; expected weights of at least 0 (data.weight)")
+            self.weights.append(weights)
         features, context = matrix[:, : self._features], matrix[:, self._features :]
         self._range.add(context)
         return np.ascontiguousarray(features), np.ascontiguousarray(context)

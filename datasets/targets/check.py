@@ -110,7 +110,7 @@ def _check_decay(name: str, target: Target, x: Tensor, best: float) -> None:
     steps = target.spread * directions[:, None] * distances[:, None]
     points = x.median(0).values + steps.to(x)
     value = evaluate(target, points.reshape(-1, target.features)).reshape(points.shape[:-1]).double()
-    # A NaN this far out comes from inf - inf and is no evidence.
+    # A NaN this far out comes from inf - inf and says nothing.
     value = value.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     near, far = value[:, :_POINTS_IN_BAND].amax(-1), value[:, _POINTS_IN_BAND:].amax(-1)
     flat = (far >= near - _FLAT) & (far >= best - _EXPECTED_FALL) & (far > -torch.inf)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -213,8 +213,7 @@ class BayesianNetwork(Base):
 
     def _checked(self, context: Tensor | None) -> Tensor:
         check_context("BayesianNetwork", context, self.context)
-        assert context is not None
-        return context
+        return cast(Tensor, context)
 
 
 def build_bayesian_network(

@@ -7,7 +7,7 @@ map *just applied*.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -292,8 +292,7 @@ class Chain(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
         total = z.new_zeros(z.shape[:-1])
-        for bijection in reversed(self.bijections):
-            assert isinstance(bijection, Bijection)  # for mypy: a ModuleList holds any Module
+        for bijection in reversed(self._members):
             z, log_det = bijection.inverse(z, context)
             total = total + log_det
         return z, total
@@ -303,8 +302,7 @@ class Chain(Bijection):
     ) -> tuple[Tensor, Tensor, Tensor]:
         self.check_points(x, context)
         total = x.new_zeros(x.shape[:-1])
-        for bijection in self.bijections:
-            assert isinstance(bijection, Bijection)  # for mypy: a ModuleList holds any Module
+        for bijection in self._members:
             x, log_det, score = bijection.forward_and_score(x, score, context)
             total = total + log_det
         return x, total, score
@@ -314,11 +312,14 @@ class Chain(Bijection):
     ) -> tuple[Tensor, Tensor, Tensor]:
         self.check_points(z, context)
         total = z.new_zeros(z.shape[:-1])
-        for bijection in reversed(self.bijections):
-            assert isinstance(bijection, Bijection)  # for mypy: a ModuleList holds any Module
+        for bijection in reversed(self._members):
             z, log_det, score = bijection.inverse_and_score(z, score, context)
             total = total + log_det
         return z, total, score
+
+    @property
+    def _members(self) -> list[Bijection]:
+        return cast(list[Bijection], list(self.bijections))
 
     def config(self) -> dict[str, Any]:
         return {"bijections": list(self.bijections), "features": self.features, "context": self.context}

@@ -9,7 +9,7 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -177,8 +177,7 @@ def _is_plain(weight: Tensor | None, points: Tensor, shape: tuple[int, ...]) -> 
 
 def _native_call(layer_call: _LayerCall, rows: Tensor, tensors: Sequence[Tensor | None]) -> native.Call:
     """The arguments of a kernel; it holds addresses, so the tensors must outlive it."""
-    bias = tensors[1]
-    assert bias is not None
+    bias = cast(Tensor, tensors[1])
     features = rows.shape[1]
     call = native.Call(
         points=len(rows),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -231,11 +231,11 @@ class Autoencoder(Part):
         The noise is ``(samples, 1, ...)``: rows share it.
         """
         posterior = self.posterior
-        assert isinstance(posterior.base, Gaussian)  # for the type checker: log_prob draws noise for Gaussians only
+        base = cast(Gaussian, posterior.base)  # noise is drawn for Gaussians only
         embedded = posterior.embed(context)
-        z = posterior.base.from_noise(noise, embedded).expand(len(noise), len(context), self.latent)
+        z = base.from_noise(noise, embedded).expand(len(noise), len(context), self.latent)
         x, log_det = posterior.bijection.inverse(z, embedded)
-        return x, posterior.base.log_prob(z, embedded) - log_det
+        return x, base.log_prob(z, embedded) - log_det
 
     def _streamed_bound(self, x: Tensor, samples: int, beta: float, noise: Tensor | None = None) -> Tensor:
         """The importance-weighted bound in chunks of rows and samples, by given noise or by fresh samples."""

@@ -137,7 +137,7 @@ def test_a_kill_during_the_first_save_leaves_no_model_or_the_whole_one(tmp_path:
 
 
 def test_the_folder_of_a_killed_save_keeps_its_model_where_it_is_copied(old: Path, tmp_path: Path) -> None:
-    """The weights may have another name then, which is no hidden one."""
+    """The weights may have another name then, which is not a hidden one."""
     new = build("realnvp", 2, layers=2, hidden=4)
     assert isinstance(new, Flow)
     save(new, tmp_path / "new")

@@ -194,6 +194,40 @@ def test_the_name_of_a_builtin_is_refused(register: Any, registry: Any, name: st
     assert (PARTS.names(), registry.names()) == (parts, names)
 
 
+@pytest.mark.parametrize(
+    ("register", "registry"),
+    [
+        (register_univariate, UNIVARIATE_MAPS),
+        (register_network, COUPLING_NETWORKS),
+        (lambda name: register_network(name, masked=True), MASKED_NETWORKS),
+        (register_base, BASES),
+        (register_flow, FLOWS),
+    ],
+)
+@pytest.mark.parametrize("name", ["auto", "Upper", "two words", ""])
+def test_a_name_that_cannot_be_leaves_nothing_behind(register: Any, registry: Any, name: str) -> None:
+    parts, names = PARTS.names(), registry.names()
+    with pytest.raises(ValueError, match=r"^register: expected a name such as "):
+        register(name)(nn.Linear)
+    assert (PARTS.names(), registry.names()) == (parts, names)
+
+
+@pytest.mark.parametrize(
+    ("register", "registry", "name"),
+    [
+        (register_univariate, UNIVARIATE_MAPS, "chain"),
+        (register_network, COUPLING_NETWORKS, "chain"),
+        (lambda name: register_network(name, masked=True), MASKED_NETWORKS, "autoregressive"),
+        (register_base, BASES, "chain"),
+    ],
+)
+def test_the_name_of_another_part_is_refused(register: Any, registry: Any, name: str) -> None:
+    parts, names = PARTS.names(), registry.names()
+    with pytest.raises(ValueError, match=r"^register: the part '.*' exists already; take another name$"):
+        register(name)(nn.Linear)
+    assert (PARTS.names(), registry.names()) == (parts, names)
+
+
 def test_the_names_need_no_torch() -> None:
     program = (
         "import sys; from pushforward.flows.registries import BASES, FLOWS, UNIVARIATE_MAPS, network_names\n"

@@ -1,6 +1,7 @@
 """Sweep files: they mean what they mean to Weights & Biases; anything else is refused with its line."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import yaml
 
 from pushforward.common.errors import ConfigError
+from pushforward.config.read import load_config
 from pushforward.config.resolved import resolved
 from pushforward.config.schema import Config
+from pushforward.experiment.run import plan
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.pruning import Hyperband
 from pushforward.sweeps.space import (
@@ -18,6 +21,7 @@ from pushforward.sweeps.space import (
     default_space,
     parse_space,
     read_space,
+    space_for,
     typed_constants,
     with_constants,
 )
@@ -165,8 +169,14 @@ def test_a_wrong_parameter_is_refused_with_its_line(line: str, message: str) -> 
     [
         ("parameter: {}", "line 6: unknown key 'parameter'; did you mean 'parameters'?"),
         ("scheduler: {engine: ax}", "line 6: scheduler is not supported: the search is decided by method"),
-        ("metric: {name: test/nll}", "line 6: metric: name: expected best/val_nll (test rows never choose)"),
-        ("metric: {name: val/nll}", "line 6: metric: name: expected best/val_nll (the best validation so far)"),
+        (
+            "metric: {name: test/nll}",
+            "line 6: metric: name: expected best/val_nll or best/val_loss (test rows never choose)",
+        ),
+        (
+            "metric: {name: val/nll}",
+            "line 6: metric: name: expected best/val_nll or best/val_loss (the best validation so far)",
+        ),
         ("metric: {name: best/val_nll, goal: maximize}", "goal: expected minimize; got 'maximize'"),
         ("metric: {name: best/val_nll, impute: best}", "metric: impute is not supported"),
         ("early_terminate: {type: envelope}", "line 6: early_terminate: expected type: hyperband"),
@@ -213,7 +223,7 @@ def test_arguments_of_the_command_are_constants() -> None:
 
 def test_the_seed_may_be_searched_if_the_split_is_fixed() -> None:
     found = space("seed: {values: [0, 1]}", "data.seed: {value: 5}")
-    assert found.check().data_seed == 5
+    assert found.check().data.seed == 5
 
 
 @pytest.mark.parametrize(("rows", "is_toy"), [(100, False), (599, False), (600, False), (6_000, False), (500, True)])
@@ -276,3 +286,32 @@ def test_a_trial_is_pruned_unless_it_is_among_the_best_at_its_band() -> None:
     # One in eta passes, and one more: W&B takes the value at rank n/eta as the threshold.
     three = [[(10, float(v))] for v in (1, 2, 3)]
     assert [pruned([(10, v)], *three) for v in (0.5, 1.5, 2.5, 3.5)] == [False, False, False, True]
+
+
+def test_the_default_space_is_that_of_the_problem() -> None:
+    """Its metric is the problem's own, and every key has an effect."""
+    of_target = parse_space(space_for(plan(load_config("target:u1"))), "default")
+    assert (of_target.metric, of_target.to_dict()["metric"]["name"]) == ("best/val_loss", "best/val_loss")
+    assert "flow.layers" in {p.key for p in of_target.searched}
+    of_rows = parse_space(space_for(plan(load_config("iris"))), "default")
+    assert of_rows.metric == "best/val_nll"
+    autoencoder = plan(load_config("digits", overrides=["train.objective=elbo"]))
+    searched = {p.key for p in parse_space(space_for(autoencoder), "default").searched}
+    assert "flow.hidden" in searched
+    assert not searched & {"flow.name", "flow.layers", "flow.members"}
+
+
+@pytest.mark.parametrize(
+    ("data", "entry", "metric", "message"),
+    [
+        ("target:u1", "flow.layers: {values: [1, 2]}", "best/val_nll", "name: expected best/val_loss (the target"),
+        ("moons", "flow.layers: {values: [1, 2]}", "best/val_loss", "name: expected best/val_nll (the rows"),
+        ("target:u1", "train.objective: {values: [reverse-kl, alpha]}", "", "it changes the loss"),
+        ("target:u1", "data.missing: {values: [drop, refuse]}", "", "data.missing: has no effect with a target"),
+        ("moons", "target.spread: {values: [1, 2]}", "", "target.spread: has no effect with rows"),
+    ],
+)
+def test_a_space_must_suit_the_problem(data: str, entry: str, metric: str, message: str) -> None:
+    found = space(entry, rest=f"metric: {{name: {metric}}}\n" if metric else "")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        found.for_problem(plan(load_config(data)))

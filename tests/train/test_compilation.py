@@ -124,7 +124,7 @@ def test_an_error_leaves_nothing_behind() -> None:
 
     with native.disabled():
         steps = StepExecutor(flow, TrainOptions(steps=1, compile="on", precision="bf16"), warn=pytest.fail)
-        assert steps.is_compiling
+        assert steps.compiled
         with pytest.raises(KeyboardInterrupt):
             steps.run(fail)
     assert {name: set(vars(m)) for name, m in flow.named_modules()} == before
@@ -201,12 +201,12 @@ def test_kernels_are_preferred_to_the_compiler_on_a_cpu(mode: str | None) -> Non
     for name in ("nsf-ar", "nsf-c", "maf", "realnvp"):
         for context in (0, 2):
             flow = build(name, 3, context, layers=2, hidden=8, dropout=0.2)
-            assert not StepExecutor(flow, TrainOptions(steps=10**6, compile=mode), pytest.fail).is_compiling  # type: ignore[arg-type]
+            assert not StepExecutor(flow, TrainOptions(steps=10**6, compile=mode), pytest.fail).compiled  # type: ignore[arg-type]
     flow = build("maf", 3, layers=2, hidden=8)
     known, unknown = (m for m in flow.modules() if isinstance(m, MaskedAutoregressive))
     unknown.univariate = Stretched()
     steps = StepExecutor(flow, TrainOptions(steps=10**6, compile=mode), pytest.fail)  # type: ignore[arg-type]
-    assert steps.compiled_layers == ([unknown] if mode == "on" else [])
+    assert steps.compiled == ([unknown] if mode == "on" else [])
     assert known.univariate.kernel() is not None
 
 
@@ -365,7 +365,7 @@ class TestOnCuda:
             (99.0, "off", False),
         ):
             settings = TrainOptions(seconds=seconds, compile=mode)  # type: ignore[arg-type]
-            assert StepExecutor(flow, settings, pytest.fail).is_compiling is compiles
+            assert bool(StepExecutor(flow, settings, pytest.fail).compiled) is compiles
 
     def test_a_fit(self, tmp_path: Path) -> None:
         command = [sys.executable, *FIT, "train.steps=30", "train.compile=on", "--device", "cuda"]

@@ -3,8 +3,10 @@
 import copy
 import dataclasses
 import functools
+import gc
 import math
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,15 @@ from torch import Tensor
 
 from pushforward.evaluate.likelihood import nll
 from pushforward.flows import Flow, build
+from pushforward.train.callbacks import Watch
 from pushforward.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from pushforward.train.divergence import DivergedError
 from pushforward.train.gaussian import gaussian_flow, initialize_base
-from pushforward.train.maximize import maximize_likelihood
-from pushforward.train.objectives.likelihood import Batches, RowTensors
+from pushforward.train.objectives.base import Validation
+from pushforward.train.objectives.likelihood import Batches, Likelihood, RowTensors
 from pushforward.train.options import TrainOptions
 from pushforward.train.state import State, start
+from pushforward.train.trainer import Trainer
 from tests.fixtures.callbacks import Functions
 
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 1.5]])
@@ -63,14 +67,9 @@ def run(
 ) -> tuple[State, list[Row]]:
     state = fresh(train, options) if state is None else state
     rows: list[Row] = []
-    state = maximize_likelihood(
-        state,
-        train,
-        validation,
-        options,
-        callbacks=[Functions(log=lambda *row: rows.append(row), **callbacks)],
-        seed=seed,
-    )
+    likelihood = Likelihood(train, validation, options.batch_size, state.progress.step, seed=seed)
+    watch = Functions(log=lambda *row: rows.append(row), **callbacks)
+    state = Trainer(options, callbacks=[watch]).run(state, likelihood)
     return state, rows
 
 
@@ -466,15 +465,7 @@ def interrupted(options: TrainOptions, path: Path, at: int, **sizes: Any) -> tup
     _, before = run(options, state=state, checkpoint=checkpoint, stop=lambda: "now" * (state.progress.step == at))
     torch.manual_seed(99)  # resuming must not depend on the random state of the process
     resumed = load_checkpoint(fresh(options=options, **sizes), path)
-    rows: list[Row] = []
-    resumed = maximize_likelihood(
-        resumed,
-        TRAIN,
-        VALIDATION,
-        options,
-        callbacks=[Functions(log=lambda *row: rows.append(row))],
-        seed=0,
-    )
+    resumed, rows = run(options, state=resumed)
     return resumed, before, rows
 
 
@@ -565,6 +556,79 @@ def test_training_does_not_change_the_rows() -> None:
     assert torch.equal(before, TRAIN.x)
 
 
-def test_options_without_a_budget_are_refused() -> None:
-    with pytest.raises(ValueError, match="TrainOptions: expected steps or seconds; got neither"):
-        TrainOptions()
+class OutOfReach(Flow):
+    """A flow without density at the rows with a first column above 2, as a base on an interval has none outside it."""
+
+    value = -math.inf
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        log_probs: Tensor = super().log_prob(x, context)
+        return log_probs.masked_fill(x[:, 0] > 2, self.value)
+
+
+def out_of_reach(value: float) -> Flow:
+    flow = fresh().flow
+    assert isinstance(flow, Flow)
+    made = OutOfReach(flow.base, flow.bijection)
+    made.value = value
+    return made
+
+
+@pytest.mark.parametrize("value", [-math.inf, math.inf, math.nan])
+def test_a_fit_without_a_finite_validation_is_refused(value: float) -> None:
+    """The initial weights would be returned as the best, as no later ones are better."""
+    x = gaussian_rows(200)
+    x[:, 0] = x[:, 0].clamp(max=1.9)
+    held_out = x[:50].clone()
+    held_out[[7, 30], 0] = 2.5
+    where = rf"the log-density is {value:g} at validation rows 7, 30, counted from 0"
+    expected = f"^the validation NLL was not finite in any validation: {where}$"
+    with pytest.raises(DivergedError, match=expected):
+        Trainer(steps=5).fit(out_of_reach(value), x, held_out)
+    weight, held_out_weight = torch.ones(200), torch.ones(50)
+    weights: dict[str, Any] = {"weight": weight, "weight_validation": held_out_weight}
+    held_out_weight[7] = 0
+    with pytest.raises(DivergedError, match=r"at validation row 30, counted from 0$"):
+        Trainer(steps=5).fit(out_of_reach(value), x, held_out, **weights)
+    held_out_weight[30] = 0
+    Trainer(steps=5).fit(out_of_reach(value), x, held_out, **weights)
+
+
+def test_a_held_out_row_without_density_has_its_number_among_all_rows() -> None:
+    x = gaussian_rows(200)
+    x[:, 0] = x[:, 0].clamp(max=1.9)
+    x[::2, 0] = 2.5
+    with pytest.raises(DivergedError) as refused:
+        Trainer(steps=5).fit(out_of_reach(-math.inf), x)
+    words = str(refused.value).partition("rows ")[2].partition(" and ")[0].split(", ")
+    assert len(words) > 3
+    assert all(int(number) % 2 == 0 for number in words)
+    assert max(map(int, words)) > 20  # more than there are validation rows
+
+
+def test_a_loss_of_minus_infinity_is_not_the_best() -> None:
+    class Once(Likelihood):
+        def validate(self, flow: Any) -> Validation:
+            self.count = getattr(self, "count", 0) + 1
+            return Validation(-math.inf) if self.count == 2 else super().validate(flow)
+
+    options = TrainOptions(steps=20, validate_every=5)
+    state = Trainer(options).run(fresh(options=options), Once(TRAIN, VALIDATION, 100, seed=0))
+    assert math.isfinite(state.progress.best_loss)
+    assert state.progress.best_step > 5
+
+
+def test_a_trainer_is_used_again_and_keeps_nothing_of_a_fit() -> None:
+    trainer = Trainer(
+        steps=15, learning_rate=0.05, callbacks=[Watch(lambda share, loss: "enough" if share > 0.5 else "")]
+    )
+    before = set(vars(trainer))
+    first, second = (trainer.fit(fresh().flow, TRAIN.x, VALIDATION.x) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(fresh().flow.parameters()))
+    assert set(vars(trainer)) == before
+    assert all(p.grad is None for p in first.parameters())
+    model = weakref.ref(first)
+    del first
+    gc.collect()
+    assert model() is None, "nothing else holds the model, nor its optimiser and averages"

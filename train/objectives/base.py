@@ -16,15 +16,17 @@ class Validation:
     """The result of a validation.
 
     Attributes:
-        loss: The weights with the lowest loss are kept.
+        loss: The weights with the lowest finite loss are kept.
         metrics: Further numbers to log.
         tolerance: Later weights replace the best ones unless their loss is higher by more than this. The standard error
             of the loss if every step draws new samples; zero for a finite table, which later weights may overfit.
+        note: Which rows make the loss infinite, in words for an error message; empty if none do.
     """
 
     loss: float
     metrics: Metrics = field(default_factory=dict)
     tolerance: float = 0.0
+    note: str = ""
 
 
 class Objective(ABC):
@@ -35,12 +37,23 @@ class Objective(ABC):
         loss_name: Name of the loss in messages.
         batch_size: Rows or samples in a step.
         uses: Keys of ``train`` that belong to this objective and not to every fit, such as ``alpha``.
+        takes_weights: Whether weights of rows count.
+        takes_mixtures: Whether several flows can be fitted as a mixture (``flow.members``).
+        least_batch: Fewest rows in a step.
+        is_likelihood: Whether it maximises the likelihood, or a bound on it: the likelihood of validation rows then
+            decides whether the fit ends with the flow, with a Gaussian, or with an average of both.
+        only_own_flows: Whether it fits only architectures whose ``objective`` is its name.
     """
 
     loss_key: str = "loss"
     loss_name: str = "loss"
     batch_size: int
     uses: ClassVar[tuple[str, ...]] = ()
+    takes_weights: ClassVar[bool] = False
+    takes_mixtures: ClassVar[bool] = False
+    least_batch: ClassVar[int] = 1
+    is_likelihood: ClassVar[bool] = False
+    only_own_flows: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

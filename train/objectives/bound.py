@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pushforward.common.errors import ConfigError
@@ -14,9 +16,6 @@ from pushforward.train.objectives.base import Metrics, Objective, Validation
 from pushforward.train.objectives.likelihood import Likelihood, RowTensors
 
 BoundName = Literal["elbo", "iwae"]
-
-BOUNDS = ("elbo", "iwae")
-"""Names of the objectives of an autoencoder."""
 
 MOST_VALIDATION_ROWS = 2_000
 """Most validation rows that are used: a bound takes many passes a row."""
@@ -40,10 +39,17 @@ class BoundObjective(Objective):
         kl_warmup: Share of the budget until the weight is 1.
         validation_samples: Latent samples a row in validation.
         seed: Seed of the noise of the validation.
+        numbers: Number of each validation row where it came from, for messages; None for their places.
+
+    Attributes:
+        bound: The bound; a subclass says which one it fits, under any name.
 
     Raises:
         ValueError: If the bound is unknown, a number is out of range, or there are no rows.
     """
+
+    is_likelihood = True
+    bound: BoundName
 
     def __init__(
         self,
@@ -58,6 +64,7 @@ class BoundObjective(Objective):
         kl_warmup: float = 0.1,
         validation_samples: int = 64,
         seed: int = 0,
+        numbers: NDArray[np.intp] | None = None,
     ) -> None:
         if bound not in ("elbo", "iwae"):
             raise ValueError(f"BoundObjective: expected bound 'elbo' or 'iwae'; got {bound!r}")
@@ -67,8 +74,10 @@ class BoundObjective(Objective):
             raise ValueError(
                 f"BoundObjective: expected training and validation rows; got {len(train)} and {len(validation)}"
             )
-        self.validation = validation[torch.from_numpy(evenly_spaced(len(validation), MOST_VALIDATION_ROWS))]
-        self.rows = Likelihood(RowTensors(train), RowTensors(self.validation), batch_size, step, seed=seed)
+        chosen = evenly_spaced(len(validation), MOST_VALIDATION_ROWS)
+        self.validation = validation[torch.from_numpy(chosen)]
+        held_out = RowTensors(self.validation, numbers=chosen if numbers is None else numbers[chosen])
+        self.rows = Likelihood(RowTensors(train), held_out, batch_size, step, seed=seed)
         self.batch_size = self.rows.batch_size
         self.bound, self.samples, self.estimator = bound, samples, estimator
         self.kl_warmup, self.validation_samples, self.seed = kl_warmup, validation_samples, seed
@@ -85,10 +94,11 @@ class BoundObjective(Objective):
             validation,
             options.train.batch_size,
             state.progress.step,
-            bound="elbo" if options.objective.name == "elbo" else "iwae",
-            samples=1 if options.objective.name == "elbo" else options.objective.importance_samples,
-            estimator=bound_estimator(options.objective.name, options.objective.gradient),
+            bound=cls.bound,
+            samples=1 if cls.bound == "elbo" else options.objective.importance_samples,
+            estimator=bound_estimator(cls.bound, options.objective.gradient),
             seed=options.seed,
+            numbers=prepared.dataset.in_file(prepared.splits.validation),
         )
 
     def draw(self, spent: float) -> tuple[Tensor, float]:
@@ -97,9 +107,9 @@ class BoundObjective(Objective):
 
     def loss(self, flow: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """Minus the mean bound of a batch."""
-        assert isinstance(flow, Autoencoder)
         x, weight = batch
-        bound = flow.elbo if self.bound == "elbo" else flow.iwae_bound
+        model = autoencoder_of(flow)
+        bound = model.elbo if self.bound == "elbo" else model.iwae_bound
         value = -bound(x, self.samples, estimator=self.estimator, beta=weight).mean()
         return value, torch.stack([value.detach(), value.new_tensor(weight)])
 
@@ -114,26 +124,39 @@ class BoundObjective(Objective):
     @torch.no_grad()
     def validate(self, flow: Any) -> Validation:
         """Minus the mean importance-weighted bound of the validation rows."""
-        assert isinstance(flow, Autoencoder)
+        model = autoencoder_of(flow)
         with seeded(self.seed, self.validation.device):
-            bounds = flow.log_prob_bound(self.validation, self.validation_samples)
+            bounds = model.log_prob_bound(self.validation, self.validation_samples)
         bound = nll_from(bounds.double().cpu().numpy())
-        return Validation(bound.nll, {"val/bound_se": bound.se})
+        return Validation(bound.nll, {"val/bound_se": bound.se}, note=self.rows.validation.without_density(bounds))
 
 
 class EvidenceBound(BoundObjective):
     """The evidence lower bound (ELBO)."""
 
+    bound = "elbo"
     uses = ("gradient",)
 
 
 class ImportanceWeightedBound(BoundObjective):
     """The importance-weighted bound (IWAE)."""
 
+    bound = "iwae"
     uses = ("gradient", "importance_samples")
 
 
-def bound_estimator(objective: str, gradient: str) -> Estimator:
+def autoencoder_of(model: Any) -> Autoencoder:
+    """Return a model that is an autoencoder.
+
+    Raises:
+        ConfigError: If it is another one.
+    """
+    if not isinstance(model, Autoencoder):
+        raise ConfigError(f"BoundObjective: expected an Autoencoder; got a {type(model).__name__}")
+    return model
+
+
+def bound_estimator(bound: BoundName, gradient: str) -> Estimator:
     """The gradient estimator of a bound that ``train.gradient`` means.
 
     Raises:
@@ -143,4 +166,4 @@ def bound_estimator(objective: str, gradient: str) -> Estimator:
         return "path-wise"
     if gradient != "path":
         raise ConfigError(f"train.gradient: expected auto, path or path-wise for an autoencoder; got {gradient}")
-    return "path" if objective == "elbo" else "dreg"
+    return "path" if bound == "elbo" else "dreg"

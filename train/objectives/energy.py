@@ -76,7 +76,8 @@ class Energy(Objective):
         ValueError: If a batch or the validation part has a single row, which has no distances.
     """
 
-    of_options: ClassVar[dict[str, Any]] = {}
+    least_batch = 2
+    with_likelihood: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class Energy(Objective):
             validation,
             options.train.batch_size,
             **place,
-            **cls.of_options,
+            likelihood=cls.with_likelihood,
             weight=options.objective.energy_weight,
         )
 
@@ -153,7 +154,8 @@ class Energy(Objective):
         with torch.no_grad(), seeded(self.seed, x.device):
             energy = float(self._distance(flow, x, context, unit_vectors(features, 4 * _PROJECTIONS, x)))
         loss = nll.loss + self.weight * energy if self.likelihood else energy
-        return Validation(loss, {"val/nll": nll.loss, "val/energy": energy} | nll.metrics)
+        note = nll.note if self.likelihood else ""
+        return Validation(loss, {"val/nll": nll.loss, "val/energy": energy} | nll.metrics, note=note)
 
     def _distance(self, flow: Flow, x: Tensor, context: Tensor | None, directions: Tensor) -> Tensor:
         if context is None:
@@ -166,4 +168,4 @@ class LikelihoodAndEnergy(Energy):
     """The NLL and the energy distance; arguments as those of :class:`Energy`."""
 
     uses = ("energy_weight",)
-    of_options: ClassVar[dict[str, Any]] = {"likelihood": True}
+    is_likelihood = with_likelihood = True

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,13 +11,10 @@ from torch import Tensor
 from pushforward.common.errors import ConfigError
 from pushforward.flows import Flow
 from pushforward.flows.bayesian.density import BayesianNetwork
-from pushforward.flows.random_state import seeded
 from pushforward.train.objectives.base import Metrics, Objective, Validation
 from pushforward.train.objectives.likelihood import Batch, Likelihood, RowTensors, rows_of
 
 Gradient = Literal["path", "path-wise"]
-
-_BOUND_SAMPLES_A_PASS = 100
 
 
 class Evidence(Objective):
@@ -54,6 +52,7 @@ class Evidence(Objective):
     loss_key = "nll"
     loss_name = "NLL"
     uses = ("gradient",)
+    takes_weights, is_likelihood, only_own_flows = True, True, True
 
     def __init__(
         self,
@@ -125,38 +124,7 @@ class Evidence(Objective):
         found = self.rows.validate(flow)
         se = found.metrics["val/nll_se"]
         # Later weights are nearer to the posterior, which does not overfit.
-        return Validation(found.loss, found.metrics, tolerance=se if math.isfinite(se) else 0.0)
-
-
-class EvidenceBound(NamedTuple):
-    """An estimate of the evidence lower bound, in nats for all rows together, and its standard error."""
-
-    value: float
-    se: float
-
-
-@torch.no_grad()
-def evidence_bound(flow: Flow, rows: RowTensors, *, samples: int = 1_000, seed: int = 0) -> EvidenceBound:
-    """Estimate a lower bound on the log-density of all rows together under the prior, in nats.
-
-    It bounds the log-evidence if the rows are those that the posterior was fitted to.
-
-    Args:
-        flow: A flow whose base is a ``BayesianNetwork``.
-        rows: The rows, in the units of the flow; their weights and bin widths do not count.
-        samples: Weight samples.
-        seed: Seed of the weights.
-
-    Raises:
-        TypeError: If the base is another one.
-    """
-    network = network_of(flow)
-    with seeded(seed, network.device):
-        weights, log_q = network.posterior.sample_and_log_prob(samples)
-    parts = weights.split(_BOUND_SAMPLES_A_PASS)
-    data_terms = [log_likelihoods(flow, rows.x, rows.context, part).double().sum(1) for part in parts]
-    bounds = torch.cat(data_terms) + network.log_prior(weights).double() - log_q.double()
-    return EvidenceBound(float(bounds.mean()), float(bounds.std()) / math.sqrt(samples))
+        return replace(found, tolerance=se if math.isfinite(se) else 0.0)
 
 
 def log_likelihoods(flow: Flow, x: Tensor, context: Tensor | None, weights: Tensor) -> Tensor:

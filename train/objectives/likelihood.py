@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pushforward.common.text import listed
 from pushforward.evaluate.likelihood import log_prob, nll_from
 from pushforward.flows import Flow, Mixture, Model, members_of
 from pushforward.train.layer_metrics import log_det_terms
@@ -27,12 +30,14 @@ class RowTensors:
         context: Context ``(n, C)`` or None.
         bin_widths: Widths ``(D,)`` of the uniform noise to add in each step, in the units of ``x``; None for no noise.
         weights: Weights of the rows ``(n,)``, which need no normalisation; None for equal ones.
+        numbers: Number of each row ``(n,)`` where it came from, for messages; None for their places.
     """
 
     x: Tensor
     context: Tensor | None = None
     bin_widths: Tensor | None = None
     weights: Tensor | None = None
+    numbers: NDArray[np.intp] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -40,6 +45,19 @@ class RowTensors:
     def noised(self) -> Tensor:
         """The features, dequantized by new noise."""
         return self.x if self.bin_widths is None else _dequantize(self.x, self.bin_widths)
+
+    def without_density(self, log_probs: Tensor) -> str:
+        """Which rows have log-densities ``(n,)`` that are not finite, in words; empty if none has."""
+        is_bad = ~log_probs.isfinite().cpu()
+        if self.weights is not None:
+            is_bad &= self.weights.cpu() > 0
+        if not bool(is_bad.any()):
+            return ""
+        places = is_bad.nonzero().flatten().numpy()
+        values = sorted({f"{value:g}" for value in log_probs[is_bad].tolist()})
+        names = [str(number) for number in (places if self.numbers is None else self.numbers[places])]
+        rows = f"row {names[0]}" if len(names) == 1 else f"rows {listed(names)}"
+        return f"the log-density is {' or '.join(values)} at validation {rows}, counted from 0"
 
 
 class Batch(NamedTuple):
@@ -67,6 +85,7 @@ class Likelihood(Objective):
 
     loss_key = "nll"
     loss_name = "NLL"
+    takes_weights, takes_mixtures, is_likelihood = True, True, True
 
     def __init__(
         self,
@@ -126,12 +145,13 @@ class Likelihood(Objective):
     def validate(self, flow: Model) -> Validation:
         """The NLL of the validation rows with its standard error, and the log-determinant of each layer."""
         x, context = self.validation.x, self.validation.context
-        result = nll_from(log_prob(flow, x, context), self.validation.weights)
+        log_probs = log_prob(flow, x, context)
+        result = nll_from(log_probs, self.validation.weights)
         terms = {}
         if isinstance(flow, Flow):
             terms = log_det_terms(flow, x[:_LAYER_ROWS], None if context is None else context[:_LAYER_ROWS])
         metrics = {"val/nll_se": result.se} | {f"log_det/{name}": -float(term) for name, term in terms.items()}
-        return Validation(result.nll, metrics)
+        return Validation(result.nll, metrics, note=self.validation.without_density(log_probs))
 
 
 def rows_of(problem: Any, state: Any) -> tuple[RowTensors, RowTensors, dict[str, Any]]:

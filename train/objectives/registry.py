@@ -1,10 +1,12 @@
 """The objectives, by the kind of problem and their name."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from pushforward.common.errors import ConfigError
 from pushforward.common.registry import Registry
+from pushforward.train.options import ObjectiveOptions
 
 if TYPE_CHECKING:
     from pushforward.train.objectives.base import Objective
@@ -28,7 +30,7 @@ OBJECTIVES: "Registry[type[Objective]]" = Registry(
     },
 )
 
-OBJECTIVE_KEYS = ("gradient", "alpha", "annealing", "importance_samples", "energy_weight")
+OBJECTIVE_KEYS = tuple(field.name for field in fields(ObjectiveOptions) if field.name != "name")
 """Keys of ``train`` that only some objectives use."""
 
 

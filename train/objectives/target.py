@@ -1,8 +1,9 @@
 """Objectives for a target: its unnormalised log-density takes the place of rows."""
 
 import math
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -50,9 +51,14 @@ class TargetObjective(Objective):
         device: The device of the flow.
         seed: Seed of the noise of the validation and of the target's samples.
 
+    Attributes:
+        divergence: The one of these four that a subclass fits, under any name.
+
     Raises:
         TargetError: If the target fails at its own samples.
     """
+
+    divergence: ClassVar[str]
 
     def __init__(
         self,
@@ -86,7 +92,7 @@ class TargetObjective(Objective):
     def make(cls, problem: Any, state: Any) -> "TargetObjective":
         return cls(
             problem.target,
-            problem.options.objective,
+            replace(problem.options.objective, name=cls.divergence),
             problem.options.train.batch_size,
             validation_samples=VALIDATION_SAMPLES,
             device=state.device,
@@ -139,17 +145,27 @@ class TargetObjective(Objective):
             "val/reverse_ess": reverse_ess(log_w),
         }
         if self._held_out is not None:
-            exact_log_w = (self.target.log_prob(self._held_out) - flow.log_prob(self._held_out)).cpu().double()
+            log_q_exact = flow.log_prob(self._held_out)
+            exact_log_w = (self.target.log_prob(self._held_out) - log_q_exact).cpu().double()
             metrics["val/forward_ess"] = forward_ess(exact_log_w, self.target.log_z)
             metrics["val/forward_kl"] = float(exact_log_w.mean()) - (self.target.log_z or 0.0)
             if self.name == "forward-kl":
-                return Validation(metrics["val/forward_kl"], metrics, _standard_error(exact_log_w))
+                note = self._without_density(self._held_out, log_q_exact)
+                return Validation(metrics["val/forward_kl"], metrics, _standard_error(exact_log_w), note)
         # As in training: a sample without density must not make the loss infinite, or the first weights would be kept.
         log_w = _floored(log_w)
         if self.name == "iwae":
             bounds = log_w[: len(log_w) // self.samples * self.samples].reshape(self.samples, -1)
             return Validation(-float(log_mean_exp(bounds).mean()), metrics, _standard_error(log_w))
         return Validation(float(alpha_value(log_w, self.alpha)), metrics, _standard_error(log_w))
+
+    def _without_density(self, samples: Tensor, log_q: Tensor) -> str:
+        """Which sample of the target has no density under the flow, in words; empty if each has one."""
+        bad = (~log_q.isfinite()).nonzero()
+        if not len(bad):
+            return ""
+        at, value = show_point(samples[bad[0, 0]]), float(log_q[bad[0, 0]])
+        return f"the log-density of the flow is {value:g} at {at}, a sample of {self.target.name}"
 
     def log_target(self, power: float, x: Tensor) -> Tensor:
         """Log-density ``(n,)`` of the annealed target at samples ``(n, D)``; its gradient is the score function.
@@ -176,24 +192,28 @@ class TargetObjective(Objective):
 class ReverseKl(TargetObjective):
     """The reverse KL divergence, which seeks modes."""
 
+    divergence = "reverse-kl"
     uses = ("gradient", "annealing")
 
 
 class Alpha(TargetObjective):
     """The alpha divergence."""
 
+    divergence = "alpha"
     uses = ("gradient", "annealing", "alpha")
 
 
 class ForwardKl(TargetObjective):
     """The forward KL divergence, by samples of the target or by weights."""
 
+    divergence = "forward-kl"
     uses = ("gradient", "annealing")
 
 
 class ImportanceBound(TargetObjective):
     """The importance-weighted bound."""
 
+    divergence = "iwae"
     uses = ("gradient", "annealing", "importance_samples")
 
 

@@ -24,8 +24,9 @@ from pushforward.flows.random_state import RandomState, seeded
 from pushforward.flows.vae.autoencoder import SCORE_SAMPLES
 from pushforward.train.callbacks import Callback
 from pushforward.train.data import Prepared, load_data, prepare
-from pushforward.train.defaults import Asked, data_options, objective_options, resolve
-from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, bound_estimator
+from pushforward.train.defaults import LARGE, SMALL, Asked, data_options, objective_options, resolve
+from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, BoundObjective, bound_estimator
+from pushforward.train.objectives.registry import find_objective
 from pushforward.train.options import Options, VaeOptions
 from pushforward.train.problems.base import (
     Array,
@@ -64,6 +65,7 @@ class AutoencoderProblem(Problem):
     kind = "autoencoder"
     words = "an autoencoder (train.objective=elbo or iwae)"
     keys = ("data", "vae", "flow.hidden", "flow.blocks", "flow.dropout", "train")
+    sections = ("likelihood", "model", "training", "pictures", "calibration", "rows", "data")
     _is_own = True
 
     def __init__(self, options: Options, prepared: Prepared, vae: VaeOptions, values: int | None) -> None:
@@ -79,7 +81,9 @@ class AutoencoderProblem(Problem):
     @classmethod
     def plan(cls, asked: Asked, data: Dataset | None = None, **more: Any) -> "AutoencoderProblem":
         objective = objective_options(asked["train"])
-        bound_estimator(objective.name, objective.gradient)
+        kind = find_objective(cls.kind, objective.name)
+        if issubclass(kind, BoundObjective):
+            bound_estimator(kind.bound, objective.gradient)
         given = data_options(asked)
         dataset = load_data(given) if data is None else data
         if dataset.weights is not None:
@@ -91,6 +95,8 @@ class AutoencoderProblem(Problem):
         prepared = prepare(dataset, given)
         rows, features = prepared.recorded.shape
         options = resolve(asked, rows=rows, features=features, is_toy=False)
+        if asked["train"]["weight_decay"] == "auto":  # measured for these networks
+            options = options.replace(train={"weight_decay": 1e-2 if rows < SMALL else 1e-3 if rows < LARGE else 0.0})
         keys = asked["vae"]
         decoder, values = _choose_decoder(keys["decoder"], prepared)
         latent = max(1, min(32, features // 2)) if keys["latent"] == "auto" else keys["latent"]
@@ -215,7 +221,9 @@ class AutoencoderProblem(Problem):
             )
         return Evaluation({}, [], figures, (drawn, np.empty((len(drawn), 0))))
 
-    def on_rows(self, rows: Array, context: Array, schema: Schema, name: str) -> "AutoencoderProblem":
+    def on_rows(
+        self, rows: Array, context: Array, schema: Schema, name: str, weights: Array | None = None
+    ) -> "AutoencoderProblem":
         other = AutoencoderProblem(self.options, self.prepared, self.vae, self.values)
         other._test, other._is_own = rows, False
         return other

@@ -1,4 +1,4 @@
-"""The contract of a problem: everything that the fit of one kind of data or target differs in."""
+"""The interface of a problem: what a kind of fit says about its data, its model, its objective and its results."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -120,8 +120,12 @@ class Problem(ABC):
 
     Attributes:
         kind: Its name in the registry, in run folders and in reports.
+        sections: The parts of its reports, by their anchors in ``reports.run``; ``samples`` is their comparison with
+            test rows in numbers.
         words: The kind in a few words, with what asks for it in parentheses; its name in the registry by default.
         keys: The keys that it uses, by group; a group alone stands for all of its keys.
+        compared_by: The final number by which sweeps compare its fits: ``val_nll``, or ``val_loss`` without validation
+            rows.
         options: The resolved options; model selection replaces them.
         name: Name of the data or the target.
         size: Its size in words, such as ``150 rows x 4 columns``.
@@ -129,11 +133,14 @@ class Problem(ABC):
         notes: Lines for the user about the data.
         scored: Most rows whose log-densities are stored.
         selection: The result of model selection; None without one.
+        selection_folder: Where model selection keeps its candidates, so that it goes on after a kill; None for nowhere.
     """
 
     kind: ClassVar[str]
+    sections: ClassVar[tuple[str, ...]] = ("model", "training", "pictures", "data")
     words: ClassVar[str] = ""
     keys: ClassVar[tuple[str, ...]]
+    compared_by: ClassVar[str] = "val_nll"
     options: Options
     name: str
     size: str
@@ -141,6 +148,7 @@ class Problem(ABC):
     notes: Sequence[str] = ()
     scored: int = 0
     selection: Selection | None = None
+    selection_folder: Path | None = None
 
     @classmethod
     def accepts(cls, asked: Asked) -> bool:
@@ -285,8 +293,18 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def on_rows(self, rows: Array, context: Array, schema: Schema, name: str) -> "Problem":
-        """The same problem with other test rows ``(n, D)`` and their context ``(n, C)``, from a table of this name."""
+    def on_rows(
+        self, rows: Array, context: Array, schema: Schema, name: str, weights: Array | None = None
+    ) -> "Problem":
+        """The same problem with other test rows, from a table.
+
+        Args:
+            rows: Rows ``(n, D)``.
+            context: Their context ``(n, C)``.
+            schema: Their columns.
+            name: Name of the table.
+            weights: Their weights ``(n,)``; None for equal ones.
+        """
 
     def lines(self, scores: Scores, evaluation: Evaluation | None) -> list[str]:
         """The result as lines of text."""

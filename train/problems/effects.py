@@ -24,8 +24,13 @@ def without_effect(problem: Problem, key: str) -> str:
     elif group == "flow" and "flow" in problem.keys:
         part, users = f"flow={problem.flow_name}", _flows(problem.options.flow, name)
     else:
-        part, users = _short(problem.kind), [_words(kind) for kind in PROBLEMS.names() if _has(kind, group, key)]
+        part, users = _short(problem.kind), [_words(kind) for kind in PROBLEMS.names() if has_effect(kind, key)]
     return f"{key}: has no effect with {part}" + (f"; it has one with {_either(users)}" if users else "")
+
+
+def has_effect(kind: str, key: str) -> bool:
+    """Whether a key such as ``flow.bins`` has an effect on some fit of a kind."""
+    return key.partition(".")[0] in PROBLEMS[kind].keys or key in PROBLEMS[kind].keys
 
 
 def _objectives(kind: str, name: str) -> list[str]:
@@ -53,10 +58,6 @@ def _flows(flow: FlowOptions, name: str) -> list[str]:
         if users and changed != name:
             out.append(f"{'flow' if changed == 'name' else f'flow.{changed}'}={_either(users)}")
     return out
-
-
-def _has(kind: str, group: str, key: str) -> bool:
-    return group in PROBLEMS[kind].keys or key in PROBLEMS[kind].keys
 
 
 def _words(kind: str) -> str:

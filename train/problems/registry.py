@@ -24,13 +24,10 @@ register_problem = PROBLEMS.register
 """Decorator that adds a kind of problem under a name."""
 
 
-_BUILTIN = ("target", "autoencoder", "rows")
-
-
 def problem_class(asked: Asked) -> "type[Problem]":
     """Return the kind of problem that keys describe."""
     for name in PROBLEMS.names():
-        if name not in _BUILTIN and PROBLEMS[name].accepts(asked):
+        if name not in PROBLEMS.builtins and PROBLEMS[name].accepts(asked):
             return PROBLEMS[name]
     if str(asked["data"]["source"]).startswith(PREFIX):
         return PROBLEMS["target"]

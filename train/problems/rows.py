@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pushforward.common.errors import ConfigError
-from pushforward.common.text import shorten
+from pushforward.common.text import listed, shorten
 from pushforward.datasets import Dataset, Dequantizer, Schema
 from pushforward.datasets.tables.files.local_file import STDIN
 from pushforward.datasets.tables.memory.fingerprint import rows_fingerprint
@@ -25,12 +25,12 @@ from pushforward.evaluate.sampling import draw_samples, latents
 from pushforward.flows import Model
 from pushforward.flows.random_state import seeded
 from pushforward.flows.registries import FLOWS
-from pushforward.train.architecture import build_model, describe, sizes_of
+from pushforward.train.architecture import build_model, describe, embedded_width, sizes_of
 from pushforward.train.callbacks import Callback
 from pushforward.train.data import Prepared, SplitPart, load_data, prepare
 from pushforward.train.defaults import Asked, data_options, is_open, resolve
 from pushforward.train.gaussian import better_of_flow_and_gaussian
-from pushforward.train.objectives.registry import objective_names
+from pushforward.train.objectives.registry import find_objective, objective_names
 from pushforward.train.options import DataOptions, Options
 from pushforward.train.problems.base import Array, Evaluation, Figure, Fitted, Headline, Notify, Problem, Scores
 from pushforward.train.selection import select_model, start_rows
@@ -41,7 +41,6 @@ _SAMPLES = 10_000
 _PROGRESS_SAMPLES, _PROGRESS_COLUMNS = 2_000, 4
 _BASELINE_SECONDS = 20.0
 _OWN = "test rows"
-_BAYESIAN = "bayesian-network"
 _DRAWS = 200
 _MOST_RESPONSES = 10
 
@@ -59,6 +58,7 @@ class RowsProblem(Problem):
     kind = "rows"
     words = "rows"
     keys = ("data", "flow", "train")
+    sections = ("likelihood", "regression", "model", "training", "pictures", "samples", "calibration", "rows", "data")
     evaluated = _OWN
 
     def __init__(
@@ -93,12 +93,14 @@ class RowsProblem(Problem):
         if asked["flow"]["stacking"] is True and dataset.context.shape[1]:
             raise ConfigError("flow.stacking: averages densities of rows, and data.given asks for conditional ones")
         flow = asked["flow"]["name"]
-        default = "mle" if flow == "auto" else FLOWS[flow].objective
+        default = "mle" if flow == "auto" else FLOWS[flow].objective or "mle"
         options = resolve(asked, rows=rows, features=features, is_toy=is_toy, objective=default)
         options = options.replace(data=with_absolute_source(options.data, dataset))
-        _check_objective(options, weighted=dataset.weights is not None)
-        if embedding is not None and not dataset.context.shape[1]:
-            raise ConfigError("embedding: embeds the context, and there is none; give the columns or rows with given")
+        _check_objective(cls.kind, options, weighted=dataset.weights is not None)
+        if embedding is not None:
+            if not dataset.context.shape[1]:
+                raise ConfigError("embedding: expected columns or rows in given, which it embeds; got none")
+            embedded_width(embedding, dataset.context.shape[1])
         return cls(options, prepared, asked if is_open(asked, is_toy=is_toy) else None, embedding)
 
     @property
@@ -145,7 +147,14 @@ class RowsProblem(Problem):
     def start(self, device: torch.device, callbacks: Sequence[Callback] = ()) -> State:
         if self.asked is None:
             return start_rows(self.prepared, self.options, device, self.embedding)
-        self.selection = select_model(self.prepared, self.asked, device, callbacks=callbacks, embedding=self.embedding)
+        self.selection = select_model(
+            self.prepared,
+            self.asked,
+            device,
+            callbacks=callbacks,
+            embedding=self.embedding,
+            folder=self.selection_folder,
+        )
         self.options, self.asked = self.selection.options.replace(data=self.options.data), None
         return self.selection.state
 
@@ -251,9 +260,14 @@ class RowsProblem(Problem):
             baselines={baseline.label: baseline.validation_nll for baseline in report.baselines},
         )
 
-    def on_rows(self, rows: Array, context: Array, schema: Schema, name: str) -> "RowsProblem":
+    def on_rows(
+        self, rows: Array, context: Array, schema: Schema, name: str, weights: Array | None = None
+    ) -> "RowsProblem":
         dequantized = Dequantizer(self.prepared.bin_widths).fixed(rows)
-        weights = None if self.prepared.train.weights is None else np.ones(len(rows))
+        if self.prepared.train.weights is None:
+            weights = None
+        elif weights is None:
+            weights = np.ones(len(rows))
         test = SplitPart(dequantized, context if self.prepared.train.context is not None else None, weights)
         # The rows of a table do not come from the toy's distribution, even if the run was fitted to a toy.
         dataset = replace(self.prepared.dataset, toy=None)
@@ -264,8 +278,7 @@ class RowsProblem(Problem):
     def _final_model(self, state: State) -> tuple[Model, str, str]:
         """The final model, its name, and one line on why it is not the flow alone, empty if it is."""
         prepared, name = self.prepared, describe(self.options.flow)
-        if self.options.objective.name == "energy":
-            # The likelihood was not the objective, so it does not decide.
+        if not find_objective(self.kind, self.options.objective.name).is_likelihood:
             return state.flow.cpu().eval(), name, ""
         if self.options.flow.stacking:
             model, weights = stack(prepared, state.flow)
@@ -332,23 +345,25 @@ def with_absolute_source(data: DataOptions, dataset: Dataset) -> DataOptions:
     return replace(data, source=source)
 
 
-def _check_objective(options: Options, *, weighted: bool) -> None:
+def _check_objective(kind: str, options: Options, *, weighted: bool) -> None:
     """Raise a ``ConfigError`` if the objective does not go with the other options."""
     name, flow = options.objective.name, options.flow
-    if (name == "evidence") != (flow.name == _BAYESIAN):
-        raise ConfigError(f"train.objective: flow={_BAYESIAN} is fitted by evidence, and nothing else is; got {name}")
-    if name == "evidence" and flow.members != 1:
-        raise ConfigError(f"flow.members: {_BAYESIAN} averages over its weights already; got {flow.members}")
-    if name in ("mle", "evidence"):
-        return
-    if weighted:
+    objective, needed = find_objective(kind, name), FLOWS[flow.name].objective
+    if needed and needed != name:
+        raise ConfigError(f"train.objective: flow={flow.name} is fitted by {needed}, and by nothing else; got {name}")
+    if objective.only_own_flows and needed != name:
+        own = listed([other for other in FLOWS.names() if FLOWS[other].objective == name])
+        raise ConfigError(f"train.objective: {name} fits flow={own}, and nothing else; got flow={flow.name}")
+    if weighted and not objective.takes_weights:
         raise ConfigError(f"train.objective: {name} does not know weights of rows; take mle, or leave data.weight out")
-    if flow.members != 1:
+    if flow.members != 1 and not objective.takes_mixtures:
         raise ConfigError(f"flow.members: {name} fits a single flow; got {flow.members}")
-    if name == "energy" and flow.stacking:
-        raise ConfigError("flow.stacking: weights by likelihood, which train.objective=energy leaves aside")
-    if options.train.batch_size == 1:
-        raise ConfigError("train.batch_size: expected at least 2 for the energy distance; got 1")
+    if flow.stacking and not objective.is_likelihood:
+        raise ConfigError(f"flow.stacking: weights by likelihood, which train.objective={name} leaves aside")
+    least = objective.least_batch
+    if options.train.batch_size < least:
+        got = options.train.batch_size
+        raise ConfigError(f"train.batch_size: expected at least {least} for train.objective={name}; got {got}")
 
 
 def _split_rows(prepared: Prepared) -> SplitRows:

@@ -35,8 +35,8 @@ from pushforward.train.architecture import build_model
 from pushforward.train.callbacks import Callback
 from pushforward.train.defaults import Asked, resolve
 from pushforward.train.device import choose_device
-from pushforward.train.objectives.registry import objective_names
-from pushforward.train.objectives.target import VALIDATION_SAMPLES
+from pushforward.train.objectives.registry import find_objective, objective_names
+from pushforward.train.objectives.target import VALIDATION_SAMPLES, Alpha, ForwardKl
 from pushforward.train.options import ObjectiveOptions, Options
 from pushforward.train.problems.base import Array, Evaluation, Figure, Fitted, Headline, Notify, Problem, Scores
 from pushforward.train.state import State, start
@@ -59,6 +59,8 @@ class TargetProblem(Problem):
     kind = "target"
     words = "a target (DATA is target:NAME)"
     keys = ("data.source", "target", "flow", "train")
+    compared_by = "val_loss"
+    sections = ("target", "model", "training", "pictures")
     scored = _EXACT_SAMPLES
 
     def __init__(self, options: Options, target: Target) -> None:
@@ -206,7 +208,9 @@ class TargetProblem(Problem):
             samples=(drawn[:_SHOWN].numpy(), np.empty((min(_SHOWN, len(drawn)), 0))),
         )
 
-    def on_rows(self, rows: Array, context: Array, schema: Schema, name: str) -> "TargetProblem":
+    def on_rows(
+        self, rows: Array, context: Array, schema: Schema, name: str, weights: Array | None = None
+    ) -> "TargetProblem":
         if rows.shape[1] != self.features:
             raise DataError(f"{name}: expected samples of {self.features} features; got {rows.shape[1]} columns")
         other = TargetProblem(self.options, self.target)
@@ -279,14 +283,16 @@ def _check_objective(options: ObjectiveOptions, batch_size: int, *, has_samples:
     if name not in objective_names(TargetProblem.kind):
         names = ", ".join(objective_names(TargetProblem.kind))
         raise ConfigError(f"train.objective: {name} is for rows; a target is fitted by one of {names}")
-    if name == "forward-kl" and has_samples:
+    kind = find_objective(TargetProblem.kind, name)
+    if issubclass(kind, ForwardKl) and has_samples:
         if gradient == "score-function":
             raise ConfigError(
                 "train.gradient: the forward KL from samples of the target has no score-function gradient; take path "
                 "(with the score function of the target) or path-wise (maximum likelihood)"
             )
         return
-    if gradient == "path-wise" and (name == "forward-kl" or (name == "alpha" and options.alpha == 1)):
+    is_forward = issubclass(kind, ForwardKl) or (issubclass(kind, Alpha) and options.alpha == 1)
+    if gradient == "path-wise" and is_forward:
         raise ConfigError(
             "train.gradient: the forward KL by weights (train.alpha=1) has no path-wise gradient; "
             "take train.gradient=path"

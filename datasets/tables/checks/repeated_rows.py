@@ -44,7 +44,7 @@ def find_repeats(rows: NDArray[np.float64], context: NDArray[np.float64], splits
     """Find held-out rows that are also training rows; None if at most one in a hundred is.
 
     Features ``(n, D)`` and context ``(n, C)`` are compared. Tables of a single column are skipped, since repeated
-    values are no evidence of repeated rows there, and so are tables of more than two million rows.
+    values say nothing about repeated rows there, and so are tables of more than two million rows.
 
     Time: a pass over the rows and sorting 64 bits of each; memory: 24 bytes per row.
     """

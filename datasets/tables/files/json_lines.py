@@ -112,7 +112,7 @@ def lines_of_array(path: Path, out: Path) -> None:
     """Write a JSON array of objects as JSON lines; the array is read at once.
 
     Raises:
-        DataError: If it is no such array.
+        DataError: If it is not such an array.
     """
     with open_decompressed(path) as file:
         content = file.read()

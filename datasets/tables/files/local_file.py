@@ -78,7 +78,7 @@ class LocalFile:
             self.path, self.kind = self._copy_path(), "json"
             lines_of_array(found, self.path)
         if sheet is not None and self.path is found:
-            raise DataError(f"{self.name}: is no workbook and has no sheet {sheet!r}; leave out what follows '#'")
+            raise DataError(f"{self.name}: is not a workbook and has no sheet {sheet!r}; leave out what follows '#'")
 
     def checksum(self) -> str:
         """Return the SHA-256 of the content as it came; the name of a sheet, if one was given, is part of it."""

@@ -73,7 +73,7 @@ class PlainReader:
         return self._reader.holds_integers(name)
 
     def describe(self, name: str) -> str | None:
-        """Return None: the first cell that is no number describes a column."""
+        """Return None: the first cell that is not a number describes a column."""
         return None
 
     def _look(self) -> None:

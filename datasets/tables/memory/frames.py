@@ -28,7 +28,7 @@ def feature_rows(rows: Any, schema: Schema, *, alone: bool = False) -> Array:
         alone: Whether an array has the features only, because the context is given apart.
 
     Raises:
-        DataError: If this is no table, lacks columns, or has cells that are no finite numbers.
+        DataError: If this is not a table, lacks columns, or has cells that are not finite numbers.
     """
     return _matrix(ObjectTable(rows, _ROWS), _ROWS, schema.names, schema, alone=alone)
 

@@ -40,7 +40,7 @@ class ObjectTable:
     """Reads rows in memory as readers of files do (a ``StoredTable``), each column when it is asked for.
 
     Columns of arrays, tensors and lists are called ``x1``, ``x2``, ...; an array of one dimension is one column. Names
-    that are no text are written as text. A ``RangeIndex``, or an index without a name, is no column.
+    that are not text are written as text. A ``RangeIndex``, or an index without a name, is not a column.
 
     Args:
         rows: The rows.
@@ -54,7 +54,7 @@ class ObjectTable:
         index: Columns that are an index of the rows and not data.
 
     Raises:
-        DataError: If this is no table of real numbers, or it has no columns or no rows.
+        DataError: If this is not a table of real numbers, or it has no columns or no rows.
     """
 
     def __init__(self, rows: Any, where: str, prefix: str = "x") -> None:
@@ -95,7 +95,7 @@ def read_object(rows: Any, where: str, prefix: str = "x") -> TableContent:
     """Read rows in memory as the content of a file is read: text may be numbers, true and false are 1 and 0.
 
     Raises:
-        DataError: If this is no table of real numbers, or it has no columns or no rows.
+        DataError: If this is not a table of real numbers, or it has no columns or no rows.
     """
     stored = ObjectTable(rows, where, prefix)
     reader = PlainReader(stored)

@@ -101,7 +101,7 @@ def _match(cell: str) -> "re.Match[str] | None":
 
 
 def _separators(body: str, *, exponent: bool) -> list[tuple[str, str]] | None:
-    """Return what the digits of a number show about its separators; None if it is no number.
+    """Return what the digits of a number show about its separators; None if it is not a number.
 
     Args:
         body: The digits and their separators.
@@ -127,7 +127,7 @@ def _separators(body: str, *, exponent: bool) -> list[tuple[str, str]] | None:
 
 
 def examine(column: Any) -> Evidence | None:
-    """Collect what the cells of a column of strings show; None if most of them are no numbers."""
+    """Collect what the cells of a column of strings show; None if most of them are not numbers."""
     evidence = Evidence()
     for part in (column.slice(0, _TRIED), column.slice(_TRIED)):
         for counted in part.value_counts():

@@ -7,7 +7,7 @@ from pushforward.datasets.tables.numbers.number_marks import number_kind
 
 NUMBERS = frozenset({"number", "percent", "currency"})
 
-# Integers such as 0,1,2,3 are no row of a table of integers if they were rarer than this among rows like the others.
+# Integers such as 0,1,2,3 are not a row of a table of integers if they were rarer than this among rows like the others.
 _RARE = 1e-4
 # Three may well be the first edge of a graph, with its weight.
 _RARE_THREE = 1e-6

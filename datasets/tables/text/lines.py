@@ -94,7 +94,7 @@ class Lines:
             yield from (match for match in re.finditer(_QUOTED + rb"|" + others, content) if match[1] is not None)
 
     def _is_comment(self, line: bytes, mark: bytes) -> bool:
-        """Whether a line that begins with a comment mark is no row: a row is as wide as the table and has a number."""
+        """Whether a line with a comment mark first is a comment: a row is as wide as the table and has a number."""
         text = line.decode("utf-8", "replace")
         if self.layout == "blanks":
             cells = text.split()

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from pushforward.common.errors import ConfigError
 from pushforward.config.schema import Config, Section
+from pushforward.train.objectives.registry import OBJECTIVE_KEYS
 from pushforward.train.options import Options
 
 if TYPE_CHECKING:
     from pushforward.train.problems.base import Problem
-
-_OBJECTIVE = ("gradient", "alpha", "annealing", "importance_samples", "energy_weight")
 
 
 def resolved(config: Config, options: Options, uses: Callable[[str], bool]) -> Config:
@@ -26,7 +25,7 @@ def resolved(config: Config, options: Options, uses: Callable[[str], bool]) -> C
         "vae": {} if options.vae is None else asdict(options.vae),
         "train": asdict(options.train)
         | {"objective": options.objective.name}
-        | {key: getattr(options.objective, key) for key in _OBJECTIVE},
+        | {key: getattr(options.objective, key) for key in OBJECTIVE_KEYS},
     }
     updates = {}
     for name, values in groups.items():

@@ -408,11 +408,6 @@ class Config(BaseModel):
     track: TrackerNames = Field(default=(), description="trackers besides metrics.jsonl and Weights & Biases")
     wandb: WandbConfig = Field(default=WandbConfig(), description="Weights & Biases")
 
-    @property
-    def data_seed(self) -> int:
-        """Seed of the rows of a toy and of the split."""
-        return self.seed if self.data.seed == "auto" else self.data.seed
-
     def flat(self) -> dict[str, Scalar]:
         """Return every key with its value as on the command line; lists become ``a,b``."""
         return {key: _as_scalar(value) for key, value in flatten(self.model_dump()).items()}

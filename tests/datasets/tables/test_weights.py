@@ -1,4 +1,4 @@
-"""Weights of rows stay with their rows, are no column of the density, and are checked."""
+"""Weights of rows stay with their rows, are not a column of the density, and are checked."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,7 @@
 """Fits of autoencoders by a bound of the likelihood."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,16 +9,33 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from pushforward.flows.vae.autoencoder import Estimator, build_autoencoder
+from pushforward.flows.vae.autoencoder import Autoencoder, Estimator, build_autoencoder
 from pushforward.flows.vae.decoders import (
     GaussianDecoder,
 )
+from pushforward.train.callbacks import Callback
 from pushforward.train.divergence import DivergedError
-from pushforward.train.maximize import maximize_bound
 from pushforward.train.objectives.bound import MOST_VALIDATION_ROWS, BoundObjective
 from pushforward.train.options import TrainOptions
+from pushforward.train.state import State, start
+from pushforward.train.trainer import Trainer
 from tests.fixtures.autoencoders import FEATURES, LATENT, probabilistic_pca, rows_for, small_autoencoder
 from tests.fixtures.callbacks import Functions
+
+
+def maximize_bound(
+    model: Autoencoder,
+    train: Tensor,
+    validation: Tensor,
+    options: TrainOptions,
+    *,
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    **bound: Any,
+) -> State:
+    """Fit an autoencoder to rows in the units of its decoder."""
+    objective = BoundObjective(train, validation, options.batch_size, seed=seed, **bound)
+    return Trainer(options, callbacks=callbacks).run(start(model, options, seed=seed), objective)
 
 
 def test_validation_rows_are_spread_evenly_over_the_table() -> None:

@@ -1,4 +1,4 @@
-"""Linear dependence: which columns are found, how the relation is written, and what is no dependence."""
+"""Linear dependence: which columns are found, how the relation is written, and what is not a dependence."""
 
 from pathlib import Path
 

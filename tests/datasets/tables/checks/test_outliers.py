@@ -112,12 +112,12 @@ def test_codes_at_both_ends_and_a_single_known_one() -> None:
     values = np.random.default_rng(0).normal(20, 5, 1500)
     values[:40], values[40:50], values[50] = -9999, -999, 99999
     assert [note.split()[2] for note in notes(values)] == ["-9999", "-999", "99999"]
-    # The end of a far group is no code.
+    # The end of a far group is not a code.
     values = np.append(np.random.default_rng(0).normal(20, 5, 1500), [996, 997, 998, 999])
     assert notes(values)[0].startswith(
         "column 'c': 4 values are 140 to 150 interquartile ranges from the median; if they"
     )
-    # In heavy tails, large values are no codes.
+    # In heavy tails, large values are not codes.
     values = np.random.default_rng(0).standard_cauchy(2000)
     values[:30] = -9999999
     assert [note.split()[2] for note in notes(values)][1:] == ["is"]

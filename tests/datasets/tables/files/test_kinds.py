@@ -298,7 +298,7 @@ def test_the_declared_index_is_left_out_unless_it_is_named(tmp_path: Path) -> No
     assert load(path, context=["patient"]).schema.context_names == ("patient",)
     dropped = load(path, drop=["patient"])
     assert (dropped.schema.names, dropped.notes) == (("a", "b"), ())
-    # Metadata that are not those of pandas are no reason to fail.
+    # Metadata that are not those of pandas are not a reason to fail.
     for metadata in (b"", b"[]", b'{"index_columns": 3}', b'{"index_columns": ["gone", {"kind": "range"}]}'):
         odd = TABLE.replace_schema_metadata({b"pandas": metadata})
         assert load(write_file(tmp_path / "odd.parquet", parquet_bytes(odd))).schema.names == ("a", "b")
@@ -327,7 +327,9 @@ def test_sheets_of_workbooks(tmp_path: Path) -> None:
     chosen = load(f"{path}#More data", columns=["n", "flag"])
     assert chosen.rows[:2].tolist() == [[0, 1], [1, 0]]
     assert [column.type for column in chosen.schema.columns] == ["int64", "int64"]  # all are floats in the file
-    with pytest.raises(DataError, match=r"t.csv: is no workbook and has no sheet 'Data'; leave out what follows '#'"):
+    with pytest.raises(
+        DataError, match=r"t.csv: is not a workbook and has no sheet 'Data'; leave out what follows '#'"
+    ):
         load(f"{write_file(tmp_path / 't.csv', CSV)}#Data")
 
 

@@ -258,11 +258,15 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         2,
         "sample: --given: 'x1' is not a context column of this run; it has no context columns (data.given)",
     ),
-    "given nothing": ("sample {CONDITIONAL} -n 3", 2, "sample: --given: this run needs --given x2=..."),
+    "given nothing": (
+        "sample {CONDITIONAL} -n 3",
+        2,
+        "sample: --given: this run needs --given x2=..., or --given FILE with these columns",
+    ),
     "given another": (
         "sample {CONDITIONAL} -n 3 --given x1=1",
         2,
-        "sample: --given: 'x1' is not a context column of this run; its context columns are x2 (data.given)",
+        "sample: --given: 'x1' is not a context column of this run; its context columns are x2",
     ),
     "given no number": (
         "sample {CONDITIONAL} -n 3 --given x2=much",
@@ -274,7 +278,21 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
         2,
         "sample: --given: expected a number for 'x2'; got 'nan'",
     ),
-    "given no value": ("sample {CONDITIONAL} -n 3 --given x2", 2, "sample: --given: expected COL=VALUE; got 'x2'"),
+    "given no value": (
+        "sample {CONDITIONAL} -n 3 --given x2",
+        2,
+        "sample: --given: expected COL=VALUE, or a file; got 'x2', and there is no such file",
+    ),
+    "given a file without context": (
+        "sample {RUN} -n 3 --given points.csv",
+        2,
+        "sample: --given: it has no context columns (data.given); leave points.csv out",
+    ),
+    "given a file and a value": (
+        "sample {CONDITIONAL} -n 3 --given points.csv --given x2=1",
+        2,
+        "sample: --given: expected one file, or COL=VALUE for each column; got points.csv and x2=1",
+    ),
     "given twice": ("sample {CONDITIONAL} -n 3 --given x2=1 --given x2=2", 2, "sample: --given: 'x2' is given twice"),
 }
 

@@ -117,7 +117,7 @@ def test_a_data_set_of_a_plugin(tmp_path: Path) -> None:
     assert "did you mean 'test-rows'" in run("--plugin", PLUGIN, "fit", "test-row", cwd=tmp_path, code=3).stderr
     evaluated = run("--plugin", PLUGIN, "evaluate", "run", "test-rows", cwd=tmp_path).stdout
     assert evaluated.startswith("on the 300 rows of test-rows\n")
-    with pytest.raises(ValueError, match="^register: the data set 'moons' exists already; take another name$"):
+    with pytest.raises(ValueError, match=r"^register: the data set 'moons' exists already; take another name$"):
         register_dataset("moons")(lambda: [[0.0]])
 
 
@@ -152,9 +152,9 @@ def test_a_tracker_of_a_plugin_records_a_fit(tmp_path: Path) -> None:
     track = "track=test-broken-tracker,test-missing-tracker,test-tracker"
     done = run("--plugin", PLUGIN, "fit", "--resume", "run", "train.steps=30", track, cwd=tmp_path)
     off = "it is off for the rest of this fit, metrics.jsonl goes on"
-    assert [line for line in done.stderr.splitlines() if line.startswith("tracker")] == [
-        f"tracker test-missing-tracker: ModuleNotFoundError: no module named 'elsewhere'; {off}",
-        f"tracker test-broken-tracker: ConnectionError: no server; {off}",
+    assert [line for line in done.stderr.splitlines() if line.startswith("warning: tracker")] == [
+        f"warning: tracker test-missing-tracker: ModuleNotFoundError: no module named 'elsewhere'; {off}",
+        f"warning: tracker test-broken-tracker: ConnectionError: no server; {off}",
     ]
     more = lines(tmp_path / "run")[len(calls) :]  # both trackers write to this file
     opened = ["open", "run", "maf", 30, "maf", "iris"]

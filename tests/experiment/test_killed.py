@@ -4,12 +4,14 @@ import functools
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pushforward.config.read import load_config
 from pushforward.runs.folder import RunFolder
 from tests.fixtures.processes import Command, Start
 
@@ -100,6 +102,39 @@ def test_killed_and_resumed_is_bit_for_bit_the_uninterrupted_fit(
     if (whole / "selection.json").exists():
         first, second = (json.loads((path / "selection.json").read_text()) for path in (run, whole))
         assert first["candidates"] == second["candidates"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_comparing_leaves_the_choice_open(
+    number: signal.Signals, start: Start, tmp_path: Path, made_once: Callable[..., Path]
+) -> None:
+    """Signalled in the first candidate, killed in the second: the same choice and numbers as without."""
+    run, folder = tmp_path / "run", tmp_path / "run" / "checkpoints" / "selection"
+    whole = made_once("whole-iris", lambda made: end(start("fit", *OPEN, *BESIDE, "--out", made / "run"))) / "run"
+    command = start("fit", *OPEN, *BESIDE, "--out", "run", "train.checkpoint_seconds=0.02")
+    command.until((folder / "candidate-0.pt").exists)
+    time.sleep(0.3)
+    command.process.send_signal(number)
+    assert command.wait() == 128 + number
+    assert load_config(files=[run / "config.yaml"]).flow.name == "auto"
+    (cut,) = json.loads((run / "selection.json").read_text())["candidates"]
+    assert 0 < cut["steps"] < 400
+    assert (run / "model" / "model.safetensors").exists()  # of the best candidate so far
+    assert not (run / "checkpoints" / "last.pt").exists()
+
+    second = start("fit", "--resume", "run", "train.checkpoint_seconds=0.02")
+    second.until((folder / "candidate-1.pt").exists)
+    second.kill()
+    assert log_has(run, "the selection of its model goes on")
+    refused = start("fit", *OPEN, *BESIDE, "--out", "run")
+    assert refused.wait() == 2
+    assert "to go on: pushforward fit --resume run" in refused.stderr
+    end(start("fit", "--resume", "run"))
+    assert (run / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+    assert results(run) == results(whole)
+    first, last = (json.loads((path / "selection.json").read_text()) for path in (run, whole))
+    assert first["candidates"] == last["candidates"]
+    assert not folder.exists()
 
 
 def test_with_a_budget_in_seconds_the_choice_and_the_clock_are_restored(start: Start, tmp_path: Path) -> None:

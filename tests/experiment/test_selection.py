@@ -252,7 +252,7 @@ def test_all_candidates_diverge(source: str, tmp_path: Path) -> None:
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
 def test_a_signal_during_model_selection(number: signal.Signals, code: int, source: str, tmp_path: Path) -> None:
-    """The fit ends at once with the best candidate so far, and can be resumed."""
+    """The fit ends at once with the best candidate so far; resumed, it goes on with the selection."""
     keys = (*QUIET, *SMALL, "flow.members=1", "train.seconds=300")
     process = subprocess.Popen(
         [sys.executable, "-m", "pushforward", "fit", source, "--out", "run", "--json", *keys],
@@ -286,8 +286,17 @@ def test_a_signal_during_model_selection(number: signal.Signals, code: int, sour
     density = FittedDensity.load(run.model)
     assert np.isfinite(density.log_prob(density.draw(20))).all()
     assert "continue with: pushforward fit --resume run" in errors
-    again = resume(run.path, ("train.seconds=1e-3",), quiet=True)
-    assert again.results["steps"] == results["steps"]
+    assert is_open(load_config(files=[run.config]).model_dump(), is_toy=False)
+    decided = json.loads((run.checkpoints / "selection" / "decided.json").read_text())
+    assert len(decided["compared"]) >= 2
+    again = resume(run.path, ("train.seconds=5",), quiet=True)
+    found = json.loads((run.path / "selection.json").read_text())
+    assert {candidate["flow"] for candidate in found["candidates"]} == set(decided["compared"])
+    assert found["seconds"] >= decided["seconds"]
+    assert found["step_seconds"] == pytest.approx(decided["step_seconds"])
+    assert again.results["stop_reason"] in ("budget", "patience")
+    assert again.results["seconds"] > found["seconds"]
+    assert not is_open(load_config(files=[run.config]).model_dump(), is_toy=False)
 
 
 def test_a_mixture_of_flows_end_to_end(source: str, tmp_path: Path) -> None:

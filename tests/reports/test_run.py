@@ -272,7 +272,7 @@ def test_no_partial_file_is_left_and_other_files_are_kept(fitted: RunFolder, tmp
     write_report(fitted, ours)
     write_report(fitted, ours)
     mine.write_text("<html>my own notes</html>")
-    with pytest.raises(RunUsageError, match="no page of pushforward report"):
+    with pytest.raises(RunUsageError, match="not a page of pushforward report"):
         write_report(fitted, mine)
     assert mine.read_text() == "<html>my own notes</html>"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.html", "ours.html"]

@@ -270,7 +270,7 @@ def test_the_table_is_printed_without_the_page(tmp_path: Path, monkeypatch: pyte
     foreign = invoke("compare", "a", "b")
     assert foreign.exit_code == 2
     assert "500 test rows; " in foreign.stdout
-    assert "no page of pushforward compare" in foreign.stderr
+    assert "not a page of pushforward compare" in foreign.stderr
     lost = invoke("compare", "a", "b", "--json", "--out", "nowhere/x.html")
     assert lost.exit_code == 1
     assert json.loads(lost.stdout)["out"] is None
@@ -282,7 +282,7 @@ def test_only_an_earlier_comparison_is_replaced(tmp_path: Path) -> None:
     first = write_comparison(comparison, ours).read_bytes()
     assert write_comparison(comparison, ours).read_bytes() == first
     mine.write_text("mine")
-    with pytest.raises(RunUsageError, match="no page of pushforward compare"):
+    with pytest.raises(RunUsageError, match="not a page of pushforward compare"):
         write_comparison(comparison, mine)
     assert mine.read_text() == "mine"
 

@@ -107,12 +107,12 @@ def worker_of(process: "subprocess.Popen[str]") -> int:
 
 
 def test_a_sweep_of_a_target_compares_the_validation_loss(tmp_path: Path) -> None:
-    """A key that has no effect in some trials, such as one of another objective, is no mistake in a sweep."""
+    """A key that has no effect in some trials, such as one of another objective, is not a mistake in a sweep."""
     keys = ("flow.blocks=1", "flow.hidden=8", "flow.layers=1", "train.steps=10", "train.batch_size=64", "wandb=off")
     path = tmp_path / "sweep.yaml"
     path.write_text(
         "program: pushforward\nmethod: grid\nparameters:\n"
-        "  train.objective: {values: [reverse-kl, alpha]}\n  train.alpha: {value: 2.0}\n"
+        "  train.gradient: {values: [path, path-wise]}\n  train.alpha: {value: 2.0}\n"
         "  flow.name: {value: maf}\n  flow.bins: {value: 4}\n"
     )
     folder = tmp_path / "found"

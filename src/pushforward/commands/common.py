@@ -117,12 +117,9 @@ def _output_status(out: Path | None) -> os.stat_result | None:
 def load_density(run: Path, device: str | None) -> "FittedDensity":
     """Load the density of a run on a device, the CPU by default."""
     folder = open_run(run)
-    if not (folder.model / "config.json").exists() and folder.status == "running":
-        from pushforward.common.errors import RunError
+    from pushforward.runs.folder import check_model
 
-        raise RunError(
-            f"{run}: is still being fitted and has no model yet; `pushforward report {run}` shows its progress"
-        )
+    check_model(folder)
     from pushforward.common.plugins import load_plugins
     from pushforward.evaluate.density import FittedDensity
     from pushforward.train.device import choose_device

@@ -74,7 +74,8 @@ def runs(
 ) -> None:
     """List the runs below FOLDER (runs/ by default), oldest first, nested folders included, such as trials of a sweep.
 
-    KEY is a column of the list, a number in results.json (test_nll_se, kl_to_truth, ...) or a configuration key.
+    The headline is the number that sums up a fit: the test NLL of rows, log Z of a target, the divergence in a gradient
+    study. KEY is a column of the list, a number in results.json (test_nll_se, kl_to_truth, ...) or a configuration key.
     Several --dataset, --flow or --status match any of them; every --where must hold. NAME may contain * and ?.
     """
     from pushforward.runs.listing import check_folder_of_runs, list_runs
@@ -84,11 +85,12 @@ def runs(
     one_of = {"dataset": datasets, "flow": flows, "status": statuses}
     root = check_folder_of_runs(folder) if folder is not None else Path("runs")
     found = select(list_runs(root), filters, one_of=one_of, sort=sort, reverse=reverse, limit=limit)
-    fields = ["name", "status", "dataset", "flow", "steps", "val_nll", "test_nll", "started"]
+    fields = ["name", "status", "dataset", "flow", "steps", "val_nll", "headline", "started"]
     if as_json:
+        values = [field for field in fields if field != "headline"] + ["test_nll"]
         objects = [
             run.facts
-            | {field: getattr(run, field) for field in fields}
+            | {field: getattr(run, field) for field in values}
             | {"path": str(run.path), "config": run.configuration}
             for run in found
         ]

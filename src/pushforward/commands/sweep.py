@@ -108,9 +108,9 @@ def _space(file: Path | None, overrides: Sequence[str], **options: Any) -> "tupl
     from pushforward.common.errors import ConfigError
     from pushforward.sweeps.parameter import Parameter
     from pushforward.sweeps.space import (
-        default_space,
         parse_space,
         read_space,
+        space_for,
         typed_constants,
         with_constants,
     )
@@ -130,8 +130,7 @@ def _space(file: Path | None, overrides: Sequence[str], **options: Any) -> "tupl
     # With the resolved path of a file, which can be found from any working directory.
     source = Parameter.constant("data.source", problem.options.data.source)
     constants = tuple(source if p.key == "data.source" else p for p in constants)
-    shipped = default_space(problem.training_rows or 0, is_toy=problem.training_rows is None)
-    text = with_constants(shipped, constants)
+    text = with_constants(space_for(problem), constants)
     space = parse_space(text, "the default space")
     space.check()
     return space, text
@@ -183,7 +182,7 @@ def _summary_lines(summary: dict[str, Any], importances: dict[str, float]) -> li
 
     done = [t for t in summary["trials"] if t["status"] == "finished" and t["val_nll"] is not None]
     ranked = sorted(done, key=lambda t: (t["val_nll"], t["number"]))[:_SHOWN_TRIALS]
-    lines = ["trial  val nll     seconds  parameters"]
+    lines = [f"trial  {summary['metric'].replace('_', ' '):<10}  seconds  parameters"]
     for trial in ranked or [summary["best"]]:
         what = "the defaults: " if trial["is_default"] else ""
         seconds = "-" if trial["seconds"] is None else f"{trial['seconds']:.0f}"

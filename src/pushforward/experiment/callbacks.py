@@ -10,7 +10,7 @@ from pathlib import Path
 from pushforward.common.errors import RunError, is_disk_full, reason
 from pushforward.common.signals import StopOnSignal
 from pushforward.runs.folder import RunFolder
-from pushforward.tracking.progress import Progress
+from pushforward.tracking.progress import WARNING, Progress
 from pushforward.tracking.trackers import Tracking
 from pushforward.train.callbacks import Callback
 from pushforward.train.checkpoint import save_checkpoint
@@ -79,7 +79,7 @@ class Guard:
         """
         if (once_for or text) not in self._warned:
             self._warned.add(once_for or text)
-            self.notify(f"warning: {text}")
+            self.notify(f"{WARNING}{text}")
 
 
 class Signals(Callback):

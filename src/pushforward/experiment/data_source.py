@@ -16,13 +16,14 @@ from pushforward.train.problems.base import Problem
 _DIGITS = 12  # of a checksum in messages
 
 
-def check_source(run: RunFolder, data: DataConfig, command: str) -> None:
+def check_source(run: RunFolder, data: DataConfig, command: str, otherwise: str = "") -> None:
     """Check that the rows of a run can be read again.
 
     Args:
         run: The run folder.
         data: Where the rows are.
         command: The command that takes the rows from ``FILE`` instead, for the message.
+        otherwise: What cannot be done without the rows of a run, and what can, for the message about rows in memory.
 
     Raises:
         DataError: If they came through a pipe, or the file is not there any more.
@@ -32,11 +33,8 @@ def check_source(run: RunFolder, data: DataConfig, command: str) -> None:
             f"{run.path}: was fitted to rows from stdin, which were not kept; save the same rows in a file and give "
             f"it: {command}"
         )
-    if data.source == MEMORY:
-        raise DataError(
-            f"{run.path}: was fitted to rows in memory, which were not kept; save the same rows in a file and give "
-            f"it: {command}"
-        )
+    if data.source == MEMORY:  # no file has their checksum
+        raise DataError(f"{run.path}: was fitted to rows in memory, which were not kept: {otherwise}")
     if Path(data.source).is_absolute() and file_status(data.source) is None:
         raise DataError(f"{data.source}: no such file; {run.path} was fitted to it; if it is elsewhere now: {command}")
 

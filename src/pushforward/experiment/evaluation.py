@@ -14,12 +14,14 @@ from pushforward.common.errors import DataError
 from pushforward.common.text import one_line
 from pushforward.config.read import load_config
 from pushforward.datasets import open_rows, write_table
+from pushforward.datasets.named_rows import weight_notes
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment.data_source import accept_data, check_source, find_copy, has_test_rows
 from pushforward.reports.run import write_report
-from pushforward.runs.folder import RunFolder
+from pushforward.runs.folder import RunFolder, check_model
 from pushforward.runs.row_scores import write_row_scores
 from pushforward.tracking.jsonl import read_metrics
+from pushforward.tracking.progress import WARNING
 from pushforward.tracking.trackers import Tracking
 from pushforward.train.device import choose_device
 from pushforward.train.problems.base import Evaluation, Figure, Notify, Problem, Scores
@@ -77,7 +79,7 @@ def write_evaluation(
             try:
                 figure.draw(path)
             except Exception as error:  # a failed picture must not end the fit
-                notify(f"warning: no picture '{figure.name}': {one_line(error)}")
+                notify(f"{WARNING}no picture '{figure.name}': {one_line(error)}")
                 continue
         if tracking is not None:
             write_safely(partial(tracking.image, f"pictures/{figure.name}", path, figure.caption, step))
@@ -126,6 +128,7 @@ def evaluate_run(
         ModelFileError: If the model is missing or damaged.
         RunError: If another process uses the run.
     """
+    check_model(run)
     config = load_config(files=[run.config])
     copy = None if data is None else find_copy(run, data)
     if copy is not None:  # the file that the run was fitted to, which may have moved
@@ -134,13 +137,16 @@ def evaluate_run(
             notify(f"{data}: is the file that {run.path} was fitted to; its test rows are evaluated")
             data = None
     command = f"pushforward evaluate {run.path} FILE"
-    check_source(run, config.data, command)
+    cannot = "it cannot be evaluated again; the likelihood of other rows:"
+    check_source(run, config.data, command, f"{cannot} pushforward score {run.path} FILE")
     density = FittedDensity.load(run.model, device=str(choose_device(device)))
     rows = context = np.empty((0, 0))
+    weights = None
     if data is not None:
-        given = open_rows(data, density.schema, missing=config.data.missing)
+        given = open_rows(data, density.schema, missing=config.data.missing, weight=config.data.weight)
         rows, context = (np.concatenate(matrices) for matrices in zip(*given, strict=True))
-        for note in (*given.notes, *given.findings):
+        weights = None if given.weights is None else np.concatenate(given.weights)
+        for note in (*given.notes, *given.findings, *weight_notes(given, data, config.data.weight)):
             notify(note)
     run.claim()
     try:
@@ -149,7 +155,9 @@ def evaluate_run(
         if moved:
             notify(moved)
         if data is not None:
-            problem = problem.on_rows(rows, context, density.schema, "stdin" if data == "-" else Path(data).name)
+            problem = problem.on_rows(
+                rows, context, density.schema, "stdin" if data == "-" else Path(data).name, weights
+            )
             return _evaluated(problem, density, notify)
         if not problem.can_evaluate:
             raise DataError(f"{run.path}: has no test rows (data.test_fraction=0); give a table to evaluate on")

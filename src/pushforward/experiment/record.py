@@ -1,7 +1,7 @@
 """The record of a fit in its run folder: status, reserved disk space, progress, trackers, and the report at the end."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,6 +39,7 @@ class Record:
         parameters: Number of trainable numbers.
         process: The process of the Weights & Biases client.
         quiet: Show no progress bar, only warnings and messages.
+        silent: Show nothing; warnings are Python's.
         job_type: Job type of the Weights & Biases run.
         resume_step: Metrics after this step are removed; None for a new run.
         signals: The signals of the fit.
@@ -58,6 +59,7 @@ class Record:
         process: WandbProcess,
         *,
         quiet: bool,
+        silent: bool,
         job_type: str,
         resume_step: int | None,
         signals: StopOnSignal,
@@ -74,6 +76,7 @@ class Record:
                 title=f"{title}; run {run.path}",
                 log=run.log,
                 quiet=quiet,
+                hidden=silent,
             )
             self.guard = Guard(run.path, self.progress.message)
             self.tracking = Tracking.open(
@@ -82,7 +85,7 @@ class Record:
                 dataset=self.name,
                 flow=self.flow,
                 facts=dict(problem.facts) | {"problem": problem.kind, "parameters": parameters},
-                warn=self.progress.message,
+                warn=self.guard.warn,
                 resume_step=resume_step,
                 job_type=job_type,
                 process=process,
@@ -142,7 +145,14 @@ class Record:
 
 @contextlib.contextmanager
 def new_run(
-    config: Config, out: Path | None, *, name: str, flow: str, problem: str, schema: dict[str, Any] | None = None
+    config: Config,
+    out: Path | None,
+    *,
+    name: str,
+    flow: str,
+    problem: str,
+    sections: Sequence[str],
+    schema: dict[str, Any] | None = None,
 ) -> Iterator[RunFolder]:
     """Context manager with a new run folder; sets the status to failed on an error, and releases the lock.
 
@@ -152,6 +162,7 @@ def new_run(
         name: Name of the data or the target.
         flow: Name of the model.
         problem: The kind of problem; ``gradients`` for a gradient study.
+        sections: The sections of the report.
         schema: The content of ``schema.json``; None for a run without a model.
 
     Raises:
@@ -164,7 +175,7 @@ def new_run(
         if schema is not None:
             run.write_json("schema.json", schema)
         run.write_config(config)  # last: from now on the run can be resumed
-        run.set_status("running", dataset=name, flow=flow, problem=problem)
+        run.set_status("running", dataset=name, flow=flow, problem=problem, sections=list(sections))
     except BaseException:
         run.discard()
         raise

@@ -1,11 +1,13 @@
 """Fit from a configuration to a run folder: plan, train, score, evaluate, report; and resume."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from pushforward.common.errors import RunUsageError
 from pushforward.common.signals import StopOnSignal
 from pushforward.config.read import load_config
 from pushforward.config.resolved import refuse_unused_keys, resolved
@@ -24,8 +26,9 @@ from pushforward.experiment.result import Fit
 from pushforward.experiment.resumed_keys import check_resumed_keys
 from pushforward.experiment.run_files import dashboard_summary, results_content, status_content
 from pushforward.runs.folder import RunFolder
+from pushforward.runs.listing import has_source
 from pushforward.runs.row_scores import write_row_scores
-from pushforward.tracking.progress import Progress
+from pushforward.tracking.progress import WARNING, Progress
 from pushforward.tracking.registry import check_trackers
 from pushforward.tracking.wandb.process import WandbProcess
 from pushforward.train import fitting
@@ -65,6 +68,7 @@ def fit(
     out: Path | None = None,
     data: Any = None,
     quiet: bool = False,
+    silent: bool = False,
     embedding: nn.Module | None = None,
     callbacks: Sequence[Callback] = (),
     job_type: str = "fit",
@@ -77,6 +81,7 @@ def fit(
         out: The run folder; None makes one in ``runs/``.
         data: A data set in memory, instead of the one that the configuration names.
         quiet: Show no progress bar, only warnings and messages.
+        silent: Show nothing; warnings are Python's.
         embedding: A module for the context of rows.
         callbacks: Called around the steps, after those of the run.
         job_type: Job type of the Weights & Biases run.
@@ -97,9 +102,11 @@ def fit(
         # Before there is a run folder: the options may not go together, or the target may be unusable.
         state = None if problem.is_open else problem.start(choose_device(config.device))
         written = _written(config, problem)
-        facts = {"name": problem.name, "flow": problem.flow_name, "problem": problem.kind}
+        facts: dict[str, Any] = {"name": problem.name, "flow": problem.flow_name, "problem": problem.kind}
+        facts |= {"sections": problem.sections}
         with new_run(written, out, **facts, schema=problem.schema()) as run:
-            own = _Fit(run, written, problem, process, quiet=quiet, callbacks=callbacks, job_type=job_type, notes=notes)
+            shown = {"quiet": quiet, "silent": silent}
+            own = _Fit(run, written, problem, process, **shown, callbacks=callbacks, job_type=job_type, notes=notes)
             return own.run_from(state)
 
 
@@ -120,11 +127,14 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
         DataError: If the data cannot be used or are not those of the run.
     """
     run = RunFolder.open(path)
+    if not run.schema.exists():
+        raise RunUsageError(f"{path}: is a study, which cannot go on; start it again in another folder")
     before = load_config(files=[run.config])
     config = load_config(files=[run.config], overrides=overrides, **options)
     check_resumed_keys(run, before, config)
     command = f"pushforward fit --resume {run.path} data.source=FILE"
-    check_source(run, config.data, command)
+    cannot = "its fit cannot go on; fit again in Python, with pushforward.fit(rows, ...), to another out="
+    check_source(run, config.data if has_source(before.flat()) else before.data, command, cannot)
     run.claim()
     try:
         with start_client(config) as process:
@@ -136,9 +146,11 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             if last.exists() and not problem.is_open:
                 state: State | None = problem.restore(device, last)
                 said = moved
-            else:  # killed before its first checkpoint
+            else:  # its model is not selected yet, or it was killed before its first checkpoint
                 state = None if problem.is_open else problem.start(device)
-                said = "; ".join(filter(None, [moved, f"{run.path}: has no checkpoint yet: the fit starts over"]))
+                goes_on = problem.is_open and any(_selection_folder(run).glob("*"))
+                how = "the selection of its model goes on" if goes_on else "has no checkpoint yet: the fit starts over"
+                said = "; ".join(filter(None, [moved, f"{run.path}: {how}"]))
             written = _written(config, problem)
             with resumed_run(run, written, name=problem.name, flow=problem.flow_name):
                 fit = _Fit(run, written, problem, process, quiet=quiet, notes=(said, *notes), resumed=True)
@@ -150,7 +162,7 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
 def _kernel_notes() -> tuple[str, ...]:
     """The warning about the kernels, if any; to be called before their first use, which would print it."""
     warning = kernel_warning()
-    return (f"warning: {warning}",) if warning else ()
+    return (f"{WARNING}{warning}",) if warning else ()
 
 
 def _written(config: Config, problem: Problem) -> Config:
@@ -172,15 +184,17 @@ class _Fit:
         process: WandbProcess,
         *,
         quiet: bool = False,
+        silent: bool = False,
         callbacks: Sequence[Callback] = (),
         job_type: str = "fit",
         notes: tuple[str, ...] = (),
         resumed: bool = False,
     ) -> None:
         self.run, self.config, self.problem, self.process = run, config, problem, process
-        self.quiet, self.job_type, self.notes, self.resumed = quiet, job_type, notes, resumed
+        self.quiet, self.silent, self.job_type, self.notes, self.resumed = quiet, silent, job_type, notes, resumed
         self.signals = StopOnSignal()
         self.stops: list[Callback] = [Signals(self.signals), *callbacks]
+        self.is_selecting = False
 
     def run_from(self, state: State | None) -> Fit:
         """Train from a state, score and evaluate; without a state, select the model first."""
@@ -195,6 +209,7 @@ class _Fit:
                 state.parameters,
                 self.process,
                 quiet=self.quiet,
+                silent=self.silent,
                 job_type=self.job_type,
                 resume_step=None if not self.resumed else -1 if is_new else state.progress.step,
                 signals=self.signals,
@@ -206,19 +221,29 @@ class _Fit:
                 return self.finish(record, self.train(record, state))
 
     def select(self) -> State:
-        """Select the model; its state and its configuration are written, so that a resumed fit keeps both."""
+        """Select the model; its state and its configuration are written, so that a resumed fit keeps both.
+
+        After a selection that was cut short the configuration stays open: a resumed fit goes on with the selection.
+        """
         run, problem = self.run, self.problem
-        progress = Progress(log=run.log, quiet=True)  # the progress bar comes with the training
+        progress = Progress(log=run.log, quiet=True, hidden=self.silent)  # the progress bar comes with the training
+        for note in filter(None, self.notes):
+            progress.message(note)
+        self.notes = ()
+        problem.selection_folder = _selection_folder(run)
         try:
-            state = problem.start(choose_device(self.config.device), [*self.stops[:1], _Messages(progress)])
+            state = problem.start(choose_device(self.config.device), [*self.stops, _Messages(progress)])
         except DivergedError:
             run.set_status("diverged", dataset=problem.name, flow=problem.flow_name)
             raise
-        self.config = resolved(self.config, problem.options, problem.uses)
         if problem.selection is not None:
             run.write_json("selection.json", problem.selection.to_dict())
-        save_checkpoint(state, run.checkpoints / "last.pt")
-        run.write_config(self.config)  # last: a resumed fit makes the choice again unless all of it is there
+            self.is_selecting = not problem.selection.is_complete and any(c.should_stop(state) for c in self.stops)
+        if not self.is_selecting:
+            self.config = resolved(self.config, problem.options, problem.uses)
+            save_checkpoint(state, run.checkpoints / "last.pt")
+            run.write_config(self.config)  # last: a resumed fit goes on with the selection unless all of it is there
+            shutil.rmtree(problem.selection_folder, ignore_errors=True)
         return state
 
     def train(self, record: Record, state: State) -> Fitted:
@@ -229,8 +254,9 @@ class _Fit:
             RecordMetrics(record.tracking, guard),
             *self.stops,
             DrawPictures(self.run, self.problem, record.tracking, guard),
-            SaveCheckpoints(self.run.checkpoints / "last.pt", guard),
         ]
+        if not self.is_selecting:  # else those of the candidates stay
+            callbacks.append(SaveCheckpoints(self.run.checkpoints / "last.pt", guard))
         try:
             fitted = fitting.fit(self.problem, callbacks, state)
         except DivergedError as error:
@@ -247,7 +273,7 @@ class _Fit:
             record.progress.record(fitted.note)  # the result has it, too
         density.save(run.model, extra={"dataset": problem.name})
         guard.write(lambda: forget_evaluation(run))  # of the previous model, if the fit was resumed
-        scores = problem.score(density, self.stop_reason(fitted.state))
+        scores = problem.score(density, self.stop_reason)
         results = results_content(run, problem, fitted, scores)
         run.write_json("results.json", results)
         guard.write(lambda: tracking.summary(dashboard_summary(results)))
@@ -270,7 +296,7 @@ class _Fit:
                     step,
                     tracking=tracking,
                     write_safely=guard.write,
-                    stop=self.stop_reason(fitted.state),
+                    stop=self.stop_reason,
                     notify=record.progress.message,
                 )
 
@@ -278,9 +304,14 @@ class _Fit:
         numbers = tuple(problem.lines(scores, evaluation))
         return Fit(run, density, results, evaluation, numbers, self.signals.signum, fitted.note)
 
-    def stop_reason(self, state: State) -> Callable[[], str]:
-        """A function that returns why to leave out what takes long, or an empty string."""
-        return lambda: next((reason for callback in self.stops if (reason := callback.should_stop(state))), "")
+    def stop_reason(self) -> str:
+        """Why to leave out what takes long after training: the signal that came, if any."""
+        return self.signals.reason
+
+
+def _selection_folder(run: RunFolder) -> Path:
+    """Where model selection keeps its candidates."""
+    return run.checkpoints / "selection"
 
 
 class _Messages(Callback):
@@ -291,3 +322,6 @@ class _Messages(Callback):
 
     def on_message(self, text: str) -> None:
         self.progress.message(text)
+
+    def on_warning(self, text: str) -> None:
+        self.progress.message(f"{WARNING}{text}")

@@ -30,11 +30,13 @@ from pushforward.train.callbacks import Callback
 from pushforward.train.device import choose_device
 from pushforward.train.objectives.base import Metrics
 from pushforward.train.objectives.target import TargetObjective
+from pushforward.train.problems.base import Headline
 from pushforward.train.problems.target import TargetProblem
 from pushforward.train.state import State, start
 from pushforward.train.trainer import Trainer
 
 _VALIDATION_SAMPLES = 2_000
+_SECTIONS = ("gradients", "training")  # of the report
 _UNUSED = ("train.patience", "train.evaluate", "train.checkpoint_seconds")
 # Groups of parameters with known variances, and their places in the result of gaussian_variances.
 _KNOWN_GROUPS = {"base.location": 0, "base.log_scale": 1}
@@ -146,7 +148,7 @@ def study(
             "device": str(flow.base.device),
         }
         name, flow_name = config.data.source, config.flow.name
-        with new_run(config, out, name=name, flow=flow_name, problem="gradients") as run:
+        with new_run(config, out, name=name, flow=flow_name, problem="gradients", sections=_SECTIONS) as run:
             try:
                 tracking = Tracking.open(
                     run,
@@ -178,7 +180,7 @@ def study(
                     tracking.summary({key: value for key, value in facts.items() if key != "target"})
                 if tracking.location is not None:
                     notify(location_line(tracking.location, run.path))
-                run.set_status("finished", steps=steps)
+                run.set_status("finished", steps=steps, headline=[json_safe(vars(_headline(measurements.rows[-1])))])
                 write_report(run)
                 for folder in (run.checkpoints, run.model, run.samples, run.pictures):
                     with contextlib.suppress(OSError):
@@ -323,6 +325,13 @@ def _checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
     if checkpoints == 1 or steps == 0:
         return [0]
     return sorted({round(steps * (k / (checkpoints - 1)) ** 2) for k in range(checkpoints)})
+
+
+def _headline(checkpoint: dict[str, Any]) -> Headline:
+    """What sums up a study in the list of runs: how far the flow is from the target at the last checkpoint."""
+    is_known = checkpoint["reverse_kl"] is not None
+    name, value = ("reverse KL", checkpoint["reverse_kl"]) if is_known else ("loss", checkpoint["loss"])
+    return Headline(name, value, checkpoint["loss_se"])
 
 
 def _known_variance(variances: tuple[float, float] | None, group: str) -> dict[str, float]:

@@ -38,6 +38,7 @@ from pushforward.reports.sections.samples import pictures, samples_card
 from pushforward.reports.sections.target import target, target_cards
 from pushforward.reports.sections.training import loss_key, training
 from pushforward.runs.folder import RunFolder
+from pushforward.runs.listing import has_source
 from pushforward.runs.record import Facts, RunRecord, group, items, number, read_run
 from pushforward.runs.stop_reasons import stop_reason_in_words
 
@@ -93,7 +94,7 @@ def write_page(path: Path, page: str, generator: str, *, keep_others: bool = Tru
     """
     with report_write_errors(path):
         if keep_others and path.exists() and not made_by(path, generator):
-            raise RunUsageError(f"{path}: exists and is no page of {generator}; choose another file with --out")
+            raise RunUsageError(f"{path}: exists and is not a page of {generator}; choose another file with --out")
         with atomic_write(path) as partial:
             # Strings from JSON may contain lone surrogates.
             partial.write_bytes(page.encode("utf-8", "replace"))
@@ -102,8 +103,8 @@ def write_page(path: Path, page: str, generator: str, *, keep_others: bool = Tru
 
 def run_page(record: RunRecord) -> str:
     """Build the report of a run as text."""
-    plan = [part for part in _SECTIONS if part.anchor in _ANCHORS.get(record.kind, _OTHER_ANCHORS)]
-    if not record.results and record.kind != "gradients":  # an unfinished fit has little else to show
+    plan = [part for part in _SECTIONS if part.anchor in (*record.sections, *_ALWAYS)]
+    if not record.results and not record.gradients:  # an unfinished fit has little else to show
         plan.sort(key=lambda part: part.anchor != "training")
     sections, entries = [], []
     for anchor, heading, build, lead in plan:
@@ -180,12 +181,12 @@ def _notes(record: RunRecord) -> Html:
 
 def _cards(record: RunRecord) -> Html:
     """Summarise likelihood, samples, calibration, inversion and training of the saved model."""
-    if record.kind == "target":
-        return cards([*target_cards(record), _training_card(record)])
-    if record.kind not in _ANCHORS:
-        return cards([*_headline_cards(record), _training_card(record)])
-    if record.kind == "gradients":
+    if "gradients" in record.sections:
         return cards(gradients_cards(record))
+    if "target" in record.sections:
+        return cards([*target_cards(record), _training_card(record)])
+    if "likelihood" not in record.sections:
+        return cards([*_headline_cards(record), _training_card(record)])
     shown = [_nll_card(record), _kl_card(record), _training_card(record)]
     if record.evaluated_step is None:
         evaluated = [samples_card(record), calibration_card(record), inversion_card(record)]
@@ -194,7 +195,7 @@ def _cards(record: RunRecord) -> Html:
 
 
 def _headline_cards(record: RunRecord) -> list[Card]:
-    """The numbers by which a kind of problem that was added sums up its fit."""
+    """The numbers by which a problem sums up its fit."""
     return [
         Card(
             str(item.get("name", "")),
@@ -285,20 +286,23 @@ def _reproduce(record: RunRecord) -> Child:
     exact = (f"train.steps={steps}", "train.seconds=auto") if steps else ()
     argv = environment.get("argv")
     original = shlex.join(str(word) for word in argv) if isinstance(argv, list) else ""
-    if record.kind == "gradients":
+    if not record.schema:  # a study, which leaves no density
         return command(original) if original else None
+    can_repeat = has_source(record.config)
     parts: list[Child] = [
         tag("p", "Run in the parent folder of the run, with the resolved configuration:"),
         command(shlex.join(["pushforward", "fit", "-c", f"{name}/config.yaml", "--out", f"{name}-again"])),
     ]
-    if exact:
+    if not can_repeat:
+        parts = [tag("p", "It was fitted from Python to rows in memory, which were not kept.")]
+    if exact and can_repeat:
         parts += [
             tag("p", "A time budget ends at a different step on another machine. For the same number of steps:"),
             command(shlex.join(["pushforward", "fit", "-c", f"{name}/config.yaml", *exact, "--out", f"{name}-again"])),
         ]
-    if original:
+    if original and can_repeat:
         parts += [tag("p", "The original command:"), command(original)]
-    evaluate = [shlex.join(["pushforward", "evaluate", name])]
+    evaluate = [shlex.join(["pushforward", "evaluate", name])] if can_repeat else []
     given = [word for column in items(record.schema, "context") for word in ("--given", _example(column))]
     if (record.run.model / "config.json").exists():
         parts += [
@@ -366,22 +370,4 @@ _SECTIONS = (
     _Section("reproduce", "Reproduce", _reproduce),
 )
 
-_ROWS = (
-    "likelihood",
-    "regression",
-    "model",
-    "training",
-    "pictures",
-    "calibration",
-    "rows",
-    "data",
-    "configuration",
-    "reproduce",
-)
-_ANCHORS = {
-    "rows": _ROWS,
-    "autoencoder": _ROWS,
-    "target": ("target", "model", "training", "pictures", "configuration", "reproduce"),
-    "gradients": ("gradients", "training", "configuration", "reproduce"),
-}
-_OTHER_ANCHORS = ("model", "training", "pictures", "data", "configuration", "reproduce")
+_ALWAYS = ("configuration", "reproduce")

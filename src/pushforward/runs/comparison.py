@@ -17,6 +17,7 @@ from pushforward.common.files import json_safe
 from pushforward.common.numbers import NOTHING, count, duration, measured, significant, standard_errors
 from pushforward.evaluate.statistics import mean_and_se
 from pushforward.runs.folder import RunFolder
+from pushforward.runs.listing import has_source
 from pushforward.runs.record import Array, RunRecord, number, read_run
 from pushforward.runs.row_scores import read_row_scores
 
@@ -254,14 +255,17 @@ def labels(runs: Sequence[RunFolder]) -> list[str]:
 
 def _expect_scored(record: RunRecord) -> None:
     path, results = record.run.path, record.results
+    if record.gradients:
+        raise RunUsageError(f"{path} is a study of gradients; it has no test rows to compare on")
     if not results:
         raise RunUsageError(f"{path} has no results to compare; it is {record.status}")
     if number(record.schema, "rows", "test") == 0:
         raise RunUsageError(f"{path} has no test rows (data.test_fraction=0)")
-    if record.kind == "target" and not results.get("test_rows_sha256"):
+    if "test_rows_sha256" in results and results["test_rows_sha256"] is None and "log_z" in results:
         raise RunUsageError(f"{path} is a fit to a target without exact samples: there are no samples to compare on")
     if not results.get("test_rows_sha256") or not record.run.test_scores.exists():
-        raise RunUsageError(f"{path} has no log-densities of test rows; write them with: pushforward evaluate {path}")
+        write = f"; write them with: pushforward evaluate {path}" if has_source(record.config) else ""
+        raise RunUsageError(f"{path} has no log-densities of test rows{write}")
 
 
 def _row_scores(record: RunRecord) -> tuple[npt.NDArray[np.int64], Array]:

@@ -26,7 +26,7 @@ from pushforward.common.lock import try_lock
 from pushforward.common.version import __version__
 from pushforward.config.schema import Config
 from pushforward.runs.abandoned import clear_abandoned, is_abandoned
-from pushforward.runs.listing import LOCK, read_summary, run_names
+from pushforward.runs.listing import LOCK, has_source, read_summary, run_names
 
 Status = Literal["running", "finished", "stopped", "failed", "diverged"]
 
@@ -71,7 +71,9 @@ class RunFolder:
         advice = "runs are never overwritten"
         if out is not None:
             clear_abandoned(path)
-            if (path / "checkpoints" / "last.pt").exists() and read_summary(path).status in ("killed", "stopped"):
+            summary = read_summary(path)
+            is_resumable = any((path / "checkpoints").glob("**/*.pt")) and summary.status in ("killed", "stopped")
+            if is_resumable and has_source(summary.configuration):
                 advice += f"; to go on: pushforward fit --resume {path}"
         with making_folder(path, "the run folder", advice):
             run = cls(path)
@@ -253,6 +255,23 @@ class RunFolder:
     def status(self) -> str:
         """The recorded status; ``killed`` if a running run has no process, ``unreadable`` if the file is damaged."""
         return read_summary(self.path).status
+
+
+def check_model(run: RunFolder) -> None:
+    """Check that a run has a model, or may have lost it by damage.
+
+    Raises:
+        RunError: If it has none yet, or never will.
+    """
+    if (run.model / "config.json").exists():
+        return
+    if run.status == "running":
+        raise RunError(
+            f"{run.path}: is still being fitted and has no model yet; `pushforward report {run.path}` shows its "
+            "progress"
+        )
+    if not run.schema.exists():  # of a study, which fits no density to keep
+        raise RunError(f"{run.path}: has no model: it is a study; `pushforward report {run.path}` shows it")
 
 
 def unique_name(label: str, otherwise: str) -> str:

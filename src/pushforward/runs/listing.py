@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,17 @@ class RunSummary:
     facts: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Everything in ``state.json`` and ``results.json``."""
 
+    @property
+    def headline(self) -> str | None:
+        """The first of the numbers that sum up the fit, in words; None if it has none (yet)."""
+        found = self.facts.get("headline")
+        first = found[0] if isinstance(found, list) and found and isinstance(found[0], dict) else {}
+        value, se = first.get("value"), first.get("se")
+        if not isinstance(value, int | float):
+            return None
+        text = f"{value:.4f}" + (f" ± {se:.4f}" if isinstance(se, int | float) else "")
+        return f"{first.get('name', '')} {text}".strip()
+
     @cached_property
     def configuration(self) -> dict[str, str]:
         """Configuration with dotted keys, every value as text; empty if it cannot be read."""
@@ -50,6 +62,17 @@ class RunSummary:
             return {}
         flat = flatten(sections) if isinstance(sections, dict) else {}
         return {key: ",".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
+
+
+def has_source(configuration: Mapping[str, Any]) -> bool:
+    """Whether the data of a run can be read again; rows of objects in memory are not kept.
+
+    Args:
+        configuration: Its configuration by dotted key.
+    """
+    from pushforward.datasets.dataset import MEMORY
+
+    return configuration.get("data.source") != MEMORY
 
 
 def check_folder_of_runs(path: Path) -> Path:

@@ -13,7 +13,7 @@ from pushforward.common.text import did_you_mean
 from pushforward.config.read import describe_keys
 from pushforward.runs.listing import RunSummary
 
-FIELDS = tuple(found.name for found in fields(RunSummary) if found.name not in ("path", "facts"))
+FIELDS = (*(found.name for found in fields(RunSummary) if found.name not in ("path", "facts")), "headline")
 """Fields of every run in the list of runs."""
 
 _CONDITION = re.compile(r"\s*([^<>=!\s]+)\s*(>=|<=|!=|==|=|<|>)\s*(.*?)\s*")

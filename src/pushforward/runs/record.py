@@ -1,4 +1,4 @@
-"""Read a run folder from its files alone; missing and damaged files are noted and are no error."""
+"""Read a run folder from its files alone; missing and damaged files are noted, without an error."""
 
 import json
 import math
@@ -21,6 +21,9 @@ Facts = Mapping[str, Any]
 TRAINING_ROWS = 10_000
 """Maximum number of training rows read: many times the number of points of a plotted curve."""
 
+_SECTIONS_OF_ROWS = (
+    "likelihood", "regression", "model", "training", "pictures", "samples", "calibration", "rows", "data",
+)  # fmt: skip
 _WARNING_STARTS = ("warning: ", "the Gaussian is kept")
 
 
@@ -73,9 +76,10 @@ class RunRecord:
         return str(self.results.get("flow") or self.state.get("flow") or self.config.get("flow.name") or "flow")
 
     @property
-    def kind(self) -> str:
-        """The kind of problem: ``rows``, ``target``, ``autoencoder``, or one that was added."""
-        return str(self.results.get("problem") or self.state.get("problem") or "rows")
+    def sections(self) -> Sequence[str]:
+        """Sections of its report that show results, as its problem wrote them; those of rows if they are damaged."""
+        found = self.state.get("sections")
+        return [str(section) for section in found] if isinstance(found, list) else _SECTIONS_OF_ROWS
 
     @property
     def columns(self) -> list[str]:

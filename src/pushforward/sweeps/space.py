@@ -6,7 +6,7 @@ A file has the same meaning for both: one that `wandb sweep` would read differen
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -18,12 +18,19 @@ from pushforward.config.text_files import read_text, yaml_error
 from pushforward.sweeps.parameter import Parameter
 from pushforward.sweeps.pruning import Hyperband
 from pushforward.train.options import VALIDATIONS
+from pushforward.train.problems.effects import has_effect, without_effect
 
-METRIC = "best/val_nll"
+if TYPE_CHECKING:
+    from pushforward.train.problems.base import Problem
+
+METRICS = {"best/val_nll": "val_nll", "best/val_loss": "val_loss"}
+"""Metrics that a file may name, each with the final number of a fit that it becomes."""
+
 METHODS = ("bayes", "random", "grid")
 
 _COMMAND = ["${env}", "pushforward", "fit", "${args_no_hyphens}"]
 _ARGUMENTS = "${args_no_hyphens}"
+_OF_THE_LOSS = ("train.objective", "train.alpha", "train.importance_samples")
 _SPACES = Path(__file__).parent.parent / "config" / "spaces"
 # Keys that are copied into the resolved file and not used here.
 _PASSED_ON = ("name", "description", "project", "entity", "kind", "apiVersion")
@@ -46,7 +53,8 @@ class SweepSpace:
         method: bayes, random or grid.
         hyperband: The rule that prunes trials; None for no pruning.
         run_cap: Largest number of trials; None if the file does not say.
-        target: A validation NLL that ends the sweep; None if there is none.
+        target: A value of the metric that ends the sweep; None if there is none.
+        metric: What trials are compared by, one of ``METRICS``; empty for what the problem is compared by.
         head: Keys of the file that are not used here.
     """
 
@@ -55,6 +63,7 @@ class SweepSpace:
     hyperband: Hyperband | None = None
     run_cap: int | None = None
     target: float | None = None
+    metric: str = field(default="", compare=False)
     head: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -103,11 +112,30 @@ class SweepSpace:
                     )
         return _load(self.overrides, "")
 
+    def for_problem(self, problem: "Problem") -> "SweepSpace":
+        """Return the space with the metric of a problem.
+
+        Raises:
+            ConfigError: If the file names another metric, or searches keys that have no effect on such a fit, or that
+                change the loss by which the trials are compared.
+        """
+        metric = next(name for name, number in METRICS.items() if number == problem.compared_by)
+        if self.metric not in ("", metric):
+            what = f"the {problem.kind} problem is compared by it"
+            raise ConfigError(f"metric: name: expected {metric} ({what}); got '{self.metric}'")
+        for parameter in self.searched:
+            key, where = parameter.key, parameter.where
+            if "." in key and not has_effect(problem.kind, key):
+                raise ConfigError(f"{where}{without_effect(problem, key)}")
+            if problem.compared_by == "val_loss" and key in _OF_THE_LOSS:
+                raise ConfigError(f"{where}{key}: expected one value; it changes the loss that trials are compared by")
+        return replace(self, metric=metric)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of a complete sweep file, for either program."""
         values: dict[str, Any] = {"program": "pushforward", **self.head, "method": self.method}
         target = {} if self.target is None else {"target": self.target}
-        values["metric"] = {"name": METRIC, "goal": "minimize", **target}
+        values["metric"] = {"name": self.metric or next(iter(METRICS)), "goal": "minimize", **target}
         values["parameters"] = {p.key: p.to_dict() for p in self.parameters}
         if self.hyperband is not None:
             values["early_terminate"] = dict(self.hyperband.spec)
@@ -126,6 +154,17 @@ def default_space(rows: int, *, is_toy: bool) -> str:
     """Return the text of the default sweep file for this number of training rows; its head says what it is for."""
     size = "large" if is_toy or rows >= 6_000 else "medium" if rows >= 600 else "small"
     return (_SPACES / f"{size}.yaml").read_text(encoding="utf-8")
+
+
+def space_for(problem: "Problem") -> str:
+    """Return the text of the default sweep file for a problem: its metric, and the keys that have an effect on it."""
+    rows = problem.training_rows
+    text = default_space(rows or 0, is_toy=rows is None)
+    metric = next(name for name, number in METRICS.items() if number == problem.compared_by)
+    lines = text.replace(f"name: {next(iter(METRICS))}", f"name: {metric}").splitlines()
+    keys = [line.strip().partition(":")[0] if line.startswith("  ") else "" for line in lines]
+    kept = [line for line, key in zip(lines, keys, strict=True) if not key or has_effect(problem.kind, key)]
+    return "\n".join(kept) + "\n"
 
 
 def with_constants(text: str, constants: Sequence[Parameter]) -> str:
@@ -211,6 +250,7 @@ def parse_space(text: str, name: str) -> SweepSpace:
         hyperband=None if pruning is None else Hyperband.read(pruning, file.at, most=VALIDATIONS),
         run_cap=cap,
         target=_target(top.get("metric"), file),
+        metric=str((top.get("metric") or {}).get("name", "")),
         head={key: top[key] for key in _PASSED_ON if key in top},
     )
 
@@ -274,20 +314,22 @@ def _command_constants(command: Any, where: str) -> list[Parameter]:
 
 
 def _target(metric: Any, file: _File) -> float | None:
-    """Check that the metric is the validation NLL; return the value that ends the sweep, None if there is none."""
+    """Check that the metric is one of validation; return the value that ends the sweep, None if there is none."""
     if metric is None:
         return None
-    at = f"{file.at('metric')}metric: "
+    at, names = f"{file.at('metric')}metric: ", list(METRICS)
     if not isinstance(metric, dict):
-        raise ConfigError(f"{at}expected name: {METRIC}, goal: minimize")
+        raise ConfigError(f"{at}expected name: {names[0]}, goal: minimize")
     for key in metric:
         if key not in ("name", "goal", "target"):
             where = f"{file.at('metric', key)}metric: "
             raise ConfigError(f"{where}{key} is not supported; known: name, goal, target")
     name, goal, target = metric.get("name"), metric.get("goal", "minimize"), metric.get("target")
-    if name != METRIC:
+    if name not in METRICS:
         why = "test rows never choose" if "test" in str(name) else "the best validation so far"
-        raise ConfigError(f"{file.at('metric', 'name')}metric: name: expected {METRIC} ({why}); got '{name}'")
+        raise ConfigError(
+            f"{file.at('metric', 'name')}metric: name: expected {' or '.join(names)} ({why}); got '{name}'"
+        )
     if goal != "minimize":
         raise ConfigError(f"{file.at('metric', 'goal')}metric: goal: expected minimize; got '{goal}'")
     if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):

@@ -85,6 +85,7 @@ class Sweep:
         if is_stream(config.data.source):
             raise ConfigError(f"data.source: every trial reads it, and {config.data.source} only once; give it as DATA")
         problem = plan(config, strict=False)
+        space = space.for_problem(problem)
         # The resolved path, which holds in any working directory.
         source = Parameter.constant("data.source", problem.options.data.source)
         space = space.fixed([source, *([] if "train.evaluate" in space.constants else [_NO_EVALUATION])])
@@ -97,6 +98,7 @@ class Sweep:
             write_text(folder.path / "sweep.yaml", space.to_yaml())
         facts = {
             "data": problem.name,
+            "metric": problem.compared_by,
             "sha256": problem.schema()["sha256"],
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             "trials_wanted": trials or space.run_cap,
@@ -138,7 +140,7 @@ class Sweep:
             raise RunUsageError(f"{path} is not the folder of a sweep (no {missing[0]})")
         try:
             facts = json.loads((folder.path / "sweep.json").read_text(encoding="utf-8"))
-            kept = {key: facts[key] for key in ("data", "sha256", "started", "trials_wanted")}
+            kept = {key: facts[key] for key in ("data", "metric", "sha256", "started", "trials_wanted")}
         except (OSError, ValueError, KeyError, TypeError):
             raise RunError(f"{folder.path / 'sweep.json'}: expected the summary of a sweep; it is damaged") from None
         folder.claim()

@@ -4,7 +4,7 @@ Several workers fit trials in parallel, and the system can kill one without endi
 lines of JSON: the sweep sends a trial, the worker sends each validation, the sweep answers each, the worker sends the
 result. If the sweep dies, in whatever way, the worker reads the end of its input and stops its fit as after a signal.
 
-The sweep starts the process as ``python -m pushforward.sweeps.worker``; it is no command for users.
+The sweep starts the process as ``python -m pushforward.sweeps.worker``; it is not a command for users.
 """
 
 import contextlib

@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,9 @@ _LINE_SECONDS = 10.0
 _BAR_SECONDS = 0.1
 
 _VALIDATION_KEYS = {"val/nll", "val/loss"}
+
+WARNING = "warning: "
+"""How a message that is a warning begins."""
 
 
 class Progress:
@@ -34,7 +38,7 @@ class Progress:
         stream: Where to show it; stderr by default.
         clock: A monotonic clock in seconds.
         quiet: Show only messages; the log is written as usual.
-        hidden: Show nothing at all.
+        hidden: Show nothing; warnings are Python's.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class Progress:
             if self._bar is not None:
                 with contextlib.suppress(OSError, ValueError):
                     self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            elif self._hidden and text.startswith(WARNING):
+                warnings.warn(text.removeprefix(WARNING), stacklevel=2)
             else:
                 self._write(text)
 

@@ -212,5 +212,5 @@ def test_missing_files_and_wrong_records_are_errors(tmp_path: Path) -> None:
     with pytest.raises(WandbRecordError, match="cannot read: no such file or directory"):
         read_record(tmp_path / "run-a.wandb")
     write_log(tmp_path / "run-a.wandb", [b"\xff\xff\xff"])
-    with pytest.raises(WandbRecordError, match="record 1 is no W&B record"):
+    with pytest.raises(WandbRecordError, match="record 1 is not a W&B record"):
         read_record(tmp_path)

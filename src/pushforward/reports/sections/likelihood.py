@@ -14,6 +14,7 @@ from pushforward.common.numbers import (
 )
 from pushforward.evaluate.plots.charts import Dot, dot_plot
 from pushforward.reports.page import figure, table
+from pushforward.runs.listing import has_source
 from pushforward.runs.record import RunRecord, group, items, number
 
 UNSCORED = {"running": "test rows are scored when the fit ends"}
@@ -61,9 +62,10 @@ def earlier_model_note(record: RunRecord) -> str:
     step = record.evaluated_step
     if step is None:
         return ""
+    update = "; update them with pushforward evaluate RUN" if has_source(record.config) else ""
     return (
         f"These results are of the model at step {count(step)}, before the fit continued to step "
-        f"{count(record.kept_step)}; update them with pushforward evaluate RUN."
+        f"{count(record.kept_step)}{update}."
     )
 
 
@@ -113,10 +115,9 @@ def likelihood(record: RunRecord) -> Child:
         elif record.context:
             why = "There are no baselines for conditional densities."
         elif not evaluation:
-            why = (
-                "This run has not been evaluated: pushforward evaluate RUN adds baselines, calibration, a comparison "
-                "of samples with test rows, and the most extreme rows."
-            )
+            adds = "baselines, calibration, a comparison of samples with test rows, and the most extreme rows"
+            how = "pushforward evaluate RUN" if has_source(record.config) else "a fit with evaluate=True"
+            why = f"This run has not been evaluated: {how} adds {adds}."
         else:
             why = "The evaluation has no baselines."
         out.append(tag("p", why, class_="missing"))

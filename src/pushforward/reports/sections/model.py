@@ -81,7 +81,7 @@ def parts_of(record: RunRecord) -> list[Part]:
 def model_sentence(record: RunRecord) -> str:
     """Describe the density in a sentence; empty if the configuration does not say."""
     config, parts = record.config, parts_of(record)
-    if record.kind == "autoencoder":
+    if "latent" in record.results:
         return _autoencoder(record)
     others = [
         _gaussian_name(record) if part.kind == GAUSSIAN else "a kernel density" for part in parts if part.kind != FLOW
@@ -102,7 +102,7 @@ def model_sentence(record: RunRecord) -> str:
 def model(record: RunRecord) -> Child:
     """Build the section about the model."""
     shown: list[Child] = []
-    if record.kind != "autoencoder" and (sizes := _sizes(record)):
+    if sizes := _sizes(record):
         shown.append(figure(facts(sizes), _sizes_caption(record)))
     parts = parts_of(record)
     beside: list[Child] = []
@@ -206,8 +206,6 @@ def _sizes_caption(record: RunRecord) -> str | None:
 
 def _autoencoder(record: RunRecord) -> str:
     latent, prior, posterior = (record.results.get(key) for key in ("latent", "prior", "posterior"))
-    if latent is None:
-        return ""
     return f"A variational autoencoder with {latent} latent features, prior {prior}, posterior {posterior}."
 
 

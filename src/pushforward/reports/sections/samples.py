@@ -123,7 +123,7 @@ def samples_card(record: RunRecord) -> Card | None:
 def _sample_table(record: RunRecord) -> Child:
     samples = group(record.evaluation, "samples")
     if not samples:
-        if record.kind != "rows":
+        if "samples" not in record.sections:
             return None
         return tag("p", "Samples have not been compared with held-out rows.", class_="missing")
     c2st = group(samples, "c2st")

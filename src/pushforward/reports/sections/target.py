@@ -12,9 +12,7 @@ _MAX_PARETO_K = 0.7  # above, importance-sampling estimates are not reliable
 
 
 def target(record: RunRecord) -> Child:
-    """Build the section about the target; None for a fit to rows."""
-    if record.kind != "target":
-        return None
+    """Build the section about the target."""
     if not record.results:
         return join(
             [tag("p", "Importance weights are computed when the fit ends.", class_="missing"), *_curves(record)]

@@ -63,7 +63,7 @@ def training(record: RunRecord) -> Child:
         caption += " Faint: single training batches."
     if name == "loss":
         caption = "The minimised loss. Every validation uses the same random numbers."
-    if record.kind == "target":
+    if "target" in record.sections:
         caption = (
             "Training steps use a tempered target that reaches the target itself after the first part of the budget; "
             "validation uses the target itself, with the same random numbers every time."
@@ -148,7 +148,7 @@ def _panel(
     series = []
     for colour, (key, name) in enumerate(zip(keys, names, strict=True)):
         steps, values = record.curve(key)
-        if np.isfinite(values).sum() < 2:  # one point is no curve
+        if np.isfinite(values).sum() < 2:  # one point is not a curve
             continue
         if key != "train/learning_rate" and len(values) >= _SMOOTHED:
             series.append(Series(name, steps, values, colour=colour, faint=True))

@@ -102,7 +102,7 @@ def read_messages(log: LogReader) -> Iterator[Any]:
         try:
             message.ParseFromString(content)
         except Exception:  # the class of the error depends on the release of protobuf
-            raise WandbRecordError(f"{log.path}: record {number} is no W&B record") from None
+            raise WandbRecordError(f"{log.path}: record {number} is not a W&B record") from None
         yield message
 
 

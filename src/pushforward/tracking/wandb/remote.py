@@ -91,7 +91,7 @@ def remote_run(entity: str, project: str, run_id: str, timeout: float = 60.0) ->
 
 
 def client_environment(scratch: Path) -> dict[str, str]:
-    """Return the environment for a W&B process that is no run and writes only to the folder ``scratch``."""
+    """Return the environment for a W&B process that is not a run and writes only to the folder ``scratch``."""
     found = {name: value for name, value in os.environ.items() if name not in (*RUN_VARIABLES, "WANDB_MODE")}
     return found | {"WANDB_DIR": str(scratch)}
 

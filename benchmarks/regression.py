@@ -100,7 +100,7 @@ def fit(path: Path, method: str, split: int, quick: bool) -> list[dict[str, Any]
     fitted = fitting.fit(problem)
     scores = problem.score(fitted.density)
     seconds = time.process_time() - began
-    report = regression_report(fitted.density.flow, test.rows, test.context, ["y"])
+    report = regression_report(fitted.density.model, test.rows, test.context, ["y"])
     (found,) = report.responses
     numbers = {
         "nll": scores.numbers["test_nll"],

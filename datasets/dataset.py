@@ -49,7 +49,7 @@ class Dataset:
         row_numbers: Index in the file of each row ``(n,)``, if only some of its rows are used; else None.
         weights: Weights of the rows ``(n,)``, at least 0 and not all 0; None if they are equal.
         kind: The kind of object that the rows came in as.
-        apart: Whether the context came in as an object of its own.
+        given_apart: Whether the context came in as an object of its own.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Dataset:
     row_numbers: NDArray[np.intp] | None = None
     weights: Array | None = None
     kind: FrameKind = field(default_factory=FrameKind)
-    apart: bool = False
+    given_apart: bool = False
 
     def __post_init__(self) -> None:
         if self.context.size == 0:

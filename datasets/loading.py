@@ -123,7 +123,7 @@ def load(
     elif has_weights:
         found = found._replace(weights=read_weights(weight, len(found.table.numbers.matrix)))
     kind = FrameKind() if is_named else FrameKind.of(source, given)
-    return dataclasses.replace(_checked(found, asked), kind=kind, apart=given is not None)
+    return dataclasses.replace(_checked(found, asked), kind=kind, given_apart=given is not None)
 
 
 def _listed(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -30,31 +30,31 @@ class FittedDensity:
     mean over the bins.
 
     Args:
-        flow: A flow or a mixture of flows in data units, or an autoencoder, whose log-densities are lower bounds; kept
+        model: A flow or a mixture of flows in data units, or an autoencoder, whose log-densities are lower bounds; kept
             in float64, because log-densities are reported and not differentiated.
         schema: The columns.
         bin_widths: Bin width of each column in data units ``(D,)``, 0 for columns that are scored as they are.
         kind: The kind of object that samples are returned as.
-        apart: Whether samples are returned without the columns that they are conditioned on.
+        given_apart: Whether samples are returned without the columns that they are conditioned on.
 
     Attributes:
-        flow: The model, in float64.
+        model: The model, in float64.
         results: The final numbers of its fit, such as ``test_nll``; empty if they are not known.
     """
 
     def __init__(
         self,
-        flow: Model,
+        model: Model,
         schema: Schema,
         bin_widths: Sequence[float],
         kind: FrameKind | None = None,
         *,
-        apart: bool = False,
+        given_apart: bool = False,
     ) -> None:
-        self.flow = flow.double().eval()
+        self.model = model.double().eval()
         self.schema = schema
         self.dequantizer = Dequantizer(np.asarray(bin_widths, dtype=np.float64))
-        self.kind, self.apart = FrameKind() if kind is None else kind, apart
+        self.kind, self.given_apart = FrameKind() if kind is None else kind, given_apart
         self.results: Mapping[str, Any] = {}
 
     def log_prob(
@@ -93,7 +93,7 @@ class FittedDensity:
             draws = 1
         log_probs = np.stack(
             [
-                log_prob(self.flow, self.dequantizer.fixed(rows, draw), context, batch_size=batch_size).numpy()
+                log_prob(self.model, self.dequantizer.fixed(rows, draw), context, batch_size=batch_size).numpy()
                 for draw in range(draws)
             ]
         )
@@ -128,7 +128,7 @@ class FittedDensity:
         rows = self.draw(n, context, seed=seed)
         shown = None if context is None else np.broadcast_to(context, (n, context.shape[1]))
         table = RowTables(self.schema).table(rows, shown)
-        return self.kind.build(table.select(self.schema.names) if self.apart else table)
+        return self.kind.build(table.select(self.schema.names) if self.given_apart else table)
 
     def draw(self, n: int, context: Any = None, *, seed: int = 0) -> Array:
         """Draw rows ``(n, D)``, not yet rounded to the resolution of the columns; equal seeds draw equal rows.
@@ -137,7 +137,7 @@ class FittedDensity:
             UndefinedDensityError: If a sample is not a number.
             DataError: If there is no context and the density is conditional, or the context cannot be used.
         """
-        return _numbers(draw_samples(self.flow, n, self._context(None, context), seed=seed))
+        return _numbers(draw_samples(self.model, n, self._context(None, context), seed=seed))
 
     def sample_parts(
         self, n: int, context: Array | None = None, *, seed: int = 0
@@ -153,15 +153,15 @@ class FittedDensity:
             Rows ``(k, D)`` and their context ``(k, C)``, None without context.
         """
         start = 0
-        for rows in sample_batches(self.flow, n, context, seed=seed):
+        for rows in sample_batches(self.model, n, context, seed=seed):
             yield _numbers(rows), None if context is None else context_of(context, n, start, len(rows))
             start += len(rows)
 
     def _context(self, rows: Any, context: Any) -> Array | None:
-        if context is None and not self.flow.context:
+        if context is None and not self.model.context:
             return None  # also of a table with context, which a model may ignore
         given = context_rows(rows, context, self.schema)
-        return given if self.flow.context else None
+        return given if self.model.context else None
 
     def save(self, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
         """Write the density to a folder for ``load``; weights are stored in float32.
@@ -174,10 +174,10 @@ class FittedDensity:
             "schema": self.schema.to_dict(),
             "bin_widths": self.dequantizer.bin_widths.tolist(),
             "kind": self.kind.to_dict(),
-            "apart": self.apart,
+            "given_apart": self.given_apart,
         }
         # The weights were trained in float32: this loses nothing. A copy, as others may use the model at this moment.
-        save(copy.deepcopy(self.flow).float(), folder, extra=(extra or {}) | description)
+        save(copy.deepcopy(self.model).float(), folder, extra=(extra or {}) | description)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "FittedDensity":
@@ -186,26 +186,26 @@ class FittedDensity:
         Raises:
             ModelFileError: If the folder is missing, damaged, or of another format.
         """
-        flow = cast(Model, load_model(folder, Flow, Mixture, Autoencoder, device=device))
+        model = cast(Model, load_model(folder, Flow, Mixture, Autoencoder, device=device))
         extra = read_extra(folder)
         try:
             schema = Schema.from_dict(extra["schema"])
-            kind, apart = FrameKind.from_dict(extra["kind"]), bool(extra["apart"])
+            kind, given_apart = FrameKind.from_dict(extra["kind"]), bool(extra["given_apart"])
             widths = np.asarray(extra["bin_widths"], dtype=np.float64)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(
                 f"{folder}: expected a model with a schema and bin widths; got a model without them"
             ) from error
-        if flow.features != len(schema.names) or flow.context not in (0, ANY_CONTEXT, len(schema.context_names)):
+        if model.features != len(schema.names) or model.context not in (0, ANY_CONTEXT, len(schema.context_names)):
             raise ModelFileError(
-                f"{folder}: expected a schema of {flow.features} columns, given {max(0, flow.context)}; "
+                f"{folder}: expected a schema of {model.features} columns, given {max(0, model.context)}; "
                 f"got {len(schema.names)}, given {len(schema.context_names)}"
             )
-        if widths.shape != (flow.features,) or not bool((np.isfinite(widths) & (widths >= 0)).all()):
+        if widths.shape != (model.features,) or not bool((np.isfinite(widths) & (widths >= 0)).all()):
             raise ModelFileError(
-                f"{folder}: expected {flow.features} bin widths of at least 0; got {shorten(str(widths.tolist()), 60)}"
+                f"{folder}: expected {model.features} bin widths of at least 0; got {shorten(str(widths.tolist()), 60)}"
             )
-        return cls(flow, schema, widths.tolist(), kind, apart=apart)
+        return cls(model, schema, widths.tolist(), kind, given_apart=given_apart)
 
 
 def _numbers(samples: Array) -> Array:

@@ -184,7 +184,7 @@ def test_an_embedding_network_is_trained_and_stored(tmp_path: Path) -> None:
     options: dict[str, Any] = QUICK | {"steps": 300, "learning_rate": 1e-2}
     density = pushforward.fit(x, given=theta, embedding=network, out=tmp_path / "run", **options)
     assert torch.equal(first.weight, before)  # the density has a copy
-    trained = dict(density.flow.named_parameters())["embedding.module.0.weight"]
+    trained = dict(density.model.named_parameters())["embedding.module.0.weight"]
     assert (trained - before).abs().max() > 0.05
     assert density.results["test_nll"] < -1.0  # log(0.05 sqrt(2 pi e)) is -1.58; without context it is 0.8
     assert (tmp_path / "run" / "evaluation.json").is_file()
@@ -257,12 +257,12 @@ def test_arguments_that_cannot_be_are_one_line(tmp_path: Path) -> None:
 def test_saving_leaves_the_model_alone(tmp_path: Path) -> None:
     """Others may use it at that moment: it stays in float64, and its parameters are the same objects."""
     density = pushforward.fit(matrix(), **QUICK)
-    before, seen = list(density.flow.parameters()), []
+    before, seen = list(density.model.parameters()), []
     done = threading.Event()
 
     def watch() -> None:
         while not done.is_set():
-            seen.append({parameter.dtype for parameter in density.flow.parameters()})
+            seen.append({parameter.dtype for parameter in density.model.parameters()})
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -271,7 +271,7 @@ def test_saving_leaves_the_model_alone(tmp_path: Path) -> None:
     done.set()
     thread.join()
     assert all(types == {torch.float64} for types in seen)
-    assert all(a is b for a, b in zip(before, density.flow.parameters(), strict=True))
+    assert all(a is b for a, b in zip(before, density.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("what", ["weight", "given"])
@@ -279,7 +279,8 @@ def test_a_run_with_weights_or_context_in_memory_cannot_be_resumed_without_them(
     file = tmp_path / "rows.csv"
     pd.DataFrame(table()).to_csv(file, index=False)
     extra = np.random.default_rng(0).uniform(1, 2, 300)
-    density = pushforward.fit(file, out=tmp_path / "run", evaluate=False, **(QUICK | {what: extra}))
+    keys: dict[str, Any] = QUICK | {what: extra, "evaluate": False}
+    density = pushforward.fit(file, out=tmp_path / "run", **keys)
     assert np.isfinite(density.results["test_nll"])
     with pytest.raises(DataError, match="memory"):
         resume(tmp_path / "run", ("train.steps=30",), quiet=True)

@@ -172,7 +172,7 @@ class ConditionalDensity(RegressorMixin, _Fits):  # type: ignore[misc]
         """Conditional means ``(n,)`` or ``(n, K)``: integrals for a single target, else means of 1,000 samples."""
         rows = self._rows(X)
         if len(self.density_.schema.columns) == 1:
-            return mean(self.density_.flow, rows, self._range).reshape((-1,) if self._is_flat else (-1, 1))
+            return mean(self.density_.model, rows, self._range).reshape((-1,) if self._is_flat else (-1, 1))
         # With the same noise for each row, so that its mean does not depend on the others.
         return np.stack([self.density_.draw(_DRAWS, row[None], seed=0).mean(0) for row in rows])
 
@@ -181,7 +181,7 @@ class ConditionalDensity(RegressorMixin, _Fits):  # type: ignore[misc]
         rows = self._rows(X)
         if len(self.density_.schema.columns) > 1:
             raise ValueError("ConditionalDensity: expected a single target for quantiles; it was fitted to several")
-        return quantiles(self.density_.flow, rows, levels, self._range)
+        return quantiles(self.density_.model, rows, levels, self._range)
 
     def interval(self, X: Any, coverage: float = 0.9) -> Array:
         """Central intervals ``(n, 2)`` with this probability, of a single target."""

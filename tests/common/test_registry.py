@@ -141,3 +141,14 @@ def test_an_unknown_name_gets_the_known_ones_and_a_near_one() -> None:
         registry()["fractoin"]
     with pytest.raises(LookupError, match=r"^unknown shape 'zzz'; known: fraction, missing$"):
         registry()["zzz"]
+
+
+def test_what_was_added_can_be_removed_and_builtins_cannot() -> None:
+    shapes = registry()
+    shapes.register("square")(int)
+    shapes.remove("square")
+    assert (shapes.names(), shapes.name_of(int), shapes.about("square")) == (["fraction", "missing"], None, "")
+    shapes.register("square")(float)  # the name is free again
+    for name in ("fraction", "circle"):
+        with pytest.raises(UnknownNameError, match=f"unknown shape '{name}'"):
+            shapes.remove(name)

@@ -33,7 +33,7 @@ REFUSED = {
         "flow.members: expected a whole number above 0, and at most 256; got '10000'",
     ),
     "empty": ("train.steps=", "train.steps: expected a whole number above 0; got ''"),
-    "negative seed": ("seed=-1", "seed: expected a whole number, 0 or above; got '-1'"),
+    "negative seed": ("seed=-1", "seed: expected a whole number from 0 to 4294967295; got '-1'"),
     "choice": ("train.compile=onn", "train.compile: expected auto, on or off; got 'onn'"),
     "precision": ("train.precision=fp16", "train.precision: expected auto, float32, tf32 or bf16; got 'fp16'"),
     "dtype of another tool": ("train.dtype=bf16", "unknown key 'train.dtype'; did you mean 'train.precision'?"),

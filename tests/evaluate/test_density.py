@@ -75,7 +75,7 @@ def test_scores_of_a_large_table_count_its_rows_from_the_start() -> None:
 
 
 def test_scores_of_a_split_name_the_part() -> None:
-    flow: Any = broken_density().flow
+    flow: Any = broken_density().model
     good, bad = np.zeros((5, 2)), np.zeros((5, 2))
     bad[3] = 1e3
     for name in ("train", "validation", "test"):
@@ -124,6 +124,6 @@ def test_edited_columns_are_refused(case: str, tmp_path: Path) -> None:
 
 def test_a_schema_of_another_context_is_refused(tmp_path: Path) -> None:
     columns = {"schema": schema("ab", "c").to_dict(), "bin_widths": [0.0, 0.0]}
-    save(build("gaussian", 2, 3), tmp_path, extra=columns | {"kind": FrameKind().to_dict(), "apart": False})
+    save(build("gaussian", 2, 3), tmp_path, extra=columns | {"kind": FrameKind().to_dict(), "given_apart": False})
     with pytest.raises(ModelFileError, match="expected a schema of 2 columns, given 3; got 2, given 1"):
         FittedDensity.load(tmp_path)

@@ -225,3 +225,11 @@ def test_invalid_configurations_are_refused(keys: tuple[str, ...], message: str,
         assert re.search(message, done.stderr), done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("data", "decay"), [("iris", 1e-2), ("digits", 1e-3)])
+def test_the_weight_decay_is_that_of_autoencoders(data: str, decay: float) -> None:
+    keys = (*SMALL, "train.objective=elbo")
+    assert plan(load_config(data, overrides=keys)).options.train.weight_decay == decay
+    given = plan(load_config(data, overrides=(*keys, "train.weight_decay=0.5")))
+    assert given.options.train.weight_decay == 0.5

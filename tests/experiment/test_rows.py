@@ -72,7 +72,7 @@ def test_results_are_complete_and_written(fitted: Fit) -> None:
     assert results["run"] == str(fitted.run.path)
     assert (results["dataset"], results["features"], results["rows"]) == ("moons", 2, 3000)
     assert (results["steps"], results["stop_reason"]) == (150, "budget")
-    assert results["parameters"] == sum(p.numel() for p in fitted.density.flow.parameters())
+    assert results["parameters"] == sum(p.numel() for p in fitted.density.model.parameters())
     assert 0 < results["test_nll_se"] < 0.2
     assert results["kl_to_truth"] > -3 * results["kl_to_truth_se"]
     assert json.loads(fitted.run.results.read_text()) == results
@@ -84,10 +84,10 @@ def test_the_validation_nll_is_the_same_everywhere(fitted: Fit) -> None:
     rows = [row for row in read_metrics(fitted.run.metrics) if row["kind"] == "validation"]
     prepared = planned(load_config(files=[fitted.run.config])).prepared
     loaded = FittedDensity.load(fitted.run.model)
-    again = nll(loaded.flow, prepared.validation.rows).nll
+    again = nll(loaded.model, prepared.validation.rows).nll
     assert again == pytest.approx(fitted.results["val_nll"], rel=1e-12)
     assert min(row["val/nll"] for row in rows) == pytest.approx(again, abs=1e-4)
-    assert nll(loaded.flow, prepared.test.rows).nll == pytest.approx(fitted.results["test_nll"], rel=1e-12)
+    assert nll(loaded.model, prepared.test.rows).nll == pytest.approx(fitted.results["test_nll"], rel=1e-12)
 
 
 def test_the_standardised_nll_differs_by_the_log_scales(fitted: Fit) -> None:

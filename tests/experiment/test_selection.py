@@ -386,17 +386,17 @@ def test_a_stacked_fit_end_to_end(source: str, tmp_path: Path, capsys: pytest.Ca
     found = json.loads((done.run.path / "selection.json").read_text())
     assert found == {"flow": kind, "step_seconds": None, "seconds": 0.0, "candidates": []}
     loaded = FittedDensity.load(done.run.model)
-    assert isinstance(loaded.flow, Mixture)
-    bases = [type(member.base) for member in loaded.flow.members]
+    assert isinstance(loaded.model, Mixture)
+    bases = [type(member.base) for member in loaded.model.members]
     assert KernelDensity in bases
-    assert sum(loaded.flow.weights) == pytest.approx(1.0)
-    kernel = loaded.flow.weights[bases.index(KernelDensity)]
+    assert sum(loaded.model.weights) == pytest.approx(1.0)
+    kernel = loaded.model.weights[bases.index(KernelDensity)]
     assert f"kernel density {kernel:.2f}" in done.note
     problem = plan(load_config(files=[done.run.config]))
     assert isinstance(problem, RowsProblem)
     assert -loaded.log_prob(problem.prepared.test.rows).mean() == pytest.approx(done.results["test_nll"], rel=1e-6)
-    rows = sum(m.base.points.numel() for m in loaded.flow.members if isinstance(m.base, KernelDensity))
-    assert done.results["parameters"] == sum(p.numel() for p in loaded.flow.parameters()) + rows
+    rows = sum(m.base.points.numel() for m in loaded.model.members if isinstance(m.base, KernelDensity))
+    assert done.results["parameters"] == sum(p.numel() for p in loaded.model.parameters()) + rows
     again = resume(done.run.path, ("train.steps=45",), quiet=True)
     assert again.results["steps"] == 45
     assert again.results["flow"] == done.results["flow"]
@@ -423,7 +423,7 @@ def test_stacking_of_a_named_flow(source: str, tmp_path: Path) -> None:
     keys = ("flow=maf", "flow.layers=1", "flow.stacking=true", "train.steps=10")
     done = fitted(source, tmp_path / "run", *keys, sizes=LAYERS)
     assert done.results["flow"].startswith("maf, stacked") or "kernel density" in done.results["flow"]
-    assert isinstance(done.density.flow, Mixture)
+    assert isinstance(done.density.model, Mixture)
 
 
 @pytest.mark.usefixtures("_short")
@@ -434,7 +434,7 @@ def test_auto_with_a_context(tmp_path: Path) -> None:
     source = str(write_csv(tmp_path / "xy.csv", x, "cy"))
     keys = ("data.given=c", "flow.members=2", "flow.dropout=0", "flow.hidden=16")
     done = fitted(source, tmp_path / "run", *keys, "train.steps=150", "train.learning_rate=0.02")
-    model = done.density.flow
+    model = done.density.model
     assert isinstance(model, Mixture)
     assert (len(model.members), model.context) == (2, 1)
     assert done.results["flow"] == describe(flow_of(done.run))

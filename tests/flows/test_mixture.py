@@ -406,7 +406,7 @@ def test_a_fitted_density_holds_a_mixture(tmp_path: Path, perturb: Perturb) -> N
     density = FittedDensity(copy.deepcopy(mixture), schema, [0.0, 0.0, 0.0])
     density.save(tmp_path)
     loaded = FittedDensity.load(tmp_path)
-    assert isinstance(loaded.flow, Mixture)
+    assert isinstance(loaded.model, Mixture)
     rows = np.random.default_rng(0).normal(size=(20, 3))
     exact = mixture.double().log_prob(torch.from_numpy(rows)).detach().numpy()
     np.testing.assert_allclose(loaded.log_prob(rows), exact, rtol=1e-12)

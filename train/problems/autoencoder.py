@@ -186,7 +186,7 @@ class AutoencoderProblem(Problem):
         return Scores(results, headline, rows, log_probs)
 
     def evaluate(self, density: FittedDensity, scores: Scores, notify: Notify = lambda text: None) -> Evaluation:
-        model, schema, seed = cast(Autoencoder, density.flow), density.schema, self.options.seed
+        model, schema, seed = cast(Autoencoder, density.model), density.schema, self.options.seed
         rows = torch.from_numpy(self._test[evenly_spaced(len(self._test), _SHOWN)])
         drawn = density.draw(_SHOWN, seed=seed)
         with seeded(seed):

@@ -113,7 +113,7 @@ class RowsProblem(Problem):
 
     def validation_log_probs(self, density: FittedDensity) -> Array | None:
         rows = self.prepared.validation
-        return log_prob(density.flow, rows.rows, rows.context).numpy()
+        return log_prob(density.model, rows.rows, rows.context).numpy()
 
     @property
     def is_open(self) -> bool:
@@ -171,7 +171,7 @@ class RowsProblem(Problem):
             model, name, note = self._final_model(state)
         dataset, widths = prepared.dataset, prepared.bin_widths.tolist()
         density = FittedDensity(
-            prepared.in_data_units(model), dataset.schema, widths, dataset.kind, apart=dataset.apart
+            prepared.in_data_units(model), dataset.schema, widths, dataset.kind, given_apart=dataset.given_apart
         )
         return Fitted(density, name, note, state)
 
@@ -179,7 +179,7 @@ class RowsProblem(Problem):
         prepared, dataset = self.prepared, self.prepared.dataset
         test = prepared.test
         rows, seed = _split_rows(prepared), self.options.seed
-        scores = score_split(density.flow, rows, seed=seed)
+        scores = score_split(density.model, rows, seed=seed)
         train_nll, validation_nll, test_nll = rows.nlls(scores, seed)
         numbers: dict[str, Any] = {
             "train_nll": train_nll.nll,
@@ -215,7 +215,7 @@ class RowsProblem(Problem):
         drawn = density.draw(_SAMPLES if context is None else len(context), context, seed=seed)
         own = self.evaluated == _OWN
         report = evaluate_flow(
-            density.flow,
+            density.model,
             split_rows,
             columns=dataset.schema.names,
             standardize_log_det=-prepared.standardize.log_det,
@@ -240,7 +240,7 @@ class RowsProblem(Problem):
             notify("evaluating: intervals")
             names = dataset.schema.names
             regression = regression_report(
-                density.flow, test.rows, test.context, names, weights=test.weights, draws=_DRAWS, seed=seed
+                density.model, test.rows, test.context, names, weights=test.weights, draws=_DRAWS, seed=seed
             )
             numbers["regression"] = regression.to_dict()
             given = ", ".join(dataset.schema.context_names)
@@ -299,7 +299,7 @@ class RowsProblem(Problem):
         from pushforward.evaluate.plots.density import density_2d, latent
 
         dataset = self.prepared.dataset
-        flow, names = density.flow, dataset.schema.names
+        flow, names = density.model, dataset.schema.names
         if context is None:
             drawn = drawn[: max(1_000, len(rows))]
         if len(names) == 2 and context is None:

@@ -156,7 +156,7 @@ class TargetProblem(Problem):
         return Fitted(as_fitted_density(flow, sample), self.flow_name, "", state)
 
     def score(self, density: FittedDensity, stop: Callable[[], str] = lambda: "") -> Scores:
-        flow = cast(Flow, density.flow)
+        flow = cast(Flow, density.model)
         target = self._accepted(flow)
         drawn, log_w = weighted_sample(flow, target, _FINAL_SAMPLES, self.options.seed)
         # The same samples for every fit to a target, so that fits can be compared sample by sample.
@@ -186,7 +186,7 @@ class TargetProblem(Problem):
         return Scores(numbers, headline, rows, log_probs, references, (drawn, log_w))
 
     def evaluate(self, density: FittedDensity, scores: Scores, notify: Notify = lambda text: None) -> Evaluation:
-        flow = cast(Flow, density.flow)
+        flow = cast(Flow, density.model)
         drawn, log_w = scores.details
         kind = "density" if self.features == 2 else "corner"
         log_z = self.target.log_z

@@ -96,6 +96,17 @@ class Registry(Generic[Item]):
 
         return add
 
+    def remove(self, name: str) -> None:
+        """Remove an item that was added.
+
+        Raises:
+            UnknownNameError: If there is none of this name.
+        """
+        if name not in self._added:
+            raise UnknownNameError(unknown_name(self._what, name, list(self._added)))
+        for items in (self._added, self._definitions, self._about):
+            items.pop(name, None)
+
     def check_free(self, name: str, definition: object) -> None:
         """Check that a name is free, or already that of the same class or function.
 

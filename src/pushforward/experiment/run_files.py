@@ -28,7 +28,7 @@ def results_content(run: RunFolder, problem: Problem, fitted: Fitted, scores: Sc
         "flow": fitted.name,
         "features": problem.features,
         "rows": problem.facts.get("rows"),
-        "parameters": stored_numbers(fitted.density.flow),
+        "parameters": stored_numbers(fitted.density.model),
         "steps": progress.step,
         "seconds": round(progress.seconds, 3),
         "stop_reason": progress.stop_reason,

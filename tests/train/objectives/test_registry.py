@@ -1,5 +1,6 @@
 """Objectives that are added: what they say of themselves decides, and not their names."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,26 +10,25 @@ import torch
 import pushforward
 from pushforward.common.errors import ConfigError
 from pushforward.flows import Bijection, Build, register_flow
+from pushforward.flows.registries import FLOWS
 from pushforward.train import Likelihood, register_objective
 from pushforward.train.objectives.bound import EvidenceBound, ImportanceWeightedBound
 from pushforward.train.objectives.energy import Energy
+from pushforward.train.objectives.registry import OBJECTIVES
 from pushforward.train.objectives.target import ForwardKl, ReverseKl
 
 ROWS = np.random.default_rng(0).normal(size=(300, 2))
 QUICK: dict[str, Any] = {"layers": 1, "hidden": 8, "steps": 4, "progress": False}
 
 
-@register_objective("test-samples")
 class Samples(Energy):
     """An objective that needs no density."""
 
 
-@register_objective("test-rows")
 class Rows(Likelihood):
     """Maximum likelihood by another name."""
 
 
-@register_objective("test-own")
 class Own(Likelihood):
     """An objective of one architecture."""
 
@@ -36,18 +36,33 @@ class Own(Likelihood):
     only_own_flows = True
 
 
-@register_flow("test-own-flow", uses=("hidden", "blocks"), objective="test-own")
 def own_layers(build: Build, index: int) -> list[Bijection]:
     """Couplings that only one objective fits."""
     return build.coupling(build.map("affine"), index)
 
 
-register_objective("test-reverse", problem="target")(type("Reverse", (ReverseKl,), {"__doc__": "Another name."}))
-register_objective("test-forward", problem="target")(type("Forward", (ForwardKl,), {"__doc__": "Another name."}))
-register_objective("test-elbo", problem="autoencoder")(type("Elbo", (EvidenceBound,), {"__doc__": "Another name."}))
-register_objective("test-iwae", problem="autoencoder")(
-    type("Iwae", (ImportanceWeightedBound,), {"__doc__": "Another name."})
-)
+ADDED: dict[str, type[Any]] = {
+    "rows/test-samples": Samples,
+    "rows/test-rows": Rows,
+    "rows/test-own": Own,
+    "target/test-reverse": type("Reverse", (ReverseKl,), {"__doc__": "Another name."}),
+    "target/test-forward": type("Forward", (ForwardKl,), {"__doc__": "Another name."}),
+    "autoencoder/test-elbo": type("Elbo", (EvidenceBound,), {"__doc__": "Another name."}),
+    "autoencoder/test-iwae": type("Iwae", (ImportanceWeightedBound,), {"__doc__": "Another name."}),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _added() -> Iterator[None]:
+    """Add these objectives and a flow for the tests of this file only: messages list what is known."""
+    for path, kind in ADDED.items():
+        problem, _, name = path.partition("/")
+        register_objective(name, problem=problem)(kind)
+    register_flow("test-own-flow", uses=("hidden", "blocks"), objective="test-own")(own_layers)
+    yield
+    for path in ADDED:
+        OBJECTIVES.remove(path)
+    FLOWS.remove("test-own-flow")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +114,6 @@ def test_an_architecture_with_an_objective_of_its_own() -> None:
 )
 def test_a_subclass_of_a_built_in_objective_fits_the_same(data: Any, name: str, other: str) -> None:
     keys = QUICK if isinstance(data, str) else {"hidden": 8, "steps": 4, "progress": False}
-    states = [pushforward.fit(data, objective=each, **keys).flow.state_dict() for each in (name, other)]
+    states = [pushforward.fit(data, objective=each, **keys).model.state_dict() for each in (name, other)]
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key])

@@ -62,7 +62,7 @@ def test_samples_for_each_row_of_a_file(folder: Path, table: pd.DataFrame, tmp_p
     assert list(drawn.columns) == ["y", "x", "z"]
     for name in ("x", "z"):
         assert np.array_equal(drawn[name], np.repeat(given[name].to_numpy(), 4))
-    assert drawn["y"].nunique() == 20
+    assert len(set(drawn["y"])) == 20
     piped = run("sample", folder / "given", "-n", 4, "--given", "-", "--seed", 3, text=given.to_csv(index=False))
     assert rows_of(piped).equals(drawn)
     one = tmp_path / "one.csv"

@@ -106,7 +106,8 @@ print("went on")
 
 def test_a_callback_that_still_asks_to_stop_leaves_the_evaluation_alone(table: Path, tmp_path: Path) -> None:
     stop = Functions(stop=lambda: "enough")
-    done = pushforward.fit(table, out=tmp_path / "run", callbacks=[stop], **KEYS | {"evaluate": True})
+    keys: dict[str, Any] = KEYS | {"evaluate": True}
+    done = pushforward.fit(table, out=tmp_path / "run", callbacks=[stop], **keys)
     assert done.results["stop_reason"] == "enough"
     assert (tmp_path / "run" / "samples" / "samples.csv").exists()
     assert {path.name for path in (tmp_path / "run" / "pictures").glob("*.png")} >= {"corner.png", "latent.png"}

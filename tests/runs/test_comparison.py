@@ -296,3 +296,37 @@ def test_fits_can_be_compared(tmp_path: Path) -> None:
     comparison = compare_runs(runs)
     for one in comparison.runs:
         assert one.test_nll == pytest.approx(json.loads(one.record.run.results.read_text())["test_nll"])
+
+
+def test_weights_of_test_rows_count_and_must_be_the_same(tmp_path: Path) -> None:
+    runs = [make(tmp_path / name, scores(seed)) for seed, name in enumerate("ab")]
+    with_weights = [make(tmp_path / name, scores(seed), data__weight="w") for seed, name in enumerate("cd")]
+    weights = np.where(ROWS[:, 0] > 0, 3.0, 0.0)
+    for seed, run in enumerate(with_weights):
+        write_row_scores(run, NUMBERS, scores(seed), weights)
+    comparison = compare_runs(with_weights)
+    assert comparison.runs[0].test_nll == pytest.approx(-np.average(scores(0), weights=weights))
+    gap = comparison.difference(0, 1)
+    kept = ROWS[:, 0] > 0
+    expected = paired_difference(scores(1)[kept], scores(0)[kept])
+    assert (gap.nats, gap.se) == pytest.approx(expected)
+    message = "weigh their test rows differently: data.weight=none against data.weight=w"
+    with pytest.raises(RunUsageError, match=message):
+        compare_runs([runs[0], with_weights[0]])
+
+
+def test_weighted_fits_have_the_numbers_of_their_results(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = np.column_stack([rng.normal(size=(300, 2)), rng.integers(1, 4, 300)])
+    np.savetxt(tmp_path / "rows.csv", rows, delimiter=",", header="a,b,w", comments="")
+    keys = ["data.weight=w", "train.steps=5", "flow=maf", "flow.hidden=8", "train.evaluate=false", "data.seed=0"]
+    runs = [
+        fit(
+            load_config(str(tmp_path / "rows.csv"), overrides=[*keys, f"seed={seed}"], wandb="off"),
+            out=tmp_path / str(seed),
+            quiet=True,
+        ).run
+        for seed in (0, 1)
+    ]
+    for one in compare_runs(runs).runs:
+        assert one.test_nll == pytest.approx(json.loads(one.record.run.results.read_text())["test_nll"])

@@ -79,6 +79,7 @@ class Scores:
         rows: Number of each test row in the data ``(n,)``, or of each test sample.
         log_probs: Log-density of each ``(n,)``, in nats and the units of the data; None if nothing can be tested on.
         references: Constants that dashboards draw as lines beside the metrics.
+        weights: Weights of the test rows ``(n,)``; None if they count the same.
         details: What the evaluation of the same kind of problem needs besides.
     """
 
@@ -87,6 +88,7 @@ class Scores:
     rows: Numbers
     log_probs: Array | None
     references: Mapping[str, float] = field(default_factory=dict)
+    weights: Array | None = None
     details: Any = None
 
 

@@ -203,7 +203,7 @@ class RowsProblem(Problem):
             numbers |= {"kl_to_truth": kl, "kl_to_truth_se": se}
         own = self.evaluated == _OWN
         places = dataset.in_file(prepared.splits.test) if own else np.arange(len(test.rows))
-        return Scores(numbers, headline, places, scores.test, details=scores)
+        return Scores(numbers, headline, places, scores.test, weights=test.weights, details=scores)
 
     def evaluate(self, density: FittedDensity, scores: Scores, notify: Notify = lambda text: None) -> Evaluation:
         prepared, dataset, seed = self.prepared, self.prepared.dataset, self.options.seed

@@ -183,7 +183,7 @@ class TargetProblem(Problem):
         log_probs = None if log_q is None else log_q.numpy()
         rows = np.arange(0 if log_probs is None else len(log_probs))
         references = {} if target.log_z is None else {"known/log_z": target.log_z}
-        return Scores(numbers, headline, rows, log_probs, references, (drawn, log_w))
+        return Scores(numbers, headline, rows, log_probs, references, details=(drawn, log_w))
 
     def evaluate(self, density: FittedDensity, scores: Scores, notify: Notify = lambda text: None) -> Evaluation:
         flow = cast(Flow, density.model)

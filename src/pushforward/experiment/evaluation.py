@@ -180,7 +180,7 @@ def _update(run: RunFolder, density: FittedDensity, evaluated: EvaluatedRun, not
     results = json.loads(run.results.read_text(encoding="utf-8")) if run.results.exists() else {}
     scores = evaluated.scores
     if scores.log_probs is not None:
-        write_row_scores(run, scores.rows, scores.log_probs)
+        write_row_scores(run, scores.rows, scores.log_probs, scores.weights)
     fingerprint = scores.numbers.get("test_rows_sha256")
     run.write_json("results.json", results | {"test_rows_sha256": fingerprint})
     write_evaluation(run, density, evaluated.evaluation, results.get("steps", 0), notify=notify)

@@ -281,7 +281,7 @@ class _Fit:
         record.mark_finished(status_content(results))
         # From here on the run is complete: after a signal or on a full disk only parts of the evaluation are missing.
         if (log_probs := scores.log_probs) is not None:
-            guard.write(lambda: write_row_scores(run, scores.rows, log_probs))
+            guard.write(lambda: write_row_scores(run, scores.rows, log_probs, scores.weights))
         tracking.model(run.model, results)
         evaluation: Evaluation | None = None
         if self.signals.signum is None and self.config.train.evaluate and problem.can_evaluate:

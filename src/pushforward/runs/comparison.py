@@ -19,7 +19,7 @@ from pushforward.evaluate.statistics import mean_and_se
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.listing import has_source
 from pushforward.runs.record import Array, RunRecord, number, read_run
-from pushforward.runs.row_scores import read_row_scores
+from pushforward.runs.row_scores import read_row_scores, read_row_weights
 
 NO_DIFFERENCE = "no difference"
 """Shown for runs that are exactly equal."""
@@ -37,22 +37,24 @@ class ComparedRun:
         record: The content of the run folder.
         rows: Indices of the test rows in the data set ``(n,)``.
         log_probs: Log-densities of the test rows ``(n,)``, in nats.
+        weights: Weights of the test rows ``(n,)``; None if they count the same.
     """
 
     label: str
     record: RunRecord
     rows: npt.NDArray[np.int64]
     log_probs: Array
+    weights: Array | None = None
 
     @property
     def test_nll(self) -> float:
         """Mean negative log-likelihood of the test rows, in nats."""
-        return mean_and_se(-self.log_probs, where="test_nll")[0]
+        return mean_and_se(-self.log_probs, self.weights, where="test_nll")[0]
 
     @property
     def test_nll_se(self) -> float:
         """Standard error of the test NLL."""
-        return mean_and_se(-self.log_probs, where="test_nll")[1]
+        return mean_and_se(-self.log_probs, self.weights, where="test_nll")[1]
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ class Comparison:
 
     def difference(self, first: int, second: int) -> Difference:
         """NLL of the first run minus that of the second, row by row."""
-        p, q = self.runs[second].log_probs, self.runs[first].log_probs
+        p, q, weights = self.runs[second].log_probs, self.runs[first].log_probs, self.runs[first].weights
         with np.errstate(invalid="ignore"):  # a row with density zero under both: inf - inf
-            return Difference(*mean_and_se(p - q, where="difference"))
+            return Difference(*mean_and_se(p - q, weights, where="difference"))
 
     @property
     def leaders(self) -> list[int]:
@@ -236,6 +238,11 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
                 f"{one.record.run.path}: test_scores.parquet lists other rows than that of "
                 f"{first.run.path}; score it again with pushforward evaluate"
             )
+        if not _are_equal(one.weights, compared[0].weights):
+            raise RunUsageError(
+                f"{first.run.path} and {one.record.run.path} weigh their test rows differently: "
+                f"{_what_differs(first, one.record)}"
+            )
     best = min(range(len(compared)), key=lambda index: _rank(compared[index].test_nll))
     return Comparison(compared, best, _differing(records))
 
@@ -268,11 +275,17 @@ def _expect_scored(record: RunRecord) -> None:
         raise RunUsageError(f"{path} has no log-densities of test rows{write}")
 
 
-def _row_scores(record: RunRecord) -> tuple[npt.NDArray[np.int64], Array]:
+def _row_scores(record: RunRecord) -> tuple[npt.NDArray[np.int64], Array, Array | None]:
     rows, log_probs = read_row_scores(record.run.test_scores)
     if not len(rows):
         raise RunUsageError(f"{record.run.path} has no test rows")
-    return rows, log_probs
+    return rows, log_probs, read_row_weights(record.run.test_scores)
+
+
+def _are_equal(first: Array | None, second: Array | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return np.array_equal(first, second)
 
 
 def _what_differs(first: RunRecord, other: RunRecord) -> str:
@@ -317,6 +330,8 @@ def _data_seed(record: RunRecord) -> Any:
 
 
 def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
     return count(value) if isinstance(value, float) else str(value)
 
 

@@ -15,7 +15,8 @@ that the results do not depend on the load.
   on the validation rows, whose mean squared error is the noise variance. ``refit`` trains with the chosen decay and
   number of steps on the validation rows, too. The better of the two is the baseline of the other methods on a table.
 
-Published NLLs of NGBoost, 20 splits: Duan et al. (2020), https://arxiv.org/abs/1910.03225, table 1.
+Published NLLs of NGBoost, 20 splits: Duan et al. (2020), https://arxiv.org/abs/1910.03225, table 1. The response of the
+yacht table is the logarithm of the resistance less its mean, 1.0845, which the published NLL is converted to.
 """
 
 import copy
@@ -44,7 +45,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "bayesian-network": {"flow": "bayesian-network"},
     "mean-field": {"flow": "bayesian-network", "flow.base": "diagonal"},
 }
-NGBOOST = {"concrete": 3.04, "energy": 0.60, "yacht": 0.20, "housing": 2.43}
+NGBOOST = {"concrete": 3.04, "energy": 0.60, "yacht": 0.20 - 1.0845, "housing": 2.43}
 WEIGHT_DECAYS = (0.0, 1e-2, 1e-1, 1.0)
 HIDDEN = 50
 _SHORT = 20  # times fewer steps in the quick form

@@ -16,7 +16,14 @@ from pushforward.datasets import Dequantizer, Schema
 from pushforward.datasets.tables.memory.frame_kind import FrameKind
 from pushforward.datasets.tables.memory.frames import context_rows, feature_rows
 from pushforward.datasets.tables.write import RowTables
-from pushforward.evaluate.likelihood import BATCH_SIZE, Array, UndefinedDensityError, check_defined, log_prob
+from pushforward.evaluate.likelihood import (
+    BATCH_SIZE,
+    Array,
+    UndefinedDensityError,
+    check_defined,
+    log_prob,
+    why_undefined,
+)
 from pushforward.evaluate.sampling import context_of, draw_samples, sample_batches
 from pushforward.flows import Autoencoder, Flow, Mixture, Model, ModelFileError, load_model, read_extra, save
 from pushforward.flows.checks import ANY_CONTEXT
@@ -85,7 +92,8 @@ class FittedDensity:
             UndefinedDensityError: If a row of finite values has no log-density.
             DataError: If rows or context lack columns, or have cells that are not finite numbers.
         """
-        draws = whole_number("draws", draws, 1)
+        draws, batch_size = whole_number("draws", draws, 1), whole_number("batch_size", batch_size, 1)
+        first_row = whole_number("first_row", first_row, 0)
         is_tensor = isinstance(rows, torch.Tensor)
         context = self._context(rows, given)
         rows = feature_rows(rows, self.schema, alone=given is not None)
@@ -135,9 +143,11 @@ class FittedDensity:
 
         Raises:
             UndefinedDensityError: If a sample is not a number.
-            DataError: If there is no context and the density is conditional, or the context cannot be used.
+            DataError: If there is no context and the density is conditional, the context cannot be used, or the rows
+                do not fit in memory.
         """
-        return _numbers(draw_samples(self.model, n, self._context(None, context), seed=seed))
+        given = self._context(None, context)
+        return _numbers(draw_samples(self.model, n, given, seed=seed), given)
 
     def sample_parts(
         self, n: int, context: Array | None = None, *, seed: int = 0
@@ -154,7 +164,8 @@ class FittedDensity:
         """
         start = 0
         for rows in sample_batches(self.model, n, context, seed=seed):
-            yield _numbers(rows), None if context is None else context_of(context, n, start, len(rows))
+            shown = None if context is None else context_of(context, n, start, len(rows))
+            yield _numbers(rows, shown), shown
             start += len(rows)
 
     def _context(self, rows: Any, context: Any) -> Array | None:
@@ -208,11 +219,11 @@ class FittedDensity:
         return cls(model, schema, widths.tolist(), kind, given_apart=given_apart)
 
 
-def _numbers(samples: Array) -> Array:
+def _numbers(samples: Array, context: Array | None) -> Array:
     """Return samples ``(n, D)``, or raise an error if some are NaN."""
     if np.isnan(samples).any():
         raise UndefinedDensityError(
             f"{int(np.isnan(samples).any(axis=1).sum())} of {len(samples)} samples are not numbers: "
-            "the fit of the model diverged; fit again with a lower train.learning_rate"
+            f"{why_undefined(has_context=context is not None)}"
         )
     return samples

@@ -167,8 +167,14 @@ def check_defined(
         more = f" and {len(wrong) - 3:,} more" if len(wrong) > 3 else ""
         raise UndefinedDensityError(
             f"the model gives no log-density (NaN or infinity) for {what} {', '.join(map(str, wrong[:3]))}{more}, "
-            "though the values are finite: its fit diverged; fit again with a lower train.learning_rate"
+            f"though the values are finite: {why_undefined(has_context=context is not None)}"
         )
+
+
+def why_undefined(*, has_context: bool) -> str:
+    """Return why a model gives no numbers, and what to do, for the end of a message."""
+    why = "the fit diverged; fit again with a lower train.learning_rate"
+    return f"the given values lie too far outside the training data, or {why}" if has_context else why
 
 
 def nll(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pushforward.common.errors import DataError
 from pushforward.evaluate.likelihood import BATCH_SIZE, Array, Density, as_tensor, device_of, evaluation_mode
 from pushforward.flows.random_state import RandomState, seeded
 
@@ -22,8 +23,27 @@ class LatentDensity(Density, Protocol):
 def draw_samples(
     flow: Density, n: int, context: Tensor | Array | None = None, *, seed: int, batch_size: int = BATCH_SIZE
 ) -> Array:
-    """Draw samples in batches, as :func:`sample_batches`, and return all of them, ``(n, D)`` in float64."""
-    return np.concatenate(list(sample_batches(flow, n, context, seed=seed, batch_size=batch_size)))
+    """Draw samples in batches, as :func:`sample_batches`, and return all of them, ``(n, D)`` in float64.
+
+    Raises:
+        DataError: If they do not fit in memory.
+    """
+    samples, start = None, 0
+    for batch in sample_batches(flow, n, context, seed=seed, batch_size=batch_size):
+        if samples is None:
+            samples = _room(n, batch.shape[1])
+        samples[start : start + len(batch)] = batch
+        start += len(batch)
+    if samples is None:
+        raise ValueError(f"draw_samples: expected at least 1 sample; got {n}")
+    return samples
+
+
+def _room(n: int, features: int) -> Array:
+    try:
+        return np.empty((n, features))
+    except (MemoryError, ValueError):  # ValueError: more than an array can have
+        raise DataError(f"n: {n:,} rows do not fit in memory; draw them in parts, each with another seed") from None
 
 
 def sample_batches(

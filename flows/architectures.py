@@ -3,9 +3,11 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from pushforward.common.registry import Registry
+from pushforward.common.text import one_line
 from pushforward.flows.bases.base import Base
 from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bases.made_mog import AutoregressiveMixture
@@ -151,11 +153,24 @@ def register_flow(
     """
 
     def add(layer: Layer) -> Layer:
-        architecture = Architecture(layer, frozenset({"layers", *uses}), univariate, objective=objective)
+        checked = partial(_checked, name, layer)
+        architecture = Architecture(checked, frozenset({"layers", *uses}), univariate, objective=objective)
         FLOWS.register(name, definition=layer)(architecture)
         return layer
 
     return add
+
+
+def _checked(name: str, layer: Layer, build: Build, index: int) -> list[Bijection]:
+    """Return the bijections that a function of others makes; what goes wrong in it is said with its name."""
+    try:
+        members = list(layer(build, index))
+    except Exception as error:  # whatever it raises
+        raise ValueError(f"{name}: its function fails: {type(error).__name__}: {one_line(error)}") from error
+    for member in members:
+        if not isinstance(member, Bijection):
+            raise ValueError(f"{name}: its function: expected a list of bijections; got {type(member).__name__}")
+    return members
 
 
 def map_options(univariate: str) -> tuple[str, ...]:

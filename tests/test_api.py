@@ -234,6 +234,18 @@ def test_names_of_given_columns_in_any_list() -> None:
         assert np.array_equal(pushforward.fit(frame, given=given, **QUICK).log_prob(frame), expected)
 
 
+def test_roles_of_columns_by_their_keys() -> None:
+    """``data.given`` and ``data.weight`` say the same as the arguments ``given`` and ``weight``."""
+    frame = pd.DataFrame(table()).assign(w=np.arange(300) % 3 + 1.0)
+    expected = pushforward.fit(frame, given="a", weight="w", **QUICK)
+    density = pushforward.fit(frame, **QUICK, **{"data.given": "a", "data.weight": "w"})
+    assert density.schema.context_names == ("a",)
+    assert "w" not in density.schema.order
+    assert np.array_equal(density.log_prob(frame), expected.log_prob(frame))
+    with pytest.raises(DataError, match=r"data.given: names column 'a' twice; name it once"):
+        pushforward.fit(frame, given=["a", "a"], **QUICK)
+
+
 def test_arguments_that_cannot_be_are_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
@@ -246,6 +258,10 @@ def test_arguments_that_cannot_be_are_one_line(tmp_path: Path) -> None:
         (lambda: density.sample(3, seed=-1), ValueError, "seed: expected a whole number from 0 to 92.*; got -1"),
         (lambda: density.sample(3, seed=2**70), ValueError, "seed: expected a whole number from 0 to 92"),
         (lambda: density.log_prob(matrix(), draws=1.5), ValueError, "draws: expected a whole number of at least 1"),
+        (lambda: density.log_prob(matrix(), batch_size=1.5), ValueError, "batch_size: expected a whole number of at"),
+        (lambda: density.log_prob(matrix(), first_row="a"), ValueError, "first_row: expected a whole number of at"),
+        (lambda: density.sample(10**14), DataError, "n: 100,000,000,000,000 rows do not fit in memory; draw them in"),
+        (lambda: pushforward.load(None), ConfigError, "path: expected the path of a folder; got NoneType"),  # type: ignore[arg-type]
         (lambda: density.save(file), OSError, f"{file}: expected a folder to write the model into; got a file"),
     ]
     for call, kind, words in calls:
@@ -351,6 +367,17 @@ def test_a_loop_of_fits_leaves_nothing_behind() -> None:
         ({"learning_rate": -1}, "train.learning_rate: expected a number above 0"),
         ({"components": 3, "flow": "maf"}, "flow.components: has no effect with flow=maf"),
         ({"target.features": 3}, "target.features: has no effect"),
+        ({"out": 3}, "out: expected the path of a folder; got int"),
+        ({"callbacks": [3]}, "callbacks: expected a list of Callback objects, see pushforward.train.Callback; got int"),
+        ({"callbacks": [Callback]}, "callbacks: expected .*; got the class Callback"),
+        ({"callbacks": Callback()}, "callbacks: expected .*; got Callback"),
+        ({"callbacks": None}, "callbacks: expected .*; got NoneType"),
+        ({"train.steps": 3}, "train.steps: set twice, by steps and train.steps; leave one out"),
+        ({"flow.name": "maf"}, "flow.name: set twice, by flow and flow.name; leave one out"),
+        ({"given": "x1", "data.given": "x2"}, "data.given: set twice, by given and data.given; leave one out"),
+        ({"given": matrix(), "data.given": "x2"}, "data.given: set twice, by names of columns and in memory"),
+        ({"weight": "x1", "data.weight": "x1"}, "data.weight: set twice, by weight and data.weight; leave one out"),
+        ({"weight": np.ones(300), "data.weight": "x1"}, "data.weight: set twice, by names of columns and in memory"),
     ],
 )
 def test_wrong_keys_are_one_line(keys: dict[str, Any], words: str) -> None:

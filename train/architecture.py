@@ -46,7 +46,7 @@ def build_model(
             else:
                 model = build_mixture(flow.name, features, context, members=flow.members, **options)
         except ValueError as error:
-            raise ConfigError(f"flow: {error}") from None
+            raise ConfigError(f"flow: {error}") from error
     if embedding is None:
         return model
     members = [Flow(m.base, m.bijection, embedding=copy.deepcopy(embedding).float()) for m in members_of(model)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+from pushforward.common.errors import ConfigError
 from pushforward.train.objectives.base import Metrics
 from pushforward.train.options import TrainOptions
 from pushforward.train.state import State
@@ -40,10 +41,20 @@ class Callback:
 
 
 class Callbacks(Callback):
-    """Several callbacks as one; the first reason to stop counts."""
+    """Several callbacks as one; the first reason to stop counts.
+
+    Raises:
+        ConfigError: If these are not callbacks.
+    """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
+        expected = "callbacks: expected a list of Callback objects, see pushforward.train.Callback"
+        if not isinstance(callbacks, Iterable):
+            raise ConfigError(f"{expected}; got {_kind(callbacks)}")
         self.each = list(callbacks)
+        for callback in self.each:
+            if not isinstance(callback, Callback):
+                raise ConfigError(f"{expected}; got {_kind(callback)}")
 
     def on_start(self, state: State, options: TrainOptions) -> None:
         for callback in self.each:
@@ -98,3 +109,7 @@ class Watch(Callback):
 
     def should_stop(self, state: State) -> str:
         return self.reason
+
+
+def _kind(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

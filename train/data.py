@@ -274,8 +274,12 @@ def load_data(data: DataOptions, *, source: Any = None, given: Any = None, weigh
 
     Raises:
         DataError: If there is no such data set, or it cannot be used.
-        ConfigError: If fractions are given for a data set that comes with a split.
+        ConfigError: If fractions are given for a data set that comes with a split, or context or weights in memory
+            beside columns of them.
     """
+    for what, value, names in (("given", given, data.given), ("weight", weight, data.weight)):
+        if value is not None and names:
+            raise ConfigError(f"data.{what}: set twice, by names of columns and in memory; leave one out")
     dataset = load_dataset(
         data.source if source is None else source,
         rows=data.rows,

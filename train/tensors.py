@@ -11,7 +11,7 @@ from pushforward.common.errors import ConfigError, DataError
 from pushforward.common.text import listed
 from pushforward.common.whole_number import MAX_SEED, whole_number
 from pushforward.datasets.tables.files.plain_reader import PlainReader
-from pushforward.datasets.tables.memory.objects import ObjectTable, as_array
+from pushforward.datasets.tables.memory.objects import ObjectTable, as_array, tensor_obstacle
 from pushforward.datasets.tables.read import check_has, read_columns
 from pushforward.flows import Flow, Mixture
 from pushforward.flows.checks import ANY_CONTEXT
@@ -192,7 +192,7 @@ def _numbers(where: str, values: Any, names: Sequence[str]) -> tuple[Tensor, tup
     """Return real numbers of any kind as a tensor, and the names of their columns; empty if they have none."""
     if isinstance(values, list | tuple):
         values = as_array(values, where)
-    if isinstance(values, Tensor) and values.layout is torch.strided and not values.is_complex():
+    if isinstance(values, Tensor) and not tensor_obstacle(values) and not values.is_complex():
         return values.detach(), ()
     if type(values) is np.ndarray and values.dtype.kind in "biuf":  # a subclass may have a mask
         dtype = np.dtype(np.float64) if values.dtype.itemsize > 8 else values.dtype.newbyteorder("=")

@@ -92,7 +92,9 @@ class Request:
         seen = dict.fromkeys(self.drop, "data.drop")
         for option, names in self.roles.items():
             for name in names:
-                if name in seen and seen[name] != option:
+                if seen.get(name) == option:
+                    raise DataError(f"{option}: names column {name!r} twice; name it once")
+                if name in seen:
                     raise DataError(f"{option}: column {name!r} is also in {seen[name]}; take it out of one of them")
                 seen[name] = option
 

@@ -5,6 +5,7 @@ import signal
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pushforward.flows.description import describe
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.progress import Progress
 from pushforward.train import fitting
-from pushforward.train.callbacks import Callback
+from pushforward.train.callbacks import Callback, Callbacks
 from pushforward.train.data import load_data
 from pushforward.train.defaults import data_options
 from pushforward.train.device import choose_device
@@ -82,23 +83,31 @@ def fit(
     """
     if data is None:
         raise DataError("data: expected rows, the path of a file or the name of a data set; got None")
+    callbacks = Callbacks(callbacks).each
     names, of_weight = _column_names(given), weight if isinstance(weight, str) else None
     beside = {"given": given if names is None else None, "weight": weight if of_weight is None else None}
     # A run of which a part came from memory cannot be resumed.
     has_objects = embedding is not None or any(value is not None for value in beside.values())
     in_memory = has_objects or not isinstance(data, str | Path)
-    keys |= {"seconds": seconds, "steps": steps, "seed": seed, "device": device}
-    keys |= {"data.given": names, "data.weight": of_weight}
-    config = make_config(MEMORY if in_memory else str(data), {"wandb": "off"} | keys)
-    if config.track and out is None:
+    arguments = {
+        "seconds": seconds,
+        "steps": steps,
+        "seed": seed,
+        "device": device,
+        "given": names,
+        "weight": of_weight,
+    }
+    config = make_config(MEMORY if in_memory else str(data), arguments, keys, defaults={"wandb.mode": "off"})
+    folder = None if out is None else _path("out", out)
+    if config.track and folder is None:
         raise ConfigError("track: trackers record a run folder; give one with out=")
     dataset: Dataset | None = None
     if in_memory:
         dataset = replace(load_data(data_options(config.model_dump()), source=data, **beside), is_file=False)
-    if out is not None:
+    if folder is not None:
         _check_can_be_saved(embedding)
         done = experiment.fit(
-            config, out=Path(out), data=dataset, silent=not progress, embedding=embedding, callbacks=callbacks
+            config, out=folder, data=dataset, silent=not progress, embedding=embedding, callbacks=callbacks
         )
         if done.signum is not None:
             signal.raise_signal(done.signum)  # what it would have done without the run folder: KeyboardInterrupt
@@ -124,6 +133,12 @@ def _column_names(given: Any) -> tuple[str, ...] | None:
     return tuple(map(str, listed)) if listed and all(isinstance(name, str) for name in listed) else None
 
 
+def _path(name: str, value: Any) -> Path:
+    if not isinstance(value, str | PathLike):
+        raise ConfigError(f"{name}: expected the path of a folder; got {type(value).__name__}")
+    return Path(value)
+
+
 def _check_can_be_saved(embedding: nn.Module | None) -> None:
     """Check that the model with an embedding can be written, before it is trained."""
     try:
@@ -140,11 +155,12 @@ def load(path: str | Path, *, device: str = "cpu") -> FittedDensity:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
+        ConfigError: If this is not a path, or there is no such device.
         RunUsageError: If there is no such run or model.
         ModelFileError: If the model is missing, damaged, or of another format.
     """
     load_plugins(warnings.warn)  # the parts that they add may be in the model
-    folder, where = Path(path), str(choose_device(device))
+    folder, where = _path("path", path), str(choose_device(device))
     if (folder / "config.json").is_file():
         return FittedDensity.load(folder, device=where)
     run = RunFolder.open(folder)

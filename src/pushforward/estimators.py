@@ -50,18 +50,20 @@ class _Fits(BaseEstimator):  # type: ignore[misc]  # scikit-learn carries no typ
         seed = self.random_state
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
             seed = int(check_random_state(seed).randint(2**31 - 1))
-        steps = DEFAULT_STEPS if self.steps is None and self.seconds is None else self.steps
-        keys: dict[str, Any] = {
-            "flow": self.flow,
-            "steps": steps,
+        arguments = {
+            "flow": None if self.flow == "auto" else self.flow,
+            "steps": self.steps,
             "seconds": self.seconds,
-            "device": self.device,
+            "device": None if self.device == "cpu" else self.device,
             "seed": int(seed),
         }
-        # Columns by their names, so that one that numbers the rows is modelled too.
-        keys |= {"data.columns": tuple(rows) if given is None and isinstance(rows, dict) else None}
-        keys |= {"data.test_fraction": 0.0} | dict(self.keys or {})
-        config = make_config(MEMORY, keys)
+        defaults: dict[str, Any] = {"device": "cpu", "data.test_fraction": 0.0}
+        if given is None and isinstance(rows, dict):
+            # Columns by their names, so that one that numbers the rows is modelled too.
+            defaults["data.columns"] = tuple(rows)
+        config = make_config(MEMORY, arguments, self.keys or {}, defaults=defaults)
+        if config.train.steps == "auto" and config.train.seconds == "auto":
+            config = make_config(MEMORY, arguments, self.keys or {}, defaults=defaults | {"train.steps": DEFAULT_STEPS})
         asked = config.model_dump()
         data = load_data(data_options(asked), source=rows, given=given, weight=weight)
         problem = plan(asked, data)

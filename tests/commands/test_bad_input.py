@@ -353,6 +353,10 @@ _FOLDER = "Error: Invalid value for '--out': expected a file"
 _ENDING = f"{_FOLDER} that ends in .csv, .csv.gz, .parquet"
 USAGE = {
     "unknown command": ("fti moons", "Error: no command 'fti'; did you mean 'fit'?"),
+    "a seed of text": (
+        "fit moons --seed x",
+        "Error: Invalid value for '--seed': expected a whole number of at least 0; got 'x'",
+    ),
     "unknown option": ("fit moons --sed 1", "Error: No such option '--sed'. Did you mean '--seed'?"),
     "no rows": ("sample x -n 0", f"{_N}; got '0'"),
     "rows in another notation": ("sample x -n 1e6", f"{_N}; got '1e6'"),

@@ -93,6 +93,19 @@ def test_the_environment_names_plugins_and_wrong_ones_are_one_line(tmp_path: Pat
         assert len(stderr.splitlines()) == 1
 
 
+def test_a_flow_of_a_plugin_that_fails_is_named(tmp_path: Path) -> None:
+    text = "from pushforward.flows import register_flow\n@register_flow('bad-flow')\ndef layer(build, index):\n    "
+    keys = ["fit", "iris", "flow=bad-flow", "train.steps=2"]
+    for body, words in (
+        ("return 5", "its function fails: TypeError: 'int' object is not iterable"),
+        ("return [5]", "its function: expected a list of bijections; got int"),
+        ("raise KeyError('mine')", "its function fails: KeyError: 'mine'"),
+    ):
+        (tmp_path / "bad.py").write_text(text + body + "\n")
+        stderr = run("--plugin", "./bad.py", *keys, cwd=tmp_path, code=2).stderr
+        assert stderr.splitlines() == [f"python -m pushforward fit: flow: bad-flow: {words}"]
+
+
 def test_an_entry_point_is_loaded(tmp_path: Path) -> None:
     package = tmp_path / "site"
     (package / "their-1.0.dist-info").mkdir(parents=True)

@@ -95,7 +95,7 @@ def test_a_density_of_zero_is_scored() -> None:
 
 
 def test_samples_that_are_not_numbers_are_an_error() -> None:
-    with pytest.raises(UndefinedDensityError, match=r"\d+ of 50 samples are not numbers: the fit"):
+    with pytest.raises(UndefinedDensityError, match=r"\d+ of 50 samples are not numbers: the fit diverged"):
         broken_density().sample(50)
     with pytest.raises(UndefinedDensityError, match="samples are not numbers"):
         list(broken_density().sample_parts(50))

@@ -68,9 +68,9 @@ class ObjectTable:
         self.rows = parts.rows
         self.index = parts.index_names
         if not self.names:
-            raise DataError(f"{where}: has no columns; nothing to learn from")
+            raise DataError(f"{where}: expected at least 1 column; got none")
         if not self.rows:
-            raise DataError(f"{where}: has no rows; nothing to learn from")
+            raise DataError(f"{where}: expected at least 1 row; got none")
 
     def select(self, columns: Iterable[int], names: Sequence[str] | None = None) -> Self:
         """Return a table of some of the columns only, given by their indices, with other names if need be."""
@@ -133,8 +133,8 @@ def as_array(rows: Any, where: str) -> NDArray[Any]:
         DataError: If it is something else, or sparse.
     """
     if is_a(rows, "torch", "Tensor"):
-        if str(rows.layout) != "torch.strided":
-            raise DataError(f"{where}: expected dense rows; got a sparse tensor; call .to_dense() first")
+        if what := tensor_obstacle(rows):
+            raise DataError(f"{where}: expected dense rows; got {what}")
         tensor = rows.detach().cpu().resolve_conj().resolve_neg()
         array: NDArray[Any] = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
         return array
@@ -155,6 +155,17 @@ def as_array(rows: Any, where: str) -> NDArray[Any]:
     kind = type(rows).__name__
     hint = "; make a list of it" if isinstance(rows, Iterator | set | frozenset) else ""
     raise DataError(f"{where}: expected {EXPECTED}; got {'nothing' if rows is None else kind}{hint}")
+
+
+def tensor_obstacle(tensor: Any) -> str:
+    """Return why a tensor of torch has no array, and what to do; empty if it has one."""
+    if tensor.is_nested:
+        return "a nested tensor; call .to_padded_tensor(nan) first"
+    if str(tensor.layout) != "torch.strided":
+        return "a sparse tensor; call .to_dense() first"
+    if tensor.is_quantized:
+        return "a quantized tensor; call .dequantize() first"
+    return "a tensor without values, on the device meta" if tensor.is_meta else ""
 
 
 def _array_parts(array: NDArray[Any], where: str) -> _Parts:

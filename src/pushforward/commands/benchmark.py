@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pushforward.commands.common import (
+    WholeNumber,
     common_options,
     print_message,
     print_table,
@@ -31,7 +32,7 @@ _FIT_SECONDS = 60.0
 @click.option("--sets", help="Some of the suite's data sets, such as red-wine,housing.")
 @click.option("--methods", multiple=True, help="Methods, separated by commas; repeatable; see --list.")
 @click.option("--folds", help="Folds (splits of the rows), such as 0-9 or 0,2,5.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Fits per fold.")
+@click.option("--seeds", type=WholeNumber(1), default=1, show_default=True, help="Fits per fold.")
 @click.option("--protocol", help="rnade, half or tenths, for data sets and files; default: random splits.")
 @click.option("--columns", help="Columns to model, such as a,b, for data sets and files; default: all.")
 @click.option("--drop", help="Columns to leave out, such as id,name, for data sets and files.")
@@ -41,10 +42,10 @@ _FIT_SECONDS = 60.0
     help="Values as they are (off), dequantized (auto), or both, in separate columns of the table.",
 )
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), show_default="60", help="Time budget of a fit.")
-@click.option("--steps", type=click.IntRange(min=1), help="Step budget of a fit, instead of --seconds.")
+@click.option("--steps", type=WholeNumber(1), help="Step budget of a fit, instead of --seconds.")
 @click.option("--total-seconds", type=click.FloatRange(min=0, min_open=True), help="Time limit of this command.")
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), help="Time limit of this command in hours.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Fits in parallel.")
+@click.option("--jobs", type=WholeNumber(1), default=1, show_default=True, help="Fits in parallel.")
 @click.option("--retry", is_flag=True, help="Repeat failed fits.")
 @click.option(
     "--out",

@@ -24,10 +24,34 @@ _MIN_TEXT_WIDTH = 36
 """Minimum width of a wrapped last column beside the other columns."""
 
 
+class WholeNumber(click.ParamType[int]):
+    """A whole number of at least ``least``, as an option.
+
+    Args:
+        least: The least that is allowed.
+        example: One that is allowed, for the message.
+    """
+
+    name = "integer"
+
+    def __init__(self, least: int, example: int | None = None) -> None:
+        self.least = least
+        self.example = "" if example is None else f", such as {example}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = self.least - 1
+        if number < self.least:
+            self.fail(f"expected a whole number of at least {self.least}{self.example}; got '{value}'", param, ctx)
+        return number
+
+
 def common_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds options to a command: ``seed``, ``device``, ``json``."""
     options: dict[str, Callable[..., Any]] = {
-        "seed": click.option("--seed", type=click.IntRange(min=0), help="Random seed."),
+        "seed": click.option("--seed", type=WholeNumber(0), help="Random seed."),
         "device": click.option("--device", help="auto, cpu, cuda, cuda:N or mps."),
         "json": click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, everything else on stderr."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pushforward.commands.common import common_options, print_message, print_table, split_data
+from pushforward.commands.common import WholeNumber, common_options, print_message, print_table, split_data
 from pushforward.common.files import json_safe
 
 _STEPS = 400
@@ -21,12 +21,12 @@ Example, whose known variances are shown beside the measured ones:
 @click.option(
     "-c", "--config", "files", multiple=True, type=click.Path(path_type=Path), help="YAML file with configuration keys."
 )
-@click.option("--steps", type=click.IntRange(min=0), help=f"Training steps; default: {_STEPS}.")
-@click.option("--checkpoints", type=click.IntRange(min=1), default=5, show_default=True, help="Number of measurements.")
-@click.option("--samples", type=click.IntRange(min=2), help="Samples per gradient; default: the batch size.")
+@click.option("--steps", type=WholeNumber(0), help=f"Training steps; default: {_STEPS}.")
+@click.option("--checkpoints", type=WholeNumber(1), default=5, show_default=True, help="Number of measurements.")
+@click.option("--samples", type=WholeNumber(2), help="Samples per gradient; default: the batch size.")
 @click.option(
     "--replicates",
-    type=click.IntRange(min=3),
+    type=WholeNumber(3),
     default=64,
     show_default=True,
     help="Gradients per estimator and measurement.",

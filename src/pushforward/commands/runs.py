@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pushforward.commands.common import common_options, format_value, open_run, print_message, print_table
+from pushforward.commands.common import WholeNumber, common_options, format_value, open_run, print_message, print_table
 from pushforward.common.files import json_safe
 
 
@@ -59,7 +59,7 @@ Examples:
     "--sort", default="started", show_default=True, metavar="KEY", help="Sort by this key, lowest or oldest first."
 )
 @click.option("--reverse", is_flag=True, help="Highest or latest first.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="List only the first N.")
+@click.option("--limit", type=WholeNumber(1), metavar="N", help="List only the first N.")
 @common_options("json")
 def runs(
     folder: Path | None,

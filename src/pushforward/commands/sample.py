@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pushforward.commands.common import check_output, common_options, load_density, print_message
+from pushforward.commands.common import WholeNumber, check_output, common_options, load_density, print_message
 from pushforward.commands.table_output import JsonColumns, out_option, row_progress, table_output
 
 if TYPE_CHECKING:
@@ -19,22 +19,11 @@ _MOST_JSON_CELLS = 10_000_000
 _WITHOUT_CONTEXT = "it has no context columns (data.given)"
 
 
-class _RowCount(click.ParamType[int]):
-    name = "integer"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            count = int(value)
-        except ValueError:
-            count = 0
-        if count < 1:
-            self.fail(f"expected a whole number of at least 1, such as 1000000; got '{value}'", param, ctx)
-        return count
-
-
 @click.command
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("-n", "count", type=_RowCount(), required=True, help="Number of rows; for each row of --given FILE.")
+@click.option(
+    "-n", "count", type=WholeNumber(1, 1_000_000), required=True, help="Number of rows; for each row of --given FILE."
+)
 @out_option
 @click.option(
     "--given",

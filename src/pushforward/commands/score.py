@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pushforward.commands.common import check_output, common_options, load_density, open_run, print_message
+from pushforward.commands.common import WholeNumber, check_output, common_options, load_density, open_run, print_message
 from pushforward.commands.table_output import JsonColumns, out_option, row_progress, table_output
 from pushforward.common.files import json_safe
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @out_option
 @click.option(
     "--draws",
-    type=click.IntRange(min=1),
+    type=WholeNumber(1),
     default=1,
     show_default=True,
     help="Number of dequantized rows averaged per row.",

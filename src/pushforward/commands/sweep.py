@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pushforward.commands.common import (
+    WholeNumber,
     common_options,
     format_value,
     print_message,
@@ -37,10 +38,10 @@ _SHOWN_TRIALS = 5
 )
 @click.option(
     "--trials",
-    type=click.IntRange(min=1),
+    type=WholeNumber(1),
     help="Trials in total, resumed ones included; default: run_cap, the whole grid, or 20.",
 )
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Trials in parallel.")
+@click.option("--workers", type=WholeNumber(1), default=1, show_default=True, help="Trials in parallel.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Time limit of the whole sweep.")
 @click.option("--out", type=click.Path(path_type=Path), help="Sweep folder to create.")
 @click.option("--resume", "resumed", type=click.Path(path_type=Path), metavar="SWEEP", help="Resume a sweep.")

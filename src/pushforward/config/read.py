@@ -4,6 +4,7 @@ YAML is read node by node, so that every scalar stays text (PyYAML reads ``1e-4`
 ``010`` as 8) and every key keeps its line number for the error message.
 """
 
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,30 +86,37 @@ def load_config(
     return _validated(assignments)
 
 
-def make_config(source: str | None, keys: Mapping[str, Any]) -> Config:
+def make_config(source: str, *keys: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Config:
     """Make a configuration from Python values.
 
     Args:
-        source: The data; None if ``keys`` have it.
-        keys: Values by key: a whole group as a mapping (``flow={"name": "maf", "layers": 3}``) or by its main key
+        source: The data.
+        *keys: Values by key: a whole group as a mapping (``flow={"name": "maf", "layers": 3}``) or by its main key
             (``flow="maf"``), a key with its group (``flow__layers=3``, ``{"flow.layers": 3}``), or alone where no two
             groups have it (``layers=3``). None means not given.
+        defaults: Values by full key, where ``keys`` have none.
 
     Raises:
-        ConfigError: If a key or a value is wrong; the message is one line.
+        ConfigError: If a key or a value is wrong, or a key is set twice; the message is one line.
 
     Example:
         >>> make_config("moons", {"flow": "maf", "layers": 3, "seconds": 5}).flow.layers
         3
     """
-    assignments = [] if source is None else [_Assignment("data.source", source, "")]
-    for name, value in keys.items():
-        key = name.replace("__", ".")
-        if isinstance(value, Mapping):
-            assignments += [_Assignment(f"{key}.{inner}", item, "") for inner, item in value.items()]
-        elif value is not None:
-            assignments.append(_Assignment(_with_group(key), value, ""))
-    return _validated(assignments)
+    assignments = [_Assignment(key, value, "") for key, value in (defaults or {}).items()]
+    names = {"data.source": "the data"}
+    for name, given in itertools.chain.from_iterable(each.items() for each in keys):
+        is_group = isinstance(given, Mapping)
+        for inner, value in given.items() if is_group else [("", given)]:
+            if value is None:
+                continue
+            spelled = f"{name}.{inner}" if is_group else name
+            key = _full_key(_with_group(spelled.replace("__", ".")), "")
+            if key in names:
+                raise ConfigError(f"{key}: set twice, by {names[key]} and {spelled}; leave one out")
+            names[key] = spelled
+            assignments.append(_Assignment(key, value, ""))
+    return _validated([_Assignment("data.source", source, ""), *assignments])
 
 
 def _with_group(key: str) -> str:

@@ -4,6 +4,7 @@ from pushforward.common.errors import ConfigError
 from pushforward.config.schema import Config
 from pushforward.experiment.data_source import has_file
 from pushforward.runs.folder import RunFolder
+from pushforward.train.state import TrainingProgress
 
 MAY_CHANGE = (
     "device",
@@ -47,6 +48,18 @@ def check_resumed_keys(run: RunFolder, before: Config, config: Config) -> None:
         raise ConfigError(
             f"{key}: a resumed fit keeps {_text(old[key])}; got {_text(value)}; start a new fit to change it"
         )
+
+
+def check_resumed_budget(before: Config, config: Config, progress: TrainingProgress) -> None:
+    """Check that a new budget is not less than what the fit has done.
+
+    Raises:
+        ConfigError: If it is; the message has both.
+    """
+    for key, done in (("steps", progress.step), ("seconds", progress.seconds)):
+        budget = getattr(config.train, key)
+        if budget != getattr(before.train, key) and isinstance(budget, int | float) and budget < done:
+            raise ConfigError(f"train.{key}: expected more than the {done:.6g} {key} that are done; got {budget:g}")
 
 
 def _text(value: object) -> str:

@@ -23,7 +23,7 @@ from pushforward.experiment.data_source import accept_data, check_source
 from pushforward.experiment.evaluation import forget_evaluation, write_evaluation
 from pushforward.experiment.record import Record, new_run, resumed_run, start_client
 from pushforward.experiment.result import Fit
-from pushforward.experiment.resumed_keys import check_resumed_keys
+from pushforward.experiment.resumed_keys import check_resumed_budget, check_resumed_keys
 from pushforward.experiment.run_files import dashboard_summary, results_content, status_content
 from pushforward.runs.folder import RunFolder
 from pushforward.runs.listing import has_source
@@ -143,8 +143,10 @@ def resume(path: Path, overrides: tuple[str, ...] = (), *, quiet: bool = False, 
             device, last = choose_device(config.device), run.checkpoints / "last.pt"
             notes = _kernel_notes()
             # A checkpoint without the choice of its model was written just before a kill: the choice is made again.
+            state: State | None
             if last.exists() and not problem.is_open:
-                state: State | None = problem.restore(device, last)
+                state = problem.restore(device, last)
+                check_resumed_budget(before, config, state.progress)
                 said = moved
             else:  # its model is not selected yet, or it was killed before its first checkpoint
                 state = None if problem.is_open else problem.start(device)

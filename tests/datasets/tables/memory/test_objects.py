@@ -1,6 +1,7 @@
 """Rows in memory of every kind become the same data set, and what cannot be used is refused in one line."""
 
 import datetime
+import warnings
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -268,12 +269,32 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "expected columns of equal lengths; got 2 rows in 'a' and 1 in 'b'",
     ),
     "wide column": (lambda: {"a": [1.0], "b": [[1.0, 2.0]]}, "column 'b': expected one dimension; got 2 columns"),
-    "no rows": (lambda: np.empty((0, 2)), "has no rows; nothing to learn from"),
-    "an empty list": (list, "has no rows; nothing to learn from"),
-    "a frame without rows": (lambda: pd.DataFrame({"a": [], "b": []}), "has no rows; nothing to learn from"),
-    "no columns": (lambda: np.empty((3, 0)), "has no columns; nothing to learn from"),
-    "an empty frame": (pd.DataFrame, "has no columns; nothing to learn from"),
+    "a nested tensor": (
+        lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(2)], layout=torch.jagged),
+        "expected dense rows; got a nested tensor; call .to_padded_tensor(nan) first",
+    ),
+    "a quantized tensor": (
+        lambda: quantized(),
+        "expected dense rows; got a quantized tensor; call .dequantize() first",
+    ),
+    "a tensor on meta": (
+        lambda: torch.empty(9, 2, device="meta"),
+        "expected dense rows; got a tensor without values, on the device meta",
+    ),
+    "no rows": (lambda: np.empty((0, 2)), "expected at least 1 row; got none"),
+    "an empty list": (list, "expected at least 1 row; got none"),
+    "a frame without rows": (lambda: pd.DataFrame({"a": [], "b": []}), "expected at least 1 row; got none"),
+    "no columns": (lambda: np.empty((3, 0)), "expected at least 1 column; got none"),
+    "an empty frame": (pd.DataFrame, "expected at least 1 column; got none"),
 }
+
+
+def quantized() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch gives them up, but people have them
+        return torch.quantize_per_tensor(torch.ones(9, 2), 0.1, 0, torch.qint8)
+
+
 SCHEMA = Schema(tuple(Column(name, "double", 0.0, 1.0, None, None, 10, 0.0) for name in "ab"))
 
 

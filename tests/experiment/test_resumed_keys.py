@@ -137,7 +137,7 @@ def test_the_keys_that_may_change_do(run: RunFolder) -> None:
 def test_a_budget_below_what_is_done_is_refused(run: RunFolder) -> None:
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     done = load_config(files=[run.config]).train.steps
-    words = f"train.steps: expected more than the {done} steps that are done; got 1"
+    words = f"train.steps: expected at least the {done} steps that are done; got 1"
     with pytest.raises(ConfigError, match=f"^{words}$"):
         resume(run.path, ("train.steps=1",), quiet=True)
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before

@@ -131,8 +131,9 @@ def test_a_selection_survives_a_later_failure(source: str, tmp_path: Path, monke
     run = RunFolder.open(tmp_path / "run")
     assert run.status == "failed"
     found = json.loads((run.path / "selection.json").read_text())
-    done = resume(run.path, ("train.seconds=1e-3",), quiet=True)
-    assert done.results["steps"] == found["candidates"][0]["steps"]
+    steps = found["candidates"][0]["steps"]
+    done = resume(run.path, (f"train.steps={steps}",), quiet=True)
+    assert done.results["steps"] == steps
     assert done.results["seconds"] >= found["seconds"] - 1e-3  # it is rounded
 
 

@@ -59,7 +59,7 @@ def check_resumed_budget(before: Config, config: Config, progress: TrainingProgr
     for key, done in (("steps", progress.step), ("seconds", progress.seconds)):
         budget = getattr(config.train, key)
         if budget != getattr(before.train, key) and isinstance(budget, int | float) and budget < done:
-            raise ConfigError(f"train.{key}: expected more than the {done:.6g} {key} that are done; got {budget:g}")
+            raise ConfigError(f"train.{key}: expected at least the {done:.6g} {key} that are done; got {budget:g}")
 
 
 def _text(value: object) -> str:

@@ -223,6 +223,12 @@ class RegressionReport:
         """The fields as nested dicts, safe for JSON."""
         return dict(json_safe(self))
 
+    def summary(self) -> dict[str, float]:
+        """The numbers of the first response by name, such as ``crps`` and ``within_0.9``, for lists of fits."""
+        first = self.responses[0]
+        within = {f"within_{interval.level:g}": interval.coverage for interval in first.intervals}
+        return {"crps": first.crps, "rmse": first.rmse, "cde_loss": self.cde_loss, **within, "pit_ks": first.pit.ks}
+
     def lines(self) -> list[str]:
         """The report as lines of plain text."""
         out = [f"CDE loss             {with_error(self.cde_loss, self.cde_loss_se, 4)}"]

@@ -66,6 +66,7 @@ class AutoencoderProblem(Problem):
     words = "an autoencoder (train.objective=elbo or iwae)"
     keys = ("data", "vae", "flow.hidden", "flow.blocks", "flow.dropout", "train")
     sections = ("likelihood", "model", "training", "pictures", "calibration", "rows", "data")
+    pictures = ("latent-plane", "corner", "reconstructions", "samples")
     _is_own = True
 
     def __init__(self, options: Options, prepared: Prepared, vae: VaeOptions, values: int | None) -> None:

@@ -41,6 +41,15 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Chart:
+    """A chart of dashboards: metrics over the steps, or a final number of each fit."""
+
+    title: str
+    metrics: tuple[str, ...]
+    is_final: bool = False
+
+
+@dataclass(frozen=True)
 class Headline:
     """One of the numbers that sum up a fit, for lists and reports; ``se`` is its standard error, if it has one."""
 
@@ -124,6 +133,8 @@ class Problem(ABC):
         kind: Its name in the registry, in run folders and in reports.
         sections: The parts of its reports, by their anchors in ``reports.run``; ``samples`` is their comparison with
             test rows in numbers.
+        charts: What dashboards show of its metrics and final numbers, besides losses, NLLs and gradients.
+        pictures: Names of the figures of its evaluations.
         words: The kind in a few words, with what asks for it in parentheses; its name in the registry by default.
         keys: The keys that it uses, by group; a group alone stands for all of its keys.
         compared_by: The final number by which sweeps compare its fits: ``val_nll``, or ``val_loss`` without validation
@@ -140,6 +151,8 @@ class Problem(ABC):
 
     kind: ClassVar[str]
     sections: ClassVar[tuple[str, ...]] = ("model", "training", "pictures", "data")
+    charts: ClassVar[tuple[Chart, ...]] = ()
+    pictures: ClassVar[tuple[str, ...]] = ()
     words: ClassVar[str] = ""
     keys: ClassVar[tuple[str, ...]]
     compared_by: ClassVar[str] = "val_nll"

@@ -32,7 +32,7 @@ from pushforward.train.defaults import Asked, data_options, is_open, resolve
 from pushforward.train.gaussian import better_of_flow_and_gaussian
 from pushforward.train.objectives.registry import find_objective, objective_names
 from pushforward.train.options import DataOptions, Options
-from pushforward.train.problems.base import Array, Evaluation, Figure, Fitted, Headline, Notify, Problem, Scores
+from pushforward.train.problems.base import Array, Chart, Evaluation, Figure, Fitted, Headline, Notify, Problem, Scores
 from pushforward.train.selection import select_model, start_rows
 from pushforward.train.stacking import FLOW, stack
 from pushforward.train.state import State
@@ -59,6 +59,13 @@ class RowsProblem(Problem):
     words = "rows"
     keys = ("data", "flow", "train")
     sections = ("likelihood", "regression", "model", "training", "pictures", "samples", "calibration", "rows", "data")
+    charts = (
+        Chart("KL from the truth (toys)", ("kl_to_truth",), is_final=True),
+        Chart("CRPS (regression)", ("regression/crps",), is_final=True),
+        Chart("CDE loss (regression)", ("regression/cde_loss",), is_final=True),
+        Chart("Share of values in 90 % intervals (regression)", ("regression/within_0.9",), is_final=True),
+    )
+    pictures = ("density", "corner", "latent", "quantiles", "pit")
     evaluated = _OWN
 
     def __init__(
@@ -227,6 +234,7 @@ class RowsProblem(Problem):
             evaluated=self.evaluated,
             notify=notify,
         )
+        summary = {f"gain/{name}": gain for name, (gain, _) in report.gains.items()}
         extremes = None
         if own:
             places = prepared.splits.test
@@ -243,6 +251,7 @@ class RowsProblem(Problem):
                 density.model, test.rows, test.context, names, weights=test.weights, draws=_DRAWS, seed=seed
             )
             numbers["regression"] = regression.to_dict()
+            summary |= {f"regression/{name}": value for name, value in regression.summary().items()}
             given = ", ".join(dataset.schema.context_names)
             lines += [
                 "",
@@ -256,7 +265,7 @@ class RowsProblem(Problem):
             samples=self._shown_samples(density, drawn, context),
             table=None if extremes is None else _as_table(extremes.worst),
             references={f"baseline/{b.name}": b.validation_nll for b in report.baselines},
-            summary={f"gain/{name}": gain for name, (gain, _) in report.gains.items()},
+            summary=summary,
             baselines={baseline.label: baseline.validation_nll for baseline in report.baselines},
         )
 

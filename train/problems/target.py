@@ -38,7 +38,7 @@ from pushforward.train.device import choose_device
 from pushforward.train.objectives.registry import find_objective, objective_names
 from pushforward.train.objectives.target import VALIDATION_SAMPLES, Alpha, ForwardKl
 from pushforward.train.options import ObjectiveOptions, Options
-from pushforward.train.problems.base import Array, Evaluation, Figure, Fitted, Headline, Notify, Problem, Scores
+from pushforward.train.problems.base import Array, Chart, Evaluation, Figure, Fitted, Headline, Notify, Problem, Scores
 from pushforward.train.state import State, start
 
 _FIRST_BATCH = 512
@@ -61,6 +61,15 @@ class TargetProblem(Problem):
     keys = ("data.source", "target", "flow", "train")
     compared_by = "val_loss"
     sections = ("target", "model", "training", "pictures")
+    charts = (
+        Chart("log Z", ("val/log_z", "known/log_z")),
+        Chart("Lower bound of log Z", ("val/elbo", "known/log_z")),
+        Chart("Effective sample sizes", ("val/reverse_ess", "val/forward_ess")),
+        Chart("log Z", ("log_z",), is_final=True),
+        Chart("Reverse ESS", ("reverse_ess",), is_final=True),
+        Chart("KL(target || flow)", ("kl_to_truth",), is_final=True),
+    )
+    pictures = ("density", "corner", "weights")
     scored = _EXACT_SAMPLES
 
     def __init__(self, options: Options, target: Target) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from pushforward.cli import main
 from pushforward.config.read import load_config
+from pushforward.experiment.run import fit
 from tests.fixtures.wandb_server import WandbServer
 
 pytest.importorskip("wandb_workspaces")
@@ -47,7 +48,7 @@ def panels(workspace: dict[str, Any], section: str) -> list[dict[str, Any]]:
 
 def test_charts_show_the_metrics_of_fits(printed: dict[str, Any]) -> None:
     outcome = [panel["config"].get("metrics") for panel in panels(printed, "Outcome")]
-    assert outcome[:4] == [["best/val_nll"], ["test/nll"], ["test/nll_se"], ["kl_to_truth"]]
+    assert outcome[:3] == [["best/val_nll"], ["test/nll"], ["test/nll_se"]]
     assert panels(printed, "Outcome")[-1]["viewType"] == "Run Comparer"
     baselines = ["baseline/gaussian", "baseline/gaussian-mixture", "baseline/kde"]
     curves = [(panel["config"]["xAxis"], panel["config"]["metrics"]) for panel in panels(printed, "Likelihood")]
@@ -63,9 +64,35 @@ def test_charts_show_the_metrics_of_fits(printed: dict[str, Any]) -> None:
     layers = [chart["metricRegex"] for chart in training if chart.get("useMetricRegex")]
     assert layers == ["^log_det/.*", "^grad_norm/.*"]
     pictures = [panel["config"]["mediaKeys"] for panel in panels(printed, "Pictures")]
-    drawn = ["density", "corner", "latent", "quantiles", "pit", "training"]
-    assert pictures == [["progress/samples"], *([f"pictures/{name}"] for name in drawn)]
+    drawn = ["training", "density", "corner", "latent", "quantiles", "pit", "weights"]
+    assert {("progress/samples",), *((f"pictures/{name}",) for name in drawn)} <= set(map(tuple, pictures))
+    losses = [panel["config"]["metrics"] for panel in panels(printed, "Losses of other objectives")]
+    assert losses == [["val/loss"], ["train/loss"], ["train/kl_weight"]]
     assert "tables/worst_rows" in json.dumps(panels(printed, "Worst rows"))
+
+
+FITS = {
+    "target": ("target:banana", "flow=maf", "flow.layers=1"),
+    "rows": ("iris", "data.response=petal width (cm)", "flow=maf", "flow.layers=1"),
+    "autoencoder": ("digits", "train.objective=elbo"),
+}
+
+
+@pytest.mark.parametrize("kind", FITS)
+def test_each_kind_of_fit_records_what_its_charts_and_pictures_show(
+    kind: str, printed: dict[str, Any], tmp_path: Path
+) -> None:
+    keys = ("flow.hidden=8", "train.steps=5", "wandb=off")
+    done = fit(load_config(FITS[kind][0], overrides=(*FITS[kind][1:], *keys)), out=tmp_path / "run", quiet=True)
+    recorded = {key for line in done.run.metrics.read_text().splitlines() for key in json.loads(line)}
+    drawn = {f"pictures/{path.stem}" for path in (tmp_path / "run" / "pictures").glob("*.png")}
+    shown = {key for panel in panels(printed, "Pictures") for key in panel["config"]["mediaKeys"]}
+    assert drawn <= shown
+    if kind == "autoencoder":
+        return
+    for panel in panels(printed, f"Fits of kind {kind}"):
+        toys = {"kl_to_truth"} if kind == "rows" else set()
+        assert set(panel["config"]["metrics"]) <= recorded | toys, panel["config"]["metrics"]
 
 
 def test_configuration_keys_are_flat_and_exist(printed: dict[str, Any]) -> None:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from pushforward.common.errors import ConfigError
+from pushforward.common.plugins import load_plugins
 from pushforward.tracking.wandb.remote import WandbServerError, client_environment, default_entity
+from pushforward.train.problems.base import Problem
+from pushforward.train.problems.registry import PROBLEMS
 
 BASELINE_NAMES = ("gaussian", "gaussian-mixture", "kde")
 """Baselines whose NLL is drawn beside the curves."""
 
-_PICTURES = ("density", "corner", "latent", "quantiles", "pit", "training")
+_PICTURES_OF_ALL = ("progress/samples", "pictures/training")
 # Configuration keys with the largest effect on the NLL, and whether their axis is logarithmic.
 _TUNED = {"flow.name": False, "flow.layers": False, "flow.hidden": True, "flow.bins": False, "flow.dropout": False}
 _TUNED |= {"train.learning_rate": True, "train.weight_decay": False}
@@ -123,15 +126,21 @@ def _sections(workspaces: Any, panels: Any) -> list[Any]:
         scalar("Validation NLL, best (nats)", "best/val_nll"),
         scalar("Test NLL (nats)", "test/nll"),
         scalar("Test NLL, standard error", "test/nll_se"),
-        scalar("KL from the truth (toys)", "kl_to_truth"),
         panels.BarPlot(title="Test NLL (nats)", metrics=["test/nll"], max_runs_to_show=30),
         panels.RunComparer(diff_only="split"),
     ]
+    load_plugins()
+    kinds = [PROBLEMS[kind] for kind in PROBLEMS.names()]
     curves = [
         curve("Validation NLL and baselines", "val/nll", *baselines, **validation),
         line(title="Validation NLL by time", x="seconds", y=["val/nll", *baselines], title_x="seconds", **validation),
         curve("Training NLL", "train/nll", **validation),
         line(title="Training NLL by time", x="seconds", y=["train/nll"], title_x="seconds", **validation),
+    ]
+    losses = [
+        curve("Validation loss", "val/loss", **validation),
+        curve("Training loss", "train/loss", **validation),
+        curve("Weight of the KL term", "train/kl_weight"),
     ]
     training = [
         curve("Base term", "train/base", title_y="nats"),
@@ -142,9 +151,10 @@ def _sections(workspaces: Any, panels: Any) -> list[Any]:
         curve("Learning rate", "train/learning_rate"),
         curve("Rows per second", "perf/rows_per_s"),
     ]
+    drawn = dict.fromkeys(f"pictures/{picture}" for kind in kinds for picture in kind.pictures)
     pictures = [
         panels.MediaBrowser(title=key.split("/")[1].capitalize(), media_keys=[key], num_columns=2)
-        for key in ("progress/samples", *(f"pictures/{picture}" for picture in _PICTURES))
+        for key in (*_PICTURES_OF_ALL, *drawn)
     ]
     columns = [
         panels.ParallelCoordinatesPlotColumn(panels.Config(key), display_name=key, log=log)
@@ -173,9 +183,18 @@ def _sections(workspaces: Any, panels: Any) -> list[Any]:
         layout = workspaces.SectionLayoutSettings(columns=3, rows=rows)  # all panels on one page
         return workspaces.Section(name=name, panels=panels, is_open=is_open, layout_settings=layout)
 
+    def of_kind(kind: type[Problem]) -> Any:
+        found = [
+            scalar(chart.title, chart.metrics[0]) if chart.is_final else curve(chart.title, *chart.metrics)
+            for chart in kind.charts
+        ]
+        return section(f"Fits of kind {kind.kind}", found, is_open=False)
+
     return [
         section("Outcome", outcome),
         section("Likelihood", curves),
+        section("Losses of other objectives", losses, is_open=False),
+        *(of_kind(kind) for kind in kinds if kind.charts),
         section("Training", training),
         section("Pictures", pictures),
         section("Worst rows", [panels.WeavePanelSummaryTable(table_name="tables/worst_rows")], is_open=False),

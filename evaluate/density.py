@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pushforward.common.errors import DataError
-from pushforward.common.text import shorten
+from pushforward.common.text import listed, shorten
 from pushforward.common.whole_number import MAX_SEED, whole_number
 from pushforward.datasets import Dequantizer, Schema
 from pushforward.datasets.tables.memory.frame_kind import FrameKind
@@ -23,6 +23,7 @@ from pushforward.evaluate.likelihood import (
     check_defined,
     log_prob,
     why_undefined,
+    with_error,
 )
 from pushforward.evaluate.sampling import context_of, draw_samples, sample_batches
 from pushforward.flows import Autoencoder, Flow, Mixture, Model, ModelFileError, load_model, read_extra, save
@@ -63,6 +64,14 @@ class FittedDensity:
         self.dequantizer = Dequantizer(np.asarray(bin_widths, dtype=np.float64))
         self.kind, self.given_apart = FrameKind() if kind is None else kind, given_apart
         self.results: Mapping[str, Any] = {}
+
+    def __repr__(self) -> str:
+        """Say what it is a density of, and how good it is, as far as that is known."""
+        given = self.schema.context_names
+        of = f"{listed(self.schema.names, 4)} given {listed(given, 4)}" if given else listed(self.schema.names, 4)
+        nll, se = self.results.get("test_nll"), self.results.get("test_nll_se")
+        quality = "" if nll is None or se is None else f"; test NLL {with_error(nll, se, 3)} nats"
+        return f"<FittedDensity: {self.results.get('flow', 'model')} of {of}{quality}>"
 
     def log_prob(
         self,

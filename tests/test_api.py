@@ -238,7 +238,8 @@ def test_roles_of_columns_by_their_keys() -> None:
     """``data.given`` and ``data.weight`` say the same as the arguments ``given`` and ``weight``."""
     frame = pd.DataFrame(table()).assign(w=np.arange(300) % 3 + 1.0)
     expected = pushforward.fit(frame, given="a", weight="w", **QUICK)
-    density = pushforward.fit(frame, **(QUICK | {"data.given": "a", "data.weight": "w"}))
+    keys: dict[str, Any] = QUICK | {"data.given": "a", "data.weight": "w"}
+    density = pushforward.fit(frame, **keys)
     assert density.schema.context_names == ("a",)
     assert "w" not in density.schema.order
     assert np.array_equal(density.log_prob(frame), expected.log_prob(frame))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pushforward.common.numbers import short_count, short_duration
-from pushforward.tracking.terminal_bar import can_show_bar, open_bar
+from pushforward.tracking.terminal_bar import can_show_bar, is_notebook, open_bar
 
 # Minimum seconds between plain lines, and between updates of the bar.
 _LINE_SECONDS = 10.0
@@ -35,7 +35,7 @@ class Progress:
         seconds: Budget in seconds, if there is one.
         title: What is fitted, shown at the start.
         log: File to which messages and plain lines are appended.
-        stream: Where to show it; stderr by default.
+        stream: Where to show it; by default stderr, and in a notebook stdout, which is not shown as an error there.
         clock: A monotonic clock in seconds.
         quiet: Show only messages; the log is written as usual.
         hidden: Show nothing; warnings are Python's.
@@ -55,7 +55,7 @@ class Progress:
     ) -> None:
         self.steps = steps
         self.seconds = seconds
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = stream or (sys.stdout if is_notebook() else sys.stderr)
         self._clock = clock
         self._quiet, self._hidden = quiet or hidden, hidden
         self._lock = threading.RLock()
@@ -105,7 +105,8 @@ class Progress:
             self._append_to_log(text)
             if self._bar is not None:
                 with contextlib.suppress(OSError, ValueError):
-                    self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+                    console = self._bar.console  # notebooks do not wrap long lines
+                    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_jupyter)
             elif self._hidden and text.startswith(WARNING):
                 warnings.warn(text.removeprefix(WARNING), stacklevel=2)
             else:

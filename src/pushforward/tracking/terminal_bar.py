@@ -28,7 +28,7 @@ def open_bar(stream: IO[str], *, total: float | None) -> tuple[Any, Any]:
     """Start a bar, which disappears when it is stopped.
 
     Args:
-        stream: A terminal, or the stderr of a notebook.
+        stream: A terminal, or a stream of a notebook.
         total: Final value of ``completed``; None while unknown.
 
     Returns:

@@ -1,5 +1,6 @@
 """A data set: a matrix, the schema of its columns, and notes for the user."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,7 +107,7 @@ def features_and_context(where: str, numbers: Numbers, asked: Request) -> tuple[
         listed = report(where, constant, width)
         separator = separator_of(asked, listed, advice)
         raise TableError(listed, advice, names if can_go else (), separator=separator)
-    columns_and_notes = _describe(numbers, asked)
+    columns_and_notes = _describe(numbers, asked, context)
     described = [column for column, _ in columns_and_notes]
     schema = Schema(tuple(described[k] for k in features), tuple(described[k] for k in given), numbers.names)
     notes = tuple(note for _, column_notes in columns_and_notes for note in column_notes)
@@ -118,23 +119,25 @@ def features_and_context(where: str, numbers: Numbers, asked: Request) -> tuple[
     return np.ascontiguousarray(matrix[:, features]), np.ascontiguousarray(matrix[:, given]), schema, notes
 
 
-def _describe(numbers: Numbers, asked: Request) -> list[tuple[Column, list[str]]]:
+def _describe(numbers: Numbers, asked: Request, context: Sequence[str]) -> list[tuple[Column, list[str]]]:
     """Describe every column, with notes for the user."""
     matrix = numbers.matrix
     # Duplicate rows are not ties; in a single column the two cannot be distinguished.
     unique_rows = matrix if matrix.shape[1] == 1 else np.unique(matrix, axis=0)
     return [
-        _describe_column(name, kind, matrix[:, k], unique_rows[:, k], asked)
+        _describe_column(name, kind, matrix[:, k], unique_rows[:, k], asked, is_context=name in context)
         for k, (name, kind) in enumerate(zip(numbers.names, numbers.types, strict=True))
     ]
 
 
 def _describe_column(
-    name: str, kind: str, values: Array, unique_values: Array, asked: Request
+    name: str, kind: str, values: Array, unique_values: Array, asked: Request, *, is_context: bool
 ) -> tuple[Column, list[str]]:
     levels, counts = np.unique(unique_values, return_counts=True)
     ties = 1 - len(levels) / len(unique_values)
     grid = find_resolution(values, _PRECISION.get(kind, 2.0**-52))
+    if is_context and grid is not None and not grid.regular:
+        grid = None  # a column without a density has no bins, and values off the grid were recorded too
     column = Column(
         name=name,
         type=kind,
@@ -146,6 +149,10 @@ def _describe_column(
         ties=float(ties),
     )
     notes = []
+    if numbers_rows(values):
+        notes.append(f"column {name!r} numbers the rows; if it is an index, leave it out with {asked.leave_out(name)}")
+    if is_context:
+        return column, notes
     common = counts.max() / len(unique_values)
     if grid is not None and not grid.regular:
         notes.append(
@@ -163,6 +170,4 @@ def _describe_column(
             f"column {name!r}: {ties:.0%} of its rows repeat earlier values, which no grid explains; its likelihoods "
             f"are overstated"
         )
-    if numbers_rows(values):
-        notes.append(f"column {name!r} numbers the rows; if it is an index, leave it out with {asked.leave_out(name)}")
     return column, notes

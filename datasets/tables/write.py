@@ -51,7 +51,8 @@ def rows_table(rows: Array, context: Array | None, schema: Schema) -> "pa.Table"
 class RowTables:
     """Turns matrices into tables with the names, order, number types and resolutions of a schema.
 
-    Integers stay integers, 32-bit floats stay 32-bit, and values of a column with a grid are rounded to it.
+    Integers stay integers, 32-bit floats stay 32-bit, and features of a column with a grid are rounded to it; the
+    context is written as it was given.
 
     Args:
         columns: The columns.
@@ -80,8 +81,9 @@ class RowTables:
             if matrix.shape != (len(rows), len(described)):
                 raise ValueError(f"write_table: expected shape ({len(rows)}, {len(described)}); got {matrix.shape}")
             for k, column in enumerate(described):
-                values = on_grid(matrix[:, k], column)
-                if described is known.columns and column.tied and column.step is not None:
+                is_feature = described is known.columns
+                values = on_grid(matrix[:, k], column) if is_feature else _as_given(matrix[:, k], column)
+                if is_feature and column.tied and column.step is not None:
                     # A column with ties is a scale with ends, such as a count or a grade.
                     values = self._clip(values, column)
                 columns[column.name] = _arrow_column(values, column)
@@ -105,6 +107,11 @@ def _arrow_column(values: Array, column: Column) -> Any:
         top = np.nextafter(float(limits.max), 0) if limits.bits == 64 else limits.max
         values = np.clip(values, limits.min, top)
     return pa.array(values.astype(kind.to_pandas_dtype()), type=kind)
+
+
+def _as_given(values: Array, column: Column) -> Array:
+    rounded: Array = np.rint(values) if column.integer else values
+    return rounded + 0.0  # turns -0.0 into 0.0
 
 
 def on_grid(values: Array, column: Column) -> Array:

@@ -131,3 +131,22 @@ def test_negative_weights_are_refused(folder: Path, table: pd.DataFrame, tmp_pat
     done = run("score", folder / "weights", tmp_path / "other.csv")
     assert done.exit_code == 3
     assert "other.csv: column 'w' has -1; expected weights of at least 0" in done.stderr
+
+
+def test_context_of_uneven_values_is_not_rounded_and_not_called_unrecorded(tmp_path: Path) -> None:
+    """Only what is modelled has bins; a few ages that lie on no grid are all recorded."""
+    rng = np.random.default_rng(0)
+    age = rng.choice([1.003, 3.017, 7.131, 14.207, 28.91, 56.333, 90.12, 100.7, 120.03, 180.49, 270.11, 365.0], 400)
+    dose = rng.integers(0, 40, 400) / 10
+    rows = pd.DataFrame({"age": age, "dose": dose, "y": np.log(age) + rng.normal(size=400)})
+    rows.to_csv(tmp_path / "t.csv", index=False)
+    config = load_config(str(tmp_path / "t.csv"), overrides=(*KEYS, "data.response=y", "train.steps=5"))
+    done = fit(config, out=tmp_path / "run", quiet=True)
+    assert not [note for note in json.loads(done.run.schema.read_text())["notes"] if "bin width" in note]
+    scored = run("score", tmp_path / "run", tmp_path / "t.csv")
+    assert "outside the recorded values" not in scored.stderr
+    drawn = run("sample", tmp_path / "run", "-n", 3, "--given", "age=45.25", "--given", "dose=0.333")
+    assert rows_of(drawn)[["age", "dose"]].to_numpy().tolist() == [[45.25, 0.333]] * 3
+    assert "set to its ends" not in drawn.stderr
+    spread = run("score", tmp_path / "run", "-", text="age,dose,y\n400,1,2\n")
+    assert "1 of 1 rows have a context outside the recorded values (age of 1.003 to 365)" in spread.stderr

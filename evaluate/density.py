@@ -28,6 +28,7 @@ from pushforward.evaluate.likelihood import (
 from pushforward.evaluate.sampling import context_of, draw_samples, sample_batches
 from pushforward.flows import Autoencoder, Flow, Mixture, Model, ModelFileError, load_model, read_extra, save
 from pushforward.flows.checks import ANY_CONTEXT
+from pushforward.flows.torch_defaults import usual_defaults
 
 
 class FittedDensity:
@@ -73,6 +74,7 @@ class FittedDensity:
         quality = "" if nll is None or se is None else f"; test NLL {with_error(nll, se, 3)} nats"
         return f"<FittedDensity: {self.results.get('flow', 'model')} of {of}{quality}>"
 
+    @usual_defaults()
     def log_prob(
         self,
         rows: Any,
@@ -147,6 +149,7 @@ class FittedDensity:
         table = RowTables(self.schema).table(rows, shown)
         return self.kind.build(table.select(self.schema.names) if self.given_apart else table)
 
+    @usual_defaults()
     def draw(self, n: int, context: Any = None, *, seed: int = 0) -> Array:
         """Draw rows ``(n, D)``, not yet rounded to the resolution of the columns; equal seeds draw equal rows.
 
@@ -183,6 +186,7 @@ class FittedDensity:
         given = context_rows(rows, context, self.schema)
         return given if self.model.context else None
 
+    @usual_defaults()
     def save(self, folder: str | Path, *, extra: dict[str, Any] | None = None) -> None:
         """Write the density to a folder for ``load``; weights are stored in float32.
 
@@ -200,6 +204,7 @@ class FittedDensity:
         save(copy.deepcopy(self.model).float(), folder, extra=(extra or {}) | description)
 
     @classmethod
+    @usual_defaults()
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "FittedDensity":
         """Read a density that ``save`` wrote.
 

@@ -1,10 +1,11 @@
 """``pushforward.fit`` and ``pushforward.load``: what comes in goes out, nothing of the caller's changes, bad input."""
 
+import contextlib
 import gc
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import nn
 import pushforward
 from pushforward.common.errors import ConfigError, DataError
 from pushforward.experiment.run import resume
+from pushforward.flows import build
 from pushforward.train import Callback, State, Trainer
 
 QUICK: dict[str, Any] = {"flow": "maf", "layers": 1, "hidden": 8, "steps": 15, "progress": False}
@@ -143,6 +145,53 @@ def test_equal_seeds_give_equal_densities_and_leave_the_callers_state_alone(tmp_
     assert not np.array_equal(first.log_prob(matrix()), other.log_prob(matrix()))
     assert not np.array_equal(first.sample(5), first.sample(5))
     assert np.array_equal(first.sample(5, seed=1), second.sample(5, seed=1))
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.device("meta"),
+        lambda: default_dtype(torch.float64),
+        lambda: default_dtype(torch.float16),
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "default device", "float64", "float16"],
+)
+def test_torchs_defaults_change_nothing(context: Callable[[], Any], tmp_path: Path) -> None:
+    """Some people set a default dtype or a default device once for all of their code."""
+    x = matrix()
+    alone = pushforward.fit(x, **QUICK)
+    with context():
+        before = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+        density = pushforward.fit(x, **QUICK)
+        log_probs, samples = density.log_prob(x), density.sample(20, seed=1)
+        density.save(tmp_path / "model")
+        loaded = pushforward.load(tmp_path / "model").log_prob(x)
+        assert (torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()) == before
+    for found in (log_probs, loaded):
+        assert np.array_equal(found, alone.log_prob(x))
+    assert np.array_equal(samples, alone.sample(20, seed=1))
+
+
+def test_a_trainer_trains_where_gradients_are_off() -> None:
+    x = torch.from_numpy(matrix()).float()
+    flows = [build("maf", 3, hidden=8, layers=1) for _ in range(2)]
+    flows[1].load_state_dict(flows[0].state_dict())
+    Trainer(steps=5).fit(flows[0], x)
+    with torch.no_grad():
+        Trainer(steps=5).fit(flows[1], x)
+    assert torch.equal(flows[0].log_prob(x), flows[1].log_prob(x))
 
 
 def test_fits_in_two_threads_are_those_of_one() -> None:

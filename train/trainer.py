@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import nn
 
 from pushforward.common.errors import ConfigError
@@ -48,6 +49,8 @@ class Trainer:
         self.options = TrainOptions.of(keys) if options is None else options
         self.callbacks = Callbacks(callbacks)
 
+    @torch.inference_mode(mode=False)
+    @torch.enable_grad()
     def fit(
         self,
         flow: nn.Module,

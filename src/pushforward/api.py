@@ -19,6 +19,7 @@ from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment import run as experiment
 from pushforward.experiment.callbacks import Guard, ShowProgress
 from pushforward.flows.description import describe
+from pushforward.flows.torch_defaults import usual_defaults
 from pushforward.runs.folder import RunFolder
 from pushforward.tracking.progress import Progress
 from pushforward.train import fitting
@@ -28,6 +29,7 @@ from pushforward.train.defaults import data_options
 from pushforward.train.device import choose_device
 
 
+@usual_defaults()
 def fit(
     data: Any,
     *,
@@ -45,7 +47,8 @@ def fit(
 ) -> FittedDensity:
     """Fit a density to rows.
 
-    No file is written without ``out``. Torch's random state and its number of threads are as before afterwards.
+    No file is written without ``out``. Torch's random state, its defaults and its number of threads are as before
+    afterwards.
 
     Args:
         data: Rows ``(n, D)`` as a NumPy array, a torch tensor, a pandas, polars or Arrow table; the path of a file; the
@@ -147,6 +150,7 @@ def _check_can_be_saved(embedding: nn.Module | None) -> None:
         raise ConfigError(f"embedding: {str(error).removeprefix('save: ')}, or leave out= out") from None
 
 
+@usual_defaults()
 def load(path: str | Path, *, device: str = "cpu") -> FittedDensity:
     """Load a density: of a run folder, of a run below ``runs/`` by its name, or of a folder that ``save`` wrote.
 

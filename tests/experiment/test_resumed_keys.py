@@ -17,6 +17,7 @@ SMALL = ("train.steps=3", "train.evaluate=false", "train.batch_size=32", "wandb=
 FITS = {
     "rows": ("moons", "data.rows=200", "flow=maf", "flow.layers=1"),
     "open": ("iris",),
+    "regression": ("iris", "data.response=petal width (cm)"),
     "energy": ("moons", "data.rows=200", "flow=maf", "flow.layers=1", "train.objective=mle+energy"),
     "target": ("target:u1", "flow=nsf-c", "flow.layers=1", "train.objective=alpha"),
     "autoencoder": ("iris", "train.objective=iwae", "train.importance_samples=2"),

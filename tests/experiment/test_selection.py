@@ -469,4 +469,4 @@ def test_keys_without_effect_are_refused(source: str, tmp_path: Path) -> None:
     keys = ["flow=nsf-ar", "flow.stacking=true", "data.given=[a]"]
     line = CliRunner().invoke(main, ["fit", source, *keys, "--dry-run"], prog_name="pushforward")
     assert line.exit_code == 2
-    assert "flow.stacking: averages densities of rows, and data.given asks for conditional ones" in line.stderr
+    assert "flow.stacking: averages densities of rows; with data.given they are conditional" in line.stderr

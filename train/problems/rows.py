@@ -97,8 +97,10 @@ class RowsProblem(Problem):
         prepared = prepare(dataset, given)
         rows, features = prepared.recorded.shape
         is_toy = dataset.toy is not None
-        if asked["flow"]["stacking"] is True and dataset.context.shape[1]:
-            raise ConfigError("flow.stacking: averages densities of rows, and data.given asks for conditional ones")
+        if dataset.context.shape[1]:
+            if asked["flow"]["stacking"] is True:
+                raise ConfigError("flow.stacking: averages densities of rows; with data.given they are conditional")
+            asked = dict(asked) | {"flow": dict(asked["flow"]) | {"stacking": False}}
         flow = asked["flow"]["name"]
         default = "mle" if flow == "auto" else FLOWS[flow].objective or "mle"
         options = resolve(asked, rows=rows, features=features, is_toy=is_toy, objective=default)

@@ -12,8 +12,8 @@ from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.evaluate.likelihood import nll_from
 from pushforward.flows.random_state import seeded
 from pushforward.flows.vae.autoencoder import Autoencoder, Estimator
-from pushforward.train.objectives.base import Metrics, Objective, Validation
-from pushforward.train.objectives.likelihood import Likelihood, RowTensors
+from pushforward.train.objectives.base import Metrics, Validation
+from pushforward.train.objectives.likelihood import Likelihood, OfRows, RowTensors
 
 BoundName = Literal["elbo", "iwae"]
 
@@ -21,7 +21,7 @@ MOST_VALIDATION_ROWS = 2_000
 """Most validation rows that are used: a bound takes many passes a row."""
 
 
-class BoundObjective(Objective):
+class BoundObjective(OfRows):
     """Minus the evidence lower bound (ELBO), or the importance-weighted bound (IWAE), of rows under an autoencoder.
 
     The weight of the prior and posterior terms grows from 0 to 1 over the first part of the budget, which prevents
@@ -116,10 +116,6 @@ class BoundObjective(Objective):
     def metrics(self, means: list[float]) -> Metrics:
         """The mean loss, and the weight."""
         return {"train/loss": means[0], "train/kl_weight": means[1]}
-
-    def step_metrics(self, step: int) -> Metrics:
-        """The epoch."""
-        return self.rows.step_metrics(step)
 
     @torch.no_grad()
     def validate(self, flow: Any) -> Validation:

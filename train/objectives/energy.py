@@ -1,6 +1,5 @@
 """The energy distance between samples of a flow and rows: an objective that needs samples but no density."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -9,8 +8,8 @@ from torch import Tensor
 from pushforward.datasets.tables.splits import evenly_spaced
 from pushforward.flows import Flow
 from pushforward.flows.random_state import seeded
-from pushforward.train.objectives.base import Metrics, Objective, Validation
-from pushforward.train.objectives.likelihood import Batch, Likelihood, RowTensors, rows_of
+from pushforward.train.objectives.base import Metrics, Validation
+from pushforward.train.objectives.likelihood import Likelihood, OfRows, RowTensors, rows_of
 
 _PROJECTIONS = 64
 MOST_ENERGY_ROWS = 4_000
@@ -57,7 +56,7 @@ def unit_vectors(features: int, count: int, like: Tensor, generator: torch.Gener
     return torch.nn.functional.normalize(drawn, dim=0)
 
 
-class Energy(Objective):
+class Energy(OfRows):
     """The sliced energy distance between a batch and as many samples of the flow, alone or added to the NLL.
 
     The gradient flows through the samples. With a context, rows and context are compared jointly.
@@ -113,10 +112,6 @@ class Energy(Objective):
             weight=options.objective.energy_weight,
         )
 
-    def draw(self, spent: float) -> Batch:
-        """The next batch."""
-        return self.rows.draw(spent)
-
     def loss(self, flow: Flow, batch: Any) -> tuple[Tensor, Tensor]:
         """The distance, or the NLL and the distance; both are logged."""
         x, context, _ = batch
@@ -134,14 +129,6 @@ class Energy(Objective):
             return {"train/loss": energy, "train/energy": energy}
         nll = self.rows.metrics(terms)
         return {"train/loss": nll["train/nll"] + self.weight * energy, "train/energy": energy} | nll
-
-    def step_metrics(self, step: int) -> Metrics:
-        """The epoch."""
-        return self.rows.step_metrics(step)
-
-    def in_data_units(self, metrics: Mapping[str, float]) -> Metrics:
-        """The NLL among the metrics in the units of the data."""
-        return self.rows.in_data_units(metrics)
 
     def validate(self, flow: Flow) -> Validation:
         """The loss on validation rows, with the same noise every time, and their NLL."""

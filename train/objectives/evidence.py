@@ -1,7 +1,6 @@
 """The evidence lower bound of a Bayesian network: the objective of posteriors over weights."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -11,13 +10,13 @@ from torch import Tensor
 from pushforward.common.errors import ConfigError
 from pushforward.flows import Flow
 from pushforward.flows.bayesian.density import BayesianNetwork
-from pushforward.train.objectives.base import Metrics, Objective, Validation
-from pushforward.train.objectives.likelihood import Batch, Likelihood, RowTensors, rows_of
+from pushforward.train.objectives.base import Metrics, Validation
+from pushforward.train.objectives.likelihood import Batch, Likelihood, OfRows, RowTensors, rows_of
 
 Gradient = Literal["path", "path-wise"]
 
 
-class Evidence(Objective):
+class Evidence(OfRows):
     r"""Minus the evidence lower bound of rows, in nats a row, for a flow whose base is a ``BayesianNetwork``.
 
     The bound :math:`E_q[\log p(y | x, w)] - KL(q || p)` is estimated from a few weight samples, the same for all rows
@@ -109,14 +108,6 @@ class Evidence(Objective):
         """The expected NLL, and the divergence from the prior with its weight."""
         nll, divergence, share = means
         return {"train/nll": nll, "train/kl": divergence, "train/kl_weight": share}
-
-    def step_metrics(self, step: int) -> Metrics:
-        """The epoch."""
-        return self.rows.step_metrics(step)
-
-    def in_data_units(self, metrics: Mapping[str, float]) -> Metrics:
-        """Metrics with the log-determinant of the standardisation."""
-        return self.rows.in_data_units(metrics)
 
     def validate(self, flow: Any) -> Validation:
         """The NLL of the validation rows under the predictive density."""

@@ -154,6 +154,28 @@ class Likelihood(Objective):
         return Validation(result.nll, metrics, note=self.validation.without_density(log_probs))
 
 
+class OfRows(Objective):
+    """An objective with other terms than the NLL, of the batches that :class:`Likelihood` draws.
+
+    Attributes:
+        rows: The likelihood of the rows.
+    """
+
+    rows: Likelihood
+
+    def draw(self, spent: float) -> Any:
+        """The next batch."""
+        return self.rows.draw(spent)
+
+    def step_metrics(self, step: int) -> Metrics:
+        """The epoch."""
+        return self.rows.step_metrics(step)
+
+    def in_data_units(self, metrics: Mapping[str, float]) -> Metrics:
+        """The metrics with NLLs in the units of the data."""
+        return self.rows.in_data_units(metrics)
+
+
 def rows_of(problem: Any, state: Any) -> tuple[RowTensors, RowTensors, dict[str, Any]]:
     """Training and validation rows of a problem of rows, and the arguments that say where training is."""
     prepared = problem.prepared

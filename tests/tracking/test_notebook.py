@@ -1,6 +1,7 @@
 """A fit in a real notebook kernel: a bar that disappears, wrapped messages, and no output that looks like an error."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import nbclient
@@ -17,7 +18,9 @@ density
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_fit_in_a_notebook_shows_its_progress() -> None:
+def test_a_fit_in_a_notebook_shows_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
     make: Any = nbformat.v4
     notebook = make.new_notebook(cells=[make.new_code_cell(CELL)])
     nbclient.NotebookClient(notebook, timeout=120).execute()

@@ -10,8 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pushforward.evaluate.likelihood import Array, as_tensor, device_of, evaluation_mode
+from pushforward.evaluate.likelihood import (
+    Array,
+    UndefinedDensityError,
+    as_tensor,
+    device_of,
+    evaluation_mode,
+    why_undefined,
+)
 from pushforward.flows import Mixture
+from pushforward.flows.torch_defaults import usual_defaults
 
 _ROWS = 16_384
 """Pairs of a row and a level in a pass."""
@@ -25,6 +33,7 @@ _LEVELS = np.concatenate([[1e-6, 1e-4, 3e-3, 0.03], np.linspace(0.1, 0.9, 9), [0
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
 
 
+@usual_defaults()
 @torch.no_grad()
 def cdf(model: Any, y: Array | Tensor, context: Array | Tensor) -> Array:
     """The conditional cumulative distribution function at values.
@@ -77,6 +86,7 @@ def quantiles(
 
     Raises:
         ValueError: If a level is not between 0 and 1.
+        UndefinedDensityError: If a row has no quantile within about 1e60 times the interval, or no CDF.
 
     Cost:
         About twenty passes for each row and level.
@@ -84,8 +94,11 @@ def quantiles(
     p = np.asarray(levels, dtype=np.float64).reshape(-1)
     if not ((p > 0) & (p < 1)).all():
         raise ValueError(f"quantiles: expected levels above 0 and below 1; got {np.asarray(levels).tolist()}")
-    blocks = _blocks(context, len(p))
-    return np.concatenate([_quantiles(model, block, p, start, accuracy) for block in blocks])
+    out, first = [], 0
+    for block in _blocks(context, len(p)):
+        out.append(_quantiles(model, block, p, start, accuracy, first))
+        first += len(block)
+    return np.concatenate(out)
 
 
 def _blocks(context: Array, k: int) -> list[Array]:
@@ -94,7 +107,7 @@ def _blocks(context: Array, k: int) -> list[Array]:
     return [context[i : i + size] for i in range(0, max(1, len(context)), size)]
 
 
-def _quantiles(model: Any, context: Array, p: Array, start: tuple[float, float], accuracy: float) -> Array:
+def _quantiles(model: Any, context: Array, p: Array, start: tuple[float, float], accuracy: float, first: int) -> Array:
     n, k = len(context), len(p)
     given = np.repeat(np.asarray(context, dtype=np.float64), k, axis=0)
     target = np.tile(p, n)
@@ -103,11 +116,17 @@ def _quantiles(model: Any, context: Array, p: Array, start: tuple[float, float],
     for end, sign in ((low, -1.0), (high, 1.0)):
         step = np.full(n * k, float(width))
         for _ in range(_EXPANSIONS):
-            outside = np.flatnonzero(sign * (cdf(model, end, given) - target) < 0)
+            # NaN also counts as outside, and stays there.
+            outside = np.flatnonzero(~(sign * (cdf(model, end, given) - target) >= 0))
             if not len(outside):
                 break
             end[outside] += sign * step[outside]
             step[outside] *= 2.0
+        else:
+            raise UndefinedDensityError(
+                f"the density given row {first + outside[0] // k + 1} has no finite quantile within reach: "
+                f"{why_undefined(has_context=True)}"
+            )
     return _solve(model, given, target, low, high, accuracy).reshape(n, k)
 
 
@@ -140,15 +159,19 @@ def _solve(model: Any, context: Array, target: Array, low: Array, high: Array, a
 def mean(model: Any, context: Array, start: tuple[float, float]) -> Array:
     """The conditional mean ``(n,)``, as an integral of the CDF between quantiles.
 
-    Arguments as for :func:`quantiles`. The parts beyond the levels 1e-6 and 1 - 1e-6 count as if they were there.
+    Arguments and errors as for :func:`quantiles`. The parts beyond the levels 1e-6 and 1 - 1e-6 count as if they were
+    there.
     """
     context = np.asarray(context, dtype=np.float64)
-    blocks = _blocks(context, len(_LEVELS) * len(_NODES))
-    return np.concatenate([_mean(model, block, start) for block in blocks])
+    out, first = [], 0
+    for block in _blocks(context, len(_LEVELS) * len(_NODES)):
+        out.append(_mean(model, block, start, first))
+        first += len(block)
+    return np.concatenate(out)
 
 
-def _mean(model: Any, context: Array, start: tuple[float, float]) -> Array:
-    ends = quantiles(model, context, _LEVELS, start, accuracy=0.3)  # panels need no more
+def _mean(model: Any, context: Array, start: tuple[float, float], first: int) -> Array:
+    ends = _quantiles(model, context, _LEVELS, start, 0.3, first)  # panels need no more
     a, b = ends[:, :-1], ends[:, 1:]
     half = 0.5 * (b - a)
     points = (0.5 * (a + b))[..., None] + half[..., None] * _NODES

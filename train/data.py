@@ -11,8 +11,9 @@ from pushforward.common.errors import ConfigError, DataError, TableError
 from pushforward.common.text import leave_out, listed
 from pushforward.datasets import Dataset, Dequantizer, Splits, load as load_dataset, split
 from pushforward.datasets.tables.checks.repeated_rows import Repeats, find_repeats
-from pushforward.datasets.tables.numbers.cells import Obstacle
-from pushforward.datasets.tables.obstacles import report
+from pushforward.datasets.tables.numbers.cells import RESCALE, Obstacle, narrow_spread
+from pushforward.datasets.tables.obstacles import GIVEN, report
+from pushforward.datasets.tables.weights import scale_weights
 from pushforward.flows import Bijection, Chain, Flow, LogTails, Mixture, Model, Standardize
 from pushforward.flows.embedding import ScaledEmbedding
 from pushforward.train.objectives.likelihood import RowTensors
@@ -122,7 +123,7 @@ class Prepared:
         widths = None
         if self.bin_widths.any():
             widths = torch.tensor(self.bin_widths / scale, dtype=torch.float32, device=device)
-        context, weights = self._context(self.train.context, device), _tensor(self.train.weights, device)
+        context, weights = self._context(self.train.context, device), _weights(self.train.weights, device)
         return RowTensors(self._standardized(self.recorded, device), context, widths, weights)
 
     def validation_rows(self, device: torch.device) -> RowTensors:
@@ -139,7 +140,7 @@ class Prepared:
             rows, numbers = rows[chosen], numbers[chosen]
             context, weights = (None if part is None else part[chosen] for part in (context, weights))
         standardized, context_rows = self._standardized(rows, device), self._context(context, device)
-        return RowTensors(standardized, context_rows, weights=_tensor(weights, device), numbers=numbers)
+        return RowTensors(standardized, context_rows, weights=_weights(weights, device), numbers=numbers)
 
     @property
     def scale_context(self) -> Bijection | None:
@@ -229,23 +230,32 @@ def prepare(dataset: Dataset, options: DataOptions) -> Prepared:
 
 
 def _refuse_constants(dataset: Dataset, train: SplitPart) -> None:
-    """Raise if columns take one value in all training rows."""
-    names = (*dataset.schema.names, *dataset.schema.context_names)
+    """Raise if columns take one value in all training rows, or differ by too little there."""
+    features, context = dataset.schema.names, dataset.schema.context_names
+    names = (*features, *context)
     matrix = train.rows if train.context is None else np.hstack((train.rows, train.context))
-    constant = [name for name, scale in zip(names, matrix.std(axis=0), strict=True) if not scale > 0]
-    if not constant:
+    constant = f"takes one value in all {len(matrix):,} training rows, so that it has no density"
+    obstacles = []
+    for name, values in zip(names, matrix.T, strict=True):
+        if what := narrow_spread(values) if np.ptp(values) > 0 else constant:
+            obstacles.append(Obstacle(name, what, RESCALE))
+    if not obstacles:
         return
-    what = f"takes one value in all {len(matrix):,} training rows, so that it has no density"
     advice = "try another seed of the split" if dataset.splits is None else "try another data.fold"
-    can_go = not set(constant) & set(dataset.schema.context_names) and len(constant) < len(dataset.schema.names)
+    if any(obstacle.what != constant for obstacle in obstacles):
+        advice = f"rescale the columns that vary, or {advice}"
+    bad = [obstacle.column for obstacle in obstacles]
+    can_go = not set(bad) & set(context) and len(bad) < len(features)
     if can_go:
-        advice = f"leave {'it' if len(constant) == 1 else 'them'} out with {leave_out(*constant)}, or {advice}"
-    obstacles = [Obstacle(name, what, "") for name in constant]
-    raise TableError(report(dataset.name, obstacles, len(names)), advice, constant if can_go else ())
+        advice = f"leave {'it' if len(bad) == 1 else 'them'} out with {leave_out(*bad)}, or {advice}"
+    where, looked_at = dataset.name, len(names)
+    if dataset.given_apart and set(bad) <= set(context):
+        where, looked_at = GIVEN, len(context)
+    raise TableError(report(where, obstacles, looked_at), advice, bad if can_go else ())
 
 
-def _tensor(values: Array | None, device: torch.device) -> torch.Tensor | None:
-    return None if values is None else torch.from_numpy(values).float().to(device)
+def _weights(weights: Array | None, device: torch.device) -> torch.Tensor | None:
+    return None if weights is None else torch.from_numpy(scale_weights(weights)).float().to(device)
 
 
 def _prepend(bijection: Bijection, model: Model, embedding: Bijection | None = None) -> Model:

@@ -13,6 +13,7 @@ from pushforward.common.whole_number import MAX_SEED, whole_number
 from pushforward.datasets.tables.files.plain_reader import PlainReader
 from pushforward.datasets.tables.memory.objects import ObjectTable, as_array, tensor_obstacle
 from pushforward.datasets.tables.read import check_has, read_columns
+from pushforward.datasets.tables.weights import scale_weights
 from pushforward.flows import Flow, Mixture
 from pushforward.flows.checks import ANY_CONTEXT
 from pushforward.flows.random_state import RandomState
@@ -158,7 +159,7 @@ def _matrix(
         raise DataError(f"{where}: expected {_columns(columns)}, as for training; got {given.shape[1]}")
     if rows and len(given) != rows:
         raise DataError(f"{where}: expected {rows} rows; got {len(given)}")
-    return _finite(where, name, given, like), found
+    return _finite(where, name, given, given.to(like.device, like.dtype)), found
 
 
 def _weights(name: str, values: Any, like: Tensor, rows: int) -> Tensor:
@@ -169,21 +170,20 @@ def _weights(name: str, values: Any, like: Tensor, rows: int) -> Tensor:
         given = given[:, 0]
     if given.shape != (rows,):
         raise DataError(f"{where}: expected {rows} weights; got the shape {tuple(given.shape)}")
-    weights = _finite(where, name, given, like)
+    weights = _finite(where, name, given, given.double().cpu())
     if bool((weights < 0).any()) or not bool((weights > 0).any()):
         least, most = float(weights.min()), float(weights.max())
         raise DataError(f"{where}: expected weights of at least 0, not all 0; got {least:g} to {most:g}")
-    return weights
+    return torch.from_numpy(scale_weights(weights.numpy())).to(like.device, like.dtype)
 
 
-def _finite(where: str, name: str, given: Tensor, like: Tensor) -> Tensor:
-    """Return numbers with the dtype and the device of a parameter."""
-    tensor = given.to(like.device, like.dtype)
+def _finite(where: str, name: str, given: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor of the given numbers in another dtype, in which they must be finite, too."""
     bad = (~tensor.isfinite()).nonzero()
     if len(bad):
         place = bad[0].tolist()
         value = given[tuple(place)]
-        overflow = f", which is infinite in {like.dtype}" if bool(value.isfinite()) else ""
+        overflow = f", which is infinite in {tensor.dtype}" if bool(value.isfinite()) else ""
         raise DataError(f"{where}: expected finite numbers; got {value:g} in {name}{place}{overflow}")
     return tensor
 

@@ -8,12 +8,15 @@ from numpy.typing import NDArray
 
 from pushforward.common.errors import TableError
 from pushforward.common.text import number_text, shorten
-from pushforward.datasets.tables.numbers.cells import Obstacle, complete_rows, constant_value
+from pushforward.datasets.tables.numbers.cells import RESCALE, Obstacle, complete_rows, constant_value, narrow_spread
 from pushforward.datasets.tables.read import ENCODE, Columns, Numbers
 from pushforward.datasets.tables.request import Request
 
 MIN_ROWS = 3
 """Rows of the smallest table: one each for training, validation and test."""
+
+GIVEN = "given"
+"""What context rows are called that came as an object of their own."""
 
 _MOST_LINES = 40
 # More columns than this are not listed in a command if those to keep are shorter.
@@ -51,9 +54,13 @@ def find_obstacles(table: Columns, asked: Request) -> list[Obstacle]:
     if asked.protocol is None and len(complete) >= MIN_ROWS:
         rows = complete if can_drop else slice(None)
         for name, values in zip(numbers.names, numbers.matrix.T, strict=True):
+            if name in found and not found[name].in_rows:
+                continue
             constant = constant_value(values[rows])
-            if constant is not None and (name not in found or found[name].in_rows):
+            if constant is not None:
                 found[name] = about_constant(name, constant)
+            elif narrow := narrow_spread(values[rows]):
+                found[name] = Obstacle(name, narrow, RESCALE)
     return [found[name] for name in dict.fromkeys(table.names) if name in found]
 
 
@@ -141,7 +148,10 @@ def refuse(
         remedy: Options that work; None if there are none.
         failure: Why there are none, if something else stands in the way.
     """
-    listed = report(where, obstacles, len(set(table.names)))
+    names = set(table.names)
+    if {obstacle.column for obstacle in obstacles} <= set(asked.given):
+        where, names = GIVEN, set(asked.given)
+    listed = report(where, obstacles, len(names))
     if remedy is None:
         advice = failure or _what_to_do(table, obstacles, asked)
         return TableError(listed, advice, separator=separator_of(asked, listed, advice))

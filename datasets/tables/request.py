@@ -73,15 +73,17 @@ class Request:
         return [name for name in names if name not in context]
 
     def is_enough(self, names: Sequence[str]) -> bool:
-        """Whether some columns are left to model and, with a response, some to condition on."""
-        return bool(self.features_of(names)) and (not self.response or bool(self.context_of(names)))
+        """Whether some columns are left to model and, where context was asked for, some to condition on."""
+        needs_context = bool(self.response or self.given)
+        return bool(self.features_of(names)) and (not needs_context or bool(self.context_of(names)))
 
     def check_sides(self, where: str, names: Sequence[str]) -> None:
-        """Raise a ``DataError`` if no column is left to model or, with a response, none to condition on."""
+        """Raise a ``DataError`` if no column is left to model or, where it was asked for, none to condition on."""
         if not self.features_of(names):
             raise DataError(f"{where}: every column is context; leave at least one to model")
         if not self.is_enough(names):
-            raise DataError(f"{where}: data.response names every column; leave at least one to condition on")
+            what = "data.response names every column" if self.response else "data.drop names every column of given"
+            raise DataError(f"{where}: {what}; leave at least one to condition on")
 
     def check(self) -> None:
         """Raise a ``DataError`` if options do not go together."""

@@ -159,7 +159,7 @@ BAD_GIVEN: dict[str, tuple[Any, dict[str, Any], str]] = {
     "text": (
         ROWS,
         {"given": {"mood": ["x"] * N, "spin": ROWS[:, 0] ** 2}},
-        "data: column 'mood' holds text ('x' in row 1); this works (only numbers are modelled: to keep the column, "
+        "given: column 'mood' holds text ('x' in row 1); this works (only numbers are modelled: to keep the column, "
         'encode it as numbers): drop=["mood"]',
     ),
     "complex": (ROWS, {"given": ROWS * 1j}, "given: expected real numbers; got complex128"),

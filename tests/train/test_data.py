@@ -87,6 +87,40 @@ def test_all_columns_that_are_constant_in_training_are_named_at_once(tmp_path: P
         prepare(loaded(tmp_path, rows), DataOptions(source="t", dequantize=False))
 
 
+def test_columns_that_hardly_vary_in_training_are_named(tmp_path: Path) -> None:
+    """A column may vary enough in the table but not in its training part; of context, the report is about that."""
+    rows = np.random.default_rng(0).normal(size=(20, 3))
+    train = prepare(loaded(tmp_path, rows), DataOptions(source="t", dequantize=False)).splits.train
+    rows[train, 1] *= 1e-300
+    what = rf"column '{{}}' varies by only {np.ptp(rows[train, 1]):.3g}, whose square underflows\n"
+    with pytest.raises(
+        TableError,
+        match="^t: " + what.format("x2") + "leave it out with data.drop=x2, or rescale the columns that vary, or try",
+    ):
+        prepare(loaded(tmp_path, rows), DataOptions(source="t", dequantize=False))
+    # The sum of a constant's deviations from its rounded mean is not zero.
+    rows[train, 1] = 0.1
+    with pytest.raises(TableError, match=r"^t: column 'x2' takes one value in all 16 training rows"):
+        prepare(loaded(tmp_path, rows), DataOptions(source="t", dequantize=False))
+    given = load(rows[:, :1], given=rows[:, 1:])
+    with pytest.raises(TableError, match=r"^given: column 'c1' takes one value in all 16 training rows"):
+        prepare(given, DataOptions(source="t", dequantize=False))
+
+
+def test_the_scale_of_weights_is_left_out_before_float32(tmp_path: Path) -> None:
+    rows, weight = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) % 5
+    plain = prepare(load(rows, weight=weight), DataOptions(source="t"))
+    for scale in (2.0**-1000, 2.0**-150, 2.0**150):
+        scaled = prepare(load(rows, weight=weight * scale), DataOptions(source="t"))
+        assert scaled.train.weights is not None
+        assert plain.train.weights is not None
+        assert np.array_equal(scaled.train.weights, plain.train.weights * scale)  # as recorded
+        for part in ("training_rows", "validation_rows"):
+            found, expected = (getattr(each, part)(CPU).weights for each in (scaled, plain))
+            assert torch.equal(found, expected)
+            assert 1 <= float(found.max()) < 2
+
+
 def loaded(folder: Path, rows: np.ndarray[Any, Any], context: Sequence[str] = ()) -> Dataset:
     np.save(folder / "t.npy", rows)
     return load(folder / "t.npy", context=context)

@@ -142,7 +142,8 @@ def as_array(rows: Any, where: str) -> NDArray[Any]:
         raise DataError(f"{where}: expected dense rows; got a sparse {type(rows).__name__}; call .toarray() first")
     if isinstance(rows, list | tuple):
         try:
-            return np.asarray(rows)
+            is_masked = any(isinstance(row, np.ma.MaskedArray) for row in rows)
+            return np.ma.array(rows) if is_masked else np.asarray(rows)
         except ValueError:
             lengths = [len(row) if hasattr(row, "__len__") else 1 for row in rows]
             odd = next((k for k, length in enumerate(lengths) if length != lengths[0]), 0)
@@ -151,7 +152,8 @@ def as_array(rows: Any, where: str) -> NDArray[Any]:
                 f"row {odd + 1}"
             ) from None
     if hasattr(rows, "__array__"):
-        return np.asanyarray(rows)
+        # A subclass may have a mask, which must not be lost; a matrix has rows of two dimensions.
+        return rows if isinstance(rows, np.ma.MaskedArray) else np.asarray(rows)
     kind = type(rows).__name__
     hint = "; make a list of it" if isinstance(rows, Iterator | set | frozenset) else ""
     raise DataError(f"{where}: expected {EXPECTED}; got {'nothing' if rows is None else kind}{hint}")

@@ -11,6 +11,12 @@ LARGEST_INTEGER = 2.0**53
 LARGEST_VALUE = 1e150
 """Beyond this, a square overflows."""
 
+SMALLEST_SPREAD = 1e-150
+"""Below this, the square of a deviation underflows."""
+
+RESCALE = "rescale it"
+"""What to do with a column of numbers that are too large or too small."""
+
 
 @dataclass(frozen=True)
 class Obstacle:
@@ -73,14 +79,21 @@ class Cells:
             integers: Whether the column holds 64-bit integers.
         """
         if self.rows and sum(self._counts.values()) == self.rows:
-            return Obstacle(self.name, "has no values at all", "fill it")
+            return Obstacle(self.name, self._without_values(), "fill it")
         if integers and self.largest > LARGEST_INTEGER:
             what = "holds integers beyond 2**53, which float64 cannot represent exactly"
             return Obstacle(self.name, what, "subtract a constant")
         if self.largest > LARGEST_VALUE:
-            return Obstacle(self.name, f"holds {self.largest:.3g}, whose square overflows", "rescale it")
+            return Obstacle(self.name, f"holds {self.largest:.3g}, whose square overflows", RESCALE)
         parts = [self._about(what, count) for what, count in self._counts.items() if count]
         return Obstacle(self.name, f"has {' and '.join(parts)}", "fill these cells", in_rows=True) if parts else None
+
+    def _without_values(self) -> str:
+        """Say what a column without a finite number holds."""
+        missing, infinite = self._counts["missing"], self._counts["infinite"]
+        if not infinite:
+            return "has no values at all"
+        return f"has no finite values ({missing:,} missing, {infinite:,} infinite)"
 
     def _about(self, what: str, count: int) -> str:
         """Describe cells, as in ``21 missing values (1.3 %, first in row 2)``."""
@@ -100,3 +113,10 @@ def constant_value(values: NDArray[np.float64]) -> float | None:
     """Return the one value that all finite cells ``(n,)`` share; None if they differ or there are fewer than two."""
     finite = values[np.isfinite(values)]
     return float(finite[0]) if len(finite) > 1 and bool((finite == finite[0]).all()) else None
+
+
+def narrow_spread(values: NDArray[np.float64]) -> str:
+    """Say that the finite cells ``(n,)`` differ by too little for a variance in float64; empty if they do not."""
+    finite = values[np.isfinite(values)]
+    spread = float(np.ptp(finite)) if len(finite) else 0.0
+    return f"varies by only {spread:.3g}, whose square underflows" if 0.0 < spread < SMALLEST_SPREAD else ""

@@ -11,6 +11,7 @@ import torch
 
 from pushforward.common.errors import DataError
 from pushforward.datasets import Dataset, load
+from pushforward.datasets.tables.weights import scale_weights
 from tests.fixtures.tables import write_file
 
 N = 40
@@ -72,6 +73,17 @@ def test_weights_stay_with_their_rows() -> None:
         assert weights_of(dataset) == WEIGHTS[dataset.row_numbers].tolist()
 
 
+def test_scaled_weights_keep_their_ratios_exactly() -> None:
+    for scale in (1e-300, 1e-44, 1 / 3, 1.0, 1e60):
+        weights = WEIGHTS * scale
+        scaled = scale_weights(weights)
+        assert 1 <= scaled.max() < 2
+        assert np.array_equal(scaled / scaled.max(), weights / weights.max())
+    assert np.array_equal(scale_weights(WEIGHTS * 2.0**-900), scale_weights(WEIGHTS))
+    assert scale_weights(np.array([1e-310])).max() >= 1
+    assert scale_weights(np.zeros(2)).tolist() == [0, 0]
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "too few": (WEIGHTS[1:], "data.weight: expected 40 numbers; got 39"),
     "two a row": (np.ones((N, 2)), "data.weight: expected 40 numbers; got 40 rows of 2 columns"),
@@ -86,6 +98,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "infinite": (
         [1.0, np.inf] * (N // 2),
         "data.weight: has 20 infinite values (50 %, first in row 2); expected finite numbers of at least 0",
+    ),
+    "only infinite": (
+        np.full(N, np.inf),
+        "data.weight: has no finite values (0 missing, 40 infinite); expected finite numbers of at least 0",
     ),
     "text": (["x"] * N, "data.weight: holds text ('x' in row 1); expected finite numbers of at least 0"),
     "all 0": (np.zeros(N), "data.weight: is 0 in every row; expected some weights above 0"),

@@ -21,6 +21,13 @@ from pushforward.datasets.tables.memory.frames import feature_rows
 ROWS = np.array([[0.5, 3.0], [1.25, 1.0], [2.0, 7.0], [8.0, 2.5]])
 COLUMNS = {"a": ROWS[:, 0], "b": ROWS[:, 1]}
 
+
+def _matrix() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        return np.matrix(ROWS)
+
+
 NAMED: dict[str, Callable[[], Any]] = {
     "pandas": lambda: pd.DataFrame(COLUMNS),
     "pandas, shuffled": lambda: pd.DataFrame(COLUMNS, index=[3, 1, 2, 0]),
@@ -43,6 +50,7 @@ NAMELESS: dict[str, Callable[[], Any]] = {
     "array of text": lambda: ROWS.astype(str),
     "tensor": lambda: torch.tensor(ROWS),
     "tensor with gradients": lambda: torch.tensor(ROWS, requires_grad=True),
+    "matrix": _matrix,
     "list": lambda: ROWS.tolist(),
     "list of arrays": lambda: list(ROWS),
     "list of tensors": lambda: list(torch.tensor(ROWS)),
@@ -131,7 +139,7 @@ def test_masked_cells_and_nulls_are_missing() -> None:
     objects = np.array([[0, 1], [2, None], [4, 5], [6, 7], [8, 9], [10, 11]], dtype=object)
     unknown = objects.copy()
     unknown[1, 1] = pd.NA
-    for rows in (masked, null, objects, unknown, pl.from_pandas(null)):
+    for rows in (masked, list(masked), null, objects, unknown, pl.from_pandas(null)):
         with pytest.raises(TableError, match=r"^data: column 'x2' has 1 missing value \(in row 2\); this works"):
             load(rows)
         dataset = load(rows, missing="drop")
@@ -185,6 +193,15 @@ REPORTS: dict[str, tuple[Any, str]] = {
         pl.DataFrame({"a": ROWS[:, 0], "b": [2.0] * 4}),
         "data: column 'b' is constant (2), so it has no density; this works: drop=[\"b\"]",
     ),
+    "too small": (
+        ROWS * [1, 1e-300],
+        "data: column 'x2' varies by only 6e-300, whose square underflows; this works: drop=[\"x2\"]",
+    ),
+    "too small all": (
+        ROWS[:, :1] * 1e-300,
+        "data: column 'x1' varies by only 7.5e-300, whose square underflows; no column is left to model; to keep one, "
+        "rescale it",
+    ),
     "too few rows": (ROWS[:2], "data: 2 rows for 2 columns; at least 3 rows are needed"),
     "large integers": (
         np.array([[2**60, 1], [2**60 + 1, 2], [2**60 + 2, 5]]),
@@ -200,6 +217,36 @@ def test_the_report_names_the_keywords_that_work(case: str) -> None:
     with pytest.raises(DataError) as caught:
         load(rows)
     assert str(caught.value) == message
+
+
+GIVEN: dict[str, tuple[Any, str]] = {
+    "array": (ROWS * np.nan, "given: 2 of 2 columns cannot be used as they are\n  'c1'  has no values at all"),
+    "one column": (ROWS[:, 0] * np.nan, "given: column 'c1' has no values at all; no column is left to condition on"),
+    "infinite": (ROWS[:, 0] * np.inf, "given: column 'c1' has no finite values (0 missing, 4 infinite); no column is"),
+    "frame": (
+        pd.DataFrame({"u": ROWS[:, 0], "v": np.nan}),
+        "given: column 'v' has no values at all; this works: drop=[\"v\"]",
+    ),
+    "one cell": (
+        [[1.0], [np.nan], [3.0], [5.0]],
+        "given: column 'c1' has 1 missing value (in row 2); this works, with 3 of 4 rows: missing=\"drop\"",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN)
+def test_the_report_names_given(case: str) -> None:
+    given, message = GIVEN[case]
+    with pytest.raises(DataError) as caught:
+        load(ROWS, given=given)
+    assert str(caught.value).startswith(message)
+    with pytest.raises(DataError, match=r"^data: \d of \d columns cannot be used as they are"):
+        load(ROWS * [1, np.nan], given=given)
+
+
+def test_what_is_given_cannot_all_be_left_out() -> None:
+    with pytest.raises(DataError, match=r"^data: data.drop names every column of given; leave at least one"):
+        load(ROWS, given=ROWS[:, 0], drop=["c1"])
 
 
 def test_notes_name_keywords_too() -> None:

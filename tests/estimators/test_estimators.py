@@ -1,5 +1,6 @@
 """The estimators of scikit-learn: its own checks, and what people do with estimators."""
 
+import copy
 import pickle
 import warnings
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -15,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 from pushforward import ConditionalDensity, FlowDensity
+from pushforward.common.errors import ConfigError
 
 SMALL: dict[str, Any] = {"flow": "maf", "steps": 10, "keys": {"hidden": 8, "layers": 1}}
 # Batches are drawn from rows: a weight of two and a row that is there twice train on other batches.
@@ -133,3 +136,39 @@ def test_a_budget_in_seconds_replaces_the_default_steps() -> None:
     model = FlowDensity("gaussian", seconds=0.2, keys={"batch_size": 300}).fit(rows())
     assert FlowDensity().get_params()["steps"] is None
     assert np.isfinite(model.score(rows()))
+
+
+@pytest.mark.parametrize(
+    "context", [torch.inference_mode, lambda: torch.device("meta")], ids=["inference_mode", "default device"]
+)
+def test_torchs_defaults_change_nothing(context: Any) -> None:
+    x, y = heteroscedastic(300)
+
+    def numbers() -> Any:
+        model = ConditionalDensity(**SMALL).fit(x, y)
+        drawn = model.sample(x, 1, random_state=0)[0]
+        return np.stack([model.predict(x), *model.interval(x).T, model.log_prob(x, y), drawn])
+
+    with context():
+        found = numbers()
+    assert np.array_equal(found, numbers())
+
+
+def test_a_grid_of_flows_and_steps_for_frames() -> None:
+    x, y = heteroscedastic(120)
+    inputs, targets = pd.DataFrame(x, columns=["a", "b"]), pd.DataFrame({"t": y, "u": y + x[:, 1]})
+    grid = {"flow": ["gaussian", "maf"], "steps": [2, 3]}
+    search = GridSearchCV(ConditionalDensity(keys={}), grid, cv=2).fit(inputs, targets)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    model = search.best_estimator_
+    again = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), clone(model).fit(inputs, targets)]
+    for each in again:
+        assert each.score(inputs, targets[["u", "t"]]) == model.score(inputs, targets)
+    pipeline = make_pipeline(StandardScaler(), ConditionalDensity(**SMALL)).fit(inputs, targets)
+    assert pipeline.score(inputs, targets[["u", "t"]]) == pipeline.score(inputs, targets)
+
+
+@pytest.mark.parametrize("keys", ["abc", [("layers", 1)], {1: 2}])
+def test_keys_are_a_mapping_from_names(keys: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^keys: expected a mapping from names to values, or None; got "):
+        FlowDensity(keys=keys).fit(rows())

@@ -1,6 +1,7 @@
 """Load rows to fit a density to: a toy, a data set known by name, a file, or rows in memory."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pushforward.datasets.sources.data_folder import data_folder
 from pushforward.datasets.sources.literature import load_literature
 from pushforward.datasets.sources.literature_sets import LITERATURE
 from pushforward.datasets.tables.memory.frame_kind import FrameKind
+from pushforward.datasets.tables.memory.objects import is_a
 from pushforward.datasets.tables.numbers.cells import complete_rows
 from pushforward.datasets.tables.obstacles import find_obstacles, find_remedy, refuse, rows_left_out
 from pushforward.datasets.tables.protocols import apply_protocol, find_protocol
@@ -84,6 +86,8 @@ def load(
     if added in DATASETS.names():
         source, name = DATASETS[added](), added
     is_named = isinstance(source, str | Path)
+    _check_index(source, given, "given")
+    _check_index(source, weight, "weight")
     has_weights = weight is not None and not isinstance(weight, str)
     asked = Request(
         source=str(source) if is_named else name,
@@ -124,6 +128,14 @@ def load(
         found = found._replace(weights=read_weights(weight, len(found.table.numbers.matrix)))
     kind = FrameKind() if is_named else FrameKind.of(source, given)
     return dataclasses.replace(_checked(found, asked), kind=kind, given_apart=given is not None)
+
+
+def _check_index(rows: Any, other: Any, where: str) -> None:
+    """Raise if two pandas objects have the same index in different orders: they are paired by place."""
+    if not all(is_a(one, "pandas", "DataFrame", "Series") for one in (rows, other)) or rows.index.equals(other.index):
+        return
+    if Counter(rows.index) == Counter(other.index):
+        raise DataError(f"{where}: has the index of the rows in another order; align it, as in {where}.loc[rows.index]")
 
 
 def _listed(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -56,8 +56,11 @@ class Build:
 
     def map(self, default: str) -> Univariate:
         """The univariate map that was asked for, or that of a name, with the options that it takes."""
-        kind = UNIVARIATE_MAPS[self.univariate or default]
-        return kind(**{key: getattr(self, key) for key in map_options(self.univariate or default)})
+        name = self.univariate or default
+        made = UNIVARIATE_MAPS[name](**{key: getattr(self, key) for key in map_options(name)})
+        if not isinstance(made, Univariate):  # of others
+            raise ValueError(f"{name}: expected a class of univariate maps; got one of {type(made).__name__}")
+        return made
 
     def mixing(self) -> list[Bijection]:
         """A random permutation and an LU layer."""

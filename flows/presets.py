@@ -144,7 +144,9 @@ def _build_base(architecture: Architecture, base: str | Base, options: Build) ->
         return architecture.base(options)
     if base not in BASES.names():
         raise ValueError(unknown_name("base", base, BASES.names()))
-    made: Base = BASES[base](options)
+    made = BASES[base](options)
+    if not isinstance(made, Base):  # of a function of others
+        raise ValueError(f"{base}: its function: expected a Base; got {type(made).__name__}")
     return made
 
 

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 import pushforward
-from pushforward.common.errors import ConfigError, DataError
+from pushforward.common.errors import ConfigError, DataError, RunError
 from pushforward.experiment.run import resume
 from pushforward.flows import build
-from pushforward.train import Callback, State, Trainer
+from pushforward.train import Callback, DivergedError, State, Trainer
 
 QUICK: dict[str, Any] = {"flow": "maf", "layers": 1, "hidden": 8, "steps": 15, "progress": False}
 
@@ -165,16 +165,17 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
         lambda: torch.device("meta"),
         lambda: default_dtype(torch.float64),
         lambda: default_dtype(torch.float16),
+        lambda: np.errstate(all="raise"),
     ],
-    ids=["no_grad", "inference_mode", "autocast", "default device", "float64", "float16"],
+    ids=["no_grad", "inference_mode", "autocast", "default device", "float64", "float16", "errstate"],
 )
 def test_torchs_defaults_change_nothing(context: Callable[[], Any], tmp_path: Path) -> None:
     """Some people set a default dtype or a default device once for all of their code."""
-    x = matrix()
-    alone = pushforward.fit(x, **QUICK)
+    x, quick = matrix(), QUICK | {"flow": "realnvp"}
+    alone = pushforward.fit(x, **quick)
     with context():
         before = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
-        density = pushforward.fit(x, **QUICK)
+        density = pushforward.fit(x, **quick)
         log_probs, samples = density.log_prob(x), density.sample(20, seed=1)
         density.save(tmp_path / "model")
         loaded = pushforward.load(tmp_path / "model").log_prob(x)
@@ -294,6 +295,58 @@ def test_roles_of_columns_by_their_keys() -> None:
     assert np.array_equal(density.log_prob(frame), expected.log_prob(frame))
     with pytest.raises(DataError, match=r"data.given: names column 'a' twice; name it once"):
         pushforward.fit(frame, given=["a", "a"], **QUICK)
+
+
+def test_columns_without_names_are_named_by_their_numbers() -> None:
+    frame = pd.DataFrame(np.abs(matrix()))
+    expected = pushforward.fit(frame, given=["2"], **QUICK).log_prob(frame)
+    for given in (2, [2], (2,)):
+        assert np.array_equal(pushforward.fit(frame, given=given, **QUICK).log_prob(frame), expected)
+    assert pushforward.fit(frame, response=[1], **QUICK).schema.context_names == ("0", "2")
+    assert list(pushforward.fit(frame, drop=0, **QUICK).sample(1).columns) == [1, 2]
+    assert pushforward.fit(frame, weight=1, **QUICK).schema.names == ("0", "2")
+
+
+def test_an_index_in_another_order_is_refused() -> None:
+    frame = pd.DataFrame(table())
+    mixed = frame.sample(frac=1, random_state=0)
+    for beside in ({"given": mixed["c"]}, {"weight": mixed["n"] + 1}):
+        (name,) = beside
+        with pytest.raises(DataError, match=f"^{name}: has the index of the rows in another order; align it"):
+            pushforward.fit(frame[["a"]], **(QUICK | beside))
+    given = mixed["c"].loc[frame.index]
+    aligned = pushforward.fit(frame[["a"]], given=given, **QUICK)
+    assert np.array_equal(
+        aligned.log_prob(frame), pushforward.fit(frame[["a"]], given=frame["c"], **QUICK).log_prob(frame)
+    )
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+
+    class Move(Callback):
+        def on_validation(self, state: State, metrics: Any) -> None:
+            os.chdir(other)
+
+    pushforward.fit(matrix(), out="run", callbacks=[Move()], evaluate=False, **QUICK)
+    assert list(other.iterdir()) == []
+    assert pushforward.load(tmp_path / "run").sample(2).shape == (2, 3)
+
+
+def test_a_run_without_a_model_says_why(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"best validation NLL [\d.]+, at step 0\); try a learning rate of 1e\+08"):
+        pushforward.fit(matrix(), out=tmp_path / "run", **(QUICK | {"learning_rate": 1e9, "steps": 300}))
+    with pytest.raises(RunError, match=r"run: has no model, its status is diverged; .*log.txt says why"):
+        pushforward.load(tmp_path / "run")
+
+
+def test_true_and_false_of_an_arrow_table_come_back() -> None:
+    rows = pa.table(table() | {"c": np.arange(300) % 3 == 0})
+    assert pushforward.fit(rows, **QUICK).sample(3).schema.field("c").type == pa.bool_()
+    drawn = pushforward.fit(rows, given="c", **QUICK).sample(3, given={"c": True})
+    assert drawn["c"].to_pylist() == [True] * 3
 
 
 def test_arguments_that_cannot_be_are_one_line(tmp_path: Path) -> None:

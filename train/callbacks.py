@@ -1,6 +1,7 @@
 """Callbacks: what happens around the steps of a fit."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from pushforward.common.errors import ConfigError
 from pushforward.train.objectives.base import Metrics
@@ -73,7 +74,11 @@ class Callbacks(Callback):
             callback.on_checkpoint(state)
 
     def should_stop(self, state: State) -> str:
-        return next(filter(None, (callback.should_stop(state) for callback in self.each)), "")
+        for callback in self.each:
+            reason: Any = callback.should_stop(state)
+            if reason:
+                return reason if isinstance(reason, str) else f"{_kind(callback)} asked to stop"
+        return ""
 
     def on_message(self, text: str) -> None:
         for callback in self.each:

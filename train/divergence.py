@@ -14,11 +14,13 @@ class DivergedError(UserError, RuntimeError):
     @classmethod
     def after(cls, progress: TrainingProgress, objective: Objective, options: TrainOptions) -> "DivergedError":
         """The error after the last rollback, with a learning rate to try."""
+        key = f"best/val_{objective.loss_key}"
+        best = objective.in_data_units({key: progress.best_loss})[key]
         return cls(
             f"the loss is not finite at step {progress.step}, after {max(0, progress.rollbacks - 1)} rollbacks to the "
             f"best weights with half the learning rate each (best validation {objective.loss_name} "
-            f"{progress.best_loss:.4f} in standardised units, at step {progress.best_step}); "
-            f"try train.learning_rate={options.learning_rate / 10:g}"
+            f"{best:.4f}, at step {progress.best_step}); try a learning rate of {options.learning_rate / 10:g} "
+            f"(train.learning_rate)"
         )
 
     @classmethod

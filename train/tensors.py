@@ -1,5 +1,6 @@
 """Rows in memory as tensors for a module, and its state before the first step."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -85,12 +86,26 @@ def _parameter(flow: nn.Module) -> Tensor:
         raise ConfigError(f"{_WHERE}: flow: expected parameters to train; got a {_kind(flow)} without any")
     if parameter.is_meta:
         raise ConfigError(f"{_WHERE}: flow: expected parameters with values; got some on the device meta")
+    if parameter.is_inference():
+        raise ConfigError(f"{_WHERE}: flow: expected parameters outside of torch.inference_mode; got some made in it")
     return parameter
+
+
+def _check_arguments(flow: nn.Module, has_context: bool) -> None:
+    """Raise unless ``log_prob`` of a module takes rows, and context if there is one."""
+    try:
+        inspect.signature(flow.log_prob).bind(*([None] * (1 + has_context)))  # type: ignore[arg-type]
+    except TypeError as error:
+        given = "given: expected none" if has_context else "given: expected context rows"
+        raise ConfigError(f"{_WHERE}: {given}, by log_prob of {_kind(flow)}: {error}") from None
+    except ValueError:  # a function in C has no signature
+        return
 
 
 def _check_columns(flow: nn.Module, x: Tensor, context: Tensor | None) -> None:
     """Compare the numbers of columns with those of a flow; only another module itself knows what it takes."""
     if not isinstance(flow, Flow | Mixture):
+        _check_arguments(flow, context is not None)
         return
     if x.shape[1] != flow.features:
         raise DataError(f"{_WHERE}: x: expected {_columns(flow.features)}, the features of the flow; got {x.shape[1]}")

@@ -20,7 +20,7 @@ from pushforward.experiment import run as experiment
 from pushforward.experiment.callbacks import Guard, ShowProgress
 from pushforward.flows.description import describe
 from pushforward.flows.torch_defaults import usual_defaults
-from pushforward.runs.folder import RunFolder
+from pushforward.runs.folder import RunFolder, check_model
 from pushforward.tracking.progress import Progress
 from pushforward.train import fitting
 from pushforward.train.callbacks import Callback, Callbacks
@@ -87,7 +87,8 @@ def fit(
     if data is None:
         raise DataError("data: expected rows, the path of a file or the name of a data set; got None")
     callbacks = Callbacks(callbacks).each
-    names, of_weight = _column_names(given), weight if isinstance(weight, str) else None
+    names = _column_names(given, data)
+    of_weight = next(iter(_column_names(weight, data) or ()), None) if isinstance(weight, str | int) else None
     beside = {"given": given if names is None else None, "weight": weight if of_weight is None else None}
     # A run of which a part came from memory cannot be resumed.
     has_objects = embedding is not None or any(value is not None for value in beside.values())
@@ -101,7 +102,7 @@ def fit(
         "weight": of_weight,
     }
     config = make_config(MEMORY if in_memory else str(data), arguments, keys, defaults={"wandb.mode": "off"})
-    folder = None if out is None else _path("out", out)
+    folder = None if out is None else _path("out", out).absolute()  # a callback may change the current folder
     if config.track and folder is None:
         raise ConfigError("track: trackers record a run folder; give one with out=")
     dataset: Dataset | None = None
@@ -128,10 +129,14 @@ def fit(
     return fitted.density
 
 
-def _column_names(given: Any) -> tuple[str, ...] | None:
-    """The names in ``given``; None if it holds rows."""
+def _column_names(given: Any, data: Any) -> tuple[str, ...] | None:
+    """The names of columns of the data in ``given``; None if it holds rows."""
     if isinstance(given, str):
         return (given,)
+    numbers = [given] if isinstance(given, int) else given if isinstance(given, list | tuple) else []
+    columns = getattr(data, "columns", ())  # pandas numbers columns without names
+    if numbers and all(isinstance(number, int) for number in numbers) and set(numbers) <= set(columns):
+        return tuple(map(str, numbers)) if len(numbers) != len(data) else None
     listed = list(given) if isinstance(given, list | tuple) or len(getattr(given, "shape", ())) == 1 else []
     return tuple(map(str, listed)) if listed and all(isinstance(name, str) for name in listed) else None
 
@@ -161,6 +166,7 @@ def load(path: str | Path, *, device: str = "cpu") -> FittedDensity:
     Raises:
         ConfigError: If this is not a path, or there is no such device.
         RunUsageError: If there is no such run or model.
+        RunError: If the run has no model, because its fit failed or goes on.
         ModelFileError: If the model is missing, damaged, or of another format.
     """
     load_plugins(warnings.warn)  # the parts that they add may be in the model
@@ -168,6 +174,7 @@ def load(path: str | Path, *, device: str = "cpu") -> FittedDensity:
     if (folder / "config.json").is_file():
         return FittedDensity.load(folder, device=where)
     run = RunFolder.open(folder)
+    check_model(run)
     density = FittedDensity.load(run.model, device=where)
     if run.results.exists():
         density.results = json.loads(run.results.read_text(encoding="utf-8"))

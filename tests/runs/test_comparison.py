@@ -298,6 +298,17 @@ def test_fits_can_be_compared(tmp_path: Path) -> None:
         assert one.test_nll == pytest.approx(json.loads(one.record.run.results.read_text())["test_nll"])
 
 
+def test_bounds_are_called_bounds(tmp_path: Path) -> None:
+    scores = -2.0 + 0.1 * np.random.default_rng(1).standard_normal(500)
+    plain, bound = make(tmp_path / "plain", scores), make(tmp_path / "vae", scores - 1.0 - 0.1 * ROWS[:, 0])
+    results = json.loads(bound.results.read_text())
+    bound.write_json("results.json", results | {"is_bound": True})
+    compared = compare_runs([plain, bound])
+    assert [row[7].startswith("at most ") for row in compared.table()[1:]] == [False, True]
+    assert compared.verdict().endswith("; the NLL of vae is an upper bound, the true one is lower")
+    assert "bound" not in compare_runs([plain, make(tmp_path / "other", scores - 0.5 * ROWS[:, 0])]).verdict()
+
+
 def test_weights_of_test_rows_count_and_must_be_the_same(tmp_path: Path) -> None:
     runs = [make(tmp_path / name, scores(seed)) for seed, name in enumerate("ab")]
     with_weights = [make(tmp_path / name, scores(seed), data__weight="w") for seed, name in enumerate("cd")]

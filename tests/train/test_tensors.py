@@ -26,6 +26,11 @@ def flow(context: int = 0) -> Flow:
     return build("maf", 2, context, layers=1, hidden=4)
 
 
+def in_inference_mode(make: Callable[[], Flow]) -> Flow:
+    with torch.inference_mode():
+        return make()
+
+
 def fitted(*rows: Any, model: nn.Module | None = None, **more: Any) -> Tensor:
     """The weights after three steps."""
     model = flow(0 if more.get("given") is None else 1) if model is None else model
@@ -168,12 +173,56 @@ def test_arguments_that_do_not_go_together(message: str, more: dict[str, Any]) -
         (nn.Linear(2, 1), "a module with log_prob(x) or log_prob(x, context); got Linear"),
         (flow().requires_grad_(False), "parameters to train; got a Flow without any"),
         (flow().to("meta"), "parameters with values; got some on the device meta"),
+        (in_inference_mode(flow), "parameters outside of torch.inference_mode; got some made in it"),
     ],
 )
 def test_modules_that_cannot_be_fitted(model: Any, expected: str) -> None:
     with pytest.raises(ConfigError) as refused:
         Trainer(steps=3).fit(model, ROWS)
     assert str(refused.value) == f"Trainer.fit: flow: expected {expected}"
+
+
+class Other(nn.Module):
+    """A normal distribution of someone else's, whose ``log_prob`` returns what it should not."""
+
+    def __init__(self, change: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.mean, self.change = nn.Parameter(torch.zeros(2)), change
+
+    def log_prob(self, x: torch.Tensor) -> Any:
+        return self.change(-0.5 * (x - self.mean).square().sum(-1))
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda value: value[:, None], r"; got the shape \(\d+, 1\)"),
+        (lambda value: value.mean(), r"; got the shape \(\)"),
+        (lambda value: value[1:], r"; got the shape \(\d+,\)"),
+        (lambda value: None, "; got NoneType"),
+        (lambda value: (value,), "; got tuple"),
+        (lambda value: value.detach().numpy(), "; got ndarray"),
+        (lambda value: value.long(), r"; got one of torch\.int64"),
+        (lambda value: value.detach(), " that depend on the parameters; got a tensor without a gradient"),
+    ],
+)
+def test_log_densities_of_another_shape_or_kind_are_refused(change: Callable[[torch.Tensor], Any], got: str) -> None:
+    """Weights ``(n,)`` would broadcast against ``(n, 1)`` without an error, and be ignored."""
+    with pytest.raises(
+        ConfigError, match=rf"^flow: log_prob: expected a tensor of (\d+) log-densities for \1 rows{got}$"
+    ):
+        Trainer(steps=3).fit(Other(change), ROWS, weight=np.ones(len(ROWS)))
+
+
+def test_context_for_a_module_without_and_none_for_one_with() -> None:
+    class WithContext(Other):
+        def log_prob(self, x: torch.Tensor, context: torch.Tensor) -> Any:  # type: ignore[override]
+            return super().log_prob(x)
+
+    with pytest.raises(ConfigError, match=r"^Trainer\.fit: given: expected none, by log_prob of Other: too many"):
+        Trainer(steps=3).fit(Other(lambda value: value), ROWS, given=ROWS)
+    with pytest.raises(ConfigError, match=r"^Trainer\.fit: given: expected context rows, by log_prob of WithContext"):
+        Trainer(steps=3).fit(WithContext(lambda value: value), ROWS)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, "a", 2**63])

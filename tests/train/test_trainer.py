@@ -426,7 +426,7 @@ def test_a_rollback_restores_the_best_weights_and_resets_the_optimizer() -> None
 def test_permanent_nan_is_a_divergence() -> None:
     options = TrainOptions(steps=2000, log_every=5)
     with pytest.raises(
-        DivergedError, match=r"not finite at step \d+, after 5 rollbacks .* try train.learning_rate="
+        DivergedError, match=r"not finite at step \d+, after 5 rollbacks .* try a learning rate of "
     ) as e:
         run(options, state=poisoned(options, lambda call: call > 20))
     assert "\n" not in str(e.value)

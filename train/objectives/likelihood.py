@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pushforward.common.errors import ConfigError
 from pushforward.common.text import listed
 from pushforward.evaluate.likelihood import log_prob, nll_from
 from pushforward.flows import Flow, Mixture, Model, members_of
@@ -191,7 +192,15 @@ def log_prob_terms(flow: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor
     """The two terms of the log-density; of another module than a flow, the log-density and zero."""
     if isinstance(flow, Flow):
         return flow.log_prob_terms(x, context)
-    value: Tensor = flow.log_prob(x) if context is None else flow.log_prob(x, context)
+    value: Any = flow.log_prob(x) if context is None else flow.log_prob(x, context)
+    expected = f"flow: log_prob: expected a tensor of {len(x)} log-densities for {len(x)} rows"
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = f"one of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"{expected}; got {got}")
+    if value.shape != x.shape[:-1]:  # (n, 1) would be broadcast against weights (n,)
+        raise ConfigError(f"{expected}; got the shape {tuple(value.shape)}")
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise ConfigError(f"{expected} that depend on the parameters; got a tensor without a gradient")
     return value, value.new_zeros(())
 
 

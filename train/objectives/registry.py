@@ -41,7 +41,16 @@ def register_objective(name: str, *, problem: str = "rows") -> "Callable[[type[O
         name: The name.
         problem: The kind of problem that it is for: ``rows``, ``target``, ``autoencoder``, or one that was added.
     """
-    return OBJECTIVES.register(f"{problem}/{name}")
+
+    def add(kind: "type[Objective]") -> "type[Objective]":
+        from pushforward.train.objectives.base import Objective
+
+        if not (isinstance(kind, type) and issubclass(kind, Objective)):
+            raise ValueError(f"register_objective: {name}: expected a subclass of train.objectives.base.Objective")
+        return register(kind)
+
+    register = OBJECTIVES.register(f"{problem}/{name}")
+    return add
 
 
 def objective_names(problem: str) -> list[str]:

@@ -25,7 +25,8 @@ class FrameKind:
         kind: ``numpy`` also stands for lists of rows; ``arrow`` for dicts of columns, structured arrays, files and data
             sets known by name.
         dtype: Type of an array or a tensor, such as ``float32``; empty for others.
-        dtypes: Types of the columns of numbers of a pandas frame, or of all of a polars frame, by name.
+        dtypes: Types by name of the columns of numbers of a pandas frame, of all columns of a polars frame, or of the
+            truth values of an Arrow table.
         numbered: Columns of a pandas frame whose names are integers and no text.
     """
 
@@ -57,6 +58,8 @@ class FrameKind:
         if is_a(rows, "polars", "DataFrame", "Series"):
             types = rows.schema.items() if is_a(rows, "polars", "DataFrame") else [(rows.name, rows.dtype)]
             return cls("polars", "", {name: str(dtype) for name, dtype in types})
+        if is_a(rows, "pyarrow", "Table", "RecordBatch"):
+            return cls("arrow", "", {field.name: "bool" for field in rows.schema if str(field.type) == "bool"})
         is_list = isinstance(rows, list | tuple)
         if is_list or (hasattr(rows, "__array__") and not hasattr(rows, "__arrow_c_stream__")):
             dtype = as_array(rows, "the rows").dtype
@@ -77,9 +80,10 @@ class FrameKind:
             "torch": self._tensor,
             "pandas": self._pandas,
             "polars": self._polars,
+            "arrow": self._arrow,
         }
         try:
-            return build[self.kind](table) if self.kind in build else table
+            return build[self.kind](table)
         except ImportError:
             return table
 
@@ -99,6 +103,13 @@ class FrameKind:
         if not is_kind or not all(isinstance(content[key], of) for key, of in expected.items()):
             raise DataError(f"kind of rows: expected the keys {', '.join(expected)}; the file is damaged")
         return cls(content["kind"], content["dtype"], content["dtypes"], tuple(content["numbered"]))
+
+    def _arrow(self, table: "pa.Table") -> "pa.Table":
+        """True and false again; other types are those of the schema."""
+        for k, name in enumerate(table.column_names):
+            if self.dtypes.get(name) == "bool":
+                table = table.set_column(k, name, table.column(k).cast("bool"))
+        return table
 
     def _array(self, table: "pa.Table") -> NDArray[Any]:
         matrix = np.stack([column.to_numpy() for column in table.columns], axis=1)

@@ -79,7 +79,7 @@ def _load(plugin: str) -> None:
         if error.name == plugin.partition(".")[0] or error.name == plugin:
             raise ConfigError(f"--plugin: no module named {plugin!r}; give its file, as in ./{plugin}.py") from None
         raise ConfigError(f"--plugin: {plugin}: {one_line(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"--plugin: {plugin}: {type(error).__name__}: {one_line(error)}") from error
 
 

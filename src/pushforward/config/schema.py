@@ -55,8 +55,12 @@ def _number(value: Any) -> Any:
 
 def _names(value: Any) -> Any:
     """Read ``a,b`` and ``[a, "b, c"]`` as lists of names."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
     if not isinstance(value, str):
-        return value
+        # pandas numbers columns without names; their names are these numbers as text.
+        is_list = isinstance(value, Sequence)
+        return [str(one) if type(one) is int else one for one in value] if is_list else value
     if value.lstrip().startswith("["):
         try:
             names = yaml.load(value, Loader=yaml.BaseLoader)

@@ -47,6 +47,11 @@ class ComparedRun:
     weights: Array | None = None
 
     @property
+    def is_bound(self) -> bool:
+        """Whether its log-densities are lower bounds, as those of an autoencoder."""
+        return bool(self.record.results.get("is_bound"))
+
+    @property
     def test_nll(self) -> float:
         """Mean negative log-likelihood of the test rows, in nats."""
         return mean_and_se(-self.log_probs, self.weights, where="test_nll")[0]
@@ -119,7 +124,14 @@ class Comparison:
         return self.best if alone else None
 
     def verdict(self) -> str:
-        """Return the outcome as a sentence."""
+        """Return the outcome as a sentence, and which NLLs are upper bounds."""
+        bounds = [one.label for one in self.runs if one.is_bound]
+        if not bounds:
+            return self._outcome()
+        what = "is an upper bound" if len(bounds) == 1 else "are upper bounds"
+        return f"{self._outcome()}; the NLL of {' and '.join(bounds)} {what}, the true one is lower"
+
+    def _outcome(self) -> str:
         leaders = self.leaders
         best, names = self.runs[self.best], [self.runs[i].label for i in leaders]
         if not math.isfinite(best.test_nll):
@@ -166,7 +178,7 @@ class Comparison:
                     count(number(results, "steps")),
                     duration(number(results, "seconds")),
                     significant(number(results, "val_nll")),
-                    measured(one.test_nll, one.test_nll_se),
+                    ("at most " if one.is_bound else "") + measured(one.test_nll, one.test_nll_se),
                     behind,
                 ]
             )

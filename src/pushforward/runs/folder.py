@@ -272,6 +272,8 @@ def check_model(run: RunFolder) -> None:
         )
     if not run.schema.exists():  # of a study, which fits no density to keep
         raise RunError(f"{run.path}: has no model: it is a study; `pushforward report {run.path}` shows it")
+    if run.status != "finished" and not any(run.model.glob("*")):
+        raise RunError(f"{run.path}: has no model, its status is {run.status}; {run.path / 'log.txt'} says why")
 
 
 def unique_name(label: str, otherwise: str) -> str:

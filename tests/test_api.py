@@ -171,7 +171,8 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 )
 def test_torchs_defaults_change_nothing(context: Callable[[], Any], tmp_path: Path) -> None:
     """Some people set a default dtype or a default device once for all of their code."""
-    x, quick = matrix(), QUICK | {"flow": "realnvp"}
+    x = matrix()
+    quick: dict[str, Any] = QUICK | {"flow": "realnvp"}
     alone = pushforward.fit(x, **quick)
     with context():
         before = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
@@ -310,10 +311,10 @@ def test_columns_without_names_are_named_by_their_numbers() -> None:
 def test_an_index_in_another_order_is_refused() -> None:
     frame = pd.DataFrame(table())
     mixed = frame.sample(frac=1, random_state=0)
-    for beside in ({"given": mixed["c"]}, {"weight": mixed["n"] + 1}):
-        (name,) = beside
+    for name, column in (("given", "c"), ("weight", "n")):
+        keys: dict[str, Any] = QUICK | {name: mixed[column]}
         with pytest.raises(DataError, match=f"^{name}: has the index of the rows in another order; align it"):
-            pushforward.fit(frame[["a"]], **(QUICK | beside))
+            pushforward.fit(frame[["a"]], **keys)
     given = mixed["c"].loc[frame.index]
     aligned = pushforward.fit(frame[["a"]], given=given, **QUICK)
     assert np.array_equal(

@@ -133,7 +133,7 @@ def _column_names(given: Any, data: Any) -> tuple[str, ...] | None:
     """The names of columns of the data in ``given``; None if it holds rows."""
     if isinstance(given, str):
         return (given,)
-    numbers = [given] if isinstance(given, int) else given if isinstance(given, list | tuple) else []
+    numbers: Any = given if isinstance(given, list | tuple) else [given]
     columns = getattr(data, "columns", ())  # pandas numbers columns without names
     if numbers and all(isinstance(number, int) for number in numbers) and set(numbers) <= set(columns):
         return tuple(map(str, numbers)) if len(numbers) != len(data) else None

@@ -235,3 +235,16 @@ def test_the_names_need_no_torch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
+
+
+def test_parts_of_another_kind_are_named() -> None:
+    register_base("test-no-base")(lambda build: "text")
+    UNIVARIATE_MAPS.register("test-no-map")(nn.Identity)
+    try:
+        with pytest.raises(ValueError, match=r"^test-no-base: its function: expected a Base; got str$"):
+            build("maf", 2, base="test-no-base")
+        with pytest.raises(ValueError, match=r"^test-no-map: expected a class of univariate maps; got one of Identity$"):
+            build("maf", 2, univariate="test-no-map")
+    finally:
+        BASES.remove("test-no-base")
+        UNIVARIATE_MAPS.remove("test-no-map")

@@ -117,3 +117,12 @@ def test_a_subclass_of_a_built_in_objective_fits_the_same(data: Any, name: str, 
     states = [pushforward.fit(data, objective=each, **keys).model.state_dict() for each in (name, other)]
     for key, value in states[0].items():
         assert torch.equal(value, states[1][key])
+
+
+def test_what_is_no_objective_is_refused_when_it_is_added() -> None:
+    before = OBJECTIVES.names()
+    with pytest.raises(
+        ValueError, match=r"^register_objective: test-none: expected a subclass of train\.objectives\.base"
+    ):
+        register_objective("test-none")(dict)  # type: ignore[arg-type]
+    assert OBJECTIVES.names() == before

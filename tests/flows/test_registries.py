@@ -243,7 +243,7 @@ def test_parts_of_another_kind_are_named() -> None:
     try:
         with pytest.raises(ValueError, match=r"^test-no-base: its function: expected a Base; got str$"):
             build("maf", 2, base="test-no-base")
-        with pytest.raises(ValueError, match=r"^test-no-map: expected a class of univariate maps; got one of Identity$"):
+        with pytest.raises(ValueError, match=r"^test-no-map: expected a class of univariate maps; got one of Ident"):
             build("maf", 2, univariate="test-no-map")
     finally:
         BASES.remove("test-no-base")

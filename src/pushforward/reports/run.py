@@ -191,17 +191,18 @@ def _cards(record: RunRecord) -> Html:
     if record.evaluated_step is None:
         evaluated = [samples_card(record), calibration_card(record), inversion_card(record)]
         shown = [shown[0], _gain_card(record), shown[1], *evaluated, shown[2]]
-    return cards([card for card in shown if card is not None])
+    more = _headline_cards(record)[1:]  # the first is the NLL
+    return cards([card for card in (*shown[:-1], *more, shown[-1]) if card is not None])
 
 
 def _headline_cards(record: RunRecord) -> list[Card]:
     """The numbers by which a problem sums up its fit."""
     return [
         Card(
-            str(item.get("name", "")),
+            " ".join(str(item.get("name", "")).split()),
             measured(number(item, "value"), number(item, "se")),
             str(item.get("unit", "")),
-            str(item.get("note", "")),
+            str(item.get("note", "")).strip(" ,;"),
         )
         for item in items(record.results, "headline")
     ]

@@ -253,7 +253,7 @@ def test_the_examples_of_the_page_about_parts_of_ones_own_work(tmp_path: Path) -
     assert "mean size" in done.stdout
     results = json.loads((tmp_path / "increments" / "results.json").read_text())
     assert (results["problem"], results["rows"]) == ("increments", 149)
-    assert "mean size" in (tmp_path / "increments" / "report.html").read_text()
+    assert "Mean size" in (tmp_path / "increments" / "report.html").read_text()
     common = ["--folds", "0", "--steps", "5", "--wandb", "off", "--json"]
     table = run(*plugin, "benchmark", "spiral", *common, "--methods", "bayesian-mixture,gaussian", cwd=tmp_path).stdout
     scores = {entry["method"]: entry["score"] for entry in json.loads(table)["entries"]}

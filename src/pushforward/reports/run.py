@@ -197,14 +197,15 @@ def _cards(record: RunRecord) -> Html:
 
 def _headline_cards(record: RunRecord) -> list[Card]:
     """The numbers by which a problem sums up its fit."""
+    names = [" ".join(str(item.get("name", "")).split()) for item in items(record.results, "headline")]
     return [
         Card(
-            " ".join(str(item.get("name", "")).split()),
+            f"{name[:1].upper()}{name[1:]}",
             measured(number(item, "value"), number(item, "se")),
             str(item.get("unit", "")),
             str(item.get("note", "")).strip(" ,;"),
         )
-        for item in items(record.results, "headline")
+        for name, item in zip(names, items(record.results, "headline"), strict=True)
     ]
 
 

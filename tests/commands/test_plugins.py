@@ -71,7 +71,7 @@ def test_a_kind_of_problem_of_a_plugin(tmp_path: Path) -> None:
     assert results["problem"] == "test-problem"
     assert abs(results["mean"] - 3.0) < 0.2
     report = (tmp_path / "run" / "report.html").read_text()
-    assert "mean of samples" in report
+    assert "Mean of samples" in report
     assert (tmp_path / "run" / "pictures" / "histogram.png").is_file()
     listed = json.loads(run("runs", ".", "--json", cwd=tmp_path).stdout)["runs"]
     assert [one["dataset"] for one in listed] == ["moments"]

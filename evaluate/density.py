@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pushforward.common.errors import DataError
+from pushforward.common.files import json_safe
 from pushforward.common.text import listed, shorten
 from pushforward.common.whole_number import MAX_SEED, whole_number
 from pushforward.datasets import Dequantizer, Schema
@@ -48,7 +49,8 @@ class FittedDensity:
 
     Attributes:
         model: The model, in float64.
-        results: The final numbers of its fit, such as ``test_nll``; empty if they are not known.
+        results: The final numbers of its fit, such as ``test_nll``; empty if they are not known. A folder that ``save``
+            wrote keeps them.
     """
 
     def __init__(
@@ -199,6 +201,7 @@ class FittedDensity:
             "bin_widths": self.dequantizer.bin_widths.tolist(),
             "kind": self.kind.to_dict(),
             "given_apart": self.given_apart,
+            "results": json_safe(dict(self.results)),
         }
         # The weights were trained in float32: this loses nothing. A copy, as others may use the model at this moment.
         save(copy.deepcopy(self.model).float(), folder, extra=(extra or {}) | description)
@@ -216,6 +219,7 @@ class FittedDensity:
         try:
             schema = Schema.from_dict(extra["schema"])
             kind, given_apart = FrameKind.from_dict(extra["kind"]), bool(extra["given_apart"])
+            results = dict(extra["results"])
             widths = np.asarray(extra["bin_widths"], dtype=np.float64)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(
@@ -230,7 +234,9 @@ class FittedDensity:
             raise ModelFileError(
                 f"{folder}: expected {model.features} bin widths of at least 0; got {shorten(str(widths.tolist()), 60)}"
             )
-        return cls(model, schema, widths.tolist(), kind, given_apart=given_apart)
+        density = cls(model, schema, widths.tolist(), kind, given_apart=given_apart)
+        density.results = results
+        return density
 
 
 def _numbers(samples: Array, context: Array | None) -> Array:

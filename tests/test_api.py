@@ -58,6 +58,8 @@ def test_a_frame_gives_frames_of_the_same_types(make: Callable[[Any], Any], kind
     again = loaded.sample(7, seed=1)
     assert again.equals(drawn)
     assert np.array_equal(loaded.log_prob(frame), density.log_prob(frame))
+    assert loaded.results == density.results
+    assert repr(loaded) == repr(density)
 
 
 def test_arrays_and_tensors_give_their_own_kind() -> None:

@@ -102,6 +102,7 @@ def test_samples_that_are_not_numbers_are_an_error() -> None:
 
 
 BAD_EXTRA: dict[str, tuple[dict[str, Any], str]] = {
+    "no results": ({"results": None}, "expected a model with a schema and bin widths; got a model without them"),
     "no schema": ({"schema": None}, "expected a model with a schema and bin widths; got a model without them"),
     "schema of text": ({"schema": "a, b"}, "expected a model with a schema and bin widths; got a model without them"),
     "text as widths": ({"bin_widths": ["x", 0]}, "expected a model with a schema and bin widths; got a model without"),
@@ -123,7 +124,7 @@ def test_edited_columns_are_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_a_schema_of_another_context_is_refused(tmp_path: Path) -> None:
-    columns = {"schema": schema("ab", "c").to_dict(), "bin_widths": [0.0, 0.0]}
+    columns = {"schema": schema("ab", "c").to_dict(), "bin_widths": [0.0, 0.0], "results": {}}
     save(build("gaussian", 2, 3), tmp_path, extra=columns | {"kind": FrameKind().to_dict(), "given_apart": False})
     with pytest.raises(ModelFileError, match="expected a schema of 2 columns, given 3; got 2, given 1"):
         FittedDensity.load(tmp_path)

@@ -15,6 +15,7 @@ from pushforward.common.errors import ConfigError, DataError
 from pushforward.common.plugins import load_plugins
 from pushforward.config.read import make_config
 from pushforward.datasets.dataset import MEMORY, Dataset
+from pushforward.datasets.tables.memory.objects import is_a
 from pushforward.evaluate.density import FittedDensity
 from pushforward.experiment import run as experiment
 from pushforward.experiment.callbacks import Guard, ShowProgress
@@ -134,7 +135,7 @@ def _column_names(given: Any, data: Any) -> tuple[str, ...] | None:
     if isinstance(given, str):
         return (given,)
     numbers: Any = given if isinstance(given, list | tuple) else [given]
-    columns = getattr(data, "columns", ())  # pandas numbers columns without names
+    columns = data.columns if is_a(data, "pandas", "DataFrame") else ()  # columns without names have numbers there
     if numbers and all(isinstance(number, int) for number in numbers) and set(numbers) <= set(columns):
         return tuple(map(str, numbers)) if len(numbers) != len(data) else None
     listed = list(given) if isinstance(given, list | tuple) or len(getattr(given, "shape", ())) == 1 else []
@@ -155,7 +156,6 @@ def _check_can_be_saved(embedding: nn.Module | None) -> None:
         raise ConfigError(f"embedding: {str(error).removeprefix('save: ')}, or leave out= out") from None
 
 
-@usual_defaults()
 def load(path: str | Path, *, device: str = "cpu") -> FittedDensity:
     """Load a density: of a run folder, of a run below ``runs/`` by its name, or of a folder that ``save`` wrote.
 

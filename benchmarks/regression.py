@@ -101,15 +101,9 @@ def fit(path: Path, method: str, split: int, quick: bool) -> list[dict[str, Any]
     fitted = fitting.fit(problem)
     scores = problem.score(fitted.density)
     seconds = time.process_time() - began
-    report = regression_report(fitted.density.model, test.rows, test.context, ["y"])
-    (found,) = report.responses
     numbers = {
         "nll": scores.numbers["test_nll"],
-        "crps": found.crps,
-        "rmse": found.rmse,
-        "cde_loss": report.cde_loss,
-        **{f"within_{i.level:g}": i.coverage for i in found.intervals},
-        "pit_ks": found.pit.ks,
+        **regression_report(fitted.density.model, test.rows, test.context, ["y"]).summary(),
         "steps": fitted.state.progress.step,
         "cpu_seconds": seconds,
     }

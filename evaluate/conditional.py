@@ -94,17 +94,14 @@ def quantiles(
     p = np.asarray(levels, dtype=np.float64).reshape(-1)
     if not ((p > 0) & (p < 1)).all():
         raise ValueError(f"quantiles: expected levels above 0 and below 1; got {np.asarray(levels).tolist()}")
-    out, first = [], 0
-    for block in _blocks(context, len(p)):
-        out.append(_quantiles(model, block, p, start, accuracy, first))
-        first += len(block)
-    return np.concatenate(out)
+    blocks = _blocks(context, len(p))
+    return np.concatenate([_quantiles(model, block, p, start, accuracy, first) for first, block in blocks])
 
 
-def _blocks(context: Array, k: int) -> list[Array]:
-    """The rows of a context in blocks of about ``_ROWS`` pairs with ``k`` levels, so that memory stays bounded."""
+def _blocks(context: Array, k: int) -> list[tuple[int, Array]]:
+    """Blocks of a context of about ``_ROWS`` pairs with ``k`` levels, for bounded memory, each after its first row."""
     size = max(1, _ROWS // max(1, k))
-    return [context[i : i + size] for i in range(0, max(1, len(context)), size)]
+    return [(i, context[i : i + size]) for i in range(0, max(1, len(context)), size)]
 
 
 def _quantiles(model: Any, context: Array, p: Array, start: tuple[float, float], accuracy: float, first: int) -> Array:
@@ -163,11 +160,8 @@ def mean(model: Any, context: Array, start: tuple[float, float]) -> Array:
     there.
     """
     context = np.asarray(context, dtype=np.float64)
-    out, first = [], 0
-    for block in _blocks(context, len(_LEVELS) * len(_NODES)):
-        out.append(_mean(model, block, start, first))
-        first += len(block)
-    return np.concatenate(out)
+    blocks = _blocks(context, len(_LEVELS) * len(_NODES))
+    return np.concatenate([_mean(model, block, start, first) for first, block in blocks])
 
 
 def _mean(model: Any, context: Array, start: tuple[float, float], first: int) -> Array:

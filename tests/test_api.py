@@ -310,7 +310,7 @@ def test_columns_without_names_are_named_by_their_numbers() -> None:
     assert pushforward.fit(frame, weight=1, **QUICK).schema.names == ("0", "2")
     arrow = pa.table(table())  # its columns have no numbers: a list of numbers is one context value a row
     assert pushforward.fit(arrow, given=list(range(300)), **QUICK).schema.context_names == ("c1",)
-    with pytest.raises(DataError, match="^given: expected an array, .*; got int$"):
+    with pytest.raises(DataError, match=r"^given: expected an array, .*; got int$"):
         pushforward.fit(arrow, given=0, **QUICK)
 
 

@@ -18,6 +18,9 @@ MIN_ROWS = 3
 GIVEN = "given"
 """What context rows are called that came as an object of their own."""
 
+FINITE = "the density needs a finite number in each cell"
+"""What to do about cells that cannot be scored."""
+
 _MOST_LINES = 40
 # More columns than this are not listed in a command if those to keep are shorter.
 _MANY = 10
@@ -129,6 +132,23 @@ def report(where: str, obstacles: Sequence[Obstacle], columns: int) -> str:
     if len(shown) < len(obstacles):
         lines.append(f"  and {len(obstacles) - len(shown)} more")
     return "\n".join(lines)
+
+
+def check_usable(
+    where: str, obstacles: Sequence[Obstacle], columns: int, advice: str = FINITE, *, named: bool = True
+) -> None:
+    """Raise a ``TableError`` if there are obstacles: one line for one of them, the advice at its end.
+
+    Args:
+        where: Name of the table.
+        obstacles: The obstacles.
+        columns: Number of columns that were looked at.
+        advice: What to do.
+        named: Whether the only column is called by its name.
+    """
+    if obstacles:
+        what = report(where, obstacles, columns) if named or columns > 1 else f"{where}: {obstacles[0].what}"
+        raise TableError(what, advice, separator="\n" if "\n" in what else "; ")
 
 
 def _name(obstacle: Obstacle) -> str:

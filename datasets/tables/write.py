@@ -82,7 +82,8 @@ class RowTables:
                 raise ValueError(f"write_table: expected shape ({len(rows)}, {len(described)}); got {matrix.shape}")
             for k, column in enumerate(described):
                 is_feature = described is known.columns
-                values = on_grid(matrix[:, k], column) if is_feature else _as_given(matrix[:, k], column)
+                # The context is written as it was given; adding 0.0 turns -0.0 into 0.0.
+                values = on_grid(matrix[:, k], column) if is_feature else _whole(matrix[:, k], column) + 0.0
                 if is_feature and column.tied and column.step is not None:
                     # A column with ties is a scale with ends, such as a count or a grade.
                     values = self._clip(values, column)
@@ -109,15 +110,15 @@ def _arrow_column(values: Array, column: Column) -> Any:
     return pa.array(values.astype(kind.to_pandas_dtype()), type=kind)
 
 
-def _as_given(values: Array, column: Column) -> Array:
-    rounded: Array = np.rint(values) if column.integer else values
-    return rounded + 0.0  # turns -0.0 into 0.0
+def _whole(values: Array, column: Column) -> Array:
+    """Round the values of a column of integers."""
+    return np.rint(values) + 0.0 if column.integer else values
 
 
 def on_grid(values: Array, column: Column) -> Array:
     """Round values to the grid of a column, to the doubles that its decimals parse to (0.3, not 0.1 + 0.2)."""
     if column.step is None or column.offset is None:
-        return np.rint(values) + 0.0 if column.integer else values
+        return _whole(values, column)
     values = snap(values, column.step, column.offset)
     decimals = column.decimals
     # Adding 0.0 turns -0.0 into 0.0.

@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pushforward.common.errors import DataError, TableError
+from pushforward.common.errors import DataError
 from pushforward.datasets.tables.files.plain_reader import PlainReader
 from pushforward.datasets.tables.memory.objects import ObjectTable
-from pushforward.datasets.tables.obstacles import report
+from pushforward.datasets.tables.obstacles import GIVEN, check_usable
 from pushforward.datasets.tables.read import check_has, read_columns
 from pushforward.datasets.tables.schema import Schema
 
 Array = NDArray[np.float64]
 
-_ROWS, _GIVEN = "the rows", "given"
+_ROWS = "the rows"
 
 
 def feature_rows(rows: Any, schema: Schema, *, alone: bool = False) -> Array:
@@ -58,10 +58,10 @@ def context_rows(rows: Any, context: Any, schema: Schema) -> Array | None:
             count = "1 row" if table is None else f"{table.rows} rows"
             raise DataError(f"given: expected {count} of {_columns(wanted)}; got nothing")
         return _matrix(table, _ROWS, wanted, schema)
-    given = ObjectTable(context, _GIVEN)
+    given = ObjectTable(context, GIVEN)
     if table is not None and given.rows not in (1, table.rows):
         raise DataError(f"given: expected {table.rows} rows; got {given.rows}")
-    return _matrix(given, _GIVEN, wanted, schema, alone=True)
+    return _matrix(given, GIVEN, wanted, schema, alone=True)
 
 
 def _matrix(table: ObjectTable, where: str, wanted: Sequence[str], schema: Schema, *, alone: bool = False) -> Array:
@@ -76,10 +76,7 @@ def _matrix(table: ObjectTable, where: str, wanted: Sequence[str], schema: Schem
         table = table.select(map(known.index, wanted), wanted)
     content = PlainReader(table, schema.spellings).read()
     columns = read_columns(content, content.column_names, schema.missing_values)
-    if columns.obstacles:
-        what = report(where, columns.obstacles, len(wanted))
-        separator = "\n" if "\n" in what else "; "
-        raise TableError(what, "the density needs a finite number in each cell", separator=separator)
+    check_usable(where, columns.obstacles, len(wanted))
     return np.ascontiguousarray(columns.numbers.select(wanted).matrix)
 
 

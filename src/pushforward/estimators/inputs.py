@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pushforward.common.errors import DataError, TableError
+from pushforward.common.errors import DataError
 from pushforward.datasets.tables.memory.objects import ObjectTable, as_array, is_a
 from pushforward.datasets.tables.numbers.cells import RESCALE, Cells, Obstacle, constant_value, narrow_spread
-from pushforward.datasets.tables.obstacles import about_constant, report
+from pushforward.datasets.tables.obstacles import about_constant, check_usable
 from pushforward.datasets.tables.read import Numbers, check_has, read_columns
 from pushforward.datasets.tables.weights import read_weights
 from pushforward.evaluate.likelihood import Array
-
-_NEEDS = "the density needs a finite number in each cell"
 
 
 def plain_inputs(inputs: Any) -> Any:
@@ -114,7 +112,7 @@ def check_size(where: str, names: Sequence[str], matrix: Array) -> None:
         TableError: If a column has such a number.
     """
     found = [_too_large(name, values) for name, values in zip(names, matrix.T, strict=True)]
-    _refuse(where, [obstacle for obstacle in found if obstacle], len(names), _NEEDS)
+    check_usable(where, [obstacle for obstacle in found if obstacle], len(names))
 
 
 def check_new(where: str, names: Sequence[str], matrix: Array, *, vary: bool, named: bool = True) -> None:
@@ -142,7 +140,8 @@ def check_new(where: str, names: Sequence[str], matrix: Array, *, vary: bool, na
     can_go = len(obstacles) < len(names)
     remedies = dict.fromkeys(obstacle.remedy for obstacle in obstacles if obstacle.remedy)
     advice = " or ".join([*remedies, *(["leave it out"] if can_go else [])]) or "the density needs numbers that vary"
-    _refuse(where, obstacles, len(names), advice if len(obstacles) == 1 else f"for each: {advice}", named=named)
+    advice = advice if len(obstacles) == 1 else f"for each: {advice}"
+    check_usable(where, obstacles, len(names), advice, named=named)
 
 
 def _too_large(name: str, values: Array) -> Obstacle | None:
@@ -161,13 +160,5 @@ def _read(table: ObjectTable, where: str, *, named: bool = True) -> Numbers:
             content = content.set_column(k, field.name, content.column(k).cast(pa.int8()))
     # Text is read only where it is written as Python writes numbers: no fit remembers another spelling here.
     columns = read_columns(content, content.column_names)
-    _refuse(where, columns.obstacles, content.num_columns, _NEEDS, named=named)
+    check_usable(where, columns.obstacles, content.num_columns, named=named)
     return columns.numbers
-
-
-def _refuse(where: str, obstacles: Sequence[Obstacle], columns: int, advice: str, *, named: bool = True) -> None:
-    """Raise if there are obstacles."""
-    if not obstacles:
-        return
-    what = report(where, obstacles, columns) if named or columns > 1 else f"{where}: {obstacles[0].what}"
-    raise TableError(what, advice, separator="\n" if "\n" in what else "; ")

@@ -1,9 +1,9 @@
 """The report of a run: the contents of its folder as one self-contained HTML file."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pushforward.common.errors import RunUsageError
 from pushforward.common.files import atomic_write, report_write_errors
@@ -197,16 +197,17 @@ def _cards(record: RunRecord) -> Html:
 
 def _headline_cards(record: RunRecord) -> list[Card]:
     """The numbers by which a problem sums up its fit."""
-    names = [" ".join(str(item.get("name", "")).split()) for item in items(record.results, "headline")]
-    return [
-        Card(
-            f"{name[:1].upper()}{name[1:]}",
-            measured(number(item, "value"), number(item, "se")),
-            str(item.get("unit", "")),
-            str(item.get("note", "")).strip(" ,;"),
-        )
-        for name, item in zip(names, items(record.results, "headline"), strict=True)
-    ]
+    return [_headline_card(item) for item in items(record.results, "headline")]
+
+
+def _headline_card(item: Mapping[str, Any]) -> Card:
+    name = " ".join(str(item.get("name", "")).split())
+    return Card(
+        f"{name[:1].upper()}{name[1:]}",
+        measured(number(item, "value"), number(item, "se")),
+        str(item.get("unit", "")),
+        str(item.get("note", "")).strip(" ,;"),
+    )
 
 
 def _nll_card(record: RunRecord) -> Card:

@@ -12,10 +12,11 @@ from torch.special import ndtri
 from pushforward.flows.bases.base import Base
 from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bases.normal import normal_cdf, normal_from_tails
-from pushforward.flows.bijections import fused
 from pushforward.flows.bijections.base import saturate
 from pushforward.flows.checks import at_least_single, check_shape
-from pushforward.flows.kernels import native
+from pushforward.flows.kernels.description import Description, Kept, evaluate
+from pushforward.flows.kernels.layers import Map
+from pushforward.flows.networks.mapped import describe_layer
 from pushforward.flows.networks.masked import MaskedConditioner
 from pushforward.flows.univariate.base import Univariate
 
@@ -92,8 +93,8 @@ class MixtureConditional(Univariate):
         weights = logits.softmax(-1)
         return (weights * normal_cdf(scaled)).sum(-1), (weights * normal_cdf(-scaled)).sum(-1)
 
-    def kernel(self) -> native.Map:
-        return native.Map(kind=native.MIXTURE, bins=self.components, bound=self.least_scale)
+    def kernel(self) -> Map:
+        return Map("mixture", bins=self.components, bound=self.least_scale)
 
 
 class AutoregressiveMixture(Base):
@@ -196,16 +197,19 @@ class AutoregressiveMixture(Base):
 
     def _log_density(self, y: Tensor, context: Tensor | None) -> Tensor:
         """Log-density ``(...)`` in the coordinates of the Gaussian."""
-        if done := fused.layer(self.conditioner, self.conditional, y, context):
+        if done := evaluate(_KEPT.get(self, self._describe), y, context):
             return done[1]
         parameters = self.conditioner(y, context).to(y.dtype)
         log_density: Tensor = self.conditional.forward(y, parameters)[1].sum(-1)
         return log_density
 
+    def _describe(self) -> Description | None:
+        return describe_layer(self, self.conditioner, self.conditional, self.features)
+
     def _draw(self, lead: tuple[int, ...], context: Tensor | None) -> Tensor:
         """Draw samples ``(*lead, D)`` in the coordinates of the Gaussian, without gradients."""
         uniform = torch.rand(*lead, self.features, dtype=self.dtype, device=self.device)
-        if done := fused.layer(self.conditioner, self.conditional, uniform, context, inverse=True):
+        if done := evaluate(_KEPT.get(self, self._describe), uniform, context, inverse=True):
             return done[0]
         points = uniform.reshape(-1, self.features)
         flat = None if context is None else context.reshape(-1, self.context)
@@ -237,3 +241,6 @@ class AutoregressiveMixture(Base):
             quantiles = ndtri((torch.arange(components, dtype=torch.float64) + 0.5) / components)
             bias[:, 1] = quantiles * (math.sqrt(1.0 - within**2) / quantiles.square().mean().sqrt())
         bias[:, 2] = math.log(within - self.conditional.least_scale)
+
+
+_KEPT = Kept()

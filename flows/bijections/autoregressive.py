@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.flows.bijections import fused
 from pushforward.flows.bijections.base import Bijection, saturate
+from pushforward.flows.kernels.description import Description
+from pushforward.flows.networks.mapped import describe_layer
 from pushforward.flows.networks.masked import MaskedConditioner
 from pushforward.flows.univariate.base import Univariate
 
@@ -47,7 +48,7 @@ class MaskedAutoregressive(Bijection):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(x, context)
         x, context = saturate(x), context if self.context else None
-        if done := fused.layer(self.conditioner, self.univariate, x, context):
+        if done := self.by_kernels(x, context, inverse=False):
             return done[0], done[1]
         self.check_dtypes(next(self.parameters(), None), x, context)
         # Under autocast the conditioner may return half precision; the map keeps the precision of the points.
@@ -58,7 +59,7 @@ class MaskedAutoregressive(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
         z, context = saturate(z), context if self.context else None
-        if done := fused.layer(self.conditioner, self.univariate, z, context, inverse=True):
+        if done := self.by_kernels(z, context, inverse=True):
             return done[0], done[1]
         self.check_dtypes(next(self.parameters(), None), z, context)
         lead = z.shape[:-1]
@@ -72,17 +73,19 @@ class MaskedAutoregressive(Bijection):
     def forward_and_score(
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return self._fused(x, score, context, inverse=False) or super().forward_and_score(x, score, context)
+        return self._with_score(x, score, context, inverse=False) or super().forward_and_score(x, score, context)
 
     def inverse_and_score(
         self, z: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return self._fused(z, score, context, inverse=True) or super().inverse_and_score(z, score, context)
+        return self._with_score(z, score, context, inverse=True) or super().inverse_and_score(z, score, context)
 
-    def _fused(self, points: Tensor, score: Tensor, context: Tensor | None, *, inverse: bool) -> Any:
+    def _with_score(self, points: Tensor, score: Tensor, context: Tensor | None, *, inverse: bool) -> Any:
         self.check_points(points, context)
-        context = context if self.context else None
-        return fused.layer(self.conditioner, self.univariate, points, context, inverse=inverse, score=score)
+        return self.by_kernels(points, context if self.context else None, inverse=inverse, score=score)
+
+    def describe(self) -> Description | None:
+        return describe_layer(self, self.conditioner, self.univariate, self.features)
 
     def config(self) -> dict[str, Any]:
         return {"conditioner": self.conditioner, "univariate": self.univariate}

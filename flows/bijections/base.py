@@ -6,6 +6,7 @@ map *just applied*.
 """
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.checks import check_dtype, check_floating, check_rows, check_shape
+from pushforward.flows.kernels.description import Description, Kept, evaluate, is_described
 from pushforward.flows.state import Part
 
 if TYPE_CHECKING:
@@ -112,6 +114,16 @@ class Bijection(Part, Transform):
             x, log_det = self.inverse(z, context)
             return x, log_det, differentiate_points(self.forward, x, score, context)
 
+    def describe(self) -> Description | None:
+        """Describe this layer for the kernels; None if they do not implement it, as it is now."""
+        return None
+
+    def by_kernels(
+        self, points: Tensor, context: Tensor | None, *, inverse: bool, score: Tensor | None = None
+    ) -> Any:
+        """Evaluate this layer by a kernel; see ``description.evaluate``. None if it cannot be used here."""
+        return evaluate(_KEPT.get(self, self.describe), points, context, inverse=inverse, score=score)
+
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this bijection, without its weights: JSON values and modules only."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to rebuild it: override config()")
@@ -133,6 +145,9 @@ class Bijection(Part, Transform):
             check_dtype(type(self).__name__, "points", points, like.dtype)
             if self.context and context is not None:
                 check_dtype(type(self).__name__, "context", context, like.dtype)
+
+
+_KEPT = Kept()
 
 
 def saturate(points: Tensor) -> Tensor:
@@ -282,40 +297,71 @@ class Chain(Bijection):
                 raise ValueError(f"Chain: expected a context of 0 or {context} in member {i}; got {member.context}")
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self.check_points(x, context)
-        total = x.new_zeros(x.shape[:-1])
-        for bijection in self.bijections:
-            x, log_det = bijection(x, context)
-            total = total + log_det
-        return x, total
+        x, log_det, _ = self._through(x, context, None, inverse=False)
+        return x, log_det
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        self.check_points(z, context)
-        total = z.new_zeros(z.shape[:-1])
-        for bijection in reversed(self._members):
-            z, log_det = bijection.inverse(z, context)
-            total = total + log_det
-        return z, total
+        z, log_det, _ = self._through(z, context, None, inverse=True)
+        return z, log_det
 
     def forward_and_score(
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self.check_points(x, context)
-        total = x.new_zeros(x.shape[:-1])
-        for bijection in self._members:
-            x, log_det, score = bijection.forward_and_score(x, score, context)
-            total = total + log_det
-        return x, total, score
+        return self._through(x, context, score, inverse=False)
 
     def inverse_and_score(
         self, z: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self.check_points(z, context)
-        total = z.new_zeros(z.shape[:-1])
-        for bijection in reversed(self._members):
-            z, log_det, score = bijection.inverse_and_score(z, score, context)
-            total = total + log_det
-        return z, total, score
+        return self._through(z, context, score, inverse=True)
+
+    def _through(
+        self, points: Tensor, context: Tensor | None, score: Tensor | None, *, inverse: bool
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Apply all members; runs of members that the kernels know are one call."""
+        self.check_points(points, context)
+        total = points.new_zeros(points.shape[:-1])
+        runs = self._runs()
+        for run, members in reversed(runs) if inverse else runs:
+            if done := evaluate(run, points, context, inverse=inverse, score=score):
+                points, log_det, *rest = done
+                total, score = total + log_det, rest[0] if rest else None
+                continue
+            for member in reversed(members) if inverse else members:
+                if score is None:
+                    points, log_det = member.inverse(points, context) if inverse else member(points, context)
+                else:
+                    apply = member.inverse_and_score if inverse else member.forward_and_score
+                    points, log_det, score = apply(points, score, context)
+                total = total + log_det
+        return points, total, score
+
+    def _runs(self) -> list[tuple[Description | None, list[Bijection]]]:
+        """Members side by side that one call of a kernel computes, with their description; others alone."""
+        compiling, members = torch.compiler.is_compiling(), self._members
+        if not compiling and (kept := _RUNS.get(self)) is not None:
+            seen, runs = kept
+            if seen == members and all([run is None or run.guard.holds() for run, _ in runs]):
+                return runs
+        runs, is_final = [], True
+        for member in members:
+            found = member.describe() if is_described(type(member), _DIRECTIONS) else None
+            if found is not None:
+                found.guard.module(member)
+            if found is None or not found.guard.holds():
+                runs.append((None, [member]))
+                # Others may be described another time: a network without its hooks, a layer that has been initialized.
+                is_final = is_final and type(member).describe is Bijection.describe
+            elif runs and (last := runs[-1][0]) is not None:
+                last.extend(found)
+                runs[-1][1].append(member)
+            else:
+                runs.append((found, [member]))
+        for run, _ in runs:
+            if run is not None:
+                run.finish()
+        if is_final and not compiling:
+            _RUNS[self] = members, runs
+        return runs
 
     @property
     def _members(self) -> list[Bijection]:
@@ -323,6 +369,10 @@ class Chain(Bijection):
 
     def config(self) -> dict[str, Any]:
         return {"bijections": list(self.bijections), "features": self.features, "context": self.context}
+
+
+_DIRECTIONS = ("forward", "inverse", "forward_and_score", "inverse_and_score")
+_RUNS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
 
 
 class Inverse(Bijection):
@@ -352,6 +402,14 @@ class Inverse(Bijection):
         self, z: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         return self.bijection.forward_and_score(z, score, context)
+
+    def describe(self) -> Description | None:
+        found = self.bijection.describe() if is_described(type(self.bijection), _DIRECTIONS) else None
+        if found is None:
+            return None
+        found.guard.module(self.bijection)
+        found.guard.child(self, "bijection")
+        return found.inverted()
 
     def config(self) -> dict[str, Any]:
         return {"bijection": self.bijection}

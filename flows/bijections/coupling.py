@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.flows.bijections import fused
 from pushforward.flows.bijections.base import Bijection, pull_back, saturate, without_dropout
+from pushforward.flows.kernels.description import Description
+from pushforward.flows.networks.mapped import describe_layer
 from pushforward.flows.networks.residual import ResidualNet
 from pushforward.flows.univariate.base import Univariate
 
@@ -79,6 +80,19 @@ class Coupling(Bijection):
     ) -> tuple[Tensor, Tensor, Tensor]:
         return self._transform_with_score(z, score, context, inverse=True)
 
+    def describe(self) -> Description | None:
+        found = describe_layer(
+            self,
+            self.conditioner,
+            self.univariate,
+            self.features,
+            identity_features=self.identity_features,
+            transformed_features=self.transformed_features,
+        )
+        if found is not None:
+            found.guard.attribute(self, "transformed_features", self.transformed_features)
+        return found
+
     def config(self) -> dict[str, Any]:
         return {
             "conditioner": self.conditioner,
@@ -89,7 +103,7 @@ class Coupling(Bijection):
     def _transform(self, points: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         self.check_points(points, context)
         points, context = saturate(points), context if self.context else None
-        if done := self._fused(points, context, inverse):
+        if done := self.by_kernels(points, context, inverse=inverse):
             return done[0], done[1]
         self.check_dtypes(next(self.parameters(), None), points, context)
         a, b = points[..., self._identity_index], points[..., self._transformed_index]
@@ -102,7 +116,7 @@ class Coupling(Bijection):
     ) -> tuple[Tensor, Tensor, Tensor]:
         self.check_points(points, context)
         context = context if self.context else None
-        if done := self._fused(points, context, inverse, score):
+        if done := self.by_kernels(points, context, inverse=inverse, score=score):
             return done[0], done[1], done[2]
         self.check_dtypes(next(self.parameters(), None), points, context)
         forward, back = self.univariate.forward, self.univariate.inverse
@@ -125,18 +139,6 @@ class Coupling(Bijection):
         if self.identity_features:
             score_a = score_a + pull_back((parameters,), (source,), (g_parameters,), retain_graph=with_grad)[0]
         return self._merged(a, value), log_derivative.sum(-1), self._merged(score_a, score_b)
-
-    def _fused(self, points: Tensor, context: Tensor | None, inverse: bool, score: Tensor | None = None) -> Any:
-        return fused.layer(
-            self.conditioner,
-            self.univariate,
-            points,
-            context,
-            inverse=inverse,
-            identity_features=self.identity_features,
-            transformed_features=self.transformed_features,
-            score=score,
-        )
 
     def _parameters_of(self, a: Tensor, context: Tensor | None) -> Tensor:
         """Parameters ``(..., len(B), size)`` of the maps, from the identity features."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pushforward.flows.bijections.base import Bijection, saturate
 from pushforward.flows.checks import at_least_single
-from pushforward.flows.kernels.elementwise import differentiate, needs_formula, usable
+from pushforward.flows.kernels.description import Description
+from pushforward.flows.kernels.layers import Layer
 
 
 class Permutation(Bijection):
@@ -78,6 +79,11 @@ class Permutation(Bijection):
     ) -> tuple[Tensor, Tensor, Tensor]:
         return *self.inverse(z), score.index_select(-1, self._back)
 
+    def describe(self) -> Description | None:
+        found = Description()
+        found.guard.attribute(self, "order", self.order)
+        return found.of(Layer("permute", order=tuple(self.order)))
+
     def config(self) -> dict[str, Any]:
         return {"order": self.order}
 
@@ -109,17 +115,18 @@ class LULinear(Bijection):
         self.check_points(x, context)
         self.check_dtypes(self.bias, x)
         x = saturate(x)
-        tensors = self.lower, self.upper, self.log_diagonal, self.bias
-        if torch.is_grad_enabled() and usable(x, *tensors):
-            z, log_det = _Product.apply(x.reshape(-1, self.features), *tensors)  # type: ignore[no-untyped-call]
-        else:
-            z, log_det = _product(x, *tensors)
-        return z.reshape(x.shape), log_det.expand(x.shape[:-1])
+        if done := self.by_kernels(x, None, inverse=False):
+            return done[0], done[1]
+        lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
+        z = x @ (lower @ upper).transpose(-1, -2) + self.bias
+        return z, self.log_diagonal.sum().expand(x.shape[:-1])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
         self.check_dtypes(self.bias, z)
         z = saturate(z)
+        if done := self.by_kernels(z, None, inverse=True):
+            return done[0], done[1]
         lower, upper = map(at_least_single, _factors(self.lower, self.upper, self.log_diagonal))
         # All points in one matrix: a batch of one-row systems would copy the factors for each point.
         y = at_least_single(z - self.bias).reshape(-1, self.features)
@@ -145,6 +152,14 @@ class LULinear(Bijection):
             lower, upper = _factors(self.lower, self.upper, self.log_diagonal)
             score = score @ (lower @ upper)
         return *self.inverse(z), score
+
+    def describe(self) -> Description | None:
+        found = Description()
+        for name in ("lower", "upper"):
+            found.add(self, name, self.features, self.features)
+        for name in ("log_diagonal", "bias"):
+            found.add(self, name, self.features)
+        return found.of(Layer("linear"))
 
     def config(self) -> dict[str, Any]:
         return {"features": self.features}
@@ -205,34 +220,3 @@ class LowRankLinear(Bijection):
 def _factors(lower: Tensor, upper: Tensor, log_diagonal: Tensor) -> tuple[Tensor, Tensor]:
     eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
     return lower.tril(-1) + eye, upper.triu(1) + torch.diag(log_diagonal.exp())
-
-
-def _product(x: Tensor, lower: Tensor, upper: Tensor, log_diagonal: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Points ``(..., D)`` times the matrix plus the bias, and the log-determinant ``()``, the same for all points."""
-    lower, upper = _factors(lower, upper, log_diagonal)
-    return x @ (lower @ upper).transpose(-1, -2) + bias, log_diagonal.sum()
-
-
-class _Product(torch.autograd.Function):
-    """``_product`` with a hand-written gradient: for small matrices autograd takes longer than the products."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        lower, upper, log_diagonal, bias = tensors
-        unit, scaled = lower.tril(-1), upper.triu(1)
-        unit.diagonal().fill_(1.0)
-        scaled.diagonal().copy_(log_diagonal.exp())
-        matrix = unit @ scaled
-        ctx.factors = unit, scaled, matrix
-        ctx.save_for_backward(x, *tensors)
-        return torch.addmm(bias, x, matrix.t()), log_diagonal.sum()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        if needs_formula(gradients):
-            return tuple(differentiate(_product, ctx.saved_tensors, gradients))
-        x, (unit, scaled, matrix), (gz, g_log) = ctx.saved_tensors[0], ctx.factors, gradients
-        g_matrix = gz.t() @ x
-        g_scaled = unit.t() @ g_matrix
-        g_diagonal = torch.addcmul(g_log, g_scaled.diagonal(), scaled.diagonal())
-        return gz @ matrix, (g_matrix @ scaled.t()).tril_(-1), g_scaled.triu_(1), g_diagonal, gz.sum(0)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.bijections.base import Bijection
-from pushforward.flows.kernels.elementwise import differentiate, needs_formula, usable
+from pushforward.flows.kernels.description import Description
+from pushforward.flows.kernels.layers import Layer
 
 
 class Standardize(Bijection):
@@ -133,16 +134,15 @@ class ActNorm(Bijection):
         self.check_dtypes(self.shift, x)
         if self.training and not self._is_initialized:
             self.initialize(x)
-        if torch.is_grad_enabled() and usable(x, self.shift, self.log_scale):
-            rows = x.reshape(-1, self.features)
-            z, log_det = _Normalization.apply(rows, self.shift, self.log_scale)  # type: ignore[no-untyped-call]
-        else:
-            z, log_det = _normalize(x, self.shift, self.log_scale)
-        return z.reshape(x.shape), log_det.expand(x.shape[:-1])
+        if done := self.by_kernels(x, None, inverse=False):
+            return done[0], done[1]
+        return (x - self.shift) * torch.exp(-self.log_scale), (-self.log_scale.sum()).expand(x.shape[:-1])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.check_points(z, context)
         self.check_dtypes(self.shift, z)
+        if done := self.by_kernels(z, None, inverse=True):
+            return done[0], done[1]
         x = z * torch.exp(self.log_scale) + self.shift
         return x, self.log_scale.sum().expand(z.shape[:-1])
 
@@ -157,6 +157,17 @@ class ActNorm(Bijection):
     ) -> tuple[Tensor, Tensor, Tensor]:
         return *self.inverse(z), score * torch.exp(-self.log_scale.detach())
 
+    def describe(self) -> Description | None:
+        if self.training and not self._is_initialized:
+            return None
+        found = Description()
+        found.guard.attribute(self, "_is_initialized", self._is_initialized)
+        if not self._is_initialized:
+            found.guard.attribute(self, "training", self.training)
+        found.add(self, "shift", self.features)
+        found.add(self, "log_scale", self.features)
+        return found.of(Layer("normalize"))
+
     def config(self) -> dict[str, Any]:
         return {"features": self.features}
 
@@ -164,27 +175,3 @@ class ActNorm(Bijection):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if not self.initialized.is_meta:
             self._is_initialized = bool(self.initialized.item())
-
-
-def _normalize(x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Normalized points ``(..., D)``, and the log-determinant ``()``, the same for all points."""
-    return (x - shift) * torch.exp(-log_scale), -log_scale.sum()
-
-
-class _Normalization(torch.autograd.Function):
-    """``_normalize`` with a hand-written gradient: autograd's bookkeeping takes longer than the arithmetic."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.scale = torch.exp(-log_scale)
-        ctx.save_for_backward(x, shift, log_scale)
-        return (x - shift).mul_(ctx.scale), -log_scale.sum()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, shift, log_scale = ctx.saved_tensors
-        if needs_formula(gradients):
-            return tuple(differentiate(_normalize, (x, shift, log_scale), gradients))
-        gz, g_log = gradients
-        gx = gz * ctx.scale
-        return gx, -gx.sum(0), -(gx * (x - shift)).sum(0) - g_log

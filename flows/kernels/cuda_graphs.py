@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pushforward.flows.kernels.elementwise import is_observed
 
 MIN_POINTS, MAX_POINTS = 256, 16_384
 """Points of one graph. With more points the launches take little beside the computation."""
@@ -58,13 +57,24 @@ def inverse(bijection: Invertible, z: Tensor, context: Tensor | None) -> ValueAn
 def is_possible(z: Tensor, context: Tensor | None) -> bool:
     """Whether these are ordinary GPU tensors, and the operations are neither observed nor differentiated."""
     return not (
-        is_observed()
-        or z.device.type != "cuda"
+        z.device.type != "cuda"
+        or _is_observed()
         or z.numel() == 0
         or torch.is_grad_enabled()
         or torch.is_autocast_enabled("cuda")
         or any(type(t) is not Tensor for t in (z, context) if t is not None)
         or torch.cuda.is_current_stream_capturing()
+    )
+
+
+def _is_observed() -> bool:
+    """Whether operations are being traced, compiled, batched or counted, or differentiated in forward mode."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
     )
 
 

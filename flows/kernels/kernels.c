@@ -4,6 +4,7 @@
  * Memory comes from arenas, which belong to a thread and are kept between calls. The functions called from Python
  * return 0, or 1 if there is not enough memory, except adamw.
  */
+#include <math.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -32,7 +33,8 @@
 #define ROW_BLOCK 2
 #endif
 
-enum { AFFINE, SPLINE, MIXTURE }; /* as in native.py */
+enum { AFFINE, SPLINE, MIXTURE };                 /* maps, as in native.py */
+enum { NETWORK, NORMALIZE, LINEAR, PERMUTE };     /* layers, as in native.py */
 
 typedef struct {
     int64_t kind;
@@ -41,19 +43,32 @@ typedef struct {
     int64_t learned; /* 1: the outermost slopes of a spline are parameters, and the lines outside have them */
 } map;
 
-/* The arguments of a kernel; the same layout as Call in native.py. */
+/* A layer; the same layout as Layer in layers.py. */
 typedef struct {
-    int64_t points, features, threads;
+    int64_t kind;
+    int64_t inverse;                /* 1: its inverse is what a chain applies forwards */
+    int64_t first;                  /* number of its first tensor among those of the chain */
     int64_t inputs, hidden, blocks; /* of the network */
     int64_t values, size;           /* number of mapped features, and of parameters of each map */
-    int64_t inverse;      /* 1: invert the maps */
-    int64_t sequential;   /* 1: the network reads the results of the inverted maps, feature by feature */
     map map;
     const int64_t *identity_features, *transformed_features; /* coupling: features read, features mapped */
     const int64_t *known; /* known[d]: number of hidden units that read only the first d inputs; NULL: no masks */
-    void *const *tensors; /* weights, biases, context terms, dropout factors of all layers; see NAME(open) */
-    void *const *g_tensors, *const *g_terms;
-} call;
+    const int64_t *order, *back; /* permutation and its inverse */
+} layer;
+
+/* The arguments of a kernel; the same layout as Chain in native.py. */
+typedef struct {
+    int64_t points, features, threads, layers;
+    int64_t inverse; /* 1: the layers are inverted, from the last to the first */
+    const layer *layer;
+    /* Of all layers: weights, biases, context terms and dropout factors as in open_network; shift and log_scale; lower,
+     * upper, log_diagonal and bias. */
+    void *const *tensors;
+    void *const *g_tensors; /* their gradients; NULL: only that of the points */
+} chain;
+
+/* Number of groups of tiles: about eight tiles each, and equally many for each thread. */
+static long groups_of(long tiles, long threads) { return threads * ((tiles + 8 * threads - 1) / (8 * threads)); }
 
 /* Memory that is taken piece by piece and freed all at once, when the arena is opened again. */
 typedef struct spill {
@@ -131,6 +146,7 @@ static void *take(arena *a, size_t bytes) {
 #define REAL float
 #define INTEGER int32_t
 #define ROOT __builtin_sqrtf
+#define MOST 5.304520507955288e17f /* the largest float to the power .46 */
 #define NAME(name) name##_f32
 #define LOAD load_f32
 #define STORE store_f32
@@ -148,12 +164,14 @@ static void *take(arena *a, size_t bytes) {
 #include "mixture.h"
 #include "univariate.h"
 #include "product.h"
-#include "layer.h"
+#include "network.h"
+#include "chain.h"
 #include "elementwise.h"
 #include "optimizer.h"
 #undef REAL
 #undef INTEGER
 #undef ROOT
+#undef MOST
 #undef NAME
 #undef LOAD
 #undef STORE
@@ -164,6 +182,7 @@ static void *take(arena *a, size_t bytes) {
 #define REAL double
 #define INTEGER int64_t
 #define ROOT __builtin_sqrt
+#define MOST 6.268579781100485e141
 #define NAME(name) name##_f64
 #define LOAD load_f64
 #define STORE store_f64
@@ -181,7 +200,8 @@ static void *take(arena *a, size_t bytes) {
 #include "mixture.h"
 #include "univariate.h"
 #include "product.h"
-#include "layer.h"
+#include "network.h"
+#include "chain.h"
 #include "elementwise.h"
 #include "optimizer.h"
 

@@ -30,34 +30,14 @@ class NativeWarning(UserWarning):
     """The kernels in C are not available; torch's own operations are used."""
 
 
-AFFINE, SPLINE, MIXTURE = range(3)
-"""Kinds of maps, numbered as in kernels.c."""
-
-
-class Map(ctypes.Structure):
-    """A univariate map (``map`` in kernels.c)."""
+class Chain(ctypes.Structure):
+    """Sizes and addresses of one call (``chain`` in kernels.c)."""
 
     _fields_ = (
-        ("kind", ctypes.c_int64),
-        ("bins", ctypes.c_int64),
-        ("bound", ctypes.c_double),
-        ("learned", ctypes.c_int64),
-    )
-
-
-class Call(ctypes.Structure):
-    """Sizes and addresses of one call (``call`` in kernels.c)."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("points", "features", "threads", "inputs", "hidden", "blocks")),
-        *((name, ctypes.c_int64) for name in ("values", "size", "inverse", "sequential")),
-        ("map", Map),
-        ("identity_features", ctypes.POINTER(ctypes.c_int64)),
-        ("transformed_features", ctypes.POINTER(ctypes.c_int64)),
-        ("known", ctypes.POINTER(ctypes.c_int64)),
-        ("tensors", ctypes.POINTER(ctypes.c_void_p)),
-        ("g_tensors", ctypes.POINTER(ctypes.c_void_p)),
-        ("g_terms", ctypes.POINTER(ctypes.c_void_p)),
+        *((name, ctypes.c_int64) for name in ("points", "features", "threads", "layers", "inverse")),
+        ("layer", ctypes.c_void_p),
+        ("tensors", ctypes.c_void_p),
+        ("g_tensors", ctypes.c_void_p),
     )
 
 
@@ -81,6 +61,12 @@ def disabled() -> Iterator[None]:
         yield
     finally:
         _switch.on = before
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_on() -> bool:
+    """Whether the kernels are available and not switched off in this thread; see ``library``."""
+    return library() is not None
 
 
 def library() -> ctypes.CDLL | None:
@@ -133,12 +119,14 @@ def _built_or_warned() -> ctypes.CDLL | None:
 
 def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     """Declare the signatures of the kernels."""
-    pointers = {"layer_forward": 4, "layer_backward": 5, "map_forward": 4, "map_backward": 6}
-    for name, count in pointers.items():
+    pointers = {"chain": (4, 4), "network": (3, 4), "map": (4, 6)}
+    for name, (forward, backward) in pointers.items():
         for kind in KINDS.values():
-            function = getattr(loaded, f"{name}_{kind}")
-            function.argtypes = [ctypes.POINTER(Call), *[ctypes.c_void_p] * count]  # ctypes passes a Call by reference
-            function.restype = ctypes.c_int
+            for direction, count in (("forward", forward), ("backward", backward)):
+                function = getattr(loaded, f"{name}_{direction}_{kind}")
+                # ctypes passes a Chain by reference
+                function.argtypes = [ctypes.POINTER(Chain), *[ctypes.c_void_p] * count]
+                function.restype = ctypes.c_int
     for kind in KINDS.values():
         function = getattr(loaded, f"adamw_{kind}")
         function.argtypes = [ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_double] * 7, ctypes.c_int64]
@@ -148,24 +136,30 @@ def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     return loaded
 
 
-def points_of_tile(kind: str) -> int:
-    """Number of points that the kernels of a kind (``f32`` or ``f64``) process together."""
-    loaded = _loaded()
-    assert loaded is not None
-    return int(loaded.points_of_tile(kind == "f64"))
+@functools.cache
+def points_of_tile(dtype: torch.dtype) -> int:
+    """Number of points that the kernels for a dtype process together."""
+    return int(_loaded_or_raise().points_of_tile(dtype == torch.float64))
 
 
-def run(name: str, kind: str, call: Call, *tensors: Tensor | None) -> None:
-    """Call a kernel; its tensors are contiguous and of the kind's dtype.
+def run(name: str, chain: Chain, *tensors: Tensor | None) -> None:
+    """Call a kernel; its tensors are contiguous and of one dtype.
 
     Raises:
         MemoryError: If there is not enough memory for the kernel's buffers.
     """
+    kind = KINDS[tensors[0].dtype]  # type: ignore[union-attr]
+    chain.threads = torch.get_num_threads()
+    function = getattr(_loaded_or_raise(), f"{name}_{kind}")
+    if function(chain, *[None if t is None else t.data_ptr() for t in tensors]):
+        raise MemoryError(f"{name}: not enough memory for {chain.points} points")
+
+
+def _loaded_or_raise() -> ctypes.CDLL:
     loaded = _loaded()
-    assert loaded is not None  # callers check library() first
-    call.threads = torch.get_num_threads()
-    if getattr(loaded, f"{name}_{kind}")(call, *[None if t is None else t.data_ptr() for t in tensors]):
-        raise MemoryError(f"{name}: not enough memory for {call.points} points")
+    if loaded is None:  # a graph that was recorded elsewhere
+        raise RuntimeError("the kernels in C are not available on this machine")
+    return loaded
 
 
 def adamw(table: np.ndarray[Any, np.dtype[np.int64]], kind: str, *numbers: float) -> float:
@@ -179,7 +173,5 @@ def adamw(table: np.ndarray[Any, np.dtype[np.int64]], kind: str, *numbers: float
     Returns:
         The norm of the gradient. If it is not finite, nothing was changed.
     """
-    loaded = _loaded()
-    assert loaded is not None
     threads = torch.get_num_threads()
-    return float(getattr(loaded, f"adamw_{kind}")(table.ctypes.data, len(table), *numbers, threads))
+    return float(getattr(_loaded_or_raise(), f"adamw_{kind}")(table.ctypes.data, len(table), *numbers, threads))

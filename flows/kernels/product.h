@@ -165,6 +165,14 @@ static void NAME(sum_of_rows)(const REAL *tile, long rows, REAL *sums) {
     }
 }
 
+static void NAME(sum_of_negatives)(const REAL *tile, long rows, REAL *sums) {
+    for (long r = 0; r < rows; r++) {
+        REAL sum = 0;
+        NAME(sum_of_rows)(tile + r * TILE, 1, &sum);
+        sums[r] -= sum;
+    }
+}
+
 /* The loops below have no branches, because the compiler would not vectorize them otherwise. */
 
 static void NAME(add_bias)(REAL *tile, long rows, const REAL *bias, const REAL *term) {

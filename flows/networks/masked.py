@@ -7,8 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.checks import check_at_least, check_dropout
+from pushforward.flows.kernels.description import Description
 from pushforward.flows.networks.incremental import Incremental, IncrementalPass, LinearWeights
-from pushforward.flows.networks.residual import MaskedLinear, ResidualBlock, evaluate, layer_tensors
+from pushforward.flows.networks.residual import (
+    MaskedLinear,
+    ResidualBlock,
+    describe_network,
+    evaluate,
+    layer_tensors,
+)
 from pushforward.flows.state import Part
 
 
@@ -122,11 +129,9 @@ class MaskedResidualNet(Part):
             like,
         )
 
-    def masks(self) -> tuple[Tensor, ...] | None:
-        """Masks of the weights in the order of ``tensors``; None without masks."""
-        body: list[Any] = list(self.body)
-        inner = [layer.mask for block in body for layer in (block.first, block.second)]
-        return (self.first.mask, *inner, self.last.mask)
+    def describe(self, inputs: int, outputs: int) -> Description | None:
+        """Describe the network for the kernels; see ``describe_network``."""
+        return describe_network(self, MaskedLinear, inputs, outputs)
 
     def tensors(
         self, lead: Sequence[int], context: Tensor | None = None, *, dropout: bool = True

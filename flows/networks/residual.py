@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from pushforward.flows.checks import check_at_least, check_dropout
 from pushforward.flows.constants import Constants
+from pushforward.flows.kernels import layers
+from pushforward.flows.kernels.description import Description, Kept, evaluate as by_kernels, is_described
+from pushforward.flows.kernels.layers import Layer
 from pushforward.flows.state import Part
 
 
@@ -66,9 +69,9 @@ class ResidualNet(Part):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return evaluate(self, x, context)
 
-    def masks(self) -> tuple[Tensor, ...] | None:
-        """Masks of the weights in the order of ``tensors``; None without masks."""
-        return None
+    def describe(self, inputs: int, outputs: int) -> Description | None:
+        """Describe the network for the kernels; see ``describe_network``."""
+        return describe_network(self, nn.Linear, inputs, outputs)
 
     def tensors(
         self, lead: Sequence[int], context: Tensor | None = None, *, dropout: bool = True
@@ -90,6 +93,8 @@ class ResidualNet(Part):
 
 def evaluate(net: Any, x: Tensor, context: Tensor | None) -> Tensor:
     """Evaluate a residual network, masked or not: input layer, blocks, output layer."""
+    if done := by_kernels(_ALONE.get(net, lambda: _describe_alone(net)), x, context, name="network"):
+        return done[0]
     h = net.first(x)
     if net.first_context is not None:
         h = h + net.first_context(context)
@@ -97,6 +102,88 @@ def evaluate(net: Any, x: Tensor, context: Tensor | None) -> Tensor:
         h = block(h, context)
     outputs: Tensor = net.last(F.relu(h))
     return outputs
+
+
+_ALONE = Kept()
+
+
+def _describe_alone(net: Any) -> Description | None:
+    """Describe a network without a map."""
+    inputs, outputs = net.first.weight.shape[1] if hasattr(net.first, "weight") else 0, net.last.weight.shape[0]
+    found: Description | None = net.describe(inputs, outputs)
+    if found is None:
+        return None
+    values = 1 if net.known is None else net.features
+    layer = Layer(
+        "network",
+        inputs=inputs,
+        hidden=net.hidden,
+        blocks=net.blocks,
+        values=values,
+        size=outputs // values,
+        known=net.known,
+    )
+    return found.of(layer)
+
+
+def describe_network(net: Any, linear: type, inputs: int, outputs: int) -> Description | None:
+    """Describe the parameters of a residual network for the kernels.
+
+    Args:
+        net: The network.
+        linear: Class of its linear layers.
+        inputs: Number of inputs, as the layer has it, not the network's own attribute.
+        outputs: Number of outputs, likewise.
+
+    Returns:
+        The description; None if a part is not as the network's class builds it.
+    """
+    known, hidden = net.known, net.hidden
+    if not is_described(type(net), ("forward", "tensors")) or not inputs or net.blocks > layers.MOST_BLOCKS:
+        return None
+    if known is not None and (len(known) != inputs + 1 or known[-1] != hidden):
+        return None
+    found = Description()
+    guard = found.guard
+    guard.module(net)
+    for name in ("hidden", "blocks", "known"):
+        guard.attribute(net, name, vars(net).get(name))
+
+    def add(owner: nn.Module, name: str, rows: int, columns: int) -> bool:
+        member = guard.child(owner, name)
+        if type(member) is not linear:
+            return False
+        guard.module(member)
+        found.add(member, "weight", rows, columns)
+        found.add(member, "bias", rows)
+        return True
+
+    if not add(net, "first", hidden, inputs):
+        return None
+    found.skip(1)
+    body = guard.child(net, "body")
+    guard.module(body)
+    if len(body) != net.blocks:
+        return None
+    for i in range(net.blocks):
+        block = guard.child(body, str(i))
+        if type(block) is not ResidualBlock:
+            return None
+        guard.module(block)
+        dropout = guard.child(block, "dropout")
+        if type(dropout) is not nn.Dropout:
+            return None
+        guard.module(dropout)
+        guard.dropouts.append((net, dropout))
+        if not add(block, "first", hidden, hidden):
+            return None
+        found.skip(2)
+        if not add(block, "second", hidden, hidden):
+            return None
+    if not add(net, "last", outputs, hidden):
+        return None
+    found.networks.append((0, net, False))
+    return found
 
 
 def layer_tensors(net: Any, lead: Sequence[int], context: Tensor | None, *, dropout: bool) -> tuple[Tensor | None, ...]:

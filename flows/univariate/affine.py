@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pushforward.flows.kernels import native
+from pushforward.flows.kernels.layers import Map
 from pushforward.flows.univariate.base import Univariate
 
 
@@ -43,8 +43,8 @@ class Affine(Univariate):
         x = (z - shift) * torch.exp(-log_scale)
         return x, (-log_scale).expand_as(x)
 
-    def kernel(self) -> native.Map | None:
-        return native.Map(kind=native.AFFINE, bound=self.log_scale_bound)
+    def kernel(self) -> Map | None:
+        return Map("affine", bound=self.log_scale_bound)
 
     def _shift_and_log_scale(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(-1)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pushforward.flows.kernels import native
+from pushforward.flows.kernels.layers import Map
 
 
 class Univariate(ABC):
@@ -37,7 +37,7 @@ class Univariate(ABC):
         """Map values back; return them with the logarithm of the derivative of this inverse map."""
         return invert(self, z, parameters)
 
-    def kernel(self) -> native.Map | None:
+    def kernel(self) -> Map | None:
         """The description of this map for the kernels in C; None if they do not implement it."""
         return None
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pushforward.flows.kernels import native
-from pushforward.flows.kernels.elementwise import apply_map, usable
+from pushforward.flows.kernels.elementwise import apply_map
+from pushforward.flows.kernels.layers import Map
 from pushforward.flows.univariate.base import Univariate
 
 # Smallest width and height of a bin as a fraction of the interval, and smallest slope at a knot (Durkan et al.).
@@ -69,17 +69,13 @@ class RationalQuadraticSpline(Univariate):
         return 3 * self.bins + (1 if self.tails == "learned" else -1)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        if usable(x, parameters):
-            return apply_map(self._forward, self.kernel(), self.size, x, parameters, inverse=False)
-        return self._forward(x, parameters)
+        return apply_map(self.kernel(), self.size, x, parameters, inverse=False) or self._forward(x, parameters)
 
     def inverse(self, z: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        if usable(z, parameters):
-            return apply_map(self._inverse, self.kernel(), self.size, z, parameters, inverse=True)
-        return self._inverse(z, parameters)
+        return apply_map(self.kernel(), self.size, z, parameters, inverse=True) or self._inverse(z, parameters)
 
-    def kernel(self) -> native.Map:
-        return native.Map(kind=native.SPLINE, bins=self.bins, bound=self.bound, learned=self.tails == "learned")
+    def kernel(self) -> Map:
+        return Map("spline", bins=self.bins, bound=self.bound, learned=self.tails == "learned")
 
     def _forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return rational_quadratic(x, parameters, self.bins, self.bound, self.tails)

@@ -1,0 +1,239 @@
+"""Descriptions of modules for the kernels, and their evaluation.
+
+A layer or a network describes itself by ``describe``: the text of an operator, and where the tensors are that it depends
+on. A module that somebody has changed (other parts, hooks, a ``forward`` of its own) does not match its description any
+more, and its own code runs.
+"""
+
+import functools
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pushforward.flows.kernels import native, operators
+from pushforward.flows.kernels.layers import Layer
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+class Description:
+    """What the kernels need to know of one or several layers, in the order in which they are applied forwards.
+
+    Attributes:
+        layers: The layers.
+        slots: A module and the name of its parameter for each tensor; None for context terms and dropout factors.
+        shapes: The shapes of these parameters.
+        networks: Networks, which fill the empty slots: the position of the first slot, the network, and whether its
+            layer is inverted.
+        guard: What must stay as it is for this to be right.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+        self.slots: list[tuple[nn.Module, str] | None] = []
+        self.shapes: list[tuple[int, ...] | None] = []
+        self.networks: list[tuple[int, Any, bool]] = []
+        self.guard = Guard()
+        self.text = ""
+
+    def add(self, module: nn.Module, name: str, *shape: int) -> None:
+        """Add a parameter."""
+        self.slots.append((module, name))
+        self.shapes.append(shape)
+
+    def skip(self, count: int) -> None:
+        """Leave slots empty."""
+        self.slots += [None] * count
+        self.shapes += [None] * count
+
+    def extend(self, other: "Description") -> None:
+        """Add the layers of another description."""
+        self.networks += [(position + len(self.slots), net, inverse) for position, net, inverse in other.networks]
+        self.layers += other.layers
+        self.slots += other.slots
+        self.shapes += other.shapes
+        self.guard.extend(other.guard)
+
+    def of(self, layer: Layer) -> "Description":
+        """Describe the layer whose tensors were added; return this."""
+        self.layers.append(layer)
+        return self
+
+    def finish(self) -> None:
+        """Write the text for the operators, after the last layer."""
+        self.text = ";".join([layer.text() for layer in self.layers])
+
+    def inverted(self) -> "Description":
+        """The description of the inverse of a single layer; changes and returns this."""
+        self.layers = [replace(layer, inverse=not layer.inverse) for layer in self.layers]
+        self.networks = [(position, net, not inverse) for position, net, inverse in self.networks]
+        return self
+
+
+class Guard:
+    """What is compared at every call: whether somebody has changed the modules of a description.
+
+    It takes a few microseconds, less than one attribute of every module. A mask that is changed in place is not noticed.
+    """
+
+    def __init__(self) -> None:
+        self.modules: list[nn.Module] = []
+        self.kinds: list[type] = []
+        self.hooks: list[dict[Any, Any]] = []
+        self.places: list[tuple[dict[str, Any], str]] = []
+        self.expected: list[object] = []
+        self.dropouts: list[tuple[Any, Any]] = []
+
+    def module(self, module: nn.Module) -> None:
+        """Expect the module's class, no hooks, and no ``forward`` of its own."""
+        self.modules.append(module)
+        self.kinds.append(type(module))
+        self.hooks += [vars(module)[name] for name in _HOOKS]
+        self.attribute(module, "forward", None)
+
+    def attribute(self, module: nn.Module, name: str, value: object) -> None:
+        """Expect an attribute to be the same object; None if there is none."""
+        self.places.append((vars(module), name))
+        self.expected.append(value)
+
+    def child(self, module: nn.Module, name: str) -> Any:
+        """Expect a submodule to be the same object; return it."""
+        found = module._modules.get(name)
+        self.places.append((module._modules, name))
+        self.expected.append(found)
+        return found
+
+    def extend(self, other: "Guard") -> None:
+        """Expect what another guard expects."""
+        for name in vars(self):
+            getattr(self, name).extend(getattr(other, name))
+
+    def holds(self) -> bool:
+        """Whether nothing has changed."""
+        return (
+            not any(self.hooks)
+            and not any(_GLOBAL_HOOKS)
+            and [*map(type, self.modules)] == self.kinds
+            and all([place.get(name) is value for (place, name), value in zip(self.places, self.expected, strict=True)])
+            and all([d.p == net.dropout and d.training == net.training for net, d in self.dropouts])
+        )
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_GLOBAL_HOOKS: list[dict[Any, Any]] = [
+    value
+    for name, value in vars(nn.modules.module).items()
+    if name.startswith("_global_") and name.endswith("_hooks") and isinstance(value, dict)
+]
+
+
+def is_described(kind: type, formulas: tuple[str, ...], by: str = "describe") -> bool:
+    """Whether a description belongs to a class: a subclass may have overridden formulas but not the description."""
+    return all(_depth(kind, by) <= _depth(kind, name) for name in formulas)
+
+
+@functools.lru_cache(maxsize=1024)
+def _depth(kind: type, name: str) -> int:
+    return next((i for i, c in enumerate(kind.__mro__) if name in vars(c)), len(kind.__mro__))
+
+
+class Kept:
+    """Descriptions of modules, made when they are first needed and again when the modules have changed."""
+
+    def __init__(self) -> None:
+        self._kept: weakref.WeakKeyDictionary[nn.Module, Description] = weakref.WeakKeyDictionary()
+
+    def get(self, module: nn.Module, describe: Callable[[], Description | None]) -> Description | None:
+        """Return the description of a module, None if the kernels do not implement it as it is now."""
+        compiling = torch.compiler.is_compiling()
+        found = None if compiling else self._kept.get(module)
+        if found is not None and found.guard.holds():
+            return found
+        found = describe()
+        if found is None or not found.guard.holds():
+            return None
+        found.finish()
+        if not compiling:
+            self._kept[module] = found
+        return found
+
+
+def evaluate(
+    found: Description | None,
+    points: Tensor,
+    context: Tensor | None = None,
+    *,
+    name: str = "chain",
+    inverse: bool = False,
+    score: Tensor | None = None,
+) -> tuple[Tensor, ...] | None:
+    """Evaluate layers by one call of a kernel.
+
+    The inverse of an autoregressive layer is solved feature by feature; its gradient follows from the implicit function
+    theorem, for the cost of one backward pass.
+
+    Args:
+        found: The layers; None for layers that are not described.
+        points: Points ``(..., features)``.
+        context: Context ``(..., context)`` or None.
+        name: ``"chain"``, or ``"network"`` for a network alone.
+        inverse: Whether to invert the layers.
+        score: Score ``(..., features)`` of a density at the points. Dropout is not applied then, because both
+            directions use the same activations.
+
+    Returns:
+        The mapped points ``(..., features)``, the log-determinants ``(...)``, and the score of the mapped density if a
+        score was given. For a network, its outputs ``(..., outputs)``. None if the kernels cannot be used here.
+    """
+    if found is None or not points.is_cpu or points.dtype not in native.KINDS or not native.is_on():
+        return None
+    tensors = _parameters(found, points.dtype)
+    if tensors is None or not _is_plain(points):
+        return None
+    lead = points.shape[:-1]
+    if context is not None and any([net.context for _, net, _ in found.networks]):
+        lead = torch.broadcast_shapes(lead, context.shape[:-1])
+    rows = points.expand(*lead, points.shape[-1]).reshape(-1, points.shape[-1])
+    for position, net, inverted in found.networks:
+        # The inverse of a masked network cannot drop activations.
+        drops = net.training and net.dropout and score is None and (inverse == inverted or net.known is None)
+        if net.context or drops:
+            terms = net.tensors(lead, context, dropout=bool(drops))
+            for i, term in enumerate(terms):
+                if tensors[position + i] is None and term is not None:
+                    tensors[position + i] = term.to(points.dtype)
+    first, second, saved = operators.evaluate(
+        name, found.text, rows, tensors, inverse=inverse, save=score is not None
+    )
+    first = first.reshape(*lead, first.shape[-1])
+    if name == "network":
+        return (first,)
+    if score is None:
+        return first, second.reshape(lead)
+    score = score.detach().expand(*lead, score.shape[-1]).reshape(-1, score.shape[-1])
+    mapped = operators.score(found.text, tensors, saved, score, inverse=inverse)
+    return first, second.reshape(lead), mapped.reshape(*lead, mapped.shape[-1])
+
+
+def _parameters(found: Description, dtype: torch.dtype) -> list[Tensor | None] | None:
+    """The tensor of each slot; None if one is not as described."""
+    tensors: list[Tensor | None] = [None if slot is None else slot[0]._parameters.get(slot[1]) for slot in found.slots]
+    for tensor, shape in zip(tensors, found.shapes, strict=True):
+        if shape is None:
+            continue
+        if tensor is None or tensor.dtype is not dtype or tensor.shape != shape or not tensor.is_cpu:
+            return None
+        if not _is_plain(tensor):
+            return None
+    return tensors
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is none of a subclass, which may see operations in its own way."""
+    return torch.compiler.is_compiling() or type(tensor) in _PLAIN
+
+

@@ -1,0 +1,319 @@
+"""The kernels as operators of torch: ``pushforward::chain``, ``pushforward::map`` and ``pushforward::network``.
+
+Each takes points or values, the tensors that the layers depend on, and a text that describes the layers (see
+``layers``); it has a gradient, a shape for fake tensors, and torch's operations in its place (see ``formulas``) where
+the kernel cannot be: second derivatives, forward mode, ``torch.vmap``. So it compiles, exports and traces as one node.
+"""
+
+import ctypes
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pushforward.flows.kernels import layers, native
+from pushforward.flows.kernels.buffers import POOL
+from pushforward.flows.kernels.layers import Layer
+
+_LIBRARY = torch.library.Library("pushforward", "DEF")
+
+NAMES = ("chain", "map", "network")
+"""Names of the operators. ``chain``: points ``(n, D)`` to points ``(n, D)`` and log-determinants ``(n,)`` through all
+layers. ``map``: values ``(n,)`` and parameters ``(n, size)`` to values and log-derivatives ``(n,)``. ``network``: points
+``(n, inputs)`` to parameters ``(n, outputs)`` and an empty tensor."""
+
+
+def evaluate(
+    name: str, text: str, x: Tensor, tensors: Sequence[Tensor | None], *, inverse: bool = False, save: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Call an operator.
+
+    Args:
+        name: One of ``NAMES``.
+        text: The layers.
+        x: Points or values.
+        tensors: All tensors that the layers depend on; see ``formulas`` for their order.
+        inverse: Whether to invert the layers, from the last to the first.
+        save: Whether to save what a backward pass needs, also where nothing needs a gradient.
+
+    Returns:
+        The two results of the operator, and what was saved, an empty tensor if nothing was.
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or any(t is not None and t.requires_grad for t in tensors)):
+        if not torch.compiler.is_compiling():  # the operator's own gradient works too, but takes longer to call
+            return _Operation.apply(name, text, inverse, x, *tensors)  # type: ignore[no-untyped-call, no-any-return]
+        save = True
+    return _OPERATORS[name](x, list(tensors), text, inverse, save)  # type: ignore[no-any-return]
+
+
+def score(text: str, tensors: Sequence[Tensor | None], saved: Tensor, gradient: Tensor, *, inverse: bool) -> Tensor:
+    """The score ``(n, D)`` of a mapped density from that at the points, ``gradient``, and what ``chain`` saved.
+
+    It is the backward pass of the other direction at the mapped points. Both directions evaluate the networks on the
+    side of the data, so the activations saved by one serve the other.
+    """
+    with torch.no_grad():
+        ones = gradient.new_ones(len(gradient))
+        found: list[Tensor] = _BACKWARDS["chain"](
+            gradient, list(tensors), saved, gradient, ones, text, not inverse, False
+        )
+    return found[0]
+
+
+class _Operation(torch.autograd.Function):
+    """An operator in eager mode."""
+
+    @staticmethod
+    def forward(
+        name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _OPERATORS[name](x, list(tensors), text, inverse, True)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.name, ctx.text, ctx.inverse, x, *tensors = inputs
+        ctx.mark_non_differentiable(output[2])
+        # The inverse of a map is differentiated at its result.
+        ctx.save_for_backward(output[0] if ctx.name == "map" and ctx.inverse else output[2], x, *tensors)
+        ctx.save_for_forward(x, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, None, None, *_gradients(ctx, ctx.needs_input_grad[4:], gradients)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        x, *tensors = ctx.saved_tensors
+        z, log_det = _tangents(_formula(ctx.name, ctx.text, ctx.inverse), (x, *tensors), tangents[3:])
+        return z, log_det, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor | None) -> Any:
+        batched = torch.vmap(_formula(name, text, inverse), in_dims=tuple(in_dims[3:]), randomness=info.randomness)
+        return (*batched(x, *tensors), x.new_empty(0)), (0, 0, None)
+
+
+def _formula(name: str, text: str, inverse: bool) -> Any:
+    from pushforward.flows.kernels.formulas import formula  # it needs maps and networks, which need operators
+
+    return formula(name, text, inverse)
+
+
+def _gradients(ctx: Any, wanted: Sequence[bool], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients of the points and of each tensor, None where the tensor is."""
+    saved, x, *tensors = ctx.saved_tensors
+    if torch.is_grad_enabled():  # to be differentiated again
+        formula = _formula(ctx.name, ctx.text, ctx.inverse)
+        return differentiate(formula, (x, *tensors), tuple(gradients[:2]))
+    # Besides the gradient of the points, a kernel computes the gradients of all tensors or of none.
+    found = _BACKWARDS[ctx.name](
+        x, tensors, saved, gradients[0], gradients[1], ctx.text, ctx.inverse, any(wanted)
+    )
+    if not any(wanted):
+        return [found[0], *[None] * len(tensors)]
+    rest = iter(found[1:])
+    factors = _factors(ctx.text)
+    return [found[0], *[None if t is None or i in factors else next(rest) for i, t in enumerate(tensors)]]
+
+
+def differentiate(
+    formula: Any, inputs: tuple[Tensor | None, ...], gradients: tuple[Tensor, ...]
+) -> list[Tensor | None]:
+    """Gradients of a formula in torch's operations; None for inputs that need none.
+
+    If gradients are enabled the result can be differentiated again.
+
+    Args:
+        formula: A function of the inputs.
+        inputs: Its arguments.
+        gradients: Gradients with respect to its outputs.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        # Views, because one input may be the same tensor as another, or computed from it: gradients must stay apart.
+        own = [None if t is None else t.view_as(t) for t in inputs]
+        outputs = [(o, g) for o, g in zip(formula(*own), gradients, strict=True) if o.requires_grad]
+        wanted = [t for t in own if t is not None and t.requires_grad]
+        if not outputs:
+            return [None] * len(inputs)
+        values, cotangents = zip(*outputs, strict=True)
+        found = iter(torch.autograd.grad(values, wanted, cotangents, create_graph=create_graph, allow_unused=True))
+    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
+
+
+def _tangents(
+    formula: Any, inputs: tuple[Tensor | None, ...], tangents: Sequence[Tensor | None]
+) -> tuple[Tensor, Tensor]:
+    """Tangents of a formula's outputs: the gradient by the cotangents of a vector-Jacobian product."""
+    with torch.enable_grad():
+        own = [None if t is None else t.detach().requires_grad_() for t in inputs]
+        outputs = formula(*own)
+        cotangents = [torch.zeros_like(o, requires_grad=True) for o in outputs]
+        pairs = [(t, d) for t, d in zip(own, tangents, strict=True) if t is not None and d is not None]
+        by_inputs = torch.autograd.grad(
+            outputs, [t for t, _ in pairs], cotangents, create_graph=True, materialize_grads=True
+        )
+        z, log_det = torch.autograd.grad(
+            by_inputs, cotangents, [d for _, d in pairs], materialize_grads=True, create_graph=torch.is_grad_enabled()
+        )
+    return z, log_det
+
+
+@functools.lru_cache(maxsize=1024)
+def _factors(text: str) -> frozenset[int]:
+    """Positions of dropout factors among the tensors of a chain: they have no gradient."""
+    found, first = [], 0
+    for layer in layers.read(text):
+        found += [first + 6 + 6 * b for b in range(layer.blocks)] if layer.kind == "network" else []
+        first += layer.tensors
+    return frozenset(found)
+
+
+def _saved_numbers(name: str, text: str, x: Tensor) -> Any:
+    """How many numbers a kernel saves for the backward pass."""
+    if name == "map":
+        return 0
+    tile = native.points_of_tile(x.dtype)
+    each = sum(layer.saved_by_a_point(x.shape[1]) for layer in layers.read(text))
+    return (x.shape[0] + tile - 1) // tile * tile * each
+
+
+def _call(text: str, x: Tensor, features: int, inverse: bool, tensors: Sequence[Tensor | None]) -> native.Chain:
+    """The arguments of a kernel; it holds addresses, so the tensors must outlive it."""
+    array = layers.in_c(text)
+    return native.Chain(
+        points=x.shape[0],
+        features=features,
+        layers=len(array),
+        inverse=inverse,
+        layer=ctypes.addressof(array),
+        tensors=_addresses(tensors),
+    )
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> Any:
+    return ctypes.cast(_array(len(tensors))(*[None if t is None else t.data_ptr() for t in tensors]), ctypes.c_void_p)
+
+
+@functools.lru_cache
+def _array(length: int) -> Any:
+    return ctypes.c_void_p * length  # cached, because ctypes creates a new type each time
+
+
+def _contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
+
+
+def _empty_results(name: str, text: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    if name == "chain":
+        return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(x.shape[0])
+    if name == "map":
+        return x.new_empty(x.shape), x.new_empty(x.shape)
+    (layer,) = layers.read(text)
+    return x.new_empty(x.shape[0], layer.values * layer.size), x.new_empty(0)
+
+
+def _forward(
+    name: str, x: Tensor, tensors: list[Tensor | None], text: str, inverse: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, tensors = x.contiguous(), _contiguous(tensors)
+    first, second = _empty_results(name, text, x)
+    saved = POOL.take(_saved_numbers(name, text, x), x.dtype) if save and name != "map" else None
+    features = layers.read(text)[0].inputs if name == "network" else x.shape[-1]
+    call = _call(text, x, features, inverse, tensors)
+    if name == "map":
+        native.run("map_forward", call, x, tensors[0], first, second)
+    elif name == "network":
+        native.run("network_forward", call, x, first, saved)
+    else:
+        native.run("chain_forward", call, x, first, second, saved)
+    return first, second, x.new_empty(0) if saved is None else saved
+
+
+def _backward(
+    name: str,
+    x: Tensor,
+    tensors: list[Tensor | None],
+    saved: Tensor,
+    gz: Tensor,
+    g_log: Tensor,
+    text: str,
+    inverse: bool,
+    wanted: bool,
+) -> list[Tensor]:
+    x, gz, g_log, tensors = x.contiguous(), gz.contiguous(), g_log.contiguous(), _contiguous(tensors)
+    gx = torch.empty_like(x)
+    features = layers.read(text)[0].inputs if name == "network" else x.shape[-1]
+    call = _call(text, x, features, inverse, tensors)
+    factors = _factors(text)
+    gradients = [
+        None if t is None or i in factors or not wanted else torch.empty_like(t) for i, t in enumerate(tensors)
+    ]
+    if wanted:
+        call.g_tensors = _addresses(gradients)
+    if name == "map":
+        (parameters,) = tensors
+        of_parameters = torch.empty_like(parameters)  # type: ignore[arg-type]
+        points = saved.contiguous() if inverse else x
+        native.run("map_backward", call, points, parameters, gz, g_log, gx, of_parameters)
+        return [gx, of_parameters] if wanted else [gx]
+    if name == "network":
+        native.run("network_backward", call, x, gz, saved, gx)
+    else:
+        native.run("chain_backward", call, gz, g_log, saved, gx)
+    return [gx, *[g for g in gradients if g is not None]]
+
+
+def _define(name: str) -> tuple[Any, Any]:
+    """Define an operator and its backward pass: on a CPU, for fake tensors, with gradients."""
+    _LIBRARY.define(f"{name}(Tensor x, Tensor?[] tensors, str layers, bool inverse, bool save) -> (Tensor, Tensor, Tensor)")
+    _LIBRARY.define(
+        f"{name}_backward(Tensor x, Tensor?[] tensors, Tensor saved, Tensor g, Tensor g_log, str layers, bool inverse, "
+        "bool wanted) -> Tensor[]"
+    )
+    _LIBRARY.impl(name, functools.partial(_forward, name), "CPU")
+    _LIBRARY.impl(f"{name}_backward", functools.partial(_backward, name), "CPU")
+
+    def shapes(x: Tensor, tensors: Any, text: str, inverse: bool, save: bool) -> Any:
+        return *_empty_results(name, text, x), x.new_empty(_saved_numbers(name, text, x) if save else 0)
+
+    def shapes_backward(x: Tensor, tensors: Any, saved: Any, g: Any, g_log: Any, text: str, _: bool, wanted: bool) -> Any:
+        factors = _factors(text)
+        own = [t for i, t in enumerate(tensors) if t is not None and i not in factors] if wanted else []
+        return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, *own)]
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+        x, tensors, text, inverse, _ = inputs
+        _Operation.setup_context(ctx, (name, text, inverse, x, *tensors), output)
+
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        found = _gradients(ctx, ctx.needs_input_grad[1], gradients)
+        return found[0], found[1:], None, None, None
+
+    # torch.autograd.functional batches with operations that know neither vmap nor custom operators.
+    def batched(x: Tensor, tensors: Any, text: str, inverse: bool, save: bool) -> Any:
+        return *_formula(name, text, inverse)(x, *tensors), x.new_empty(0)
+
+    def batched_backward(
+        x: Tensor, tensors: Any, saved: Any, g: Tensor, g_log: Tensor, text: str, inverse: bool, wanted: bool
+    ) -> Any:
+        factors = _factors(text)
+        needed = [None if t is None else t.detach().requires_grad_(i not in factors) for i, t in enumerate(tensors)]
+        inputs = (x.detach().requires_grad_(), *(needed if wanted else tensors))
+        return [t for t in differentiate(_formula(name, text, inverse), inputs, (g, g_log)) if t is not None]
+
+    qualified = f"pushforward::{name}"
+    torch.library.register_fake(qualified, shapes, lib=_LIBRARY)
+    torch.library.register_fake(f"{qualified}_backward", shapes_backward, lib=_LIBRARY)
+    torch.library.register_autograd(qualified, backward, setup_context=setup, lib=_LIBRARY)
+    _LIBRARY.impl(name, batched, "Batched")
+    _LIBRARY.impl(f"{name}_backward", batched_backward, "Batched")
+    return getattr(torch.ops.pushforward, name).default, getattr(torch.ops.pushforward, f"{name}_backward").default
+
+
+_DEFINED = {name: _define(name) for name in NAMES}
+_OPERATORS = {name: forward for name, (forward, _) in _DEFINED.items()}
+_BACKWARDS = {name: backward for name, (_, backward) in _DEFINED.items()}

@@ -75,13 +75,15 @@ class _Operation(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.name, ctx.text, ctx.inverse, x, *tensors = inputs
+        ctx.shapes = output[0].shape, output[1].shape
         ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)  # zeros as large as what was saved would take a tenth of a step
         # The inverse of a map is differentiated at its result.
         ctx.save_for_backward(output[0] if ctx.name == "map" and ctx.inverse else output[2], x, *tensors)
         ctx.save_for_forward(x, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         return None, None, None, *_gradients(ctx, ctx.needs_input_grad[4:], gradients)
 
     @staticmethod
@@ -102,15 +104,17 @@ def _formula(name: str, text: str, inverse: bool) -> Any:
     return formula(name, text, inverse)
 
 
-def _gradients(ctx: Any, wanted: Sequence[bool], gradients: Sequence[Tensor]) -> list[Tensor | None]:
+def _gradients(ctx: Any, wanted: Sequence[bool], gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Gradients of the points and of each tensor, None where the tensor is."""
     saved, x, *tensors = ctx.saved_tensors
+    shapes = ctx.shapes
+    g, g_log = [x.new_zeros(s) if g is None else g for g, s in zip(gradients[:2], shapes, strict=True)]
     if torch.is_grad_enabled():  # to be differentiated again
         formula = _formula(ctx.name, ctx.text, ctx.inverse)
-        return differentiate(formula, (x, *tensors), tuple(gradients[:2]))
+        return differentiate(formula, (x, *tensors), (g, g_log))
     # Besides the gradient of the points, a kernel computes the gradients of all tensors or of none.
     found = _BACKWARDS[ctx.name](
-        x, tensors, saved, gradients[0], gradients[1], ctx.text, ctx.inverse, any(wanted)
+        x, tensors, saved, g, g_log, ctx.text, ctx.inverse, any(wanted)
     )
     if not any(wanted):
         return [found[0], *[None] * len(tensors)]
@@ -289,7 +293,7 @@ def _define(name: str) -> tuple[Any, Any]:
         x, tensors, text, inverse, _ = inputs
         _Operation.setup_context(ctx, (name, text, inverse, x, *tensors), output)
 
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         found = _gradients(ctx, ctx.needs_input_grad[1], gradients)
         return found[0], found[1:], None, None, None
 

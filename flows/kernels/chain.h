@@ -93,14 +93,14 @@ static void NAME(solve_backward)(const NAME(network) * n, const layer *c, const 
 /* Gradients of the weights and of the context terms, after solve_backward. */
 static void NAME(solve_gradients)(const NAME(network) * n, long start, long count, const REAL *x,
                                   const REAL *activations, const REAL *gp, const REAL *dh, const REAL *dg, REAL *x_t,
-                                  REAL *sums) {
+                                  REAL *sums, int accumulate) {
     const long hidden = n->hidden, size = hidden * TILE;
-    NAME(weight_gradient)(&n->first, dh, x, x_t, sums);
+    NAME(weight_gradient)(&n->first, dh, x, x_t, sums, accumulate);
     for (long b = 0; b < n->blocks; b++) {
-        NAME(weight_gradient)(&n->one[b], dg + b * size, activations + 2 * b * size, x_t, sums);
-        NAME(weight_gradient)(&n->two[b], dh + (b + 1) * size, activations + (2 * b + 1) * size, x_t, sums);
+        NAME(weight_gradient)(&n->one[b], dg + b * size, activations + 2 * b * size, x_t, sums, accumulate);
+        NAME(weight_gradient)(&n->two[b], dh + (b + 1) * size, activations + (2 * b + 1) * size, x_t, sums, accumulate);
     }
-    NAME(weight_gradient)(&n->last, gp, activations + 2 * n->blocks * size, x_t, sums);
+    NAME(weight_gradient)(&n->last, gp, activations + 2 * n->blocks * size, x_t, sums, accumulate);
     for (long b = 0; b <= n->blocks; b++)
         if (n->g_terms[b])
             NAME(from_tile)(b ? dg + (b - 1) * size : dh, count, hidden, hidden, NULL, n->g_terms[b] + start * hidden);
@@ -350,22 +350,10 @@ int NAME(chain_forward)(const chain *c, const REAL *x, REAL *z, REAL *log_det, R
     return failed;
 }
 
-/* sums[r] += sign * sum over the tile of a_r b_r */
-static void NAME(sum_of_products)(const REAL *a, const REAL *b, long rows, REAL sign, REAL *sums) {
-    for (long r = 0; r < rows; r++) {
-        NAME(vr) total = {0};
-        for (long i = 0; i < TILE; i += NAME(LANES))
-            total += *(const NAME(vr_memory) *)(a + r * TILE + i) * *(const NAME(vr_memory) *)(b + r * TILE + i);
-        REAL sum = 0;
-        for (int i = 0; i < NAME(LANES); i++) sum += total[i];
-        sums[r] += sign * sum;
-    }
-}
-
 /* Gradients of LINEAR on one tile. With g the gradient of its result and gy that of U x (forwards): the gradient of L
  * is g y^T, that of U is gy x^T. The inverse has both with the other sign. */
 static void NAME(linear_backward)(const chain *c, const NAME(stage) * s, const REAL *saved, REAL *g, const NAME(scratch) * w,
-                                  REAL *sums) {
+                                  REAL *sums, int accumulate) {
     const long features = c->features, points = features * TILE, ld = NAME(padded)(features);
     const REAL *x = saved, *y = saved + points;
     REAL *gy = w->g_inputs, *line = w->g_values;
@@ -386,11 +374,11 @@ static void NAME(linear_backward)(const chain *c, const NAME(stage) * s, const R
     if (sums) {
         REAL *g_lower = sums + s->sums, *g_upper = g_lower + features * ld, *rest = g_upper + features * ld;
         NAME(transpose_tile)(y, features, w->x_t);
-        NAME(outer)(features, features, s->lower.to, g, w->x_t, ld, g_lower);
+        NAME(outer)(features, features, s->lower.to, g, w->x_t, ld, g_lower, accumulate);
         NAME(transpose_tile)(x, features, w->x_t);
-        NAME(outer)(features, features, NULL, gy, w->x_t, ld, g_upper);
-        NAME(sum_of_products)(gy, x, features, 1, rest);
-        NAME(sum_of_rows)(g, features, rest + features);
+        NAME(outer)(features, features, NULL, gy, w->x_t, ld, g_upper, accumulate);
+        NAME(sum_of_products)(gy, x, features, rest, accumulate);
+        NAME(sum_of_rows)(g, features, rest + features, accumulate);
     }
     if (s->inverse) return;
     NAME(product)(features, &s->upper_t, gy, g, 0);
@@ -401,7 +389,7 @@ static void NAME(linear_backward)(const chain *c, const NAME(stage) * s, const R
 /* Backward pass of one layer on one tile: g (features, TILE) holds the gradient of its result on entry and that of its
  * input on return; the gradients of its tensors are added to sums, unless it is NULL. */
 static void NAME(apply_backward)(const chain *c, const NAME(stage) * s, long start, long count, const REAL *saved, REAL *g,
-                                 const REAL *g_log, const NAME(scratch) * w, REAL *sums) {
+                                 const REAL *g_log, const NAME(scratch) * w, REAL *sums, int accumulate) {
     const layer *l = s->l;
     const long features = c->features, points = features * TILE;
     switch (l->kind) {
@@ -421,22 +409,21 @@ static void NAME(apply_backward)(const chain *c, const NAME(stage) * s, long sta
         }
         if (sums) {
             REAL *g_shift = sums + s->sums;
-            if (s->inverse) NAME(sum_of_rows)(g, features, g_shift);
-            else NAME(sum_of_negatives)(g, features, g_shift);
-            NAME(sum_of_products)(g, w->values, features, s->inverse ? 1 : -1, g_shift + features);
+            NAME(sum_of_rows)(g, features, g_shift, accumulate);
+            NAME(sum_of_products)(g, w->values, features, g_shift + features, accumulate);
         }
         if (s->inverse)
             for (long r = 0; r < features; r++)
                 for (long i = 0; i < TILE; i++) g[r * TILE + i] *= s->scale[r];
         break;
-    case LINEAR: NAME(linear_backward)(c, s, saved, g, w, sums); break;
+    case LINEAR: NAME(linear_backward)(c, s, saved, g, w, sums, accumulate); break;
     case NETWORK: {
         const NAME(network) *n = &s->network;
         const long size = n->hidden * TILE;
         const REAL *x = saved, *activations = saved + points, *parameters = activations + (1 + 2 * n->blocks) * size;
         if (s->sequential) {
             NAME(solve_backward)(n, l, x, activations, parameters, g_log, g, w->g_parameters, w->dh, w->dg);
-            if (sums) NAME(solve_gradients)(n, start, count, x, activations, w->g_parameters, w->dh, w->dg, w->x_t, sums);
+            if (sums) NAME(solve_gradients)(n, start, count, x, activations, w->g_parameters, w->dh, w->dg, w->x_t, sums, accumulate);
             break;
         }
         const REAL *inputs = x, *values = x;
@@ -453,7 +440,7 @@ static void NAME(apply_backward)(const chain *c, const NAME(stage) * s, long sta
                                                 s->inverse, w->g_parameters + p));
             }
         NAME(evaluate_backward)(n, start, count, inputs, activations, w->g_parameters, w->dh, w->dg, w->x_t, w->swap, sums,
-                                w->g_inputs);
+                                accumulate, w->g_inputs);
         if (l->transformed_features) {
             NAME(put)(gv, l->values, l->transformed_features, g);
             for (long r = 0; r < l->inputs; r++)
@@ -488,7 +475,7 @@ static void NAME(write_gradients)(const chain *c, const NAME(stage) * s, const R
             for (long t = 0; t < threads; t++) {
                 const REAL *own = sums + t * stride + s->sums;
                 if (l->kind == NORMALIZE) {
-                    shift += own[r], logs += own[features + r];
+                    shift += (s->inverse ? 1 : -1) * own[r], logs += (s->inverse ? 1 : -1) * own[features + r];
                     continue;
                 }
                 const REAL *lower = own + r * ld, *upper = own + (features + r) * ld, *rest = own + 2 * features * ld;
@@ -520,7 +507,8 @@ int NAME(chain_backward)(const chain *c, const REAL *gz, const REAL *gl, const R
 #pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : failed)
     {
         REAL *sums = all_sums ? all_sums + MEMBER * stride : NULL;
-        if (sums) memset(sums, 0, sizeof(REAL) * stride);
+        int is_first = 1; /* a thread's first tiles write their sums, later ones add to them */
+        if (sums && !tiles) memset(sums, 0, sizeof(REAL) * stride);
 #pragma omp for schedule(static)
         for (long group = 0; group < groups; group++) {
             arena *own = open_arena(1);
@@ -542,8 +530,10 @@ int NAME(chain_backward)(const chain *c, const REAL *gz, const REAL *gl, const R
                 for (long t = begin; t < end; t++) {
                     const long start = t * TILE, rows = c->points - start < TILE ? c->points - start : TILE;
                     NAME(apply_backward)(c, &plan.stages[i], start, rows, saved + t * plan.saved + plan.stages[i].saved,
-                                         all_g + (t - begin) * points, logs + (t - begin) * TILE, &w, sums);
+                                         all_g + (t - begin) * points, logs + (t - begin) * TILE, &w, sums,
+                                         !is_first || t > begin);
                 }
+            is_first = 0;
             for (long t = begin; t < end; t++) {
                 const long start = t * TILE, rows = c->points - start < TILE ? c->points - start : TILE;
                 NAME(from_tile)(all_g + (t - begin) * points, rows, features, features, NULL, gx + start * features);
@@ -601,7 +591,8 @@ int NAME(network_backward)(const chain *c, const REAL *x, const REAL *g_paramete
 #pragma omp parallel num_threads(threads) if (threads > 1) reduction(| : failed)
     {
         REAL *sums = all_sums ? all_sums + MEMBER * stride : NULL;
-        if (sums) memset(sums, 0, sizeof(REAL) * stride);
+        int is_first = 1; /* a thread's first tiles write their sums, later ones add to them */
+        if (sums && !tiles) memset(sums, 0, sizeof(REAL) * stride);
 #pragma omp for schedule(static)
         for (long tile = 0; tile < tiles; tile++) {
             arena *own = open_arena(1);
@@ -616,7 +607,8 @@ int NAME(network_backward)(const chain *c, const REAL *x, const REAL *g_paramete
             }
             NAME(to_tile)(x + start * n.inputs, count, n.inputs, n.inputs, NULL, inputs);
             NAME(to_tile)(g_parameters + start * n.outputs, count, n.outputs, n.outputs, NULL, gp);
-            NAME(evaluate_backward)(&n, start, count, inputs, saved + tile * kept, gp, dh, dg, x_t, swap, sums, g_inputs);
+            NAME(evaluate_backward)(&n, start, count, inputs, saved + tile * kept, gp, dh, dg, x_t, swap, sums, !is_first, g_inputs);
+            is_first = 0;
             NAME(from_tile)(g_inputs, count, n.inputs, n.inputs, NULL, gx + start * n.inputs);
         }
         if (sums && !failed) {

@@ -122,14 +122,15 @@ static void NAME(advance)(const NAME(network) * n, long start, long stop, long c
     }
 }
 
-/* Add the gradients of a linear layer's weight and bias to sums, from the gradient of its output on one tile. x_t is
+/* Add the gradients of a linear layer's weight and bias to sums, or write them there if this is a thread's first tile, from the gradient of its output on one tile. x_t is
  * memory for the transposed input. Nothing is computed if sums is NULL. */
-INLINE void NAME(weight_gradient)(const NAME(linear) * l, const REAL *g, const REAL *input, REAL *x_t, REAL *sums) {
+INLINE void NAME(weight_gradient)(const NAME(linear) * l, const REAL *g, const REAL *input, REAL *x_t, REAL *sums,
+                                 int accumulate) {
     if (!sums) return;
     const long ld = NAME(padded)(l->columns);
     NAME(transpose_tile)(input, l->columns, x_t);
-    NAME(outer)(l->rows, l->columns, l->weight.to, g, x_t, ld, sums + l->offset);
-    NAME(sum_of_rows)(g, l->rows, sums + l->offset + l->rows * ld);
+    NAME(outer)(l->rows, l->columns, l->weight.to, g, x_t, ld, sums + l->offset, accumulate);
+    NAME(sum_of_rows)(g, l->rows, sums + l->offset + l->rows * ld, accumulate);
 }
 
 /* Add up the sums of all threads; the masked part of a weight has gradient zero. */
@@ -156,16 +157,16 @@ static void NAME(write_gradient)(const NAME(linear) * l, const REAL *sums, long 
  * and write the gradient of the inputs to g_inputs. */
 static void NAME(evaluate_backward)(const NAME(network) * n, long start, long count, const REAL *inputs,
                                     const REAL *activations, REAL *g_parameters, REAL *dh, REAL *dg, REAL *x_t,
-                                    REAL *swap, REAL *sums, REAL *g_inputs) {
+                                    REAL *swap, REAL *sums, int accumulate, REAL *g_inputs) {
     const long hidden = n->hidden, size = hidden * TILE;
     const REAL *active = activations + 2 * n->blocks * size;
-    NAME(weight_gradient)(&n->last, g_parameters, active, x_t, sums);
+    NAME(weight_gradient)(&n->last, g_parameters, active, x_t, sums, accumulate);
     NAME(product)(hidden, &n->last.transposed, g_parameters, dh, 0);
     NAME(rectify_backward)(dh, size, active);
     for (long b = n->blocks - 1; b >= 0; b--) {
         const NAME(linear) *one = &n->one[b], *two = &n->two[b];
         active -= size;
-        NAME(weight_gradient)(two, dh, active, x_t, sums);
+        NAME(weight_gradient)(two, dh, active, x_t, sums, accumulate);
         NAME(product)(hidden, &two->transposed, dh, dg, 0);
         const REAL *keep = NULL;
         if (n->keeps[b]) NAME(to_tile)(n->keeps[b] + start * hidden, count, hidden, hidden, NULL, swap), keep = swap;
@@ -173,13 +174,13 @@ static void NAME(evaluate_backward)(const NAME(network) * n, long start, long co
         if (keep) NAME(scale)(dg, size, keep);
         if (n->g_terms[b + 1]) NAME(from_tile)(dg, count, hidden, hidden, NULL, n->g_terms[b + 1] + start * hidden);
         active -= size;
-        NAME(weight_gradient)(one, dg, active, x_t, sums);
+        NAME(weight_gradient)(one, dg, active, x_t, sums, accumulate);
         NAME(product)(hidden, &one->transposed, dg, swap, 0);
         NAME(rectify_backward)(swap, size, active);
         NAME(add)(dh, size, swap);
     }
     if (n->g_terms[0]) NAME(from_tile)(dh, count, hidden, hidden, NULL, n->g_terms[0] + start * hidden);
-    NAME(weight_gradient)(&n->first, dh, inputs, x_t, sums);
+    NAME(weight_gradient)(&n->first, dh, inputs, x_t, sums, accumulate);
     NAME(product)(n->first.columns, &n->first.transposed, dh, g_inputs, 0);
 }
 

@@ -86,10 +86,10 @@ static void NAME(product_of)(const NAME(matrix) * w, long start, long count, lon
     NAME(product)(count, &part, a + first * TILE, out, accumulate);
 }
 
-/* gw (rows, columns) += g x^T, summed over the points of a tile; transposed is x^T, with rows of length ldt that are
+/* gw (rows, columns) (+)= g x^T, summed over the points of a tile; transposed is x^T, with rows of length ldt that are
  * zero beyond columns. */
 static void NAME(outer)(long rows, long columns, const long *to, const REAL *g, const REAL *transposed, long ldt,
-                        REAL *gw) {
+                        REAL *gw, int accumulate) {
     /* The outer loop runs over columns, so that a block of transposed stays in the L1 cache. Rows that are masked in
      * the whole block are skipped. */
     for (long c = 0; c < columns; c += 4 * NAME(LANES)) {
@@ -99,10 +99,10 @@ static void NAME(outer)(long rows, long columns, const long *to, const REAL *g, 
         const NAME(matrix) m = {g + start * TILE, TILE, 1, TILE, NULL, NULL};
         REAL *o = gw + start * ldt + c;
         switch ((columns - c + NAME(LANES) - 1) / NAME(LANES)) {
-            case 1: NAME(product_1)(rows - start, &m, transposed + c, ldt, o, ldt, 1); break;
-            case 2: NAME(product_2)(rows - start, &m, transposed + c, ldt, o, ldt, 1); break;
-            case 3: NAME(product_3)(rows - start, &m, transposed + c, ldt, o, ldt, 1); break;
-            default: NAME(product_4)(rows - start, &m, transposed + c, ldt, o, ldt, 1);
+            case 1: NAME(product_1)(rows - start, &m, transposed + c, ldt, o, ldt, accumulate); break;
+            case 2: NAME(product_2)(rows - start, &m, transposed + c, ldt, o, ldt, accumulate); break;
+            case 3: NAME(product_3)(rows - start, &m, transposed + c, ldt, o, ldt, accumulate); break;
+            default: NAME(product_4)(rows - start, &m, transposed + c, ldt, o, ldt, accumulate);
         }
     }
 }
@@ -155,21 +155,25 @@ static void NAME(transpose_tile)(const REAL *restrict tile, long rows, REAL *res
         for (long r = whole; r < ld; r++) out[i * ld + r] = r < rows ? tile[r * TILE + i] : 0;
 }
 
-static void NAME(sum_of_rows)(const REAL *tile, long rows, REAL *sums) {
+static void NAME(sum_of_rows)(const REAL *tile, long rows, REAL *sums, int accumulate) {
     for (long r = 0; r < rows; r++) {
         NAME(vr) total = {0};
         for (long i = 0; i < TILE; i += NAME(LANES)) total += *(const NAME(vr_memory) *)(tile + r * TILE + i);
         REAL sum = 0;
         for (int i = 0; i < NAME(LANES); i++) sum += total[i];
-        sums[r] += sum;
+        sums[r] = accumulate ? sums[r] + sum : sum;
     }
 }
 
-static void NAME(sum_of_negatives)(const REAL *tile, long rows, REAL *sums) {
+/* sums[r] (+)= sum over the tile of a_r b_r */
+static void NAME(sum_of_products)(const REAL *a, const REAL *b, long rows, REAL *sums, int accumulate) {
     for (long r = 0; r < rows; r++) {
+        NAME(vr) total = {0};
+        for (long i = 0; i < TILE; i += NAME(LANES))
+            total += *(const NAME(vr_memory) *)(a + r * TILE + i) * *(const NAME(vr_memory) *)(b + r * TILE + i);
         REAL sum = 0;
-        NAME(sum_of_rows)(tile + r * TILE, 1, &sum);
-        sums[r] -= sum;
+        for (int i = 0; i < NAME(LANES); i++) sum += total[i];
+        sums[r] = accumulate ? sums[r] + sum : sum;
     }
 }
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from pushforward.common.errors import ConfigError
 from pushforward.common.text import shorten
 from pushforward.flows import AutoregressiveMixture, Coupling, Elementwise, MaskedAutoregressive, Model
-from pushforward.flows.bijections import fused
 from pushforward.flows.kernels import native
-from pushforward.flows.random_state import kept
+from pushforward.flows.kernels.description import description_of
 from pushforward.train.options import FlowOptions, TrainOptions
 
 T = TypeVar("T")
@@ -88,8 +87,7 @@ class StepExecutor:
         if options.compile == "on" or (options.compile is None and on_cuda and is_long_budget(options)):
             # On a CPU the kernels support the maps of an elementwise layer.
             elementwise = [m for m in flow.modules() if isinstance(m, Elementwise)] if on_cuda else []
-            # Layers that the user has compiled stay as they are.
-            self.compiled = [m for m in (*layers, *elementwise) if m._compiled_call_impl is None]
+            self.compiled = [*layers, *elementwise]
         if self.compiled and self.device.type == "cpu":
             self.compiled = [m for m in self.compiled if self._half_precision or not _has_kernel(m)]
             if self.compiled and not _has_cxx():
@@ -134,8 +132,8 @@ class StepExecutor:
 
                 stack.enter_context(config.patch({"cpp.threads": 1}))
             for layer in self.compiled:
-                vars(layer)["_compiled_call_impl"] = functools.partial(self._call_layer, layer)
-                stack.callback(vars(layer).pop, "_compiled_call_impl", None)
+                vars(layer)["forward"] = functools.partial(self._call_layer, layer)
+                stack.callback(vars(layer).pop, "forward", None)
             for net in self._half_precision:
                 if "forward" not in vars(net):
                     vars(net)["forward"] = types.MethodType(_bfloat16_forward, net)
@@ -168,21 +166,8 @@ def is_long_budget(options: TrainOptions) -> bool:
 
 
 def _has_kernel(layer: Any) -> bool:
-    """Whether a kernel in C computes the layer: try it with a single row."""
-    weight = next(layer.parameters())
-    with torch.no_grad(), kept():
-        row = torch.zeros(1, layer.features, dtype=weight.dtype)
-        context = torch.zeros(1, layer.context, dtype=weight.dtype) if layer.context else None
-        identity, transformed = (getattr(layer, f"{part}_features", None) for part in ("identity", "transformed"))
-        result = fused.layer(
-            layer.conditioner,
-            layer.univariate,
-            row,
-            context,
-            identity_features=identity,
-            transformed_features=transformed,
-        )
-    return result is not None
+    """Whether a kernel in C computes the layer."""
+    return native.is_on() and description_of(layer) is not None and next(layer.parameters()).dtype in native.KINDS
 
 
 def _has_cxx() -> bool:
@@ -199,7 +184,7 @@ def _compile_layer_function() -> LayerFunction:
 
 
 def _evaluate_layer(layer: nn.Module, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = layer._call_impl(x, context)  # its forward, with hooks
+    result: tuple[Tensor, Tensor] = type(layer).forward(layer, x, context)
     return result
 
 

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from pushforward.flows.checks import check_dtype, check_floating, check_rows, check_shape
-from pushforward.flows.kernels.description import Description, Kept, evaluate, is_described
+from pushforward.flows.kernels.description import (
+    Description,
+    Facts,
+    description_of,
+    evaluate,
+    facts_of,
+    is_described,
+    traced,
+)
 from pushforward.flows.state import Part
 
 if TYPE_CHECKING:
@@ -122,7 +130,7 @@ class Bijection(Part, Transform):
         self, points: Tensor, context: Tensor | None, *, inverse: bool, score: Tensor | None = None
     ) -> Any:
         """Evaluate this layer by a kernel; see ``description.evaluate``. None if it cannot be used here."""
-        return evaluate(_KEPT.get(self, self.describe), points, context, inverse=inverse, score=score)
+        return evaluate(description_of(self), points, context, inverse=inverse, score=score)
 
     def config(self) -> dict[str, Any]:
         """Arguments that rebuild this bijection, without its weights: JSON values and modules only."""
@@ -145,9 +153,6 @@ class Bijection(Part, Transform):
             check_dtype(type(self).__name__, "points", points, like.dtype)
             if self.context and context is not None:
                 check_dtype(type(self).__name__, "context", context, like.dtype)
-
-
-_KEPT = Kept()
 
 
 def saturate(points: Tensor) -> Tensor:
@@ -263,6 +268,10 @@ def is_transform(module: object) -> TypeGuard[nn.Module]:
     return isinstance(module, Transform) and hasattr(module, "inverse")
 
 
+Run = tuple[Description | None, list[Bijection]]
+"""Members of a chain side by side, with their description if the kernels compute them."""
+
+
 class Chain(Bijection):
     """A sequence of bijections; the first one is applied to the data.
 
@@ -335,31 +344,17 @@ class Chain(Bijection):
                 total = total + log_det
         return points, total, score
 
-    def _runs(self) -> list[tuple[Description | None, list[Bijection]]]:
+    def _runs(self) -> list[Run]:
         """Members side by side that one call of a kernel computes, with their description; others alone."""
-        compiling, members = torch.compiler.is_compiling(), self._members
-        if not compiling and (kept := _RUNS.get(self)) is not None:
+        members = self._members
+        if torch.compiler.is_compiling():
+            return [(traced(self, facts), members[i:j]) for facts, i, j in _constant_runs(self)]
+        if (kept := _RUNS.get(self)) is not None:
             seen, runs = kept
             if seen == members and all([run is None or run.guard.holds() for run, _ in runs]):
                 return runs
-        runs, is_final = [], True
-        for member in members:
-            found = member.describe() if is_described(type(member), _DIRECTIONS) else None
-            if found is not None:
-                found.guard.module(member)
-            if found is None or not found.guard.holds():
-                runs.append((None, [member]))
-                # Others may be described another time: a network without its hooks, a layer that has been initialized.
-                is_final = is_final and type(member).describe is Bijection.describe
-            elif runs and (last := runs[-1][0]) is not None:
-                last.extend(found)
-                runs[-1][1].append(member)
-            else:
-                runs.append((found, [member]))
-        for run, _ in runs:
-            if run is not None:
-                run.finish()
-        if is_final and not compiling:
+        runs, is_final = _found_runs(members)
+        if is_final:
             _RUNS[self] = members, runs
         return runs
 
@@ -372,7 +367,39 @@ class Chain(Bijection):
 
 
 _DIRECTIONS = ("forward", "inverse", "forward_and_score", "inverse_and_score")
-_RUNS: weakref.WeakKeyDictionary[nn.Module, Any] = weakref.WeakKeyDictionary()
+_RUNS: weakref.WeakKeyDictionary[Chain, tuple[list[Bijection], list[Run]]] = weakref.WeakKeyDictionary()
+
+
+def _found_runs(members: Sequence[Bijection]) -> tuple[list[Run], bool]:
+    """Find the runs of members, and whether they stay so: a layer that is not described now may be another time."""
+    runs: list[Run] = []
+    is_final = True
+    for member in members:
+        found = member.describe() if is_described(type(member), _DIRECTIONS) else None
+        if found is not None:
+            found.guard.module(member)
+        if found is None or not found.guard.holds():
+            runs.append((None, [member]))
+            is_final = is_final and type(member).describe is Bijection.describe
+        elif runs and (last := runs[-1][0]) is not None:
+            last.extend(found)
+            runs[-1][1].append(member)
+        else:
+            runs.append((found, [member]))
+    for run, _ in runs:
+        if run is not None:
+            run.finish()
+    return runs, is_final
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_runs(chain: Chain) -> list[tuple[Facts | None, int, int]]:
+    """The runs of a chain that is being compiled, as positions of their members."""
+    found, start = [], 0
+    for run, members in _found_runs(list(chain.bijections))[0]:  # type: ignore[arg-type]
+        found.append((None if run is None else facts_of(chain, run), start, start + len(members)))
+        start += len(members)
+    return found
 
 
 class Inverse(Bijection):

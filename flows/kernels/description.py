@@ -7,7 +7,6 @@ more, and its own code runs.
 
 import functools
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +38,7 @@ class Description:
         self.networks: list[tuple[int, Any, bool]] = []
         self.guard = Guard()
         self.text = ""
+        self.texts_with_dropout = ["", ""]
 
     def add(self, module: nn.Module, name: str, *shape: int) -> None:
         """Add a parameter."""
@@ -66,12 +66,25 @@ class Description:
     def finish(self) -> None:
         """Write the text for the operators, after the last layer."""
         self.text = ";".join([layer.text() for layer in self.layers])
+        nets = iter([net for _, net, _ in self.networks])
+        owners = [next(nets) if layer.kind == "network" else None for layer in self.layers]
+        for inverse in (False, True):
+            texts = [
+                replace(layer, has_factors=net is not None and can_drop(net, inverse != layer.inverse)).text()
+                for layer, net in zip(self.layers, owners, strict=True)
+            ]
+            self.texts_with_dropout[inverse] = ";".join(texts)
 
     def inverted(self) -> "Description":
         """The description of the inverse of a single layer; changes and returns this."""
         self.layers = [replace(layer, inverse=not layer.inverse) for layer in self.layers]
         self.networks = [(position, net, not inverse) for position, net, inverse in self.networks]
         return self
+
+
+def can_drop(net: Any, inverse: bool) -> bool:
+    """Whether a network drops activations in training: not in the inverse of an autoregressive layer."""
+    return bool(net.dropout) and not (inverse and net.known is not None)
 
 
 class Guard:
@@ -141,25 +154,59 @@ def _depth(kind: type, name: str) -> int:
     return next((i for i, c in enumerate(kind.__mro__) if name in vars(c)), len(kind.__mro__))
 
 
-class Kept:
-    """Descriptions of modules, made when they are first needed and again when the modules have changed."""
+_KEPT: weakref.WeakKeyDictionary[nn.Module, Description] = weakref.WeakKeyDictionary()
 
-    def __init__(self) -> None:
-        self._kept: weakref.WeakKeyDictionary[nn.Module, Description] = weakref.WeakKeyDictionary()
 
-    def get(self, module: nn.Module, describe: Callable[[], Description | None]) -> Description | None:
-        """Return the description of a module, None if the kernels do not implement it as it is now."""
-        compiling = torch.compiler.is_compiling()
-        found = None if compiling else self._kept.get(module)
-        if found is not None and found.guard.holds():
-            return found
-        found = describe()
+def description_of(module: Any) -> Description | None:
+    """Return ``module.describe()``, made when it is first needed and again when the module has changed.
+
+    Returns:
+        The description; None if the kernels do not implement the module as it is now.
+    """
+    if torch.compiler.is_compiling():
+        return traced(module, _facts(module))
+    found = _KEPT.get(module)
+    if found is None or not found.guard.holds():
+        found = module.describe()
         if found is None or not found.guard.holds():
             return None
         found.finish()
-        if not compiling:
-            self._kept[module] = found
-        return found
+        _KEPT[module] = found
+    return found
+
+
+Facts = tuple[Any, ...]
+"""A description without modules, which a compiler can take as a constant."""
+
+
+def facts_of(module: nn.Module, found: Description) -> Facts:
+    """Return a finished description in terms of the names of submodules."""
+    names = {id(member): name for name, member in module.named_modules()}
+    slots = tuple(None if slot is None else (names[id(slot[0])], slot[1]) for slot in found.slots)
+    networks = tuple((position, names[id(net)], inverse) for position, net, inverse in found.networks)
+    return found.text, tuple(found.texts_with_dropout), slots, tuple(found.shapes), networks
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _facts(module: Any) -> Facts | None:
+    found: Description | None = module.describe()
+    if found is None or not found.guard.holds():
+        return None
+    found.finish()
+    return facts_of(module, found)
+
+
+def traced(module: nn.Module, facts: Facts | None) -> Description | None:
+    """Return the description of a module that is being compiled."""
+    if facts is None:
+        return None
+    found = Description()
+    found.text, texts, slots, shapes, networks = facts
+    found.texts_with_dropout = list(texts)
+    found.slots = [None if slot is None else (module.get_submodule(slot[0]), slot[1]) for slot in slots]
+    found.shapes = list(shapes)
+    found.networks = [(position, module.get_submodule(name), inverse) for position, name, inverse in networks]
+    return found
 
 
 def evaluate(
@@ -198,30 +245,32 @@ def evaluate(
     if context is not None and any([net.context for _, net, _ in found.networks]):
         lead = torch.broadcast_shapes(lead, context.shape[:-1])
     rows = points.expand(*lead, points.shape[-1]).reshape(-1, points.shape[-1])
+    dropping = [net.training for _, net, inverted in found.networks if can_drop(net, inverse != inverted)]
+    if any(dropping) and not all(dropping):  # somebody has switched off the dropout of some layers
+        return None
+    drops = score is None and any(dropping)
     for position, net, inverted in found.networks:
-        # The inverse of a masked network cannot drop activations.
-        drops = net.training and net.dropout and score is None and (inverse == inverted or net.known is None)
-        if net.context or drops:
-            terms = net.tensors(lead, context, dropout=bool(drops))
-            for i, term in enumerate(terms):
+        drops_here = drops and can_drop(net, inverse != inverted)
+        if net.context or drops_here:
+            for i, term in enumerate(net.tensors(lead, context, dropout=drops_here)):
                 if tensors[position + i] is None and term is not None:
                     tensors[position + i] = term.to(points.dtype)
-    first, second, saved = operators.evaluate(
-        name, found.text, rows, tensors, inverse=inverse, save=score is not None
-    )
+    text = found.texts_with_dropout[inverse] if drops else found.text
+    given = [t for t in tensors if t is not None]
+    first, second, saved = operators.evaluate(name, text, rows, given, inverse=inverse, save=score is not None)
     first = first.reshape(*lead, first.shape[-1])
     if name == "network":
         return (first,)
     if score is None:
         return first, second.reshape(lead)
     score = score.detach().expand(*lead, score.shape[-1]).reshape(-1, score.shape[-1])
-    mapped = operators.score(found.text, tensors, saved, score, inverse=inverse)
+    mapped = operators.score(text, given, saved, score, inverse=inverse)
     return first, second.reshape(lead), mapped.reshape(*lead, mapped.shape[-1])
 
 
 def _parameters(found: Description, dtype: torch.dtype) -> list[Tensor | None] | None:
     """The tensor of each slot; None if one is not as described."""
-    tensors: list[Tensor | None] = [None if slot is None else slot[0]._parameters.get(slot[1]) for slot in found.slots]
+    tensors: list[Any] = [None if slot is None else slot[0]._parameters.get(slot[1]) for slot in found.slots]
     for tensor, shape in zip(tensors, found.shapes, strict=True):
         if shape is None:
             continue

@@ -30,7 +30,7 @@ def apply_map(
     if not torch.compiler.is_compiling() and not (type(values) in _PLAIN and type(parameters) in _PLAIN):
         return None
     lead = torch.broadcast_shapes(values.shape, parameters.shape[:-1])
-    rows, text = values.expand(lead).reshape(-1), Layer("network", values=1, size=size, map=kernel).text()
+    rows, text = values.expand(lead).reshape(-1), Layer("map", values=1, size=size, map=kernel).text()
     z, log_derivative, _ = operators.evaluate(
         "map", text, rows, [parameters.expand(*lead, size).reshape(-1, size)], inverse=inverse
     )

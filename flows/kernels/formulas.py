@@ -28,12 +28,12 @@ def formula(name: str, text: str, inverse: bool) -> Formula:
     return functools.partial({"chain": _chain, "map": _map, "network": _network}[name], text, inverse)
 
 
-def _chain(text: str, inverse: bool, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+def _chain(text: str, inverse: bool, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
     """Points ``(n, D)`` and log-determinants ``(n,)``."""
-    steps, first = [], 0
+    steps, first, placed = [], 0, layers.in_places(text, tensors)
     for layer in layers.read(text):
-        steps.append((layer, tensors[first : first + layer.tensors]))
-        first += layer.tensors
+        steps.append((layer, placed[first : first + len(layer.tensors)]))
+        first += len(layer.tensors)
     log_det = x.new_zeros(x.shape[:-1])
     for layer, own in reversed(steps) if inverse else steps:
         x, term = _KINDS[layer.kind](layer, layer.inverse != inverse, x, own)
@@ -47,10 +47,10 @@ def _map(text: str, inverse: bool, x: Tensor, parameters: Tensor) -> tuple[Tenso
     return _apply(layer, inverse, x, parameters)
 
 
-def _network(text: str, inverse: bool, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+def _network(text: str, inverse: bool, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
     """Parameters ``(n, outputs)``, and an empty tensor."""
     (layer,) = layers.read(text)
-    return _evaluate(layer, x, tensors), x.new_empty(0)
+    return _evaluate(layer, x, layers.in_places(text, tensors)), x.new_empty(0)
 
 
 def _normalize(layer: Layer, inverse: bool, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, Tensor]:

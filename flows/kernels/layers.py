@@ -6,12 +6,13 @@ an operator must be a tensor, a number or a text. Programs that were exported co
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-
 from typing import Any
 
-KINDS = ("network", "normalize", "linear", "permute")
-"""Kinds of layers, numbered as in kernels.c."""
+KINDS = ("network", "normalize", "linear", "permute", "map")
+"""Kinds of layers, numbered as in kernels.c: a network with a map or alone, and a map alone, whose tensor are its
+parameters."""
 
 MAPS = ("affine", "spline", "mixture")
 """Kinds of maps, numbered as in kernels.c."""
@@ -64,6 +65,8 @@ class Layer:
         transformed_features: In a coupling, the features that are mapped.
         known: ``known[d]`` is the number of hidden units that read only the first ``d`` inputs; None without masks.
         order: Order of a permutation.
+        has_terms: Whether a context adds a term to the layers of the network.
+        has_factors: Whether dropout multiplies its activations by factors.
     """
 
     kind: str
@@ -78,16 +81,18 @@ class Layer:
     transformed_features: tuple[int, ...] | None = None
     known: tuple[int, ...] | None = None
     order: tuple[int, ...] | None = None
+    has_terms: bool = False
+    has_factors: bool = False
 
     def text(self) -> str:
         """This layer as an argument of an operator."""
         if self.kind == "permute":
             return f"permute {int(self.inverse)}|{_listed(self.order)}"
-        if self.kind != "network":
+        if self.kind in ("normalize", "linear"):
             return f"{self.kind} {int(self.inverse)}"
         sizes = f"{self.inputs} {self.hidden} {self.blocks} {self.values} {self.size}"
         parts = (
-            f"network {int(self.inverse)} {sizes}",
+            f"{self.kind} {int(self.inverse)} {sizes} {int(self.has_terms)} {int(self.has_factors)}",
             "" if self.map is None else self.map.text(),
             _listed(self.identity_features),
             _listed(self.transformed_features),
@@ -102,15 +107,28 @@ class Layer:
         kind, inverse, *sizes = head.split(" ")
         if kind == "permute":
             return Layer(kind, inverse == "1", order=_numbers(parts[0]))
-        if kind != "network":
+        if kind in ("normalize", "linear"):
             return Layer(kind, inverse == "1")
+        *numbers, has_terms, has_factors = (int(size) for size in sizes)
         map_ = Map.read(parts[0]) if parts[0] else None
-        return Layer(kind, inverse == "1", *map(int, sizes), map_, *map(_numbers, parts[1:]))  # type: ignore[arg-type]
+        features = [_numbers(part) for part in parts[1:]]
+        return Layer(kind, inverse == "1", *numbers, map_, *features, None, bool(has_terms), bool(has_factors))
 
     @property
-    def tensors(self) -> int:
-        """Number of its tensors among those of a chain; some of a network may be None."""
-        return {"network": 5 + 6 * self.blocks, "normalize": 2, "linear": 4, "permute": 0}[self.kind]
+    def tensors(self) -> tuple[str, ...]:
+        """What each of its tensors is: a ``weight`` of any kind, a context ``term`` or dropout ``factors``.
+
+        Those of a network are weight, bias and term of the input layer; for each block weight, bias, term and factors
+        of the first layer, and weight and bias of the second; weight and bias of the output layer.
+        """
+        if self.kind != "network":
+            return ("weight",) * {"normalize": 2, "linear": 4, "permute": 0, "map": 1}[self.kind]
+        linear = ("weight", "weight")
+        return (*linear, "term", *(*linear, "term", "factors", *linear) * self.blocks, *linear)
+
+    def has(self, tensor: str) -> bool:
+        """Whether it has tensors of this kind."""
+        return tensor == "weight" or (self.has_terms if tensor == "term" else self.has_factors)
 
     def saved_by_a_point(self, features: int) -> int:
         """How many numbers the kernels save for the backward pass, for each point (``saved_by`` in chain.h)."""
@@ -124,6 +142,32 @@ class Layer:
 def read(text: str) -> tuple[Layer, ...]:
     """The layers of a chain from their texts, joined by semicolons."""
     return tuple(Layer.read(part) for part in text.split(";")) if text else ()
+
+
+@functools.lru_cache(maxsize=1024)
+def tensors_of(text: str) -> tuple[tuple[int, str], ...]:
+    """For each tensor of a chain, its place among all that there could be, and what it is."""
+    found, place = [], 0
+    for layer in read(text):
+        for tensor in layer.tensors:
+            if layer.has(tensor):
+                found.append((place, tensor))
+            place += 1
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=1024)
+def places_of(text: str) -> int:
+    """How many tensors a chain could have."""
+    return sum(len(layer.tensors) for layer in read(text))
+
+
+def in_places(text: str, tensors: Sequence[Any]) -> list[Any]:
+    """The tensors of a chain in their places, None in the others."""
+    found: list[Any] = [None] * places_of(text)
+    for (place, _), tensor in zip(tensors_of(text), tensors, strict=True):
+        found[place] = tensor
+    return found
 
 
 class _Map(ctypes.Structure):
@@ -168,7 +212,7 @@ def in_c(text: str) -> "ctypes.Array[_Layer]":
                 setattr(made, name, _array(numbers))
         if layer.order is not None:
             made.back = _array(sorted(range(len(layer.order)), key=layer.order.__getitem__))
-        first += layer.tensors
+        first += len(layer.tensors)
     return array
 
 

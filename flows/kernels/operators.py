@@ -27,7 +27,7 @@ layers. ``map``: values ``(n,)`` and parameters ``(n, size)`` to values and log-
 
 
 def evaluate(
-    name: str, text: str, x: Tensor, tensors: Sequence[Tensor | None], *, inverse: bool = False, save: bool = False
+    name: str, text: str, x: Tensor, tensors: Sequence[Tensor], *, inverse: bool = False, save: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Call an operator.
 
@@ -42,14 +42,14 @@ def evaluate(
     Returns:
         The two results of the operator, and what was saved, an empty tensor if nothing was.
     """
-    if torch.is_grad_enabled() and (x.requires_grad or any(t is not None and t.requires_grad for t in tensors)):
+    if torch.is_grad_enabled() and (x.requires_grad or any([t.requires_grad for t in tensors])):
         if not torch.compiler.is_compiling():  # the operator's own gradient works too, but takes longer to call
             return _Operation.apply(name, text, inverse, x, *tensors)  # type: ignore[no-untyped-call, no-any-return]
         save = True
     return _OPERATORS[name](x, list(tensors), text, inverse, save)  # type: ignore[no-any-return]
 
 
-def score(text: str, tensors: Sequence[Tensor | None], saved: Tensor, gradient: Tensor, *, inverse: bool) -> Tensor:
+def score(text: str, tensors: Sequence[Tensor], saved: Tensor, gradient: Tensor, *, inverse: bool) -> Tensor:
     """The score ``(n, D)`` of a mapped density from that at the points, ``gradient``, and what ``chain`` saved.
 
     It is the backward pass of the other direction at the mapped points. Both directions evaluate the networks on the
@@ -68,18 +68,18 @@ class _Operation(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor | None
+        name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         return _OPERATORS[name](x, list(tensors), text, inverse, True)  # type: ignore[no-any-return]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.name, ctx.text, ctx.inverse, x, *tensors = inputs
+        ctx.operator, ctx.text, ctx.inverse, x, *tensors = inputs
         ctx.shapes = output[0].shape, output[1].shape
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)  # zeros as large as what was saved would take a tenth of a step
         # The inverse of a map is differentiated at its result.
-        ctx.save_for_backward(output[0] if ctx.name == "map" and ctx.inverse else output[2], x, *tensors)
+        ctx.save_for_backward(output[0] if ctx.operator == "map" and ctx.inverse else output[2], x, *tensors)
         ctx.save_for_forward(x, *tensors)
 
     @staticmethod
@@ -89,13 +89,34 @@ class _Operation(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         x, *tensors = ctx.saved_tensors
-        z, log_det = _tangents(_formula(ctx.name, ctx.text, ctx.inverse), (x, *tensors), tangents[3:])
+        z, log_det = _tangents(_formula(ctx.operator, ctx.text, ctx.inverse), (x, *tensors), tangents[3:])
         return z, log_det, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor | None) -> Any:
-        batched = torch.vmap(_formula(name, text, inverse), in_dims=tuple(in_dims[3:]), randomness=info.randomness)
-        return (*batched(x, *tensors), x.new_empty(0)), (0, 0, None)
+    def vmap(info: Any, in_dims: Any, name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor) -> Any:
+        return _batched(name, info, (in_dims[3], list(in_dims[4:])), x, list(tensors), text, inverse)
+
+
+def _batched(
+    name: str, info: Any, in_dims: Any, x: Tensor, tensors: list[Tensor], text: str, inverse: bool, _: Any = None
+) -> Any:
+    """Evaluate an operator under ``torch.vmap``: rows of all examples at once, or one example of weights at a time."""
+    size, batched = info.batch_size, [d is not None for d in in_dims[1]]
+    of_rows = [i for i, (_, tensor) in enumerate(layers.tensors_of(text)) if name == "map" or tensor != "weight"]
+    x = x.expand(size, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
+    tensors = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, in_dims[1], strict=True)]
+    if any(b and i not in of_rows for i, b in enumerate(batched)):
+        each = []
+        for k in range(size):
+            own = [t[k] if b else t for t, b in zip(tensors, batched, strict=True)]
+            each.append(_OPERATORS[name](x[k], own, text, inverse, False)[:2])
+        return (*[torch.stack(many) for many in zip(*each, strict=True)], x.new_empty(0)), (0, 0, None)
+    for i in of_rows:
+        tensors[i] = (tensors[i] if batched[i] else tensors[i].expand(size, *tensors[i].shape)).flatten(0, 1)
+    first, second, saved = _OPERATORS[name](x.flatten(0, 1), tensors, text, inverse, False)
+    if name == "network":
+        return (first.unflatten(0, x.shape[:2]), second, saved), (0, None, None)
+    return (first.unflatten(0, x.shape[:2]), second.unflatten(0, x.shape[:2]), saved), (0, 0, None)
 
 
 def _formula(name: str, text: str, inverse: bool) -> Any:
@@ -104,23 +125,23 @@ def _formula(name: str, text: str, inverse: bool) -> Any:
     return formula(name, text, inverse)
 
 
-def _gradients(ctx: Any, wanted: Sequence[bool], gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _gradients(ctx: Any, wanted: Sequence[bool], outer: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Gradients of the points and of each tensor, None where the tensor is."""
     saved, x, *tensors = ctx.saved_tensors
     shapes = ctx.shapes
-    g, g_log = [x.new_zeros(s) if g is None else g for g, s in zip(gradients[:2], shapes, strict=True)]
+    g, g_log = [x.new_zeros(s) if g is None else g for g, s in zip(outer[:2], shapes, strict=True)]
     if torch.is_grad_enabled():  # to be differentiated again
-        formula = _formula(ctx.name, ctx.text, ctx.inverse)
+        formula = _formula(ctx.operator, ctx.text, ctx.inverse)
         return differentiate(formula, (x, *tensors), (g, g_log))
     # Besides the gradient of the points, a kernel computes the gradients of all tensors or of none.
-    found = _BACKWARDS[ctx.name](
+    found = _BACKWARDS[ctx.operator](
         x, tensors, saved, g, g_log, ctx.text, ctx.inverse, any(wanted)
     )
-    if not any(wanted):
-        return [found[0], *[None] * len(tensors)]
-    rest = iter(found[1:])
-    factors = _factors(ctx.text)
-    return [found[0], *[None if t is None or i in factors else next(rest) for i, t in enumerate(tensors)]]
+    gradients: list[Tensor | None] = [None] * len(tensors)
+    if any(wanted):
+        for i, gradient in zip(_differentiable(ctx.text), found[1:], strict=True):
+            gradients[i] = gradient
+    return [found[0], *gradients]
 
 
 def differentiate(
@@ -166,14 +187,9 @@ def _tangents(
     return z, log_det
 
 
-@functools.lru_cache(maxsize=1024)
-def _factors(text: str) -> frozenset[int]:
-    """Positions of dropout factors among the tensors of a chain: they have no gradient."""
-    found, first = [], 0
-    for layer in layers.read(text):
-        found += [first + 6 + 6 * b for b in range(layer.blocks)] if layer.kind == "network" else []
-        first += layer.tensors
-    return frozenset(found)
+def _differentiable(text: str) -> list[int]:
+    """Positions among the tensors of a chain of those that have a gradient: dropout factors have none."""
+    return [i for i, (_, tensor) in enumerate(layers.tensors_of(text)) if tensor != "factors"]
 
 
 def _saved_numbers(name: str, text: str, x: Tensor) -> Any:
@@ -185,7 +201,7 @@ def _saved_numbers(name: str, text: str, x: Tensor) -> Any:
     return (x.shape[0] + tile - 1) // tile * tile * each
 
 
-def _call(text: str, x: Tensor, features: int, inverse: bool, tensors: Sequence[Tensor | None]) -> native.Chain:
+def _call(text: str, x: Tensor, features: int, inverse: bool, tensors: Sequence[Tensor]) -> native.Chain:
     """The arguments of a kernel; it holds addresses, so the tensors must outlive it."""
     array = layers.in_c(text)
     return native.Chain(
@@ -194,7 +210,7 @@ def _call(text: str, x: Tensor, features: int, inverse: bool, tensors: Sequence[
         layers=len(array),
         inverse=inverse,
         layer=ctypes.addressof(array),
-        tensors=_addresses(tensors),
+        tensors=_addresses(layers.in_places(text, tensors)),
     )
 
 
@@ -207,8 +223,8 @@ def _array(length: int) -> Any:
     return ctypes.c_void_p * length  # cached, because ctypes creates a new type each time
 
 
-def _contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
+def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t if t.is_contiguous() else t.contiguous() for t in tensors]
 
 
 def _empty_results(name: str, text: str, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +237,7 @@ def _empty_results(name: str, text: str, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _forward(
-    name: str, x: Tensor, tensors: list[Tensor | None], text: str, inverse: bool, save: bool
+    name: str, x: Tensor, tensors: list[Tensor], text: str, inverse: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, tensors = x.contiguous(), _contiguous(tensors)
     first, second = _empty_results(name, text, x)
@@ -240,7 +256,7 @@ def _forward(
 def _backward(
     name: str,
     x: Tensor,
-    tensors: list[Tensor | None],
+    tensors: list[Tensor],
     saved: Tensor,
     gz: Tensor,
     g_log: Tensor,
@@ -252,30 +268,29 @@ def _backward(
     gx = torch.empty_like(x)
     features = layers.read(text)[0].inputs if name == "network" else x.shape[-1]
     call = _call(text, x, features, inverse, tensors)
-    factors = _factors(text)
-    gradients = [
-        None if t is None or i in factors or not wanted else torch.empty_like(t) for i, t in enumerate(tensors)
-    ]
-    if wanted:
-        call.g_tensors = _addresses(gradients)
     if name == "map":
         (parameters,) = tensors
-        of_parameters = torch.empty_like(parameters)  # type: ignore[arg-type]
-        points = saved.contiguous() if inverse else x
-        native.run("map_backward", call, points, parameters, gz, g_log, gx, of_parameters)
+        of_parameters = torch.empty_like(parameters)
+        native.run("map_backward", call, saved.contiguous() if inverse else x, parameters, gz, g_log, gx, of_parameters)
         return [gx, of_parameters] if wanted else [gx]
+    gradients = [torch.empty_like(tensors[i]) for i in _differentiable(text)] if wanted else []
+    if wanted:
+        placed: list[Tensor | None] = [None] * layers.places_of(text)
+        for i, gradient in zip(_differentiable(text), gradients, strict=True):
+            placed[layers.tensors_of(text)[i][0]] = gradient
+        call.g_tensors = _addresses(placed)
     if name == "network":
         native.run("network_backward", call, x, gz, saved, gx)
     else:
         native.run("chain_backward", call, gz, g_log, saved, gx)
-    return [gx, *[g for g in gradients if g is not None]]
+    return [gx, *gradients]
 
 
 def _define(name: str) -> tuple[Any, Any]:
     """Define an operator and its backward pass: on a CPU, for fake tensors, with gradients."""
-    _LIBRARY.define(f"{name}(Tensor x, Tensor?[] tensors, str layers, bool inverse, bool save) -> (Tensor, Tensor, Tensor)")
+    _LIBRARY.define(f"{name}(Tensor x, Tensor[] tensors, str layers, bool inverse, bool save) -> (Tensor, Tensor, Tensor)")
     _LIBRARY.define(
-        f"{name}_backward(Tensor x, Tensor?[] tensors, Tensor saved, Tensor g, Tensor g_log, str layers, bool inverse, "
+        f"{name}_backward(Tensor x, Tensor[] tensors, Tensor saved, Tensor g, Tensor g_log, str layers, bool inverse, "
         "bool wanted) -> Tensor[]"
     )
     _LIBRARY.impl(name, functools.partial(_forward, name), "CPU")
@@ -285,8 +300,7 @@ def _define(name: str) -> tuple[Any, Any]:
         return *_empty_results(name, text, x), x.new_empty(_saved_numbers(name, text, x) if save else 0)
 
     def shapes_backward(x: Tensor, tensors: Any, saved: Any, g: Any, g_log: Any, text: str, _: bool, wanted: bool) -> Any:
-        factors = _factors(text)
-        own = [t for i, t in enumerate(tensors) if t is not None and i not in factors] if wanted else []
+        own = [tensors[i] for i in _differentiable(text)] if wanted else []
         return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, *own)]
 
     def setup(ctx: Any, inputs: Any, output: Any) -> None:
@@ -304,15 +318,19 @@ def _define(name: str) -> tuple[Any, Any]:
     def batched_backward(
         x: Tensor, tensors: Any, saved: Any, g: Tensor, g_log: Tensor, text: str, inverse: bool, wanted: bool
     ) -> Any:
-        factors = _factors(text)
-        needed = [None if t is None else t.detach().requires_grad_(i not in factors) for i, t in enumerate(tensors)]
-        inputs = (x.detach().requires_grad_(), *(needed if wanted else tensors))
+        needed = {*_differentiable(text)} if wanted else set()
+        own = [t.detach().requires_grad_(i in needed) for i, t in enumerate(tensors)]
+        inputs = (x.detach().requires_grad_(), *own)
         return [t for t in differentiate(_formula(name, text, inverse), inputs, (g, g_log)) if t is not None]
 
     qualified = f"pushforward::{name}"
     torch.library.register_fake(qualified, shapes, lib=_LIBRARY)
     torch.library.register_fake(f"{qualified}_backward", shapes_backward, lib=_LIBRARY)
     torch.library.register_autograd(qualified, backward, setup_context=setup, lib=_LIBRARY)
+    def rule(info: Any, in_dims: Any, x: Tensor, tensors: Any, text: str, inverse: bool, save: bool) -> Any:
+        return _batched(name, info, in_dims, x, list(tensors), text, inverse)
+
+    torch.library.register_vmap(qualified, rule, lib=_LIBRARY)
     _LIBRARY.impl(name, batched, "Batched")
     _LIBRARY.impl(f"{name}_backward", batched_backward, "Batched")
     return getattr(torch.ops.pushforward, name).default, getattr(torch.ops.pushforward, f"{name}_backward").default

@@ -31,7 +31,7 @@ def describe_layer(
     Returns:
         The description; None if the kernels do not implement the network or the map, or if somebody has changed them.
     """
-    describe = getattr(net, "describe", None)
+    describe = getattr(net, "describe_parameters", None)
     if describe is None or not is_described(type(univariate), ("size", "forward", "inverse"), by="kernel"):
         return None
     kernel = univariate.kernel()
@@ -57,5 +57,6 @@ def describe_layer(
         identity_features=identity_features,
         transformed_features=transformed_features,
         known=net.known,
+        has_terms=bool(net.context),
     )
     return found.of(layer)

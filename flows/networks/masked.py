@@ -12,6 +12,7 @@ from pushforward.flows.networks.incremental import Incremental, IncrementalPass,
 from pushforward.flows.networks.residual import (
     MaskedLinear,
     ResidualBlock,
+    describe_alone,
     describe_network,
     evaluate,
     layer_tensors,
@@ -129,8 +130,12 @@ class MaskedResidualNet(Part):
             like,
         )
 
-    def describe(self, inputs: int, outputs: int) -> Description | None:
-        """Describe the network for the kernels; see ``describe_network``."""
+    def describe(self) -> Description | None:
+        """Describe the network alone for the kernels; None if somebody has changed it."""
+        return describe_alone(self, self.features, self.features, self.outputs_per_feature)
+
+    def describe_parameters(self, inputs: int, outputs: int) -> Description | None:
+        """Describe its parameters, as part of a layer; see ``describe_network``."""
         return describe_network(self, MaskedLinear, inputs, outputs)
 
     def tensors(

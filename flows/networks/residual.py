@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pushforward.flows.checks import check_at_least, check_dropout
 from pushforward.flows.constants import Constants
 from pushforward.flows.kernels import layers
-from pushforward.flows.kernels.description import Description, Kept, evaluate as by_kernels, is_described
+from pushforward.flows.kernels.description import Description, description_of, evaluate as by_kernels, is_described
 from pushforward.flows.kernels.layers import Layer
 from pushforward.flows.state import Part
 
@@ -69,8 +69,12 @@ class ResidualNet(Part):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return evaluate(self, x, context)
 
-    def describe(self, inputs: int, outputs: int) -> Description | None:
-        """Describe the network for the kernels; see ``describe_network``."""
+    def describe(self) -> Description | None:
+        """Describe the network alone for the kernels; None if somebody has changed it."""
+        return describe_alone(self, self.inputs, 1, self.outputs)
+
+    def describe_parameters(self, inputs: int, outputs: int) -> Description | None:
+        """Describe its parameters, as part of a layer; see ``describe_network``."""
         return describe_network(self, nn.Linear, inputs, outputs)
 
     def tensors(
@@ -93,7 +97,7 @@ class ResidualNet(Part):
 
 def evaluate(net: Any, x: Tensor, context: Tensor | None) -> Tensor:
     """Evaluate a residual network, masked or not: input layer, blocks, output layer."""
-    if done := by_kernels(_ALONE.get(net, lambda: _describe_alone(net)), x, context, name="network"):
+    if done := by_kernels(description_of(net), x, context, name="network"):
         return done[0]
     h = net.first(x)
     if net.first_context is not None:
@@ -104,26 +108,13 @@ def evaluate(net: Any, x: Tensor, context: Tensor | None) -> Tensor:
     return outputs
 
 
-_ALONE = Kept()
-
-
-def _describe_alone(net: Any) -> Description | None:
-    """Describe a network without a map."""
-    inputs, outputs = net.first.weight.shape[1] if hasattr(net.first, "weight") else 0, net.last.weight.shape[0]
-    found: Description | None = net.describe(inputs, outputs)
+def describe_alone(net: Any, inputs: int, values: int, size: int) -> Description | None:
+    """Describe a network without a map for the kernels: ``size`` outputs for each of so many values."""
+    found: Description | None = net.describe_parameters(inputs, values * size)
     if found is None:
         return None
-    values = 1 if net.known is None else net.features
-    layer = Layer(
-        "network",
-        inputs=inputs,
-        hidden=net.hidden,
-        blocks=net.blocks,
-        values=values,
-        size=outputs // values,
-        known=net.known,
-    )
-    return found.of(layer)
+    hidden, blocks, known = net.hidden, net.blocks, net.known
+    return found.of(Layer("network", False, inputs, hidden, blocks, values, size, known=known, has_terms=bool(net.context)))
 
 
 def describe_network(net: Any, linear: type, inputs: int, outputs: int) -> Description | None:
@@ -139,14 +130,14 @@ def describe_network(net: Any, linear: type, inputs: int, outputs: int) -> Descr
         The description; None if a part is not as the network's class builds it.
     """
     known, hidden = net.known, net.hidden
-    if not is_described(type(net), ("forward", "tensors")) or not inputs or net.blocks > layers.MOST_BLOCKS:
+    if not is_described(type(net), ("forward", "tensors"), by="describe_parameters") or not inputs or net.blocks > layers.MOST_BLOCKS:
         return None
     if known is not None and (len(known) != inputs + 1 or known[-1] != hidden):
         return None
     found = Description()
     guard = found.guard
     guard.module(net)
-    for name in ("hidden", "blocks", "known"):
+    for name in ("hidden", "blocks", "known", "dropout", "context"):
         guard.attribute(net, name, vars(net).get(name))
 
     def add(owner: nn.Module, name: str, rows: int, columns: int) -> bool:

@@ -15,8 +15,8 @@ from pushforward.flows import (
     MaskedResidualNet,
 )
 from pushforward.flows.bases.made_mog import MixtureConditional
-from pushforward.flows.bijections import fused
 from pushforward.flows.kernels import elementwise, native
+from pushforward.flows.kernels.description import description_of, evaluate
 from tests.fixtures.autoregressive_mixtures import (
     Engine,
     both_engines,
@@ -33,7 +33,7 @@ def from_uniform(engine: Engine, base: AutoregressiveMixture, uniform: Tensor) -
     """The samples that uniform numbers are mapped to."""
     if engine == "torch":
         return base.conditioner.incremental(uniform).solve(base.conditional, uniform)[0].detach()
-    done = fused.layer(base.conditioner, base.conditional, uniform, None, inverse=True)
+    done = evaluate(description_of(base), uniform, inverse=True)
     assert done is not None
     return done[0].detach()
 
@@ -154,8 +154,9 @@ def sample_conditional(
     """Samples of the conditional alone, with different parameters for every value."""
     if engine == "torch":
         return conditional.inverse(z, parameters)
-    kernel = conditional.kernel()
-    return elementwise.apply_map(conditional.inverse, kernel, conditional.size, z, parameters, inverse=True)
+    done = elementwise.apply_map(conditional.kernel(), conditional.size, z, parameters, inverse=True)
+    assert done is not None
+    return done
 
 
 @both_engines

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pushforward.flows import Affine, Coupling, RationalQuadraticSpline, ResidualNet, Univariate
-from pushforward.flows.kernels import elementwise
+from pushforward.flows.kernels.description import description_of, evaluate
 from tests.fixtures.bijections import SPLINE
 from tests.fixtures.kernels import (
     DOUBLE,
@@ -182,13 +182,12 @@ def test_a_row_does_not_depend_on_the_others(kind: str, direction: str, dtype: t
             assert_close(apply(points[rows], context[rows]), (value[rows], log_det[rows]), rtol=0, atol=0)
 
 
-def test_only_ordinary_tensors_are_usable() -> None:
-    assert elementwise.usable(torch.zeros(2), None, nn.Parameter(torch.zeros(2)))
-    assert not elementwise.usable(torch.zeros(2), torch.zeros(2, dtype=DOUBLE))
-    assert not elementwise.usable(torch.zeros(2, dtype=torch.bfloat16))
-    assert not elementwise.usable(torch.zeros(2, dtype=torch.int64))
-    assert not elementwise.usable(torch.zeros(2, device="meta"))
-    assert not elementwise.usable(torch.zeros(2).as_subclass(Subclass))
+@pytest.mark.parametrize("points", [torch.zeros(2, 3), torch.zeros(2, 3, device="meta"), None], ids=["float", "meta", "own"])
+def test_other_tensors_are_left_to_torch(points: Tensor | None) -> None:
+    layer = autoregressive(3)
+    points = torch.zeros(2, 3, dtype=DOUBLE).as_subclass(Subclass) if points is None else points
+    assert evaluate(description_of(layer), points) is None
+    assert evaluate(description_of(layer), torch.zeros(2, 3, dtype=DOUBLE)) is not None
 
 
 class Subclass(Tensor):

@@ -25,7 +25,7 @@ from pushforward.flows import (
     load,
     save,
 )
-from pushforward.flows.bijections import fused
+from pushforward.flows.kernels.description import description_of
 from pushforward.flows.networks import transformer
 from pushforward.train.device import StepExecutor
 from pushforward.train.options import TrainOptions
@@ -300,11 +300,8 @@ def test_weights_may_be_batched(perturb: Perturb) -> None:
 
 
 def test_there_is_no_kernel_for_it(perturb: Perturb) -> None:
-    net = made(perturb, 3, SPLINE.size)
-    points, _ = draw(net, 4)
-    for inverse in (False, True):
-        assert fused.layer(net, SPLINE, points, None, inverse=inverse) is None
-    assert fused.layer(MaskedResidualNet(3, SPLINE.size, hidden=8), SPLINE, points.float(), None) is not None
+    assert description_of(MaskedAutoregressive(made(perturb, 3, SPLINE.size), SPLINE)) is None
+    assert description_of(MaskedAutoregressive(MaskedResidualNet(3, SPLINE.size, hidden=8), SPLINE)) is not None
 
 
 def test_scores_of_a_flow(perturb: Perturb) -> None:

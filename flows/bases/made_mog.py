@@ -14,7 +14,7 @@ from pushforward.flows.bases.gaussian import Gaussian
 from pushforward.flows.bases.normal import normal_cdf, normal_from_tails
 from pushforward.flows.bijections.base import saturate
 from pushforward.flows.checks import at_least_single, check_shape
-from pushforward.flows.kernels.description import Description, description_of, evaluate
+from pushforward.flows.kernels.description import Description, description_of, evaluate, is_usable
 from pushforward.flows.kernels.layers import Map
 from pushforward.flows.networks.mapped import describe_layer
 from pushforward.flows.networks.masked import MaskedConditioner
@@ -197,7 +197,7 @@ class AutoregressiveMixture(Base):
 
     def _log_density(self, y: Tensor, context: Tensor | None) -> Tensor:
         """Log-density ``(...)`` in the coordinates of the Gaussian."""
-        if done := evaluate(description_of(self), y, context):
+        if is_usable(y) and (done := evaluate(description_of(self), y, context)):
             return done[1]
         parameters = self.conditioner(y, context).to(y.dtype)
         log_density: Tensor = self.conditional.forward(y, parameters)[1].sum(-1)
@@ -210,7 +210,7 @@ class AutoregressiveMixture(Base):
     def _draw(self, lead: tuple[int, ...], context: Tensor | None) -> Tensor:
         """Draw samples ``(*lead, D)`` in the coordinates of the Gaussian, without gradients."""
         uniform = torch.rand(*lead, self.features, dtype=self.dtype, device=self.device)
-        if done := evaluate(description_of(self), uniform, context, inverse=True):
+        if is_usable(uniform) and (done := evaluate(description_of(self), uniform, context, inverse=True)):
             return done[0]
         points = uniform.reshape(-1, self.features)
         flat = None if context is None else context.reshape(-1, self.context)

@@ -21,6 +21,7 @@ from pushforward.flows.kernels.description import (
     evaluate,
     facts_of,
     is_described,
+    is_usable,
     traced,
 )
 from pushforward.flows.state import Part
@@ -126,10 +127,10 @@ class Bijection(Part, Transform):
         """Describe this layer for the kernels; None if they do not implement it, as it is now."""
         return None
 
-    def by_kernels(
-        self, points: Tensor, context: Tensor | None, *, inverse: bool, score: Tensor | None = None
-    ) -> Any:
+    def by_kernels(self, points: Tensor, context: Tensor | None, *, inverse: bool, score: Tensor | None = None) -> Any:
         """Evaluate this layer by a kernel; see ``description.evaluate``. None if it cannot be used here."""
+        if not is_usable(points):
+            return None
         return evaluate(description_of(self), points, context, inverse=inverse, score=score)
 
     def config(self) -> dict[str, Any]:
@@ -329,7 +330,7 @@ class Chain(Bijection):
         """Apply all members; runs of members that the kernels know are one call."""
         self.check_points(points, context)
         total = points.new_zeros(points.shape[:-1])
-        runs = self._runs()
+        runs = self._runs() if is_usable(points) else [(None, self._members)]
         for run, members in reversed(runs) if inverse else runs:
             if done := evaluate(run, points, context, inverse=inverse, score=score):
                 points, log_det, *rest = done
@@ -386,6 +387,11 @@ def _found_runs(members: Sequence[Bijection]) -> tuple[list[Run], bool]:
             runs[-1][1].append(member)
         else:
             runs.append((found, [member]))
+    # Without a network or a matrix, torch's operations take less time than one call.
+    runs = [
+        run if run[0] is None or any(layer.kind in ("network", "linear") for layer in run[0].layers) else (None, run[1])
+        for run in runs
+    ]
     for run, _ in runs:
         if run is not None:
             run.finish()

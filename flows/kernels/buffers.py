@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-class _Loan(np.ndarray):  # type: ignore[type-arg]
+class _Loan(np.ndarray):
     """Memory from a ``BufferPool``; it goes back to the pool when the last tensor that uses it is deleted."""
 
     pool: "BufferPool | None" = None
 
     def __del__(self) -> None:
         if self.pool is not None and self.base is not None:
-            self.pool.give_back(self.base)  # type: ignore[arg-type]
+            self.pool.give_back(self.base)
 
 
 Memory = NDArray[Any]

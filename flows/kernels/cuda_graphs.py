@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-
 MIN_POINTS, MAX_POINTS = 256, 16_384
 """Points of one graph. With more points the launches take little beside the computation."""
 

@@ -1,8 +1,8 @@
 """Descriptions of modules for the kernels, and their evaluation.
 
-A layer or a network describes itself by ``describe``: the text of an operator, and where the tensors are that it depends
-on. A module that somebody has changed (other parts, hooks, a ``forward`` of its own) does not match its description any
-more, and its own code runs.
+A layer or a network describes itself by ``describe``: the text of an operator, and where the tensors are that it
+depends on. A module that somebody has changed (other parts, hooks, a ``forward`` of its own) does not match its
+description any more, and its own code runs.
 """
 
 import functools
@@ -90,7 +90,7 @@ def can_drop(net: Any, inverse: bool) -> bool:
 class Guard:
     """What is compared at every call: whether somebody has changed the modules of a description.
 
-    It takes a few microseconds, less than one attribute of every module. A mask that is changed in place is not noticed.
+    The comparison takes about ten microseconds for a flow. A mask that is changed in place is not noticed.
     """
 
     def __init__(self) -> None:
@@ -155,6 +155,11 @@ def _depth(kind: type, name: str) -> int:
 
 
 _KEPT: weakref.WeakKeyDictionary[nn.Module, Description] = weakref.WeakKeyDictionary()
+
+
+def is_usable(points: Tensor) -> bool:
+    """Whether the kernels are on and take points of this kind."""
+    return points.is_cpu and points.dtype in native.KINDS and native.is_on() and _is_plain(points)
 
 
 def description_of(module: Any) -> Description | None:
@@ -236,13 +241,13 @@ def evaluate(
         The mapped points ``(..., features)``, the log-determinants ``(...)``, and the score of the mapped density if a
         score was given. For a network, its outputs ``(..., outputs)``. None if the kernels cannot be used here.
     """
-    if found is None or not points.is_cpu or points.dtype not in native.KINDS or not native.is_on():
-        return None
-    tensors = _parameters(found, points.dtype)
-    if tensors is None or not _is_plain(points):
+    tensors = None if found is None or not is_usable(points) else _parameters(found, points.dtype)
+    if found is None or tensors is None:
         return None
     lead = points.shape[:-1]
     if context is not None and any([net.context for _, net, _ in found.networks]):
+        if context.dtype is not points.dtype:
+            return None
         lead = torch.broadcast_shapes(lead, context.shape[:-1])
     rows = points.expand(*lead, points.shape[-1]).reshape(-1, points.shape[-1])
     dropping = [net.training for _, net, inverted in found.networks if can_drop(net, inverse != inverted)]
@@ -252,9 +257,11 @@ def evaluate(
     for position, net, inverted in found.networks:
         drops_here = drops and can_drop(net, inverse != inverted)
         if net.context or drops_here:
-            for i, term in enumerate(net.tensors(lead, context, dropout=drops_here)):
-                if tensors[position + i] is None and term is not None:
-                    tensors[position + i] = term.to(points.dtype)
+            with torch.autocast("cpu", enabled=False):
+                terms = net.tensors(lead, context, dropout=drops_here)
+            for i, term in enumerate(terms):
+                if tensors[position + i] is None:
+                    tensors[position + i] = term
     text = found.texts_with_dropout[inverse] if drops else found.text
     given = [t for t in tensors if t is not None]
     first, second, saved = operators.evaluate(name, text, rows, given, inverse=inverse, save=score is not None)
@@ -284,5 +291,3 @@ def _parameters(found: Description, dtype: torch.dtype) -> list[Tensor | None] |
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is none of a subclass, which may see operations in its own way."""
     return torch.compiler.is_compiling() or type(tensor) in _PLAIN
-
-

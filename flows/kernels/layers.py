@@ -109,10 +109,24 @@ class Layer:
             return Layer(kind, inverse == "1", order=_numbers(parts[0]))
         if kind in ("normalize", "linear"):
             return Layer(kind, inverse == "1")
-        *numbers, has_terms, has_factors = (int(size) for size in sizes)
+        inputs, hidden, blocks, values, size, has_terms, has_factors = (int(number) for number in sizes)
         map_ = Map.read(parts[0]) if parts[0] else None
-        features = [_numbers(part) for part in parts[1:]]
-        return Layer(kind, inverse == "1", *numbers, map_, *features, None, bool(has_terms), bool(has_factors))
+        identity, transformed, known = (_numbers(part) for part in parts[1:])
+        return Layer(
+            kind,
+            inverse == "1",
+            inputs,
+            hidden,
+            blocks,
+            values,
+            size,
+            map_,
+            identity,
+            transformed,
+            known,
+            has_terms=has_terms == 1,
+            has_factors=has_factors == 1,
+        )
 
     @property
     def tensors(self) -> tuple[str, ...]:

@@ -1,13 +1,14 @@
 """The kernels as operators of torch: ``pushforward::chain``, ``pushforward::map`` and ``pushforward::network``.
 
 Each takes points or values, the tensors that the layers depend on, and a text that describes the layers (see
-``layers``); it has a gradient, a shape for fake tensors, and torch's operations in its place (see ``formulas``) where
-the kernel cannot be: second derivatives, forward mode, ``torch.vmap``. So it compiles, exports and traces as one node.
+``layers``). It has a gradient and a shape for fake tensors, so it compiles, exports and traces as one node. Where the
+kernel cannot be (second derivatives, forward mode, batched gradients) torch's operations take its place, see
+``flows.formulas``.
 """
 
 import ctypes
 import functools
-import math
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,14 +17,16 @@ from torch import Tensor
 
 from pushforward.flows.kernels import layers, native
 from pushforward.flows.kernels.buffers import POOL
-from pushforward.flows.kernels.layers import Layer
 
 _LIBRARY = torch.library.Library("pushforward", "DEF")
 
 NAMES = ("chain", "map", "network")
-"""Names of the operators. ``chain``: points ``(n, D)`` to points ``(n, D)`` and log-determinants ``(n,)`` through all
-layers. ``map``: values ``(n,)`` and parameters ``(n, size)`` to values and log-derivatives ``(n,)``. ``network``: points
-``(n, inputs)`` to parameters ``(n, outputs)`` and an empty tensor."""
+"""Names of the operators.
+
+- ``chain``: points ``(n, D)`` through all layers, to points ``(n, D)`` and log-determinants ``(n,)``;
+- ``map``: values ``(n,)`` with parameters ``(n, size)``, to values and log-derivatives ``(n,)``;
+- ``network``: points ``(n, inputs)`` to parameters ``(n, outputs)``, and an empty tensor.
+"""
 
 
 def evaluate(
@@ -35,7 +38,7 @@ def evaluate(
         name: One of ``NAMES``.
         text: The layers.
         x: Points or values.
-        tensors: All tensors that the layers depend on; see ``formulas`` for their order.
+        tensors: All tensors that the layers depend on; see ``Layer.tensors`` for their order.
         inverse: Whether to invert the layers, from the last to the first.
         save: Whether to save what a backward pass needs, also where nothing needs a gradient.
 
@@ -67,9 +70,7 @@ class _Operation(torch.autograd.Function):
     """An operator in eager mode."""
 
     @staticmethod
-    def forward(
-        name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return _OPERATORS[name](x, list(tensors), text, inverse, True)  # type: ignore[no-any-return]
 
     @staticmethod
@@ -84,22 +85,20 @@ class _Operation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        return None, None, None, *_gradients(ctx, ctx.needs_input_grad[4:], gradients)
+        return None, None, None, *_gradients(ctx, ctx.needs_input_grad[3:], gradients)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
         x, *tensors = ctx.saved_tensors
-        z, log_det = _tangents(_formula(ctx.operator, ctx.text, ctx.inverse), (x, *tensors), tangents[3:])
-        return z, log_det, None
+        formula = _formulas().formula(ctx.operator, ctx.text, ctx.inverse)
+        return *_formulas().tangents(formula, (x, *tensors), tangents[3:]), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor) -> Any:
         return _batched(name, info, (in_dims[3], list(in_dims[4:])), x, list(tensors), text, inverse)
 
 
-def _batched(
-    name: str, info: Any, in_dims: Any, x: Tensor, tensors: list[Tensor], text: str, inverse: bool, _: Any = None
-) -> Any:
+def _batched(name: str, info: Any, in_dims: Any, x: Tensor, tensors: list[Tensor], text: str, inverse: bool) -> Any:
     """Evaluate an operator under ``torch.vmap``: rows of all examples at once, or one example of weights at a time."""
     size, batched = info.batch_size, [d is not None for d in in_dims[1]]
     of_rows = [i for i, (_, tensor) in enumerate(layers.tensors_of(text)) if name == "map" or tensor != "weight"]
@@ -119,72 +118,26 @@ def _batched(
     return (first.unflatten(0, x.shape[:2]), second.unflatten(0, x.shape[:2]), saved), (0, 0, None)
 
 
-def _formula(name: str, text: str, inverse: bool) -> Any:
-    from pushforward.flows.kernels.formulas import formula  # it needs maps and networks, which need operators
-
-    return formula(name, text, inverse)
+def _formulas() -> Any:
+    return importlib.import_module("pushforward.flows.formulas")  # which needs maps and networks, and they operators
 
 
-def _gradients(ctx: Any, wanted: Sequence[bool], outer: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _gradients(ctx: Any, needed: Sequence[bool], outer: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Gradients of the points and of each tensor, None where the tensor is."""
     saved, x, *tensors = ctx.saved_tensors
     shapes = ctx.shapes
     g, g_log = [x.new_zeros(s) if g is None else g for g, s in zip(outer[:2], shapes, strict=True)]
     if torch.is_grad_enabled():  # to be differentiated again
-        formula = _formula(ctx.operator, ctx.text, ctx.inverse)
-        return differentiate(formula, (x, *tensors), (g, g_log))
+        formula = _formulas().formula(ctx.operator, ctx.text, ctx.inverse)
+        return _formulas().differentiate(formula, (x, *tensors), (g, g_log), needed)  # type: ignore[no-any-return]
+    wanted = any(needed[1:])
     # Besides the gradient of the points, a kernel computes the gradients of all tensors or of none.
-    found = _BACKWARDS[ctx.operator](
-        x, tensors, saved, g, g_log, ctx.text, ctx.inverse, any(wanted)
-    )
+    found = _BACKWARDS[ctx.operator](x, tensors, saved, g, g_log, ctx.text, ctx.inverse, wanted)
     gradients: list[Tensor | None] = [None] * len(tensors)
-    if any(wanted):
+    if wanted:
         for i, gradient in zip(_differentiable(ctx.text), found[1:], strict=True):
             gradients[i] = gradient
     return [found[0], *gradients]
-
-
-def differentiate(
-    formula: Any, inputs: tuple[Tensor | None, ...], gradients: tuple[Tensor, ...]
-) -> list[Tensor | None]:
-    """Gradients of a formula in torch's operations; None for inputs that need none.
-
-    If gradients are enabled the result can be differentiated again.
-
-    Args:
-        formula: A function of the inputs.
-        inputs: Its arguments.
-        gradients: Gradients with respect to its outputs.
-    """
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        # Views, because one input may be the same tensor as another, or computed from it: gradients must stay apart.
-        own = [None if t is None else t.view_as(t) for t in inputs]
-        outputs = [(o, g) for o, g in zip(formula(*own), gradients, strict=True) if o.requires_grad]
-        wanted = [t for t in own if t is not None and t.requires_grad]
-        if not outputs:
-            return [None] * len(inputs)
-        values, cotangents = zip(*outputs, strict=True)
-        found = iter(torch.autograd.grad(values, wanted, cotangents, create_graph=create_graph, allow_unused=True))
-    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
-
-
-def _tangents(
-    formula: Any, inputs: tuple[Tensor | None, ...], tangents: Sequence[Tensor | None]
-) -> tuple[Tensor, Tensor]:
-    """Tangents of a formula's outputs: the gradient by the cotangents of a vector-Jacobian product."""
-    with torch.enable_grad():
-        own = [None if t is None else t.detach().requires_grad_() for t in inputs]
-        outputs = formula(*own)
-        cotangents = [torch.zeros_like(o, requires_grad=True) for o in outputs]
-        pairs = [(t, d) for t, d in zip(own, tangents, strict=True) if t is not None and d is not None]
-        by_inputs = torch.autograd.grad(
-            outputs, [t for t, _ in pairs], cotangents, create_graph=True, materialize_grads=True
-        )
-        z, log_det = torch.autograd.grad(
-            by_inputs, cotangents, [d for _, d in pairs], materialize_grads=True, create_graph=torch.is_grad_enabled()
-        )
-    return z, log_det
 
 
 def _differentiable(text: str) -> list[int]:
@@ -288,7 +241,9 @@ def _backward(
 
 def _define(name: str) -> tuple[Any, Any]:
     """Define an operator and its backward pass: on a CPU, for fake tensors, with gradients."""
-    _LIBRARY.define(f"{name}(Tensor x, Tensor[] tensors, str layers, bool inverse, bool save) -> (Tensor, Tensor, Tensor)")
+    _LIBRARY.define(
+        f"{name}(Tensor x, Tensor[] tensors, str layers, bool inverse, bool save) -> (Tensor, Tensor, Tensor)"
+    )
     _LIBRARY.define(
         f"{name}_backward(Tensor x, Tensor[] tensors, Tensor saved, Tensor g, Tensor g_log, str layers, bool inverse, "
         "bool wanted) -> Tensor[]"
@@ -299,7 +254,9 @@ def _define(name: str) -> tuple[Any, Any]:
     def shapes(x: Tensor, tensors: Any, text: str, inverse: bool, save: bool) -> Any:
         return *_empty_results(name, text, x), x.new_empty(_saved_numbers(name, text, x) if save else 0)
 
-    def shapes_backward(x: Tensor, tensors: Any, saved: Any, g: Any, g_log: Any, text: str, _: bool, wanted: bool) -> Any:
+    def shapes_backward(
+        x: Tensor, tensors: Any, saved: Any, g: Any, g_log: Any, text: str, _: bool, wanted: bool
+    ) -> Any:
         own = [tensors[i] for i in _differentiable(text)] if wanted else []
         return [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, *own)]
 
@@ -308,27 +265,33 @@ def _define(name: str) -> tuple[Any, Any]:
         _Operation.setup_context(ctx, (name, text, inverse, x, *tensors), output)
 
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        found = _gradients(ctx, ctx.needs_input_grad[1], gradients)
+        found = _gradients(ctx, (ctx.needs_input_grad[0], *ctx.needs_input_grad[1]), gradients)
         return found[0], found[1:], None, None, None
 
-    # torch.autograd.functional batches with operations that know neither vmap nor custom operators.
+    def rule(info: Any, in_dims: Any, x: Tensor, tensors: Any, text: str, inverse: bool, save: bool) -> Any:
+        return _batched(name, info, in_dims, x, list(tensors), text, inverse)
+
+    # torch.autograd.functional batches in an older way, which knows no rules.
     def batched(x: Tensor, tensors: Any, text: str, inverse: bool, save: bool) -> Any:
-        return *_formula(name, text, inverse)(x, *tensors), x.new_empty(0)
+        return *_formulas().formula(name, text, inverse)(x, *tensors), x.new_empty(0)
 
     def batched_backward(
         x: Tensor, tensors: Any, saved: Any, g: Tensor, g_log: Tensor, text: str, inverse: bool, wanted: bool
     ) -> Any:
-        needed = {*_differentiable(text)} if wanted else set()
-        own = [t.detach().requires_grad_(i in needed) for i, t in enumerate(tensors)]
-        inputs = (x.detach().requires_grad_(), *own)
-        return [t for t in differentiate(_formula(name, text, inverse), inputs, (g, g_log)) if t is not None]
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            own = [t.detach() for t in tensors]
+            inputs = [x, *([own[i].requires_grad_() for i in _differentiable(text)] if wanted else [])]
+            outputs = _formulas().formula(name, text, inverse)(x, *own)
+            pairs = [(o, h) for o, h in zip(outputs, (g, g_log), strict=True) if o.requires_grad]
+            return list(
+                torch.autograd.grad([o for o, _ in pairs], inputs, [h for _, h in pairs], materialize_grads=True)
+            )
 
     qualified = f"pushforward::{name}"
     torch.library.register_fake(qualified, shapes, lib=_LIBRARY)
     torch.library.register_fake(f"{qualified}_backward", shapes_backward, lib=_LIBRARY)
     torch.library.register_autograd(qualified, backward, setup_context=setup, lib=_LIBRARY)
-    def rule(info: Any, in_dims: Any, x: Tensor, tensors: Any, text: str, inverse: bool, save: bool) -> Any:
-        return _batched(name, info, in_dims, x, list(tensors), text, inverse)
 
     torch.library.register_vmap(qualified, rule, lib=_LIBRARY)
     _LIBRARY.impl(name, batched, "Batched")

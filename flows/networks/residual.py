@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from pushforward.flows.checks import check_at_least, check_dropout
 from pushforward.flows.constants import Constants
 from pushforward.flows.kernels import layers
-from pushforward.flows.kernels.description import Description, description_of, evaluate as by_kernels, is_described
+from pushforward.flows.kernels.description import (
+    Description,
+    description_of,
+    evaluate as by_kernels,
+    is_described,
+    is_usable,
+)
 from pushforward.flows.kernels.layers import Layer
 from pushforward.flows.state import Part
 
@@ -97,7 +103,7 @@ class ResidualNet(Part):
 
 def evaluate(net: Any, x: Tensor, context: Tensor | None) -> Tensor:
     """Evaluate a residual network, masked or not: input layer, blocks, output layer."""
-    if done := by_kernels(description_of(net), x, context, name="network"):
+    if is_usable(x) and (done := by_kernels(description_of(net), x, context, name="network")):
         return done[0]
     h = net.first(x)
     if net.first_context is not None:
@@ -114,7 +120,9 @@ def describe_alone(net: Any, inputs: int, values: int, size: int) -> Description
     if found is None:
         return None
     hidden, blocks, known = net.hidden, net.blocks, net.known
-    return found.of(Layer("network", False, inputs, hidden, blocks, values, size, known=known, has_terms=bool(net.context)))
+    return found.of(
+        Layer("network", False, inputs, hidden, blocks, values, size, known=known, has_terms=bool(net.context))
+    )
 
 
 def describe_network(net: Any, linear: type, inputs: int, outputs: int) -> Description | None:
@@ -130,7 +138,11 @@ def describe_network(net: Any, linear: type, inputs: int, outputs: int) -> Descr
         The description; None if a part is not as the network's class builds it.
     """
     known, hidden = net.known, net.hidden
-    if not is_described(type(net), ("forward", "tensors"), by="describe_parameters") or not inputs or net.blocks > layers.MOST_BLOCKS:
+    if (
+        not is_described(type(net), ("forward", "tensors"), by="describe_parameters")
+        or not inputs
+        or net.blocks > layers.MOST_BLOCKS
+    ):
         return None
     if known is not None and (len(known) != inputs + 1 or known[-1] != hidden):
         return None
@@ -142,7 +154,7 @@ def describe_network(net: Any, linear: type, inputs: int, outputs: int) -> Descr
 
     def add(owner: nn.Module, name: str, rows: int, columns: int) -> bool:
         member = guard.child(owner, name)
-        if type(member) is not linear:
+        if not isinstance(member, nn.Linear) or type(member) is not linear:
             return False
         guard.module(member)
         found.add(member, "weight", rows, columns)

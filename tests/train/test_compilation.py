@@ -154,7 +154,7 @@ def test_a_compiler_that_fails(when: str, monkeypatch: pytest.MonkeyPatch) -> No
     else:
 
         def evaluate(layer: Any, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-            z, log_det = layer._call_impl(x, context)
+            z, log_det = type(layer).forward(layer, x, context)
             return _FailsBackward.apply(z), log_det  # type: ignore[no-untyped-call]
 
         monkeypatch.setattr(torch, "compile", lambda *_, **__: evaluate)

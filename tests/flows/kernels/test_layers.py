@@ -182,7 +182,9 @@ def test_a_row_does_not_depend_on_the_others(kind: str, direction: str, dtype: t
             assert_close(apply(points[rows], context[rows]), (value[rows], log_det[rows]), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("points", [torch.zeros(2, 3), torch.zeros(2, 3, device="meta"), None], ids=["float", "meta", "own"])
+@pytest.mark.parametrize(
+    "points", [torch.zeros(2, 3), torch.zeros(2, 3, device="meta"), None], ids=["float", "meta", "own"]
+)
 def test_other_tensors_are_left_to_torch(points: Tensor | None) -> None:
     layer = autoregressive(3)
     points = torch.zeros(2, 3, dtype=DOUBLE).as_subclass(Subclass) if points is None else points

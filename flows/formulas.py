@@ -25,7 +25,8 @@ Formula = Callable[..., tuple[Tensor, Tensor]]
 
 def formula(name: str, text: str, inverse: bool) -> Formula:
     """The function of points and tensors that an operator computes."""
-    return functools.partial({"chain": _chain, "map": _map, "network": _network}[name], text, inverse)
+    functions: dict[str, Formula] = {"chain": _chain, "map": _map, "network": _network}
+    return functools.partial(functions[name], text, inverse)
 
 
 def _chain(text: str, inverse: bool, x: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,3 +158,39 @@ def _incremental(layer: Layer, x: Tensor, tensors: Sequence[Any]) -> Incremental
     first = LinearWeights(weights[0], given[1], transposed(given[2]))
     assert layer.known is not None
     return IncrementalPass(layer.known, first, blocks, LinearWeights(weights[-1], given[-1]), x)
+
+
+def differentiate(
+    formula: Any, inputs: tuple[Tensor, ...], gradients: tuple[Tensor, ...], needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of a formula in torch's operations, which can be differentiated again.
+
+    Args:
+        formula: A function of the inputs.
+        inputs: Its arguments.
+        gradients: Gradients with respect to its outputs.
+        needed: For each input, whether it needs a gradient.
+    """
+    apply, values = _of_some(formula, inputs, needed)
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        pull: Any = torch.func.vjp(apply, *values)[1]
+        found = iter(pull(gradients))
+    return [next(found) if one else None for one in needed]
+
+
+def _of_some(formula: Any, inputs: Sequence[Tensor], chosen: Sequence[bool]) -> tuple[Any, list[Tensor]]:
+    """A formula as a function of some of its arguments, and their values."""
+
+    def apply(*values: Tensor) -> Any:
+        given = iter(values)
+        return formula(*[next(given) if one else t for one, t in zip(chosen, inputs, strict=True)])
+
+    return apply, [t for one, t in zip(chosen, inputs, strict=True) if one]
+
+
+def tangents(formula: Any, inputs: tuple[Tensor, ...], directions: Sequence[Tensor | None]) -> Any:
+    """Tangents of a formula's outputs: a vector-Jacobian product is linear, and this is its own transpose."""
+    apply, values = _of_some(formula, inputs, [one is not None for one in directions])
+    outputs, pull = torch.func.vjp(apply, *values)[:2]
+    push: Any = torch.func.vjp(pull, tuple(torch.zeros_like(o) for o in outputs))[1]
+    return push(tuple(one for one in directions if one is not None))[0]

@@ -49,7 +49,7 @@ def double_well(made_once: Callable[..., Path]) -> Fit:
     """A fit that has found both wells."""
 
     def fill(folder: Path) -> None:
-        keys = (*SMALL, "flow.layers=2", "flow.hidden=32", "train.steps=300", "train.batch_size=256")
+        keys = (*SMALL, "flow.layers=2", "flow.hidden=32", "train.steps=600", "train.batch_size=256")
         fit(load_config("target:double-well", overrides=keys), out=folder / "run", quiet=True)
 
     run = RunFolder.open(made_once("double-well", fill) / "run")
@@ -61,7 +61,7 @@ def test_both_wells_and_the_normalising_constant(double_well: Fit) -> None:
     assert abs(results["log_z"] - 10.293480) < 0.05
     assert abs(results["log_z"] - 10.293480) < 5 * results["log_z_se"]
     assert results["elbo"] < results["log_z"]
-    assert results["reverse_ess"] > 0.6
+    assert results["reverse_ess"] > 0.7
     assert results["forward_ess"] > 0.5  # it is small if a well is missing
     assert results["pareto_k"] < 0.7
     kl = results["test_nll"] - results["entropy"]

@@ -25,10 +25,20 @@ class ClippedAdamW(AdamW):
 
     _steps: int  # written to the step tensors of the state only when the state is read
     _checked: tuple[int, ...] = ()
+    _kept: tuple[Any, "np.ndarray[Any, np.dtype[np.int64]]"] | None = None
 
     def __init__(self, parameters: Iterable[Any], learning_rate: float) -> None:
         super().__init__(parameters, lr=learning_rate, fused=True)
         self._steps = 0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop all gradients, or set them to zero; torch's does the same, and records it for a profiler."""
+        if not set_to_none:
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
 
     @torch.no_grad()
     def clipped_step(
@@ -74,17 +84,8 @@ class ClippedAdamW(AdamW):
                     "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
                 }
         group = self.param_groups[0]
-        decays = {id(p): g["weight_decay"] for g in self.param_groups for p in g["params"]}
-        states = [self.state[p] for p in parameters]
-        table = np.zeros((len(parameters), 7), dtype=np.int64)  # ``parameter`` in optimizer.h
-        table[:, 0] = [p.data_ptr() for p in parameters]
+        table = self._table(parameters, average)
         table[:, 1] = [p.grad.data_ptr() for p in parameters if p.grad is not None]
-        table[:, 2] = [s["exp_avg"].data_ptr() for s in states]
-        table[:, 3] = [s["exp_avg_sq"].data_ptr() for s in states]
-        if average:
-            table[:, 4] = [a.data_ptr() for a in average]
-        table[:, 5] = [p.numel() for p in parameters]
-        table[:, 6].view(np.float64)[:] = [decays[id(p)] for p in parameters]
         beta1, beta2 = group["betas"]
         step = self._steps + 1
         numbers = group["lr"], beta1, beta2, group["eps"], step, max_norm, ema_decay
@@ -94,6 +95,28 @@ class ClippedAdamW(AdamW):
             # The kernel writes without autograd: the version counter makes a backward pass of an older graph fail.
             torch.autograd.graph.increment_version([*parameters, *average])
         return torch.tensor(norm, dtype=first.dtype, device=first.device)
+
+    def _table(self, parameters: Sequence[Tensor], average: Sequence[Tensor]) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """One row per tensor, the fields of ``parameter`` in optimizer.h; kept as long as all addresses stay."""
+        states = [self.state[p] for p in parameters]
+        columns = {
+            0: [p.data_ptr() for p in parameters],
+            2: [s["exp_avg"].data_ptr() for s in states],
+            3: [s["exp_avg_sq"].data_ptr() for s in states],
+            4: [a.data_ptr() for a in average],
+        }
+        key = columns, [g["weight_decay"] for g in self.param_groups]
+        if self._kept is not None and self._kept[0] == key:
+            return self._kept[1]
+        decay_of = {id(p): g["weight_decay"] for g in self.param_groups for p in g["params"]}
+        table = np.zeros((len(parameters), 7), dtype=np.int64)
+        for column, addresses in columns.items():
+            if addresses:
+                table[:, column] = addresses
+        table[:, 5] = [p.numel() for p in parameters]
+        table[:, 6].view(np.float64)[:] = [decay_of[id(p)] for p in parameters]
+        self._kept = key, table
+        return table
 
     def _is_plain(self, parameters: Sequence[Tensor], average: Sequence[Tensor]) -> bool:
         """Whether the kernel supports these tensors and these groups."""

@@ -278,13 +278,10 @@ def evaluate(
 def _parameters(found: Description, dtype: torch.dtype) -> list[Tensor | None] | None:
     """The tensor of each slot; None if one is not as described."""
     tensors: list[Any] = [None if slot is None else slot[0]._parameters.get(slot[1]) for slot in found.slots]
-    for tensor, shape in zip(tensors, found.shapes, strict=True):
-        if shape is None:
-            continue
-        if tensor is None or tensor.dtype is not dtype or tensor.shape != shape or not tensor.is_cpu:
-            return None
-        if not _is_plain(tensor):
-            return None
+    if [None if t is None else t.shape for t in tensors] != found.shapes:
+        return None
+    if not all([t is None or (t.dtype is dtype and t.is_cpu and _is_plain(t)) for t in tensors]):
+        return None
     return tensors
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from pushforward.flows.kernels import layers, native
 from pushforward.flows.kernels.buffers import POOL
@@ -296,7 +297,20 @@ def _define(name: str) -> tuple[Any, Any]:
     torch.library.register_vmap(qualified, rule, lib=_LIBRARY)
     _LIBRARY.impl(name, batched, "Batched")
     _LIBRARY.impl(f"{name}_backward", batched_backward, "Batched")
-    return getattr(torch.ops.pushforward, name).default, getattr(torch.ops.pushforward, f"{name}_backward").default
+    forward, back = getattr(torch.ops.pushforward, name), getattr(torch.ops.pushforward, f"{name}_backward")
+
+    # Those of the dense products; a product more for each gradient.
+    @register_flop_formula(forward)
+    def flops(x: Any, tensors: Any, text: str, *_: Any, **__: Any) -> int:
+        kinds = [kind for _, kind in layers.tensors_of(text)]
+        weights = [shape for shape, kind in zip(tensors, kinds, strict=True) if kind == "weight" and len(shape) == 2]
+        return 0 if name == "map" else 2 * x[0] * sum(rows * columns for rows, columns in weights)
+
+    @register_flop_formula(back)
+    def flops_backward(x: Any, tensors: Any, saved: Any, g: Any, g_log: Any, text: str, *rest: Any, **__: Any) -> int:
+        return int(flops(x, tensors, text)) * (2 if rest[-1] else 1)
+
+    return forward.default, back.default
 
 
 _DEFINED = {name: _define(name) for name in NAMES}

@@ -9,6 +9,7 @@ kernel cannot be (second derivatives, forward mode, batched gradients) torch's o
 import ctypes
 import functools
 import importlib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,6 +98,10 @@ class _Operation(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, name: str, text: str, inverse: bool, x: Tensor, *tensors: Tensor) -> Any:
         return _batched(name, info, (in_dims[3], list(in_dims[4:])), x, list(tensors), text, inverse)
+
+
+# torch asks for it at every call, and would find it anew each time.
+_Operation.forward.__signature__ = inspect.signature(_Operation.forward)  # type: ignore[attr-defined]
 
 
 def _batched(name: str, info: Any, in_dims: Any, x: Tensor, tensors: list[Tensor], text: str, inverse: bool) -> Any:
